@@ -1,0 +1,90 @@
+"""The executable specification: one module per area, one function per property.
+
+A property is a generator. It reads either a recorded `run` (what a trainer really did to the witness model) or one
+*seam* of the pipeline (a pure function such as `pack` or `loss`, with arguments drawn by hypothesis), and yields
+`(subject, holds)` or `(subject, holds, note)` once for every piece of evidence. Nothing yielded is nothing measured:
+below its `floor` a property says `not-measured`, never `pass`.
+
+Ids are places (`masking/end-of-turn-is-trained`), derived from the module and the function's name. They never change
+meaning and are never reused.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+AREAS = ("template", "masking", "packing", "step", "best_of_n", "distillation")
+
+
+@dataclass(frozen=True)
+class Property:
+    """One sentence of the specification, as code.
+
+    check     the generator; its first parameter is the run or the seam
+    level     "must" or "should"
+    seam      "run", or the name of the Pipeline stage (or public function) that the property calls directly
+    floor     the least number of yields that counts as measured
+    claim     the capability a trainer must claim before this property says anything of it ("" = every trainer)
+    laws      ids of the laws that it enforces
+    needs     ids of properties without which this one cannot be read (their failure makes it `blocked`)
+    given     hypothesis strategies by parameter name, for a seam
+    examples  explicit arguments tried before any drawn ones: one for each catalogued bug
+    """
+
+    id: str
+    area: str
+    check: Callable[..., Iterator[tuple]]
+    level: str
+    seam: str = "run"
+    floor: int = 1
+    claim: str = ""
+    laws: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    given: Mapping[str, Any] | None = None
+    examples: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+
+    @property
+    def sentence(self) -> str:
+        """The normative sentence: the first line of the docstring."""
+        return (self.check.__doc__ or "").strip().splitlines()[0]
+
+    @property
+    def why(self) -> str:
+        """What follows the sentence: the effect on the model, the real bugs, the source."""
+        lines = (self.check.__doc__ or "").strip().splitlines()[1:]
+        return "\n".join(line.strip() for line in lines).strip()
+
+
+REGISTRY: dict[str, Property] = {}
+
+
+def _register(level: str, check: Callable, **options: Any) -> Callable:
+    area = check.__module__.rsplit(".", 1)[-1]
+    identifier = f"{area}/{check.__name__.replace('_', '-')}"
+    if identifier in REGISTRY:
+        raise ValueError(f"property id {identifier} is declared twice")
+    for key in ("laws", "needs"):
+        value = options.get(key, ())
+        options[key] = (value,) if isinstance(value, str) else tuple(value)
+    REGISTRY[identifier] = Property(id=identifier, area=area, check=check, level=level, **options)
+    return check
+
+
+def must(**options: Any) -> Callable[[Callable], Callable]:
+    """Declare a property whose failure makes a trainer wrong."""
+    return lambda check: _register("must", check, **options)
+
+
+def should(**options: Any) -> Callable[[Callable], Callable]:
+    """Declare a property whose failure makes a trainer worse, not wrong."""
+    return lambda check: _register("should", check, **options)
+
+
+def load(*areas: str) -> list[Property]:
+    """All properties of the areas named (of every area without a name), in the order of the source."""
+    for area in areas or AREAS:
+        importlib.import_module(f"sftspec.properties.{area}")
+    return [item for item in REGISTRY.values() if not areas or item.area in areas]

@@ -1,0 +1,46 @@
+"""sftspec: the executable specification of LLM supervised fine-tuning, and the suite that verifies trainers against it.
+
+`import sftspec` is lazy: a name is loaded with its module when it is first used, so that listing and explaining
+properties need no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+SPEC_REVISION = "2026-11"
+__version__ = "0.1.0"
+
+_PLACES = {
+    "Conversation": "conversation",
+    "load_conversations": "conversation",
+    "render": "templates",
+    "encode": "masking",
+    "Conventions": "masking",
+    "pack": "packing",
+    "collate": "collate",
+    "sft_loss": "step",
+    "sft_step": "step",
+    "best_of_n": "best_of_n",
+    "expected_max_normal": "best_of_n",
+    "expected_best_of_n": "best_of_n",
+    "distillation_loss": "distillation",
+    "Job": "run",
+    "Run": "run",
+    "Pipeline": "trainer",
+    "Trainer": "trainer",
+}
+
+__all__ = sorted(_PLACES)
+
+
+def __getattr__(name: str):
+    if name in _PLACES:
+        value = getattr(importlib.import_module(f"sftspec.{_PLACES[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'sftspec' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PLACES})
