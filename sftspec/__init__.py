@@ -18,7 +18,7 @@ _PLACES = {
     "encode": "masking",
     "Conventions": "masking",
     "pack": "packing",
-    "collate": "collate",
+    "collate": "collation",
     "sft_loss": "step",
     "sft_step": "step",
     "best_of_n": "best_of_n",
