@@ -1,0 +1,155 @@
+"""A token is a target because of the span it came from, and of nothing else.
+
+Labels are aligned with input_ids (Hugging Face convention): `labels[t]` is `input_ids[t]` where the token is a target
+and -100 where it is not; the logits at t-1 are scored against it. What the model is to write at inference is trained:
+the content of the assistant's turns and the token that ends them. What it will be given is not: headers, other roles,
+padding. (Llama-2, arXiv:2307.09288 section 3.1: "zero-out the loss on tokens from the user prompt".)
+
+Trainers get this wrong by searching the ids for markers (trl#1184), by masking every pad id although pad is also the
+end-of-turn (trl#976), and by cutting ids without labels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sftspec.conversation import check_conversation
+from sftspec.templates import Rendered, Template, find_template, render
+from sftspec.tokenization import tokenize
+
+IGNORE = -100
+POLICIES = ("all", "last", "every-token")
+
+
+class EncodingError(ValueError):
+    """A conversation that cannot be encoded as asked; says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """What trainers may legitimately choose, declared by an adapter and then checked as declared.
+
+    end_of_turn  train the token that ends an assistant turn
+    separator    train what follows it inside the turn (ChatML: the newline)
+    header       train the assistant's header
+    """
+
+    end_of_turn: bool = True
+    separator: bool = False
+    header: bool = False
+
+    def trained_kinds(self) -> frozenset[str]:
+        chosen = {"end_of_turn": self.end_of_turn, "separator": self.separator, "header": self.header}
+        return frozenset({"content", *(kind for kind, train in chosen.items() if train)})
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One example, ready to be packed and collated.
+
+    input_ids  T token ids
+    labels     T ids, -100 where the token is no target
+    owners     T indices into rendered.spans: the span in which each token starts
+    rendered   the text and its spans
+    truncated  number of tokens that max_length cut off
+    """
+
+    input_ids: list[int]
+    labels: list[int]
+    owners: list[int]
+    rendered: Rendered
+    truncated: int = 0
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def num_targets(self) -> int:
+        """Targets that are scored: the first token has no logits before it, so it never is (laws MK-FIRST)."""
+        return sum(label != IGNORE for label in self.labels[1:])
+
+
+def trained_messages(messages: list[dict], policy: str = "all") -> frozenset[int]:
+    """Indices of the messages that are trained.
+
+    policy "all": every assistant turn; "last": the last assistant turn; "every-token": every message. A message with
+    `"train": false` is never trained; `"train": true` changes nothing, it states the default.
+    """
+    if policy not in POLICIES:
+        raise EncodingError(f"unknown policy {policy!r}; known: {', '.join(POLICIES)}")
+    assistant = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    chosen = {"all": assistant, "last": assistant[-1:], "every-token": range(len(messages))}[policy]
+    return frozenset(index for index in chosen if messages[index].get("train", True))
+
+
+def trained_spans(
+    rendered: Rendered, messages: list[dict], policy: str = "all", conventions: Conventions = Conventions()
+) -> list[bool]:
+    """For each span of the rendered text: is it trained?"""
+    trained = trained_messages(messages, policy)
+    kinds = conventions.trained_kinds()
+    return [
+        (span.message in trained or span.message < 0) if policy == "every-token"
+        else span.message in trained and span.kind in kinds
+        for span in rendered.spans
+    ]  # fmt: skip
+
+
+def truncate(example: Encoded, max_length: int | None) -> Encoded:
+    """Cut ids and labels together at the right end; nothing is put in place of what was cut (no end-of-turn token)."""
+    if max_length is None or len(example) <= max_length:
+        return example
+    if max_length < 1:
+        raise EncodingError(f"max_length is {max_length}; give a positive number of tokens, or None")
+    return replace(
+        example,
+        input_ids=example.input_ids[:max_length],
+        labels=example.labels[:max_length],
+        owners=example.owners[:max_length],
+        truncated=example.truncated + len(example) - max_length,
+    )
+
+
+def encode(
+    messages: list[dict],
+    template: str | Template = "chatml/openai",
+    tokenizer=None,
+    special_tokens: str = "parse",
+    tokenization: str = "whole",
+    add_generation_prompt: bool = False,
+    max_length: int | None = None,
+    policy: str = "all",
+    conventions: Conventions = Conventions(),
+) -> Encoded:
+    """Render, tokenize and mask one conversation.
+
+    Args:
+        messages: dicts with `role`, `content` and optionally `train`.
+        template: name of a variant (`sftspec.templates.TEMPLATES`).
+        tokenizer: `tokenizers.Tokenizer` or a fast Hugging Face tokenizer.
+        special_tokens: "parse" turns control strings inside contents into control tokens, as Hugging Face does;
+            "literal" encodes them as the text they are, so that no content can forge a turn.
+        tokenization: "whole" encodes the rendered text in one piece; "segmented" encodes each span by itself.
+        add_generation_prompt: end with the assistant's header.
+        max_length: cut after so many tokens (None: never).
+        policy: which messages are trained: "all" assistant turns, the "last" one, or "every-token".
+        conventions: which parts of a trained turn are targets.
+    Returns:
+        Encoded: input_ids and labels of equal length.
+    Raises:
+        ConversationError, TemplateError, EncodingError.
+    """
+    if tokenizer is None:
+        raise EncodingError("encode needs a tokenizer: pass tokenizer=tokenizers.Tokenizer or a fast HF tokenizer")
+    conversation = check_conversation(messages)
+    variant = find_template(template)
+    rendered = render(conversation, variant, add_generation_prompt)
+    ids, owners, last = tokenize(rendered, variant, tokenizer, special_tokens, tokenization)
+    trained = trained_spans(rendered, conversation, policy, conventions)
+    # A token may begin in a header and end in a content ("\n" + "\nHi" is one "\n\n"): it carries trained text, so it
+    # is a target, as in Hugging Face's return_assistant_tokens_mask.
+    labels = [
+        token if any(trained[first : final + 1]) else IGNORE
+        for token, first, final in zip(ids, owners, last, strict=True)
+    ]
+    return truncate(Encoded(ids, labels, owners, rendered), max_length)
