@@ -29,14 +29,18 @@ class EncodingError(ValueError):
 class Conventions:
     """What trainers may legitimately choose, declared by an adapter and then checked as declared.
 
-    end_of_turn  train the token that ends an assistant turn
-    separator    train what follows it inside the turn (ChatML: the newline)
-    header       train the assistant's header
+    end_of_turn     train the token that ends an assistant turn
+    separator       train what follows it inside the turn (ChatML: the newline)
+    header          train the assistant's header
+    special_tokens  control strings inside contents: "parse" or "literal"
+    tokenization    "whole" text between control tokens, or "segmented" by spans
     """
 
     end_of_turn: bool = True
     separator: bool = False
     header: bool = False
+    special_tokens: str = "parse"
+    tokenization: str = "whole"
 
     def trained_kinds(self) -> frozenset[str]:
         chosen = {"end_of_turn": self.end_of_turn, "separator": self.separator, "header": self.header}

@@ -1,0 +1,250 @@
+"""What was asked (Job) and what was really done (Run): one ledger, whatever the trainer.
+
+A Run is a table with one row for each position that the model saw while it was trained: which token, where it came
+from, whether it was a target, on which token, with which weight. The rows are read off the gradient at the model's
+last hidden state, so they state what happened to the model and not what a data loader intended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sftspec.conversation import Conversation
+from sftspec.masking import IGNORE, Conventions, Encoded, encode
+
+
+@dataclass
+class Job:
+    """Train `model` on `conversations`, exactly so.
+
+    model            a Hugging Face causal LM, to be trained in place (not a copy of it)
+    tokenizer        a fast Hugging Face tokenizer with a chat template; pad may equal the end-of-turn token
+    conversations    the corpus, in order; the same as JSONL of {"messages": [...]} at `path`
+    template         the chat template, by name
+    policy           "all" assistant turns, the "last" one, or "every-token"
+    batch_size       rows of one micro-batch (packing: packed rows)
+    accumulation     micro-batches of one optimizer step; the last step of an epoch may have fewer
+    world_size       ranks that share a step
+    epochs           passes over the corpus
+    max_length       tokens of one row at most: longer examples are cut at the right end, packs never exceed it
+    packing          put several examples into one row
+    optimizer        "sgd" (no momentum) or "adamw" (betas 0.9 and 0.999, eps 1e-8)
+    learning_rate    constant over the run
+    weight_decay     AdamW's decoupled decay
+    max_grad_norm    clip the accumulated gradient to this norm; None: do not clip
+    seed             of the order of the examples
+    resume_at        save everything after so many optimizer steps, forget it, load it, and go on
+    workdir          a folder that the trainer may write to
+    """
+
+    model: Any
+    tokenizer: Any
+    conversations: list[Conversation]
+    path: Path | None = None
+    template: str = "chatml/openai"
+    policy: str = "all"
+    batch_size: int = 4
+    accumulation: int = 1
+    world_size: int = 1
+    epochs: int = 1
+    max_length: int | None = None
+    packing: bool = False
+    optimizer: str = "sgd"
+    learning_rate: float = 1e-2
+    weight_decay: float = 0.0
+    max_grad_norm: float | None = None
+    seed: int = 0
+    resume_at: int | None = None
+    workdir: Path | None = None
+    reported: dict[str, Any] = field(default_factory=dict)
+
+    def report(self, **counts: Any) -> None:
+        """A trainer tells what it dropped, truncated or logged: report(dropped=2), report(losses=[4.1, 4.0])."""
+        self.reported.update(counts)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One position that the model saw.
+
+    step, forward, rank  optimizer step, model call, rank
+    row, column          place in the batch
+    token, position_id   what stood there
+    example, offset      where it came from: token `offset` of the example's token stream (-1, -1: from nowhere)
+    target               the token on which this position is trained; None: its gradient is exactly zero
+    weight               of this target in the optimizer's gradient (1/n for a token mean)
+    fit                  "cross-entropy", "label-smoothing", "ambiguous", or "" for no target
+    nll                  negative log-likelihood of the target, in nats
+    """
+
+    step: int
+    forward: int
+    rank: int
+    row: int
+    column: int
+    token: int
+    position_id: int
+    example: int
+    offset: int
+    target: int | None = None
+    weight: float = 0.0
+    fit: str = ""
+    nll: float = 0.0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of one example in one row of a batch: the whole example, unless it was cut or split."""
+
+    example: int
+    rows: tuple[Row, ...]
+
+    @property
+    def start(self) -> int:
+        return self.rows[0].offset
+
+    @property
+    def end(self) -> int:
+        return self.rows[-1].offset + 1
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step.
+
+    learning_rate  of the head's parameter group when the optimizer stepped
+    scale          factor between the gradients seen at the hidden states and the one the optimizer got
+    residual       part of the head's gradient that no position explains, relative to its norm
+    gradients      by parameter name, as the optimizer got them
+    before, after  parameters by name
+    """
+
+    index: int
+    learning_rate: float
+    scale: float
+    residual: float
+    gradients: Mapping[str, Any]
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A recorded model call, made again with its exact arguments but other tokens at some positions.
+
+    changed, moved  sets of (row, column): where a token was replaced; where the last hidden state changed in any bit
+    """
+
+    forward: int
+    changed: frozenset[tuple[int, int]]
+    moved: frozenset[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One model call: token ids (B, T) as lists, which arguments it was given, and whether a gradient came back.
+
+    hidden  (B, T, H) last hidden states as the trainer computed them
+    """
+
+    index: int
+    step: int
+    rank: int
+    input_ids: list[list[int]]
+    arguments: tuple[str, ...]
+    trained: bool
+    hidden: Any = None
+
+
+@dataclass
+class Run:
+    """What a trainer did with a job. `error` holds what it raised, if it did."""
+
+    job: Job
+    conventions: Conventions = field(default_factory=Conventions)
+    rows: list[Row] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    forwards: list[Forward] = field(default_factory=list)
+    replays: list[Replay] = field(default_factory=list)
+    scenario: str = ""
+    error: str = ""
+    final: Mapping[str, Any] = field(default_factory=dict)
+    twin: Run | None = None
+
+    @cached_property
+    def streams(self) -> list[Encoded]:
+        """Each conversation as the specification encodes it, uncut, under the conventions declared."""
+        return [reference_stream(self.job, self.conventions, item) for item in self.job.conversations]
+
+    @cached_property
+    def pieces(self) -> list[Piece]:
+        """The stretches of examples that the model was trained on, in order."""
+        pieces: list[Piece] = []
+        current: list[Row] = []
+        for row in self.rows:
+            follows = current and (
+                (row.forward, row.row, row.example) == (current[-1].forward, current[-1].row, current[-1].example)
+                and row.column == current[-1].column + 1
+                and row.offset == current[-1].offset + 1
+            )
+            if current and not follows:
+                pieces.append(Piece(current[0].example, tuple(current)))
+                current = []
+            if row.example >= 0:
+                current.append(row)
+        if current:
+            pieces.append(Piece(current[0].example, tuple(current)))
+        return pieces
+
+    @cached_property
+    def lines(self) -> dict[tuple[int, int], list[Row]]:
+        """Rows of the ledger by (forward, row of the batch)."""
+        lines: dict[tuple[int, int], list[Row]] = {}
+        for row in self.rows:
+            lines.setdefault((row.forward, row.row), []).append(row)
+        return lines
+
+    def expected_target(self, piece: Piece, row: Row) -> int | None:
+        """The token on which a position is to be trained under the job's policy; None where it is not.
+
+        The last position of a piece has no successor in its own example, so it is never trained.
+        """
+        if row.offset + 1 >= piece.end:
+            return None
+        label = self.streams[piece.example].labels[row.offset + 1]
+        return None if label == IGNORE else label
+
+    def expected(self) -> Iterator[tuple[Piece, Row, int | None]]:
+        """Every resolved position with the target that the specification gives it."""
+        for piece in self.pieces:
+            for row in piece.rows:
+                yield piece, row, self.expected_target(piece, row)
+
+    @cached_property
+    def targets_of_step(self) -> dict[int, int]:
+        """Number of trained positions of each optimizer step."""
+        counts = {step.index: 0 for step in self.steps}
+        for row in self.rows:
+            if row.target is not None:
+                counts[row.step] = counts.get(row.step, 0) + 1
+        return counts
+
+
+def reference_stream(job: Job, conventions: Conventions, conversation: Conversation) -> Encoded:
+    """The conversation's whole token stream and labels."""
+    return encode(
+        conversation,
+        template=job.template,
+        tokenizer=job.tokenizer,
+        special_tokens=conventions.special_tokens,
+        tokenization=conventions.tokenization,
+        policy=job.policy,
+        conventions=conventions,
+    )
