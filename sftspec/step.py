@@ -11,12 +11,16 @@ another loss as soon as the counts differ (transformers#34191, torchtune#1875; r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 IGNORE = -100
+
+# The rank that is computing, where ranks are simulated in one process (Batch.rank).
+RANK: ContextVar[int] = ContextVar("rank", default=0)
 
 
 class NoTargetsError(ValueError):
@@ -160,4 +164,5 @@ def _sum_over_ranks(value: Tensor, group) -> Tensor:
 
 def forward_logits(model: torch.nn.Module, batch) -> Tensor:
     """Logits (B, T, V) of a causal LM in Hugging Face's calling convention; no cache, no loss of the model's own."""
+    RANK.set(batch.rank)
     return model(**batch.model_inputs(), use_cache=False).logits

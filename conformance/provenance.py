@@ -1,0 +1,133 @@
+"""Where does a position come from? Every message carries words that exist nowhere else in the corpus.
+
+Rows of a batch are aligned with the token streams of the examples through those words: a stretch of four tokens that
+occurs once in all streams names its example and its place, and is extended to both sides for as long as row and stream
+agree. So a position is resolved whatever shuffling, packing, truncation and padding did to it; one that resolves to
+nothing was not in any conversation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+WORD = 4
+Origin = tuple[int, int]
+NOWHERE: Origin = (-1, -1)
+
+
+class Provenance:
+    """Resolves positions to (example, offset in its token stream).
+
+    streams: token ids of every example, as the specification encodes them.
+    alphabet: ids of the single-character tokens that nonces are made of; substitutes are drawn from it.
+    """
+
+    def __init__(self, streams: Sequence[Sequence[int]], alphabet: Sequence[int]):
+        self.streams = [list(stream) for stream in streams]
+        self.alphabet = list(alphabet)
+        self.next_letter = {
+            token: self.alphabet[(place + 1) % len(self.alphabet)] for place, token in enumerate(alphabet)
+        }
+        seen: dict[tuple[int, ...], Origin] = {}
+        for example, stream in enumerate(self.streams):
+            for offset in range(len(stream) - WORD + 1):
+                gram = tuple(stream[offset : offset + WORD])
+                seen[gram] = NOWHERE if gram in seen else (example, offset)
+        self.anchors = {gram: origin for gram, origin in seen.items() if origin != NOWHERE}
+
+    def resolve(self, rows: Sequence[Sequence[int]]) -> list[list[Origin]]:
+        """The origin of every position of every row; a stretch without an anchor continues what was cut before it."""
+        resolved = [self._align(row) for row in rows]
+        ends = {
+            (origins[place][0], origins[place][1] + 1)
+            for origins in resolved
+            for place in range(len(origins))
+            if origins[place] != NOWHERE and (place + 1 == len(origins) or origins[place + 1] == NOWHERE)
+        }
+        for row, origins in zip(rows, resolved, strict=True):
+            self._fill(row, origins, ends)
+        return resolved
+
+    def _align(self, row: Sequence[int]) -> list[Origin]:
+        origins = [NOWHERE] * len(row)
+        place = 0
+        while place <= len(row) - WORD:
+            anchor = self.anchors.get(tuple(row[place : place + WORD]))
+            if anchor is None or origins[place] != NOWHERE:
+                place += 1
+                continue
+            example, offset = anchor
+            stream = self.streams[example]
+            left, right = 0, 0
+            while (
+                place - left > 0
+                and offset - left > 0
+                and origins[place - left - 1] == NOWHERE
+                and row[place - left - 1] == stream[offset - left - 1]
+            ):
+                left += 1
+            while (
+                place + right < len(row) and offset + right < len(stream) and row[place + right] == stream[offset + right]
+            ):
+                right += 1
+            for step in range(-left, right):
+                origins[place + step] = (example, offset + step)
+            place += right
+        return origins
+
+    def _fill(self, row: Sequence[int], origins: list[Origin], ends: set[Origin]) -> None:
+        """Resolve stretches without an anchor that equal a whole stream, or go on where another piece was cut."""
+        place = 0
+        while place < len(row):
+            if origins[place] != NOWHERE:
+                place += 1
+                continue
+            stop = place
+            while stop < len(row) and origins[stop] == NOWHERE:
+                stop += 1
+            best: tuple[int, Origin] = (0, NOWHERE)
+            starts = [(example, 0) for example in range(len(self.streams))]
+            for example, offset in (*starts, *sorted(ends)):
+                stream = self.streams[example]
+                length = 0
+                while (
+                    place + length < stop
+                    and offset + length < len(stream)
+                    and row[place + length] == stream[offset + length]
+                ):
+                    length += 1
+                whole = offset + length == len(stream) or (offset > 0 and place + length == stop)
+                if whole and length > best[0]:
+                    best = (length, (example, offset))
+            length, (example, offset) = best
+            for step in range(length):
+                origins[place + step] = (example, offset + step)
+            place += max(length, 1)
+
+    def perturbations(self, origins: list[list[Origin]]) -> Iterator[list[list[bool]]]:
+        """Masks of positions to change, one mask a replay; only letters of nonces are ever changed (see Tap._replay)."""
+        examples = sorted({example for row in origins for example, _ in row if example >= 0})
+        number = {example: index for index, example in enumerate(examples)}
+        for bit in range(max(1, (len(examples) - 1).bit_length()) if len(examples) > 1 else 0):
+            for side in (0, 1):
+                yield [
+                    [self._is_letter(origin) and (number[origin[0]] >> bit) & 1 == side for origin in row]
+                    for row in origins
+                ]
+        last: dict[int, int] = {}
+        for row in origins:
+            for example, offset in row:
+                if self._is_letter((example, offset)):
+                    last[example] = max(offset, last.get(example, -1))
+        yield [[origin[0] in last and origin[1] == last[origin[0]] for origin in row] for row in origins]
+        yield [[origin == NOWHERE for origin in row] for row in origins]
+
+    def _is_letter(self, origin: Origin) -> bool:
+        return origin != NOWHERE and self.streams[origin[0]][origin[1]] in self.next_letter
+
+    def substitute(self, input_ids):
+        """Each letter replaced by the next of the alphabet; every other token by the alphabet's first letter."""
+        other = input_ids.clone().fill_(self.alphabet[0])
+        for token, replacement in self.next_letter.items():
+            other[input_ids == token] = replacement
+        return other
