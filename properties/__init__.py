@@ -18,6 +18,9 @@ from typing import Any
 
 AREAS = ("template", "masking", "packing", "step", "best_of_n", "distillation")
 
+# Within an area, `step` reads runs and `step_parts` the functions that they are made of.
+MODULES = ("template", "masking", "packing", "packing_parts", "step", "step_parts", "best_of_n", "distillation")
+
 
 @dataclass(frozen=True)
 class Property:
@@ -62,7 +65,7 @@ REGISTRY: dict[str, Property] = {}
 
 
 def _register(level: str, check: Callable, **options: Any) -> Callable:
-    area = check.__module__.rsplit(".", 1)[-1]
+    area = check.__module__.rsplit(".", 1)[-1].removesuffix("_parts")
     identifier = f"{area}/{check.__name__.replace('_', '-')}"
     if identifier in REGISTRY:
         raise ValueError(f"property id {identifier} is declared twice")
@@ -85,6 +88,7 @@ def should(**options: Any) -> Callable[[Callable], Callable]:
 
 def load(*areas: str) -> list[Property]:
     """All properties of the areas named (of every area without a name), in the order of the source."""
-    for area in areas or AREAS:
-        importlib.import_module(f"sftspec.properties.{area}")
+    for module in MODULES:
+        if not areas or module.removesuffix("_parts") in areas:
+            importlib.import_module(f"sftspec.properties.{module}")
     return [item for item in REGISTRY.values() if not areas or item.area in areas]

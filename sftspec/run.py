@@ -97,6 +97,14 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Token:
+    """Token `offset` of an example's stream, whether the model saw it or not."""
+
+    example: int
+    offset: int
+
+
+@dataclass(frozen=True)
 class Piece:
     """A stretch of one example in one row of a batch: the whole example, unless it was cut or split."""
 
@@ -177,6 +185,14 @@ class Run:
     error: str = ""
     final: Mapping[str, Any] = field(default_factory=dict)
     twin: Run | None = None
+    traceback: str = ""
+
+    @cached_property
+    def oracle(self):
+        """Independent float64 computations of the run's steps (sftspec.oracle.Oracle)."""
+        from sftspec.oracle import Oracle
+
+        return Oracle(self)
 
     @cached_property
     def streams(self) -> list[Encoded]:
@@ -221,11 +237,23 @@ class Run:
         label = self.streams[piece.example].labels[row.offset + 1]
         return None if label == IGNORE else label
 
+    def is_target(self, example: int, offset: int) -> bool:
+        """Is this token of an example's stream a target under the job's policy?"""
+        return self.streams[example].labels[offset] != IGNORE
+
     def expected(self) -> Iterator[tuple[Piece, Row, int | None]]:
         """Every resolved position with the target that the specification gives it."""
         for piece in self.pieces:
             for row in piece.rows:
                 yield piece, row, self.expected_target(piece, row)
+
+    @cached_property
+    def places(self) -> dict[int, dict[tuple[int, int], Row]]:
+        """Rows of the ledger by forward, then by (row, column) of the batch."""
+        places: dict[int, dict[tuple[int, int], Row]] = {}
+        for row in self.rows:
+            places.setdefault(row.forward, {})[row.row, row.column] = row
+        return places
 
     @cached_property
     def targets_of_step(self) -> dict[int, int]:

@@ -1,0 +1,235 @@
+"""The judge: run a trainer on the scenarios, read the runs with the properties, say what was found.
+
+A verdict is made of evidence. A property passes when every piece of evidence that it found holds and there was enough of
+it; it fails on the first that does not, and the smallest is shown. What a trainer does not claim is `not-claimed`, what
+the runs did not show is `not-measured`, and neither is a pass.
+"""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sftspec
+from sftspec import properties
+from sftspec.conformance.provenance import Provenance
+from sftspec.conformance.recovery import WitnessError, build_run
+from sftspec.conformance.scenarios import ALPHABET, Scenario, make_job, scenarios_for
+from sftspec.conformance.witness import Tap
+from sftspec.masking import Conventions
+from sftspec.properties import Property
+from sftspec.run import Run, reference_stream
+
+STATUSES = ("pass", "fail", "blocked", "ambiguous", "not-claimed", "not-measured", "error")
+
+
+@dataclass
+class Verdict:
+    """What was found of one property.
+
+    evidence        pieces of evidence that hold, by scenario (or "drawn" for a seam)
+    counterexample  what does not hold: scenario, subject, note
+    """
+
+    property: Property
+    status: str
+    reason: str = ""
+    evidence: dict[str, int] = field(default_factory=dict)
+    counterexample: dict[str, Any] | None = None
+    failures: int = 0
+
+
+@dataclass
+class Trial:
+    """Everything that came of putting one trainer on trial."""
+
+    trainer: Any
+    runs: list[Run] = field(default_factory=list)
+    refused: dict[str, int] = field(default_factory=dict)
+    verdicts: list[Verdict] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def claims_of(trainer: Any) -> frozenset[str]:
+    return frozenset(getattr(trainer, "claims", ())) or frozenset({"padding"})
+
+
+def record(trainer: Any, scenario: Scenario, seed: int, workdir: Path, max_replays: int = 4) -> tuple[Run, int]:
+    """Run the trainer once on a scenario (twice, if it has a twin). Returns the run and the conversations refused."""
+    run, refused = _record_once(trainer, scenario, seed, workdir / "first", max_replays)
+    if scenario.twin is not None:
+        run.twin, _ = _record_once(trainer, scenario, seed, workdir / "twin", 0, **scenario.twin)
+    return run, refused
+
+
+def _record_once(trainer, scenario, seed, workdir, max_replays, **changes) -> tuple[Run, int]:
+    import torch
+
+    job, refused = make_job(scenario, trainer, seed, workdir, **changes)
+    conventions = getattr(trainer, "conventions", None) or Conventions()
+    run = Run(job, conventions, scenario=scenario.name)
+    provenance = Provenance(
+        [reference_stream(job, conventions, conversation).input_ids for conversation in job.conversations],
+        job.tokenizer.convert_tokens_to_ids(list(ALPHABET)),
+    )
+    torch.manual_seed(seed)
+    with Tap(job, provenance, max_replays) as tap:
+        try:
+            trainer.train(job)
+        except Exception as error:
+            run.error = f"{type(error).__name__}: {error}"
+            run.traceback = traceback.format_exc()
+    run.final = {name: item.detach().clone() for name, item in job.model.named_parameters()}
+    build_run(job, tap, run, provenance)
+    return run, refused
+
+
+def put_on_trial(
+    trainer: Any,
+    chosen: Iterable[Property] | None = None,
+    seed: int = 0,
+    scenarios: Iterable[Scenario] | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+    max_examples: int = 100,
+) -> Trial:
+    """Run every scenario that the trainer claims and judge every chosen property."""
+    started = time.perf_counter()
+    trial = Trial(trainer)
+    chosen = list(properties.load() if chosen is None else chosen)
+    if any(item.seam == "run" for item in chosen):
+        scenarios = scenarios_for(claims_of(trainer)) if scenarios is None else list(scenarios)
+        with tempfile.TemporaryDirectory(prefix="sftspec-") as folder:
+            for number, scenario in enumerate(scenarios):
+                progress(scenario.name)
+                try:
+                    run, refused = record(trainer, scenario, seed, Path(folder) / str(number))
+                except WitnessError as error:
+                    run, refused = Run(None, scenario=scenario.name, error=f"witness: {error}"), 0
+                trial.runs.append(run)
+                trial.refused[scenario.name] = refused
+    for item in chosen:
+        progress(item.id)
+        trial.verdicts.append(judge(item, trainer, trial.runs, max_examples))
+    failed = {verdict.property.id for verdict in trial.verdicts if verdict.status == "fail"}
+    for verdict in trial.verdicts:
+        blockers = failed.intersection(verdict.property.needs)
+        if blockers:
+            verdict.status, verdict.reason = "blocked", f"needs {', '.join(sorted(blockers))}"
+    trial.seconds = time.perf_counter() - started
+    return trial
+
+
+class Failed(AssertionError):
+    """A piece of evidence that does not hold."""
+
+
+def judge(item: Property, trainer: Any, runs: list[Run], max_examples: int = 100) -> Verdict:
+    """The verdict of one property on what is known of a trainer."""
+    if item.claim and item.claim not in claims_of(trainer):
+        return Verdict(item, "not-claimed", f"the trainer does not claim {item.claim!r}")
+    try:
+        if item.seam == "run":
+            return _judge_runs(item, runs)
+        return _judge_seam(item, trainer, max_examples)
+    except Exception as error:
+        return Verdict(item, "error", f"the property itself broke: {type(error).__name__}: {error}")
+
+
+def _judge_runs(item: Property, runs: list[Run]) -> Verdict:
+    verdict = Verdict(item, "pass")
+    failures: list[tuple[int, dict[str, Any]]] = []
+    ambiguous = 0
+    for run in runs:
+        if run.job is None:
+            continue
+        for subject, holds, *note in item.check(run):
+            if holds:
+                verdict.evidence[run.scenario] = verdict.evidence.get(run.scenario, 0) + 1
+            elif holds is None:
+                ambiguous += 1
+            else:
+                found = {"scenario": run.scenario, "run": run, "subject": subject, "note": note[0] if note else ""}
+                failures.append((_size(run, subject), found))
+    verdict.failures = len(failures)
+    if failures:
+        verdict.status, verdict.counterexample = "fail", min(failures, key=lambda failure: failure[0])[1]
+    elif ambiguous:
+        verdict.status = "ambiguous"
+        verdict.reason = f"{ambiguous} gradients fit no loss that is known"
+    else:
+        _require_floor(verdict, runs)
+    return verdict
+
+
+def _require_floor(verdict: Verdict, runs: list[Run]) -> None:
+    found = sum(verdict.evidence.values())
+    if found < verdict.property.floor:
+        verdict.status = "not-measured"
+        verdict.reason = f"{found} pieces of evidence, {verdict.property.floor} are needed"
+        broken = [f"{run.scenario}: {run.error}" for run in runs if run.error]
+        if broken:
+            verdict.reason += f" ({'; '.join(broken)})"
+
+
+def _size(run: Run, subject: Any) -> int:
+    """How large the conversation behind a counterexample is: the smallest one is shown."""
+    example = getattr(subject, "example", -1)
+    return len(run.streams[example]) if example >= 0 else 10**6
+
+
+def part_of(trainer: Any, item: Property):
+    """The function that a seam property reads, or None if the trainer has no such part of its own."""
+    from sftspec.trainer import Pipeline
+
+    if hasattr(trainer, item.seam):
+        return getattr(trainer, item.seam)
+    if isinstance(trainer, Pipeline):
+        home = importlib.import_module(f"sftspec.{item.area}")
+        return getattr(sftspec if item.seam in sftspec.__all__ else home, item.seam)
+    return None
+
+
+def _judge_seam(item: Property, trainer: Any, max_examples: int) -> Verdict:
+    """Draw arguments with hypothesis (explicit examples first) until one does not hold, and shrink that one."""
+    from hypothesis import example, given, settings
+
+    function = part_of(trainer, item)
+    if function is None:
+        return Verdict(item, "not-claimed", f"reads the function {item.seam!r}, which the trainer does not expose")
+    held = 0
+    smallest: dict[str, Any] = {}
+
+    def drawn(**arguments: Any) -> None:
+        nonlocal held
+        for subject, holds, *note in item.check(function, **arguments):
+            if not holds:
+                smallest.update(
+                    scenario="drawn", run=None, subject=subject, note=note[0] if note else "", arguments=arguments
+                )
+                raise Failed(item.sentence)
+            held += 1
+
+    test = given(**item.given)(drawn) if item.given else drawn
+    for arguments in item.examples if item.given else ():
+        test = example(**arguments)(test)
+    try:
+        if item.given:
+            settings(max_examples=max_examples, derandomize=True, deadline=None, database=None)(test)()
+        else:
+            test()
+    except Failed:
+        return Verdict(item, "fail", evidence={"drawn": held}, counterexample=smallest, failures=1)
+    except Exception as error:
+        if smallest:
+            return Verdict(item, "fail", evidence={"drawn": held}, counterexample=smallest, failures=1)
+        note = f"{item.seam} raised {type(error).__name__}: {error}"
+        return Verdict(item, "fail", note, {"drawn": held}, {"scenario": "drawn", "subject": None, "note": note}, 1)
+    verdict = Verdict(item, "pass", evidence={"drawn": held})
+    _require_floor(verdict, [])
+    return verdict

@@ -1,0 +1,184 @@
+"""From gradients to the ledger.
+
+At a position with hidden state h and gradient g = dL/dh, the head W gives the logits z = W h and u = dL/dz =
+g pinv(W). For cross-entropy with weight w on target y, u = w (softmax(z) - onehot(y)). So u says whether the position is
+trained (u is exactly zero where it is not), on which token (its one negative entry) and with which weight. Label
+smoothing, u = w (p - (1 - e) onehot(y) - e / V), is recognised as what it is; whatever fits neither is `ambiguous`.
+
+The weight that counts is the optimizer's: trainers scale gradients after backward, average them, clip them. So at each
+optimizer step the head's gradient is compared with the sum of u (x) h over all positions of the step. Their ratio is the
+step's `scale`; what no multiple of the sum explains is the `residual`: a lost micro-batch, a stale gradient, a second
+path to the loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sftspec.conformance.provenance import Provenance
+from sftspec.conformance.witness import Call, Tap, head_condition
+from sftspec.run import Forward, Job, Replay, Row, Run, Step
+
+UNIT_ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
+MAX_CONDITION = 10.0
+MAX_PROBABILITY = 0.99
+MIN_MARGIN = 30.0
+
+
+class WitnessError(RuntimeError):
+    """The witness cannot be read: nothing is said about the trainer."""
+
+
+def fit_bound(dtype: torch.dtype, vocabulary: int) -> float:
+    """Largest relative residual of a fit that rounding alone explains.
+
+    g = u W sums V products, g pinv(W) sums H >= V more; each sum of random signs grows as sqrt(V), and u is itself
+    computed from rounded logits: 2 sqrt(V) + V/8 + 8 roundings, at the roundoff of the dtype for 16-bit floats (whose
+    sums run in float32) without the V/8 term. Measured: 4e-7 to 1.4e-6 in float32, 3.5e-3 in bfloat16.
+    """
+    roundoff = UNIT_ROUNDOFF[dtype]
+    if roundoff > 1e-4:
+        return 8 * roundoff
+    return (2 * vocabulary**0.5 + vocabulary / 8 + 8) * roundoff
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What u says, for N positions: target (-1: none), weight, fit, relative residual, nll in nats."""
+
+    target: Tensor
+    weight: Tensor
+    fit: list[str]
+    nll: Tensor
+
+
+def read_gradients(hidden: Tensor, gradient: Tensor, head: Tensor, bound: float) -> Reading:
+    """Read N positions.
+
+    Args:
+        hidden, gradient: (N, H); head: (V, H), as they were when the model was called.
+        bound: largest relative residual accepted as a fit.
+    """
+    weights = head.double()
+    u = gradient.double() @ torch.linalg.pinv(weights)
+    logits = hidden.double() @ weights.T
+    logp = torch.log_softmax(logits, -1)
+    probability = logp.exp()
+    trained = (gradient != 0).any(-1)
+    if trained.any() and float(probability[trained].max()) > MAX_PROBABILITY:
+        raise WitnessError("the model is sure of a token (p > 0.99): p - onehot is too small to read; lower the rate")
+    target = u.argmin(-1)
+    negative = (u.gather(-1, u.argmax(-1, keepdim=True)).abs() > u.gather(-1, target[:, None]).abs()).squeeze(-1)
+    # A negative weight turns the sign around: its target is the one largest entry.
+    target = torch.where(negative & (u.amax(-1) > -u.amin(-1)), u.argmax(-1), target)
+    onehot = torch.zeros_like(u).scatter_(-1, target[:, None], 1.0)
+    direction = probability - onehot
+    weight = (u * direction).sum(-1) / direction.square().sum(-1)
+    size = u.norm(dim=-1).clamp_min(1e-300)
+    residual = (u - weight[:, None] * direction).norm(dim=-1) / size
+    fit = ["cross-entropy" if value <= bound else "" for value in residual.tolist()]
+    for index in torch.nonzero(trained & (residual > bound)).flatten().tolist():
+        fit[index] = _other_fit(u[index], probability[index], onehot[index], bound, float(residual[index]))
+    target = torch.where(trained, target, -1)
+    nll = -logp.gather(-1, target.clamp_min(0)[:, None]).squeeze(-1)
+    return Reading(target, torch.where(trained, weight, 0.0), fit, nll)
+
+
+def _other_fit(u: Tensor, probability: Tensor, onehot: Tensor, bound: float, ce_residual: float) -> str:
+    """Label smoothing, if regressing u on p, onehot and 1/V explains it and plain cross-entropy does 30 times worse."""
+    basis = torch.stack([probability, onehot, torch.full_like(u, 1 / len(u))], 1)
+    solution = torch.linalg.lstsq(basis, u[:, None]).solution
+    residual = float((u[:, None] - basis @ solution).norm() / u.norm())
+    if residual <= bound and ce_residual >= MIN_MARGIN * residual:
+        return "label-smoothing"
+    return "ambiguous"
+
+
+def build_run(job: Job, tap: Tap, run: Run, provenance: Provenance) -> Run:
+    """Fill the run's rows, steps, forwards and replays from what the tap recorded."""
+    if not tap.calls:
+        run.error = run.error or "no training call of job.model was seen: train job.model itself, not a copy of it"
+        return run
+    dtype = tap.calls[0].hidden.dtype
+    for index, record in enumerate(tap.steps):
+        head_name = _head_name(job)
+        head = record.before[head_name]
+        if head_condition(head) > MAX_CONDITION:
+            raise WitnessError("the output head was changed: its condition number is over 10")
+        calls = [call for call in tap.calls if call.step == index]
+        readings = [_read_call(call, head, dtype) for call in calls]
+        scale, residual = closure(calls, head, record.gradients.get(head_name))
+        for call, reading in zip(calls, readings, strict=True):
+            run.rows.extend(_rows(call, reading, scale, provenance))
+        run.steps.append(
+            Step(index, record.learning_rate, scale, residual, record.gradients, record.before, record.after)
+        )
+    for call in tap.calls:
+        run.forwards.append(
+            Forward(
+                call.index, call.step, call.rank, call.input_ids.tolist(), call.arguments,
+                call.gradient is not None, call.hidden,
+            )
+        )  # fmt: skip
+    for replay in tap.replays:
+        run.replays.append(Replay(replay.call, _places(replay.changed), _places(replay.moved)))
+    return run
+
+
+def closure(calls: list[Call], head: Tensor, gradient: Tensor | None) -> tuple[float, float]:
+    """(scale, relative residual) of the head's gradient against the sum of u (x) h over the calls of its step."""
+    inverse = torch.linalg.pinv(head.double())
+    seen = torch.zeros_like(head, dtype=torch.float64)
+    for call in calls:
+        if call.gradient is not None:
+            width = call.hidden.shape[-1]
+            u = call.gradient.double().reshape(-1, width) @ inverse
+            seen += u.T @ call.hidden.double().reshape(-1, width)
+    norm = float(seen.norm())
+    if gradient is None or norm == 0.0:
+        left = 0.0 if gradient is None else float(gradient.double().norm())
+        return (1.0 if gradient is None and norm == 0.0 else 0.0), (1.0 if left or norm else 0.0)
+    got = gradient.double()
+    scale = float((got * seen).sum()) / norm**2
+    rest = float((got - scale * seen).norm())
+    return scale, rest / max(float(got.norm()), 1e-300)
+
+
+def _read_call(call: Call, head: Tensor, dtype: torch.dtype) -> Reading | None:
+    if call.gradient is None:
+        return None
+    width = call.hidden.shape[-1]
+    return read_gradients(
+        call.hidden.reshape(-1, width), call.gradient.reshape(-1, width), head, fit_bound(dtype, head.shape[0])
+    )
+
+
+def _rows(call: Call, reading: Reading | None, scale: float, provenance: Provenance):
+    origins = provenance.resolve(call.input_ids.tolist())
+    tokens, positions = call.input_ids.tolist(), call.position_ids.tolist()
+    if reading is not None:
+        targets, weights, nlls = reading.target.tolist(), reading.weight.tolist(), reading.nll.tolist()
+    index = 0
+    for row in range(len(tokens)):
+        for column in range(len(tokens[row])):
+            trained = reading is not None and targets[index] >= 0
+            example, offset = origins[row][column]
+            yield Row(
+                call.step, call.index, call.rank, row, column, tokens[row][column], positions[row][column],
+                example, offset, targets[index] if trained else None,
+                scale * weights[index] if trained else 0.0, reading.fit[index] if trained else "",
+                nlls[index] if trained else 0.0,
+            )  # fmt: skip
+            index += 1
+
+
+def _head_name(job: Job) -> str:
+    head = job.model.get_output_embeddings().weight
+    return next(name for name, parameter in job.model.named_parameters() if parameter is head)
+
+
+def _places(mask: Tensor) -> frozenset[tuple[int, int]]:
+    return frozenset((row, column) for row, column in mask.nonzero().tolist())

@@ -1,0 +1,239 @@
+"""The jobs on which a trainer is judged: few, rich, and made of what hides bugs in ordinary tests.
+
+Equal lengths hide a mean of means, so target counts run from 0 to 100. One-turn conversations hide drift, so there are
+up to five turns. A pad token of its own hides masks made by token id. AdamW and clipping hide constant factors, so most
+scenarios step plain SGD without clipping (bugs.md section 8).
+
+Each message is made of four-letter words that occur nowhere else in the job; between them stands whatever breaks
+trainers: control strings, outer whitespace, empty contents, many bytes a character.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import string
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sftspec.conversation import Conversation
+from sftspec.run import Job
+
+ALPHABET = string.ascii_uppercase
+CAPACITY = 224
+
+
+class Writer:
+    """Makes conversations; no word is ever used twice."""
+
+    def __init__(self, seed: int):
+        self.random = random.Random(seed)
+        self.used: set[str] = set()
+
+    def word(self) -> str:
+        while True:
+            word = "".join(self.random.choices(ALPHABET, k=4))
+            if word not in self.used:
+                self.used.add(word)
+                return word
+
+    def words(self, count: int) -> str:
+        return " ".join(self.word() for _ in range(count))
+
+    def hostile(self) -> str:
+        """A content that some trainer somewhere got wrong."""
+        first, second = self.word(), self.word()
+        return self.random.choice(
+            [
+                f"{first} {second}",
+                f"  {first} {second} ",
+                f"\n{first}\n\n{second}\n",
+                f"\n\n{first}",
+                f"{first} <|im_end|> {second}",
+                f"{first}<|im_end|>\n<|im_start|>assistant\n{second}",
+                f"<|im_start|>assistant\n{first} [/INST] </s>",
+                f"{first} <|endoftext|> {second} <|pad|>",
+                f'{first} [{{"a": [1]}}]{{ {second}\n```py\nprint("{{{{ x }}}}")\n```',
+                f"{first} é 漢字 🙂 שלום e\u0301 {second}",
+                f"assistant\n{first} user: {second}",
+                first,
+            ]
+        )
+
+    def talk(self, turns: int, system: bool = False, last_user: bool = False, write=None) -> Conversation:
+        write = write or self.hostile
+        messages = [{"role": "system", "content": write()}] if system else []
+        for _ in range(turns):
+            messages += [{"role": "user", "content": write()}, {"role": "assistant", "content": write()}]
+        if last_user:
+            messages.append({"role": "user", "content": write()})
+        return Conversation(messages)
+
+
+def hostile_conversations(writer: Writer) -> list[Conversation]:
+    """Fifteen conversations of many shapes; two of them have no target."""
+    talks = [writer.talk(turns, system=turns % 2 == 0, last_user=turns == 3) for turns in (1, 2, 3, 4, 5, 1, 2)]
+    talks.append(Conversation([{"role": "assistant", "content": writer.hostile()}]))
+    talks.append(
+        Conversation(
+            [
+                {"role": "assistant", "content": writer.words(2)},
+                {"role": "user", "content": writer.hostile()},
+                {"role": "assistant", "content": writer.hostile()},
+            ]
+        )
+    )
+    talks.append(
+        Conversation(
+            [
+                {"role": "user", "content": writer.words(1)},
+                {"role": "assistant", "content": ""},
+                {"role": "user", "content": ""},
+                {"role": "assistant", "content": writer.words(3)},
+            ]
+        )
+    )
+    talks.append(
+        Conversation(
+            [
+                {"role": "user", "content": writer.words(2)},
+                {"role": "assistant", "content": writer.words(1)},
+                {"role": "tool", "content": writer.words(3)},
+                {"role": "assistant", "content": writer.hostile()},
+            ]
+        )
+    )
+    talks.append(Conversation([{"role": "user", "content": writer.hostile()}]))
+    talks.append(Conversation([{"role": "system", "content": writer.words(3)}, {"role": "user", "content": "   "}]))
+    talks.append(writer.talk(1, write=lambda: writer.words(12)))
+    talks.append(writer.talk(2, write=lambda: f" {writer.words(1)}\n"))
+    return talks
+
+
+def unequal_conversations(writer: Writer) -> list[Conversation]:
+    """Thirteen one- to three-turn conversations whose target counts run from 0 to about 100."""
+    talks = [Conversation([{"role": "user", "content": writer.words(3)}])]
+    for count in (1, 20, 2, 12, 1, 8, 1, 16, 3, 1, 6, 2):
+        talk = writer.talk(1 + count % 3, write=lambda: writer.words(1))
+        talk[-1]["content"] = writer.words(count)
+        talks.append(talk)
+    return talks
+
+
+def flagged_conversations(writer: Writer) -> list[Conversation]:
+    """Conversations in which some assistant turns carry `"train": false`."""
+    talks = [writer.talk(turns) for turns in (1, 2, 3, 4, 3)]
+    for number, talk in enumerate(talks):
+        for index, message in enumerate(talk):
+            if message["role"] == "assistant" and (index // 2 + number) % 2:
+                message["train"] = False
+    return talks
+
+
+def long_conversations(writer: Writer) -> list[Conversation]:
+    """Conversations of which some are longer than a pack, and one that is exactly as long as it."""
+    talks = [writer.talk(1, write=lambda count=count: writer.words(count)) for count in (2, 30, 4, 50, 8, 3, 25, 1)]
+    exact = writer.talk(1, write=lambda: writer.words(2))
+    exact[-1]["content"] = "Z" * (CAPACITY - 4 * 2 - 2 - 6) + writer.word()
+    return [*talks, exact]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One job.
+
+    claims   capabilities that a trainer must claim before it is given this job
+    corpus   makes the conversations
+    model    arguments of witness.make_model
+    settings of the Job
+    twin     settings that differ in a second run, to be compared with the first (None: no second run)
+    """
+
+    name: str
+    claims: frozenset[str]
+    corpus: Callable[[Writer], list[Conversation]]
+    model: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    twin: dict[str, Any] | None = None
+
+
+def _scenario(name: str, claims: Iterable[str], corpus, model=None, twin=None, **settings) -> Scenario:
+    return Scenario(name, frozenset(claims), corpus, model or {}, settings, twin)
+
+
+LEARNED = {"kind": "learned"}
+
+SCENARIOS = (
+    _scenario("plain", (), hostile_conversations, twin={}),
+    _scenario("learned positions", (), hostile_conversations, LEARNED, batch_size=3),
+    _scenario("pad is end-of-turn", (), hostile_conversations, batch_size=5, pad_is_end_of_turn=True),
+    _scenario("one by one", (), hostile_conversations, batch_size=1),
+    _scenario("two epochs", (), unequal_conversations, epochs=2),
+    _scenario("accumulation", ("accumulation",), unequal_conversations, batch_size=2, accumulation=3),
+    _scenario("ranks", ("ranks",), unequal_conversations, batch_size=2, accumulation=2, world_size=2),
+    _scenario("truncation", ("truncation",), hostile_conversations, max_length=40),
+    _scenario("last turn only", ("policy",), hostile_conversations, policy="last"),
+    _scenario("every token", ("policy",), hostile_conversations, policy="every-token"),
+    _scenario("turns not to train", ("train-flag",), flagged_conversations),
+    _scenario("clipping", ("clipping",), unequal_conversations, max_grad_norm=0.25, batch_size=2, accumulation=2),
+    _scenario("clipping out of reach", ("clipping",), unequal_conversations, max_grad_norm=1e4),
+    _scenario("AdamW", ("adamw",), unequal_conversations, optimizer="adamw", learning_rate=1e-3, weight_decay=0.1),
+    _scenario("rate zero", (), unequal_conversations, learning_rate=0.0),
+    _scenario("bfloat16", ("bf16",), hostile_conversations, {"dtype": "bfloat16"}),
+    _scenario(
+        "resume", ("resume",), unequal_conversations, {"dropout": 0.1}, {"resume_at": None},
+        optimizer="adamw", learning_rate=1e-3, resume_at=2, batch_size=3,
+    ),
+    _scenario("packed", ("packing",), hostile_conversations, packing=True, batch_size=2, twin={}),
+    _scenario("packed, learned positions", ("packing",), hostile_conversations, LEARNED, packing=True, batch_size=2),
+    _scenario(
+        "packed, every token", ("packing", "policy"), unequal_conversations, LEARNED, packing=True, policy="every-token"
+    ),
+    _scenario("packed, accumulation", ("packing", "accumulation"), unequal_conversations, packing=True, batch_size=1,
+              accumulation=2),
+    _scenario("packed, examples over the capacity", ("packing",), long_conversations, packing=True, batch_size=2),
+)  # fmt: skip
+
+
+def scenarios_for(claims: frozenset[str]) -> list[Scenario]:
+    """The scenarios of a trainer. One that cannot pad (no claim "padding") is given packed rows throughout."""
+    return [
+        scenario
+        for scenario in SCENARIOS
+        if scenario.claims <= claims and ("padding" in claims or scenario.name != "truncation")
+    ]
+
+
+def make_job(scenario: Scenario, trainer: Any, seed: int, workdir: Path, **changes: Any) -> tuple[Job, int]:
+    """The job of a scenario for a trainer, and how many conversations its setting does not accept."""
+    import torch
+
+    from sftspec.conformance.witness import make_model, make_tokenizer
+
+    settings = {"policy": getattr(trainer, "policy", "all"), **scenario.settings, **changes}
+    if "padding" not in getattr(trainer, "claims", {"padding"}):
+        settings["packing"] = True
+    if settings.get("packing"):
+        settings.setdefault("max_length", CAPACITY)
+    model = dict(scenario.model)
+    model["dtype"] = getattr(torch, model.get("dtype", "float32"))
+    written = scenario.corpus(Writer(seed))
+    accepts = getattr(trainer, "accepts", lambda conversation: True)
+    corpus = [conversation for conversation in written if accepts(conversation)]
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / "corpus.jsonl"
+    for number, conversation in enumerate(corpus, 1):
+        conversation.source = f"corpus.jsonl:{number}"
+    path.write_text("".join(json.dumps({"messages": item}) + "\n" for item in corpus), encoding="utf-8")
+    job = Job(
+        model=make_model(seed=seed, **model),
+        tokenizer=make_tokenizer(settings.pop("pad_is_end_of_turn", False)),
+        conversations=corpus,
+        path=path,
+        seed=seed,
+        workdir=workdir,
+        **settings,
+    )
+    return job, len(written) - len(corpus)

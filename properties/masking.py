@@ -1,0 +1,233 @@
+"""Masking: which positions are trained, and on which token.
+
+What the model is to write at inference is trained: the content of the assistant's turns and the token that ends them.
+What it will be given is not. All of it is read off the gradient at the model, where a position without a target is
+exactly zero: a mask that was right in the data loader and lost on the way (karpathy/nanochat#582: same training loss,
+worse model) is seen here.
+"""
+
+from __future__ import annotations
+
+from sftspec.properties import must, should
+from sftspec.run import Token
+
+
+def role_of(run, piece, offset: int) -> tuple[str, str]:
+    """(role, kind of span) of a token of a piece's stream."""
+    stream = run.streams[piece.example]
+    span = stream.rendered.spans[stream.owners[offset]]
+    role = run.job.conversations[piece.example][span.message]["role"] if span.message >= 0 else ""
+    return role, span.kind
+
+
+@must(laws=("MK-SPAN", "MK-ZERO", "MK-USERPERM"), floor=200)
+def nothing_else_is_trained(run):
+    """Only what the policy trains is trained: every other position has a gradient of exactly zero.
+
+    The model otherwise learns to write the user's turn. Masks dropped in a refactor or by a fused path
+    (nanochat#582, trl#3781), all-ones fallbacks (Megatron-Bridge#3359), tool results trained (prime-rl#978), role
+    headers in the loss (trl#4201, maxtext#3284). Llama-2, arXiv:2307.09288 section 3.1.
+    """
+    for piece, row, expected in run.expected():
+        if expected is None:
+            role, kind = role_of(run, piece, min(row.offset + 1, len(run.streams[piece.example]) - 1))
+            yield row, row.target is None, f"trained on a token of the {role}'s {kind}, which is not to be trained"
+
+
+@must(laws=("MK-SPAN",), floor=200)
+def everything_chosen_is_trained(run):
+    """Every token that the policy trains is trained.
+
+    Supervision is otherwise lost in silence: only the last turn trained (ms-swift#7838, NVIDIA-NeMo/Speech#16284), a
+    marker not found (trl#588), the first token of each answer lost (verl#3287), a drift of one token a turn
+    (FastChat#2996).
+    """
+    for _piece, row, expected in run.expected():
+        if expected is not None:
+            yield row, row.target is not None, "not trained; expected a target here"
+
+
+@must(laws=("MK-LABEL", "MK-SHIFT", "MK-FIRST"), floor=200)
+def each_target_is_the_next_token(run):
+    """A position is trained on the token that follows it in the same row, and on no other.
+
+    Shifted twice the model learns the token after the next (transformers#46898, #47395); not shifted it learns to copy
+    (transformers#17987). On a random model the loss looks the same in all three cases (bugs.md H7).
+    """
+    for line in run.lines.values():
+        for row, following in zip(line, [*line[1:], None], strict=True):
+            if row.target is not None:
+                token = following.token if following else None
+                yield row, row.target == token, f"trained on {row.target}, followed by {token}"
+
+
+@must(laws=("MK-EOT",), floor=20)
+def end_of_turn_is_trained(run):
+    """Every trained assistant turn trains the token that ends it, unless it was cut off.
+
+    A model that never sees it as a target never stops: pad equal to end-of-turn and labels masked by id (trl#976,
+    Megatron-Bridge#4660), end-of-turn found by eos_token_id alone (axolotl#3754), never appended (trl#1623). LIMA,
+    arXiv:2305.11206 section 3.
+    """
+    if not run.conventions.end_of_turn:
+        return
+    for piece, row, expected in run.expected():
+        if expected is not None:
+            role, kind = role_of(run, piece, row.offset + 1)
+            if kind == "end_of_turn" and role == "assistant":
+                yield row, row.target == expected, f"expected {expected} as target, saw {row.target}"
+
+
+@must(laws=("MK-SPAN",), floor=20)
+def first_token_of_an_answer_is_trained(run):
+    """The first token of every trained answer is trained from the last token of its header.
+
+    A mask that was not shifted with the labels starts one token late, or one early on the header itself (verl#3287,
+    verl#3562, NVIDIA-NeMo/Speech#6409, alpaca-lora#306).
+    """
+    for piece, row, expected in run.expected():
+        if expected is not None and not run.is_target(piece.example, row.offset):
+            yield row, row.target == expected, f"expected {expected} as first target, saw {row.target}"
+
+
+@must(laws=("MK-CAUSAL",), floor=20, needs=("masking/every-position-has-an-origin",))
+def no_position_sees_what_follows_it(run):
+    """Changing a token leaves the hidden state of every earlier position bitwise unchanged.
+
+    The model otherwise reads the answer that it is to write: a bidirectional or prefix mask, polarity inverted
+    (transformers#38094), left padding without a mask.
+    """
+    for replay in run.replays:
+        places = run.places.get(replay.forward, {})
+        first: dict[tuple[int, int], int] = {}
+        for line, column in replay.changed:
+            key = (line, places[line, column].example)
+            first[key] = min(column, first.get(key, column))
+        for (line, column), row in places.items():
+            changed = first.get((line, row.example))
+            if row.example >= 0 and changed is not None and column < changed:
+                yield row, (line, column) not in replay.moved, f"moved when column {changed} of its example was changed"
+
+
+@must(laws=("MK-NONEMPTY",), floor=20)
+def parameters_stay_finite(run):
+    """No step writes NaN or inf into a parameter, whatever the batch holds.
+
+    A batch without a target is 0/0 under a plain mean: NaN weights, or a loss reported as 0.0 while the run looks
+    successful (nanochat#590, trl#6668, trl#6320).
+    """
+    for step in run.steps:
+        finite = all(bool(value.isfinite().all()) for value in step.after.values())
+        yield step, finite, f"optimizer step {step.index} left a parameter that is not finite"
+
+
+@must(laws=("MK-NONEMPTY",))
+def a_step_without_targets_changes_nothing(run):
+    """A step whose micro-batches have no target leaves every parameter bitwise as it was (SGD, no decay).
+
+    Otherwise something that is no target moves the model: labels -100 read as a class, an auxiliary loss on padding.
+    """
+    if run.job.optimizer != "sgd":
+        return
+    for step in run.steps:
+        if run.targets_of_step[step.index] == 0:
+            same = all(bool((step.before[name] == value).all()) for name, value in step.after.items())
+            yield step, same, f"optimizer step {step.index} had no target and changed parameters"
+    # A trainer that never steps on such a batch shows it by the conversations that it left out.
+    seen = {piece.example for piece in run.pieces}
+    for index, stream in enumerate(run.streams):
+        if stream.num_targets == 0 and index not in seen:
+            yield run, True
+
+
+@must(laws=("MK-TRUNC",), claim="truncation", floor=5)
+def a_cut_example_is_a_prefix(run):
+    """An example over max_length keeps its first tokens and their labels, and gets nothing in place of the rest.
+
+    An end-of-turn token put after the cut teaches to stop in mid-sentence; ids cut without labels shift the mask.
+    """
+    limit = run.job.max_length
+    if limit is None or run.job.packing:
+        return
+    for piece in run.pieces:
+        if len(run.streams[piece.example]) > limit:
+            line = run.lines[piece.rows[0].forward, piece.rows[0].row]
+            after = [row for row in line if row.column > piece.rows[-1].column]
+            clean = all(row.target is None for row in after)
+            yield piece, piece.start == 0 and piece.end == limit and clean, (
+                f"expected tokens 0 to {limit} and nothing trained after them, saw {piece.start} to {piece.end}"
+            )
+
+
+@must(laws=("MK-TRUNCDROP", "PK-LONG"), floor=10)
+def every_conversation_with_a_target_is_trained(run):
+    """Every conversation that keeps a target is seen once in each epoch, and no position of it twice.
+
+    Conversations otherwise vanish in silence: the whole one masked on a length mismatch (FastChat#2996), the last
+    partial batch dropped, packing that throws away long examples (trl#4554).
+    """
+    if run.error:
+        return
+    limit = run.job.max_length
+    seen: dict[tuple[int, int], int] = {}
+    for piece in run.pieces:
+        for row in piece.rows:
+            seen[row.example, row.offset] = seen.get((row.example, row.offset), 0) + 1
+    for index, stream in enumerate(run.streams):
+        kept = range(len(stream) if limit is None else min(limit, len(stream)))
+        targets = [offset for offset in kept if offset and stream.labels[offset] != -100]
+        for offset in targets:
+            count = seen.get((index, offset), 0)
+            yield Token(index, offset), count == run.job.epochs, f"token {offset} was seen {count} times"
+
+
+@should(laws=("MK-TRUNCDROP",), claim="report", floor=3)
+def lost_data_is_counted(run):
+    """What was dropped or cut is reported: how many examples, how many tokens.
+
+    trl#4554: 99.8 % of the tokens of long documents were dropped without a word.
+    """
+    limit = run.job.max_length or 10**9
+    kept = [stream.labels[1:limit] for stream in run.streams]
+    dropped = sum(all(label == -100 for label in labels) for labels in kept)
+    cut = sum(max(0, len(stream) - limit) for stream in run.streams)
+    for name, expected in (("examples_dropped", dropped), ("tokens_truncated", cut)):
+        reported = run.job.reported.get(name)
+        yield run, reported == expected, f"{name}: expected {expected}, reported {reported}"
+
+
+@must(laws=("MK-COUNT",), claim="log", floor=5)
+def reported_targets_are_the_scored_ones(run):
+    """The number of targets that is reported is the number of positions that were scored.
+
+    Counting labels before the shift counts a first token that no logits precede.
+    """
+    reported = run.job.reported.get("num_targets", [])
+    counted = [number for number in reported if number]
+    for step, number in zip(run.steps, counted, strict=False):
+        expected = run.targets_of_step[step.index]
+        yield step, number == expected, f"step {step.index}: {expected} scored, {number} reported"
+
+
+@must(floor=200)
+def every_position_has_an_origin(run):
+    """Every token that the model saw comes from a conversation, or is a control token.
+
+    Text that stands in no conversation was made up on the way: a template with one newline more or less, a default
+    system prompt that nobody wrote (LLaMA-Factory#10772), a header doubled.
+    """
+    control = set(run.job.tokenizer.all_special_ids)
+    for row in run.rows:
+        known = row.example >= 0 or (row.token in control and row.target is None)
+        yield row, known, f"token {row.token} at row {row.row}, column {row.column} comes from no conversation"
+
+
+@must(floor=50)
+def padding_is_never_trained(run):
+    """A position outside every conversation is not trained, also where pad equals the end-of-turn token.
+
+    Mask by position, not by id: the pads after an end-of-turn look like it (trl#976, transformers#23530).
+    """
+    for row in run.rows:
+        if row.example < 0:
+            yield row, row.target is None, f"padding is trained on token {row.target}"

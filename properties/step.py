@@ -1,0 +1,244 @@
+"""The step: every target of an optimizer step weighs the same, and the optimizer gets exactly that gradient.
+
+What counts is not what the loss function returned but what the optimizer was given: scaling after backward, averaging
+over ranks, clipping and stale gradients all happen in between. So these properties read the weight of each target in
+the gradient with which the optimizer stepped. Plain SGD without clipping shows constant factors; AdamW and active
+clipping hide them (bugs.md H5).
+
+These properties read a run. The loss, the clip and the step as functions: step_parts.
+"""
+
+from __future__ import annotations
+
+import math
+
+from sftspec.properties import must, should
+
+ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
+
+
+def roundoff(run) -> float:
+    return ROUNDOFF[str(next(iter(run.final.values())).dtype).removeprefix("torch.")]
+
+
+def weight_bound(run) -> float:
+    """Relative error of a recovered weight by rounding alone: 64 roundings, the same as for gradients (laws.md 0.3)."""
+    return 64 * roundoff(run)
+
+
+@must(laws=("ST-CE", "ST-GRAD", "ST-ROWSUM", "ST-UPCAST"), floor=200)
+def the_loss_is_cross_entropy(run):
+    """At every target the gradient is that of cross-entropy: w (softmax(z) - onehot(y)).
+
+    Label smoothing that nobody asked for, logits scaled or capped, a loss reduced in bfloat16 (Modalities#464), a fused
+    kernel that is wrong in one branch (Liger-Kernel#968): seen in the gradient, not in the loss.
+    """
+    for row in run.rows:
+        if row.target is not None:
+            holds = None if row.fit == "ambiguous" else row.fit == "cross-entropy"
+            yield row, holds, f"the gradient is that of {row.fit}"
+
+
+@must(laws=("ST-ACC", "ST-CE", "ST-DUP", "MK-WEIGHT"), floor=200, needs=("step/the-loss-is-cross-entropy",))
+def every_target_of_a_step_weighs_the_same(run):
+    """All targets of one optimizer step have the same weight, over micro-batches, rows and ranks.
+
+    A mean of micro-batch means weighs a token in a short micro-batch more (transformers#34191, torchtune#1875;
+    relative gradient error 1.3 at counts of 1 to 32); so does a denominator per rank (transformers#34242).
+    """
+    targets: dict[int, list] = {}
+    for row in run.rows:
+        if row.target is not None:
+            targets.setdefault(row.step, []).append(row)
+    for rows in targets.values():
+        middle = sorted(row.weight for row in rows)[len(rows) // 2]
+        for row in rows:
+            ratio = row.weight / middle if middle else math.inf
+            yield row, abs(ratio - 1) <= 2 * weight_bound(run), f"weighs {ratio:.4g} times the median target of its step"
+
+
+@must(laws=("ST-ACC", "ST-DP", "ST-CE", "MK-COUNT", "PK-LOSSGRAD"), floor=5, needs=("step/the-loss-is-cross-entropy",))
+def the_denominator_is_the_number_of_targets(run):
+    """The weights of a step sum to 1: the denominator is the number of its targets, counted once over everything.
+
+    Not divided by the accumulation steps at all (nanoGPT#206), twice (transformers#35207, LLaMA-Factory#7443), by all
+    positions, by rows, by targets counted before the shift, per rank (transformers#34373), by segments twice
+    (unsloth-zoo#1066). AdamW hides it; the learning rate is silently another one.
+    """
+    if run.job.max_grad_norm is not None:
+        return
+    for step in run.steps:
+        count = run.targets_of_step[step.index]
+        if count:
+            total = sum(row.weight for row in run.rows if row.step == step.index and row.target is not None)
+            yield step, abs(total - 1) <= weight_bound(run), (
+                f"step {step.index}: {count} targets, weights sum to {total:.6g} instead of 1"
+            )
+
+
+@must(laws=("ST-ZERO_GRAD", "ST-ACC", "ST-CLIPORDER"), floor=5)
+def the_gradient_is_that_of_the_step(run):
+    """What the optimizer gets is explained by the positions of its own step, and by nothing else.
+
+    A gradient left from the step before, or a micro-batch erased by zero_grad in the inner loop (llm.c#548,
+    torchforge#71), a second path to the loss: what is not explained is the residual.
+    """
+    for step in run.steps:
+        if run.targets_of_step[step.index]:
+            yield step, step.residual <= weight_bound(run), f"{step.residual:.2e} of the head's gradient is unexplained"
+
+
+@must(laws=("PK-LOSSGRAD", "ST-ACC", "ST-GRADCHECK"), floor=5, needs=("step/the-loss-is-cross-entropy",))
+def every_parameter_gets_its_gradient(run):
+    """The gradient of every parameter equals that of the same targets, each example alone, in float64.
+
+    Layers under no_grad, frozen by mistake or cut off by checkpointing (transformers#26221) do not show at the head.
+    Bound: laws.md 0.3, four times the error of the same computation in the run's dtype, plus 64 roundings.
+    """
+    for step, name, error, bound in run.oracle.compare_gradients():
+        yield step, error <= bound, f"step {step.index}, {name}: relative error {error:.2e}, {bound:.2e} is rounding"
+
+
+@must(laws=("ST-CLIP", "ST-CLIPDIR", "ST-CLIPHOM", "ST-CLIPORDER"), claim="clipping", floor=1)
+def clipping_is_by_the_norm_of_the_whole_gradient(run):
+    """A gradient over max_grad_norm is scaled to that norm, all parameters by one factor, once per optimizer step.
+
+    Clipped per tensor, by value, per micro-batch (accelerate#999), before unscaling (Pytorch-UNet#470), by a local norm
+    on a shard (pytorch#72548). Pascanu et al. 2013, arXiv:1211.5063, algorithm 1. Torch adds 1e-6 to the norm.
+    """
+    limit = run.job.max_grad_norm
+    if limit is None:
+        return
+    for step, factor, norm, spread in run.oracle.clip_factors():
+        if norm > limit:
+            expected = limit / norm
+            bound = 1e-6 / norm + 64 * roundoff(run)
+            close = abs(factor / expected - 1) <= bound and spread <= bound
+            yield step, close, (
+                f"step {step.index}: norm {norm:.4g}, expected factor {expected:.6g}, saw {factor:.6g} "
+                f"(spread over parameters {spread:.1e})"
+            )
+
+
+@must(laws=("ST-CLIPNOOP", "ST-CLIPIDEM"), claim="clipping", floor=1, needs=("step/the-loss-is-cross-entropy",))
+def a_gradient_below_the_limit_is_not_scaled(run):
+    """Clipping leaves a gradient at or below max_grad_norm as it is: the weights still sum to 1.
+
+    Normalising always makes every step equally long, whatever the loss.
+    """
+    limit = run.job.max_grad_norm
+    if limit is None:
+        return
+    for step, factor, norm, _ in run.oracle.clip_factors():
+        if norm and norm <= limit:
+            yield step, abs(factor - 1) <= weight_bound(run), f"step {step.index}: norm {norm:.4g} scaled by {factor:.6g}"
+
+
+@must(laws=("ST-SGD", "ST-ZEROLR"), floor=5)
+def sgd_subtracts_rate_times_gradient(run):
+    """SGD writes p - lr g, with the learning rate of the job, and nothing more.
+
+    A rate applied twice, decay that nobody asked for, a scheduler stepped per micro-batch (accelerate#963).
+    """
+    if run.job.optimizer != "sgd":
+        return
+    for step, name, error, bound in run.oracle.sgd_errors():
+        yield step, error <= bound, f"step {step.index}, {name}: off by {error:.2e}, {bound:.2e} is rounding"
+
+
+@must(laws=("ST-ADAMW",), claim="adamw", floor=2)
+def adamw_decays_and_corrects(run):
+    """AdamW: p(1 - lr wd), then minus lr m/(sqrt(v) + eps), both moments corrected for their start.
+
+    Decay put into the gradient, eps inside the root, no correction (the first steps ten times too short). Loshchilov and
+    Hutter 2019, arXiv:1711.05101, algorithm 2. Norms and biases may be exempt from the decay (transformers#35927).
+    """
+    if run.job.optimizer != "adamw" or run.job.resume_at is not None:
+        return
+    for step, name, error, bound in run.oracle.adamw_errors():
+        yield step, error <= bound, f"step {step.index}, {name}: off by {error:.2e}, {bound:.2e} is rounding"
+
+
+@must(laws=("ST-SGD",), floor=5)
+def the_learning_rate_is_the_jobs(run):
+    """Every optimizer step is made at the learning rate that was asked for (the jobs ask for a constant one)."""
+    for step in run.steps:
+        rate = run.job.learning_rate
+        yield step, math.isclose(step.learning_rate, rate, rel_tol=1e-12), f"step {step.index}: lr {step.learning_rate}"
+
+
+@must(laws=("ST-ZEROLR",), floor=1)
+def rate_zero_changes_nothing(run):
+    """With learning rate 0 and no decay every parameter stays bitwise as it was."""
+    if run.job.learning_rate == 0:
+        for step in run.steps:
+            same = all(bool((step.before[name] == value).all()) for name, value in step.after.items())
+            yield step, same, f"step {step.index} changed parameters at learning rate 0"
+
+
+@must(laws=("ST-RESUME",), claim="resume", floor=1)
+def resuming_equals_not_stopping(run):
+    """Saved, lost and loaded again, a run ends with bitwise the parameters of the run that went on.
+
+    The data starts over (transformers#8878, accelerate#4071), the schedule or the optimizer restarts (Lightning#4655),
+    the random state is lost and dropout draws another mask.
+    """
+    if run.job.resume_at is not None and run.twin is not None:
+        for name, value in run.final.items():
+            yield run, bool((value == run.twin.final[name]).all()), f"{name} differs from the uninterrupted run"
+
+
+@must(laws=("ST-DET", "PK-DET"), floor=1)
+def the_same_job_gives_the_same_model(run):
+    """The same job and seed end with bitwise the same parameters.
+
+    Unseeded order, sets in the data path: then no other comparison means anything.
+    """
+    if run.job.resume_at is None and run.twin is not None:
+        for name, value in run.final.items():
+            yield run, bool((value == run.twin.final[name]).all()), f"{name} differs between two equal runs"
+
+
+@should(laws=("ST-EPOCH", "ST-DET"), floor=1)
+def epochs_differ_in_order(run):
+    """The second epoch does not repeat the order of the first (trl#2030, torchtitan#2556)."""
+    if run.job.epochs < 2 or run.error:
+        return
+    order = [piece.example for piece in run.pieces]
+    half = len(order) // 2
+    if len(set(order)) > 4:
+        yield run, order[:half] != order[half : 2 * half], "both epochs have the same order"
+
+
+@must(laws=("ST-REPORT",), claim="log", floor=3)
+def the_reported_loss_is_the_mean_over_targets(run):
+    """The loss that is reported for a step is the mean over its targets.
+
+    Logged times or divided by the accumulation steps, per micro-batch, over other positions than the loss
+    (transformers#34191, #35527, trl#5620, verl#102).
+    """
+    losses = [loss for loss in run.job.reported.get("losses", []) if not math.isnan(loss)]
+    digits = run.job.reported.get("loss_digits")
+    stepped = [step for step in run.steps if run.targets_of_step[step.index]]
+    for step, loss in zip(stepped, losses, strict=False):
+        rows = [row for row in run.rows if row.step == step.index and row.target is not None]
+        mean = sum(row.nll for row in rows) / len(rows)
+        bound = 16 * roundoff(run) * (1 + mean) * 8 + (0.5 * 10.0**-digits if digits is not None else 0.0)
+        yield step, abs(loss - mean) <= bound, f"step {step.index}: mean {mean:.6g}, reported {loss:.6g}"
+
+
+@must(laws=("ST-EPOCH",), claim="accumulation", floor=3)
+def accumulation_makes_the_steps_asked_for(run):
+    """An epoch of m micro-batches makes ceil(m / accumulation) optimizer steps; the last may be smaller.
+
+    A partial window is lost, stepped never, or scaled as if it were full (ms-swift#10084).
+    """
+    if run.job.accumulation == 1 or run.error or run.job.world_size > 1:
+        return
+    window = run.job.accumulation
+    counts: dict[int, int] = {step.index: 0 for step in run.steps}
+    for forward in run.forwards:
+        counts[forward.step] = counts.get(forward.step, 0) + 1
+    for number, step in enumerate(run.steps):
+        full = counts[step.index] == window or (number + 1 == len(run.steps) and counts[step.index] <= window)
+        yield step, full, f"step {step.index} has {counts[step.index]} micro-batches of {window}"

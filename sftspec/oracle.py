@@ -1,0 +1,183 @@
+"""What a step has to compute, computed independently in float64 and compared within a derived bound.
+
+The oracle runs each example alone, padded at the right, in evaluation mode. It uses what the ledger says was trained
+(targets and weights), so that it judges the arithmetic and not the mask.
+
+Bounds (laws.md 0.3). Two programs for one real function each lie within e of it, and e is measured: the error of this
+same computation in the run's dtype. A trainer may differ by 4 e, plus a few roundings for another order of summation.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sftspec.run import Piece, Run, Step
+
+MAX_STEPS = 3
+ADAMW = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One step, computed in some dtype: hidden states and the pieces that they belong to, gradients by name."""
+
+    pieces: list[Piece]
+    hidden: Tensor
+    gradients: dict[str, Tensor]
+
+
+class Oracle:
+    """Comparisons of a run with its own reference; each yields (subject, …, error, bound)."""
+
+    def __init__(self, run: Run):
+        self.run = run
+        self._references: dict[tuple[int, torch.dtype], Reference] = {}
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        return next(iter(self.run.final.values())).dtype
+
+    @property
+    def roundoff(self) -> float:
+        return torch.finfo(self.dtype).eps / 2
+
+    @cached_property
+    def steps(self) -> list[Step]:
+        """The steps that are computed again: the first few, and none under dropout (its masks are the trainer's)."""
+        config = self.run.job.model.config
+        random = any(getattr(config, name, 0.0) for name in ("attention_dropout", "attn_pdrop", "resid_pdrop"))
+        return [] if random else [step for step in self.run.steps if self.run.targets_of_step[step.index]][:MAX_STEPS]
+
+    def reference(self, step: Step, dtype: torch.dtype) -> Reference:
+        key = (step.index, dtype)
+        if key not in self._references:
+            self._references[key] = self._compute(step, dtype)
+        return self._references[key]
+
+    @cached_property
+    def model(self) -> Any:
+        model = copy.deepcopy(self.run.job.model)
+        for module in model.modules():
+            module._forward_hooks.clear()
+        model.set_attn_implementation("eager")
+        return model.cpu().eval()
+
+    def _compute(self, step: Step, dtype: torch.dtype) -> Reference:
+        pieces = [piece for piece in self.run.pieces if piece.rows[0].step == step.index]
+        width = max(map(len, pieces))
+        model = self.model.to(dtype)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(step.before[name])
+                parameter.grad = None
+        ids = torch.zeros(len(pieces), width, dtype=torch.int64)
+        mask = torch.zeros(len(pieces), width, dtype=torch.int64)
+        targets = torch.full((len(pieces), width), -1)
+        weights = torch.zeros(len(pieces), width, dtype=torch.float64)
+        for index, piece in enumerate(pieces):
+            ids[index, : len(piece)] = torch.tensor([row.token for row in piece.rows])
+            mask[index, : len(piece)] = 1
+            targets[index, : len(piece)] = torch.tensor(
+                [-1 if row.target is None else row.target for row in piece.rows]
+            )
+            weights[index, : len(piece)] = torch.tensor([row.weight for row in piece.rows], dtype=torch.float64)
+        output = model(
+            input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True
+        )
+        scored = targets >= 0
+        logits = output.logits[scored]
+        logits = logits if dtype == torch.float64 else logits.float()
+        losses = torch.logsumexp(logits, -1) - logits.gather(-1, targets[scored][:, None]).squeeze(-1)
+        (losses * weights[scored].to(losses.dtype)).sum().backward()
+        gradients = {
+            name: parameter.grad.detach().double().clone()
+            for name, parameter in model.named_parameters()
+            if parameter.grad is not None
+        }
+        return Reference(pieces, output.hidden_states[-1].detach().double(), gradients)
+
+    def compare_hidden(self) -> Iterator[tuple[Piece, float, float]]:
+        """(piece, largest difference of its hidden states from those alone in float64, bound)."""
+        for step in self.steps:
+            exact, same = self.reference(step, torch.float64), self.reference(step, self.dtype)
+            largest = float(exact.hidden.abs().max())
+            bound = 4 * float((same.hidden - exact.hidden).abs().max()) + 8 * self.roundoff * largest
+            for index, piece in enumerate(exact.pieces):
+                first = piece.rows[0]
+                hidden = self.run.forwards[first.forward].hidden[first.row, first.column : first.column + len(piece)]
+                error = float((hidden.cpu().double() - exact.hidden[index, : len(piece)]).abs().max())
+                yield piece, error, bound
+
+    def compare_gradients(self) -> Iterator[tuple[Step, str, float, float]]:
+        """(step, parameter, relative difference of its gradient from float64, bound)."""
+        for step in self.steps:
+            exact, same = self.reference(step, torch.float64), self.reference(step, self.dtype)
+            for name, gradient in exact.gradients.items():
+                size = float(gradient.norm())
+                if size == 0.0:
+                    continue
+                got = step.gradients.get(name)
+                error = 1.0 if got is None else float((got.cpu().double() - gradient).norm()) / size
+                own = float((same.gradients[name] - gradient).norm()) / size
+                yield step, name, error, 4 * own + 64 * self.roundoff
+
+    def clip_factors(self) -> Iterator[tuple[Step, float, float, float]]:
+        """(step, factor by which its gradient was scaled, norm before, spread of the factor over parameters).
+
+        The weights of a token mean sum to 1, so their sum is the factor; the norm before is that of the float64 gradient.
+        """
+        for step in self.steps:
+            factor = sum(row.weight for row in self.run.rows if row.step == step.index and row.target is not None)
+            exact = self.reference(step, torch.float64).gradients
+            norm = float(torch.stack([gradient.norm() for gradient in exact.values()]).norm())
+            ratios = [
+                float(step.gradients[name].cpu().double().norm() / gradient.norm())
+                for name, gradient in exact.items()
+                if name in step.gradients and float(gradient.norm()) > 1e-3 * norm
+            ]
+            yield step, factor, norm / factor if factor else 0.0, max(abs(ratio - 1) for ratio in ratios)
+
+    def sgd_errors(self) -> Iterator[tuple[Step, str, float, float]]:
+        """(step, parameter, largest difference from p - lr g, bound): u (|p| + 2 lr |g|), twice."""
+        for step in self.run.steps:
+            for name, before in step.before.items():
+                gradient = step.gradients.get(name)
+                change = 0.0 if gradient is None else self.run.job.learning_rate * gradient.double()
+                yield step, name, *self._largest(step, name, before.double() - change, 2 * abs(change) + before.abs(), 2)
+
+    def adamw_errors(self) -> Iterator[tuple[Step, str, float, float]]:
+        """(step, parameter, largest difference from AdamW in float64, bound): 16 u (|p| + lr).
+
+        A parameter may be exempt from the decay: of the two results the nearer one counts.
+        """
+        job, first, second = self.run.job, {}, {}
+        for count, step in enumerate(self.run.steps, 1):
+            for name, before in step.before.items():
+                if name not in step.gradients:
+                    continue
+                gradient = step.gradients[name].double()
+                beta1, beta2 = ADAMW["beta1"], ADAMW["beta2"]
+                first[name] = beta1 * first.get(name, torch.zeros_like(gradient)) + (1 - beta1) * gradient
+                second[name] = beta2 * second.get(name, torch.zeros_like(gradient)) + (1 - beta2) * gradient**2
+                moment = first[name] / (1 - beta1**count)
+                root = (second[name] / (1 - beta2**count)).sqrt() + ADAMW["eps"]
+                update = job.learning_rate * moment / root
+                results = [
+                    self._largest(step, name, before.double() * keep - update, before.abs() + job.learning_rate, 16)
+                    for keep in (1 - job.learning_rate * job.weight_decay, 1.0)
+                ]
+                yield step, name, *min(results, key=lambda result: result[0] / result[1])
+
+    def _largest(self, step: Step, name: str, expected: Tensor, size: Tensor, factor: float) -> tuple[float, float]:
+        """The element of a parameter that is worst against its bound: (difference, bound)."""
+        error = (step.after[name].double() - expected).abs()
+        bound = factor * self.roundoff * size.double() + 1e-300
+        worst = int((error / bound).argmax())
+        return float(error.flatten()[worst]), float(bound.flatten()[worst])
