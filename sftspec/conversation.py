@@ -1,17 +1,19 @@
 """A conversation is a list of messages, and nothing of it is lost on the way in.
 
 Rule of this file: what cannot be read exactly is refused with its place (file, line, message) and what to do. A reader
-that skips what it does not understand trains another data set than the one that was given to it.
+that skips what it does not understand trains another data set than the one that was given to it. Empty contents and
+roles in any order are legal here; what order a template allows is the template's matter.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 ROLES = ("system", "user", "assistant", "tool")
+MAX_DEPTH = 64  # of the JSON in tools and tool_calls; real schemas stay under 20
 
 
 class ConversationError(ValueError):
@@ -19,7 +21,7 @@ class ConversationError(ValueError):
 
 
 class Conversation(list):
-    """A list of message dicts (`role`, `content`, optional `train`), with the place it was read from.
+    """A list of message dicts (`role`, `content`, optional `train`, `tool_calls`), with the place it was read from.
 
     source  where it came from, such as "data.jsonl:12" ("" when made in memory)
     tools   tool definitions for the template, or None
@@ -35,51 +37,207 @@ class Conversation(list):
         return list(self)
 
 
-def check_conversation(messages: Any, source: str = "conversation") -> Conversation:
-    """The messages as a Conversation, or a ConversationError that names the message and the fault."""
+def check_conversation(messages: Any, source: str = "conversation", tools: list | None = None) -> Conversation:
+    """The messages as a Conversation, or a ConversationError that names the message and the fault.
+
+    Takes a list of messages or an object `{"messages": …, "tools": …}`. Text parts of a content (OpenAI) are joined,
+    OpenAI's `weight` 0 or 1 becomes `train`; everything else stays as it is.
+    """
     if isinstance(messages, Mapping) and "messages" in messages:
-        return check_conversation(messages["messages"], source)
+        return check_conversation(messages["messages"], source, tools or messages.get("tools"))
     if not isinstance(messages, (list, tuple)):
         raise ConversationError(f"{source}: expected a list of messages, found {type(messages).__name__}")
+    source = getattr(messages, "source", "") or source
     if not messages:
         raise ConversationError(f"{source}: the conversation has no message; remove it from the file")
-    for index, message in enumerate(messages):
-        place = f"{source}, message {index}"
-        if not isinstance(message, Mapping):
-            raise ConversationError(f"{place}: expected an object with role and content, found {message!r:.60}")
-        role = message.get("role")
-        if role not in ROLES:
-            raise ConversationError(f"{place}: unknown role {role!r}; known roles are {', '.join(ROLES)}")
-        if not isinstance(message.get("content"), str):
+    tools = tools or getattr(messages, "tools", None)
+    checked = [_check_message(message, f"{source}, message {index}") for index, message in enumerate(messages)]
+    return Conversation(checked, source, _check_tools(tools, source) if tools else None)
+
+
+def _check_message(message: Any, place: str) -> Mapping:
+    if not isinstance(message, Mapping):
+        raise ConversationError(f"{place}: expected an object with role and content, found {message!r:.60}")
+    role = message.get("role")
+    if role not in ROLES:
+        raise ConversationError(f"{place}: unknown role {role!r:.60}; known roles are {', '.join(ROLES)}")
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "".join(_text_of_part(part, f"{place}, content part {number}") for number, part in enumerate(content))
+        message = {**message, "content": content}
+    if isinstance(content, str):
+        check_text(content, place)
+    elif content is not None or not message.get("tool_calls"):
+        raise ConversationError(
+            f'{place}: content is {content!r:.60}, not a string; write "" for an empty message, or remove it'
+        )
+    if len(message) > 2:
+        message = _check_optional(message, place)
+    return message
+
+
+def _check_optional(message: Mapping, place: str) -> Mapping:
+    if "weight" in message:
+        if message["weight"] not in (0, 1) or "train" in message:
             raise ConversationError(
-                f"{place}: content is {message.get('content')!r:.60}, not a string; "
-                'write "" for an empty message, or remove it'
+                f"{place}: weight is {message['weight']!r:.60}; write 0 or 1, or train instead of it"
             )
-        if not isinstance(message.get("train", True), bool):
-            raise ConversationError(f"{place}: train is {message['train']!r:.60}; write true or false")
-    source = getattr(messages, "source", "") or source
-    return Conversation(messages, source, getattr(messages, "tools", None))
+        message = {**message, "train": bool(message["weight"])}
+        del message["weight"]
+    if not isinstance(message.get("train", True), bool):
+        raise ConversationError(f"{place}: train is {message['train']!r:.60}; write true or false")
+    if message.get("function_call"):
+        raise ConversationError(f"{place}: function_call is OpenAI's old form; write tool_calls with one function")
+    if message.get("reasoning_content") is not None:
+        if not isinstance(message["reasoning_content"], str):
+            raise ConversationError(f"{place}: reasoning_content is {message['reasoning_content']!r:.60}, not a string")
+        check_text(message["reasoning_content"], place)
+    if message.get("tool_calls"):
+        _check_tool_calls(message, place)
+    return message
+
+
+def _text_of_part(part: Any, place: str) -> str:
+    if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
+        return part["text"]
+    raise ConversationError(f'{place}: only {{"type": "text", "text": …}} can be trained on here, found {part!r:.60}')
+
+
+def check_text(text: str, place: str) -> None:
+    """Refuse what no tokenizer can encode: half of a surrogate pair."""
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConversationError(
+            f"{place}: character {error.start} is a lone surrogate ({text[error.start]!a}), which is no text; "
+            "repair the source, or replace it with U+FFFD"
+        ) from None
+
+
+def _check_tool_calls(message: Mapping, place: str) -> None:
+    if message["role"] != "assistant":
+        raise ConversationError(
+            f"{place}: tool_calls in a message from {message['role']}; only an assistant calls tools"
+        )
+    calls = message["tool_calls"]
+    if not isinstance(calls, list):
+        raise ConversationError(f"{place}: tool_calls is {calls!r:.60}, not a list")
+    for number, call in enumerate(calls):
+        here = f"{place}, tool call {number}"
+        function = call.get("function", call) if isinstance(call, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise ConversationError(
+                f'{here}: expected {{"function": {{"name": …, "arguments": …}}}}, found {call!r:.60}'
+            )
+        if not isinstance(function.get("arguments"), (Mapping, str)):
+            raise ConversationError(f"{here}: arguments is {function.get('arguments')!r:.60}; write an object")
+        _check_json(function, here)
+
+
+def _check_tools(tools: Any, source: str) -> list:
+    if not isinstance(tools, (list, tuple)):
+        raise ConversationError(f"{source}: tools is {tools!r:.60}; write a list of JSON schemas")
+    for number, tool in enumerate(tools):
+        place = f"{source}, tool {number}"
+        function = tool.get("function", tool) if isinstance(tool, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            raise ConversationError(
+                f'{place}: expected {{"type": "function", "function": {{"name": …, …}}}}, found {tool!r:.60}'
+            )
+        _check_json(tool, place)
+    return list(tools)
+
+
+def _check_json(value: Any, place: str, depth: int = 0) -> None:
+    """Refuse what JSON cannot say, and depth that would exhaust the stack of whoever writes it."""
+    if depth > MAX_DEPTH:
+        raise ConversationError(f"{place}: more than {MAX_DEPTH} levels of nesting; flatten it")
+    if isinstance(value, str):
+        check_text(value, place)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise ConversationError(f"{place}: the key {key!r:.60} is not a string")
+            check_text(key, place)
+            _check_json(item, place, depth + 1)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _check_json(item, place, depth + 1)
+    elif isinstance(value, float) and not -float("inf") < value < float("inf"):
+        raise ConversationError(f"{place}: {value!r} is no JSON number; write a string or null")
+    elif not (value is None or isinstance(value, (bool, int, float))):
+        raise ConversationError(f"{place}: {value!r:.60} is a {type(value).__name__}, which JSON cannot say")
 
 
 def load_conversations(path: str | Path) -> list[Conversation]:
-    """Read a JSONL file of `{"messages": [...]}` objects.
+    """Read a file of conversations, in any of the forms of `sftspec.formats`.
 
-    Returns one Conversation for each non-blank line; raises ConversationError with file, line and message.
+    JSON Lines (one record a line, blank lines between them ignored), or one JSON document with a list of records;
+    UTF-8, with or without a byte order mark. Returns one Conversation for each record. Raises ConversationError with
+    file, line and message.
     """
+    from sftspec.formats import read_record
+
     path = Path(path)
-    conversations = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            source = f"{path.name}:{number}"
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ConversationError(f"{source}, column {error.colno}: not valid JSON ({error.msg})") from None
-            if not isinstance(record, Mapping) or "messages" not in record:
-                raise ConversationError(f"{source}: expected an object with the key messages")
-            conversations.append(check_conversation(record["messages"], source))
+    conversations = [read_record(record, source) for source, record in _records(path)]
     if not conversations:
         raise ConversationError(f"{path.name}: the file holds no conversation")
     return conversations
+
+
+def _records(path: Path) -> Iterator[tuple[str, Any]]:
+    data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    opening = data.lstrip()[:1]
+    if opening == b"[" or (opening == b"{" and path.suffix == ".json"):
+        try:
+            document = _parse(data, path.name)
+        except ConversationError:
+            # Several JSON values in one file are lines; what is wrong with one of them is said with its number.
+            if len(data.split(b"\n", 1)[0].strip()) <= 1 or b"\n" not in data.strip():
+                raise
+        else:
+            yield from _records_of_document(document, path.name)
+            return
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if line.strip():
+            source = f"{path.name}:{number}"
+            yield source, _parse(line, source)
+
+
+def _records_of_document(document: Any, name: str) -> Iterator[tuple[str, Any]]:
+    is_one = not isinstance(document, list) or (document and isinstance(document[0], Mapping) and "role" in document[0])
+    if is_one:
+        yield name, document
+    else:
+        for number, record in enumerate(document):
+            yield f"{name}, record {number}", record
+
+
+def _parse(data: bytes, source: str) -> Any:
+    """Strict JSON: no duplicate keys (one of the two values would be lost), no NaN, no other encoding than UTF-8."""
+    try:
+        return json.loads(data.decode(), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise ConversationError(f"{source}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
+    except json.JSONDecodeError as error:
+        line = f", line {error.lineno}" if error.lineno > 1 else ""
+        raise ConversationError(f"{source}{line}, column {error.colno}: not valid JSON ({error.msg})") from None
+    except RecursionError:
+        raise ConversationError(f"{source}: nested too deeply to be read; flatten it") from None
+    except ValueError as error:
+        raise ConversationError(f"{source}: {error}") from None
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r:.60} is there twice, and one value would be lost; remove one")
+    return record
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number; write a string or null")

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from sftspec.conversation import check_conversation
+from sftspec.spans import WRITTEN_KINDS
 from sftspec.templates import Rendered, Template, find_template, render
 from sftspec.tokenization import tokenize
 
@@ -44,7 +45,7 @@ class Conventions:
 
     def trained_kinds(self) -> frozenset[str]:
         chosen = {"end_of_turn": self.end_of_turn, "separator": self.separator, "header": self.header}
-        return frozenset({"content", *(kind for kind, train in chosen.items() if train)})
+        return WRITTEN_KINDS | {kind for kind, train in chosen.items() if train}
 
 
 @dataclass(frozen=True)
@@ -118,12 +119,13 @@ def encode(
     messages: list[dict],
     template: str | Template = "chatml/openai",
     tokenizer=None,
-    special_tokens: str = "parse",
-    tokenization: str = "whole",
+    special_tokens: str | None = None,
+    tokenization: str | None = None,
     add_generation_prompt: bool = False,
     max_length: int | None = None,
     policy: str = "all",
     conventions: Conventions = Conventions(),
+    tools: list[dict] | None = None,
 ) -> Encoded:
     """Render, tokenize and mask one conversation.
 
@@ -132,12 +134,15 @@ def encode(
         template: name of a variant (`sftspec.templates.TEMPLATES`).
         tokenizer: `tokenizers.Tokenizer` or a fast Hugging Face tokenizer.
         special_tokens: "parse" turns control strings inside contents into control tokens, as Hugging Face does;
-            "literal" encodes them as the text they are, so that no content can forge a turn.
-        tokenization: "whole" encodes the rendered text in one piece; "segmented" encodes each span by itself.
+            "literal" encodes them as the text they are, so that no content can forge a turn. None: as the template's
+            source does (`Template.special_tokens`).
+        tokenization: "whole" encodes the rendered text in one piece; "segmented" encodes each span by itself. None: as
+            the template's source does (`Template.tokenization`).
         add_generation_prompt: end with the assistant's header.
         max_length: cut after so many tokens (None: never).
         policy: which messages are trained: "all" assistant turns, the "last" one, or "every-token".
         conventions: which parts of a trained turn are targets.
+        tools: definitions of tools, for a template with a place for them.
     Returns:
         Encoded: input_ids and labels of equal length.
     Raises:
@@ -145,7 +150,7 @@ def encode(
     """
     if tokenizer is None:
         raise EncodingError("encode needs a tokenizer: pass tokenizer=tokenizers.Tokenizer or a fast HF tokenizer")
-    conversation = check_conversation(messages)
+    conversation = check_conversation(messages, tools=tools)
     variant = find_template(template)
     rendered = render(conversation, variant, add_generation_prompt)
     ids, owners, last = tokenize(rendered, variant, tokenizer, special_tokens, tokenization)

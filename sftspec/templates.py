@@ -1,120 +1,134 @@
-"""A template turns messages into text and says of every character what it is.
+"""Named templates: messages to text, and of every character what it is.
 
-Rule of this file: the spans partition the text. The loss mask is read off the spans and never searched for in the text
-or in the tokens: a marker may also stand in what somebody wrote (trl#1184, axolotl#3754), and a span cannot be forged.
-
-A variant is a function that yields pieces `(kind, message index, text)` in order:
-
-    bos                the token that opens the sequence
-    header             who speaks: control tokens, role, newline
-    content            what the message says, after the variant's declared trimming
-    end_of_turn        the token that ends a turn (for an assistant: the one that makes generation stop)
-    separator          what stands between turns after the end-of-turn token (ChatML: a newline)
-    generation_prompt  the header of the turn that the model is to write
+Rule of this file: a template is named with its variant, because "ChatML" or "the Llama-2 template" is not one text.
+Where implementations disagree the variant states its choice (the table `TEMPLATES`), or it is an axis of `encode`, or a
+convention (`Conventions`). A field that a variant has no place for is refused, not dropped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from sftspec.conversation import check_conversation
+from sftspec import chatml, llama
+from sftspec.conversation import Conversation, check_conversation
+from sftspec.spans import Piece, Rendered, Span, TemplateError, assemble
 
-Piece = tuple[str, int, str]
-
-
-class TemplateError(ValueError):
-    """A template that does not exist, or cannot render these messages; says which and what to do."""
-
-
-@dataclass(frozen=True)
-class Span:
-    """text[start:end] is of this kind and belongs to message `message` (-1: to none)."""
-
-    start: int
-    end: int
-    kind: str
-    message: int
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """The text of a conversation and the spans that partition it, in order."""
-
-    text: str
-    spans: tuple[Span, ...]
-
-    def of(self, kind: str, message: int | None = None) -> list[str]:
-        """The texts of all spans of a kind (of one message, if given)."""
-        return [
-            self.text[span.start : span.end]
-            for span in self.spans
-            if span.kind == kind and message in (None, span.message)
-        ]
-
-
-def chatml_openai(messages: list[dict], add_generation_prompt: bool) -> Iterator[Piece]:
-    """ChatML as OpenAI published it: no BOS, no default system message, nothing trimmed, a newline after every turn.
-
-    Source: openai/openai-python chatml.md (2023) and every Jinja copy of it.
-    """
-    for index, message in enumerate(messages):
-        yield "header", index, f"<|im_start|>{message['role']}\n"
-        yield "content", index, message["content"]
-        yield "end_of_turn", index, "<|im_end|>"
-        yield "separator", index, "\n"
-    if add_generation_prompt:
-        yield "generation_prompt", -1, "<|im_start|>assistant\n"
+__all__ = ["TEMPLATES", "Piece", "Rendered", "Span", "Template", "TemplateError", "find_template", "render"]
 
 
 @dataclass(frozen=True)
 class Template:
     """A named variant.
 
-    name           "family/variant"
-    pieces         the generator above
-    control        the control tokens of its structure, longest first
-    end_of_turn    the token at the end of an assistant turn
+    name               "family/variant"
+    pieces             generator: (messages, add_generation_prompt) to pieces (spans.py)
+    control            the control tokens of its structure ((): every added token of the tokenizer)
+    end_of_turn        the token at the end of an assistant turn, which has to stop generation
+    bos                the token that opens a sequence; it stands in the text, and the tokenizer adds none ("": none)
+    special_tokens     how its source encodes control strings in contents: "parse" or "literal"
+    tokenization       how its source cuts text for the tokenizer: "whole" or "segmented"
+    places             the optional fields that it renders: "tools", "tool_calls", "reasoning_content"
+    prefix_preserving  a longer conversation begins with the text of the shorter one (false: it rewrites history)
     """
 
     name: str
     pieces: Callable[[list[dict], bool], Iterator[Piece]]
     control: tuple[str, ...]
     end_of_turn: str
+    bos: str = ""
+    special_tokens: str = "parse"
+    tokenization: str = "whole"
+    places: frozenset[str] = frozenset()
+    prefix_preserving: bool = True
 
+
+CHATML = {"control": ("<|im_start|>", "<|im_end|>"), "end_of_turn": "<|im_end|>"}
+TOOLS = frozenset({"tools", "tool_calls"})
+QWEN25 = CHATML | {"control": (*CHATML["control"], "<tool_call>", "</tool_call>"), "places": TOOLS}
+THINK = ("<think>", "</think>", "<tool_response>", "</tool_response>")
+QWEN3 = QWEN25 | {
+    "control": (*QWEN25["control"], *THINK),
+    "places": TOOLS | {"reasoning_content"},
+    "prefix_preserving": False,
+}
+LLAMA2 = {"control": ("<s>", "</s>"), "bos": "<s>", "end_of_turn": "</s>"}
+LLAMA3 = {
+    "control": ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+    "bos": "<|begin_of_text|>",
+    "end_of_turn": "<|eot_id|>",
+}
+BY_SEGMENT = {"special_tokens": "literal", "tokenization": "segmented"}
 
 TEMPLATES = {
-    "chatml/openai": Template("chatml/openai", chatml_openai, ("<|im_start|>", "<|im_end|>"), "<|im_end|>"),
+    template.name: template
+    for template in (
+        Template("chatml/openai", chatml.openai, **CHATML),
+        Template("chatml/qwen1", chatml.qwen1, **CHATML, **BY_SEGMENT),
+        Template("chatml/qwen2", chatml.qwen2, **CHATML),
+        Template("chatml/qwen2.5", chatml.qwen25, **QWEN25),
+        Template("chatml/qwen3", chatml.qwen3, **QWEN3),
+        Template("chatml/qwen3-nothink", chatml.qwen3_nothink, **QWEN3),
+        Template("llama2/meta", llama.llama2_meta, **LLAMA2, special_tokens="literal"),
+        Template("llama2/hf", llama.llama2_hf, **LLAMA2),
+        Template("llama3/meta", llama.llama3, **LLAMA3, **BY_SEGMENT),
+        Template("llama3/hf", llama.llama3, **LLAMA3),
+        Template(
+            "llama3/llama-models", llama.llama3_llama_models, **LLAMA3, **BY_SEGMENT, places=frozenset({"tool_calls"})
+        ),
+        Template("llama3.1/hf", llama.llama31_hf, **LLAMA3, places=TOOLS),
+    )
 }
 
 
-def find_template(name: str | Template) -> Template:
-    """The template of that name, or a TemplateError that lists the names."""
+def find_template(name: str | Path | Template) -> Template:
+    """The template of that name, or of that Jinja file or tokenizer directory.
+
+    Raises TemplateError, which lists the names.
+    """
     if isinstance(name, Template):
         return name
-    if name not in TEMPLATES:
-        raise TemplateError(f"unknown template {name!r}; known: {', '.join(sorted(TEMPLATES))}")
-    return TEMPLATES[name]
+    if name in TEMPLATES:
+        return TEMPLATES[name]
+    raise TemplateError(f"unknown template {name!r}; known: {', '.join(sorted(TEMPLATES))}")
 
 
 def render(
-    messages: list[dict], template: str | Template = "chatml/openai", add_generation_prompt: bool = False
+    messages: list[dict],
+    template: str | Template = "chatml/openai",
+    add_generation_prompt: bool = False,
+    tools: list[dict] | None = None,
 ) -> Rendered:
     """Render a conversation.
 
     Args:
-        messages: dicts with `role` and `content`.
+        messages: dicts with `role` and `content`, or an object `{"messages": …, "tools": …}`.
         template: name of a variant.
         add_generation_prompt: end with the header of the assistant's turn to be written.
+        tools: definitions of tools, for a template with a place for them.
     Returns:
         Rendered, whose spans partition its text.
     Raises:
         ConversationError, TemplateError.
     """
     variant = find_template(template)
-    spans, parts, position = [], [], 0
-    for kind, message, text in variant.pieces(check_conversation(messages), add_generation_prompt):
-        spans.append(Span(position, position + len(text), kind, message))
-        parts.append(text)
-        position += len(text)
-    return Rendered("".join(parts), tuple(spans))
+    conversation = check_conversation(messages, tools=tools)
+    _refuse_what_has_no_place(conversation, variant)
+    return assemble(variant.pieces(conversation, add_generation_prompt))
+
+
+def _refuse_what_has_no_place(conversation: Conversation, variant: Template) -> None:
+    if conversation.tools and "tools" not in variant.places:
+        raise TemplateError(
+            f"{variant.name} has no place for tools; choose a template that has, such as chatml/qwen2.5"
+        )
+    for field in ("tool_calls", "reasoning_content"):
+        if field in variant.places:
+            continue
+        for index, message in enumerate(conversation):
+            if message.get(field):
+                raise TemplateError(
+                    f"message {index}: {variant.name} has no place for {field}; write it into content, or choose "
+                    "a template that renders it, such as chatml/qwen3"
+                )

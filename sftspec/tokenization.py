@@ -6,105 +6,136 @@ Two axes on which real implementations differ, both stated and neither hidden:
                     literal   only the template's own control tokens do (Meta, Qwen's make_context)
     tokenization    whole     text between control tokens is encoded in one piece: merges may cross a span's edge
                     segmented every span is encoded by itself: no merge crosses an edge
+
+Rule of this file: a span's tokens are found from how many characters or bytes each token covers, never by encoding
+a prefix and counting (litgpt#1567: the merge that crosses the edge makes that count wrong by one). The text holds the
+template's BOS, and the tokenizer is never asked to add one.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from weakref import WeakKeyDictionary
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
-from sftspec.templates import Rendered, Span, Template
+from sftspec.spans import DATA_KINDS, Rendered
+from sftspec.templates import Template
+from sftspec.vocabulary import vocabulary_of
 
 AXES = {"special_tokens": ("parse", "literal"), "tokenization": ("whole", "segmented")}
 
-_literal_twins: WeakKeyDictionary = WeakKeyDictionary()
+Tokens = tuple[list[int], list[int], list[int]]
 
 
-def backend(tokenizer):
-    """The `tokenizers.Tokenizer` behind a fast Hugging Face tokenizer (or the tokenizer itself)."""
-    inner = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    if not hasattr(inner, "encode_batch"):
-        raise ValueError(f"{type(tokenizer).__name__} has no offsets: use a fast tokenizer (tokenizers.Tokenizer)")
-    return inner
+class Stretch(NamedTuple):
+    """Text that is encoded in one call.
 
+    text      the text
+    ends      where its parts end in the text, in characters
+    owners    the span that each part belongs to
+    control   it is a control token
+    """
 
-def literal_twin(tokenizer):
-    """The same vocabulary without added tokens: it cannot produce a control token, whatever the text."""
-    from tokenizers import Tokenizer
-
-    owner, inner = tokenizer, backend(tokenizer)
-    if owner not in _literal_twins:
-        state = json.loads(inner.to_str())
-        state["added_tokens"], state["post_processor"] = [], None
-        state["truncation"], state["padding"] = None, None
-        _literal_twins[owner] = Tokenizer.from_str(json.dumps(state))
-    return _literal_twins[owner]
+    text: str
+    ends: tuple[int, ...]
+    owners: tuple[int, ...]
+    control: bool
 
 
 def tokenize(
-    rendered: Rendered, template: Template, tokenizer, special_tokens: str = "parse", tokenization: str = "whole"
-) -> tuple[list[int], list[int], list[int]]:
+    rendered: Rendered,
+    template: Template,
+    tokenizer: Any,
+    special_tokens: str | None = None,
+    tokenization: str | None = None,
+) -> Tokens:
     """Encode a rendered conversation.
 
     Returns three lists of length T: the ids, the index of the span in which each token starts, and the index of the
-    span in which it ends.
+    span in which it ends. An axis that is None is the template's own.
     """
-    for axis, value in (("special_tokens", special_tokens), ("tokenization", tokenization)):
-        if value not in AXES[axis]:
-            raise ValueError(f"{axis} is {value!r}; choose one of {', '.join(AXES[axis])}")
+    return tokenize_batch([rendered], template, tokenizer, special_tokens, tokenization)[0]
+
+
+def tokenize_batch(
+    batch: Sequence[Rendered],
+    template: Template,
+    tokenizer: Any,
+    special_tokens: str | None = None,
+    tokenization: str | None = None,
+) -> list[Tokens]:
+    """The same for many conversations at once; a stretch of text that occurs in several is encoded once."""
+    literal = _axis("special_tokens", special_tokens, template) == "literal"
+    whole = _axis("tokenization", tokenization, template) == "whole"
+    vocabulary = vocabulary_of(tokenizer)
+    if whole and not literal and not vocabulary.cuts_at_control:
+        rows = [[_everything(rendered)] if rendered.text else [] for rendered in batch]
+    else:
+        control = vocabulary.control_tokens(template.control)
+        rows = [list(_stretches(rendered, control, whole)) for rendered in batch]
+    texts = {(stretch.text, stretch.ends) for row in rows for stretch in row if not stretch.control}
+    covered = vocabulary.encode(texts, literal)
+    return [_join(row, covered, vocabulary.added) for row in rows]
+
+
+def _axis(name: str, value: str | None, template: Template) -> str:
+    value = value or getattr(template, name)
+    if value not in AXES[name]:
+        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(AXES[name])}")
+    return value
+
+
+def _everything(rendered: Rendered) -> Stretch:
+    owners = tuple(index for index, span in enumerate(rendered.spans) if span.end > span.start)
+    return Stretch(rendered.text, tuple(rendered.spans[index].end for index in owners), owners, False)
+
+
+def _stretches(rendered: Rendered, control: frozenset[str], whole: bool) -> Iterator[Stretch]:
+    """Cut the text at control tokens of the structure, and at every span's edge unless it is encoded whole."""
+    growing: list[tuple[str, int]] = []  # parts (text, span) of the stretch that the next part may still join
+    for index, (start, end, kind, _) in enumerate(rendered.spans):
+        text = rendered.text[start:end]
+        for part in (text,) if kind in DATA_KINDS else _cut(text, control):
+            is_control = part in control and kind not in DATA_KINDS
+            if growing and (is_control or not whole):
+                yield _stretch(growing)
+                growing = []
+            if is_control:
+                yield Stretch(part, (len(part),), (index,), True)
+            elif part:
+                growing.append((part, index))
+    if growing:
+        yield _stretch(growing)
+
+
+def _stretch(parts: list[tuple[str, int]]) -> Stretch:
+    ends, position = [], 0
+    for text, _ in parts:
+        position += len(text)
+        ends.append(position)
+    return Stretch("".join(text for text, _ in parts), tuple(ends), tuple(owner for _, owner in parts), False)
+
+
+@lru_cache(maxsize=4096)
+def _cut(text: str, control: frozenset[str]) -> tuple[str, ...]:
+    """The control tokens in a text, and what stands between them."""
+    if not control:
+        return (text,)
+    longest_first = sorted(control, key=len, reverse=True)
+    return tuple(part for part in re.split(f"({'|'.join(map(re.escape, longest_first))})", text) if part)
+
+
+def _join(row: list[Stretch], covered: dict, control_ids: dict[str, int]) -> Tokens:
     ids: list[int] = []
     first: list[int] = []
     last: list[int] = []
-    starts = _SpanFinder(rendered.spans)
-    for start, end, parse in _segments(rendered, template, special_tokens, tokenization):
-        text = rendered.text[start:end]
-        encoding = (backend(tokenizer) if parse else literal_twin(tokenizer)).encode(text, add_special_tokens=False)
-        ids.extend(encoding.ids)
-        for left, right in encoding.offsets:
-            first.append(starts.at(start + left))
-            last.append(starts.at(start + max(left, right - 1)))
+    for text, ends, owners, control in row:
+        if control:
+            new, starts, finals = [control_ids[text]], (0,), (0,)
+        else:
+            new, starts, finals = covered[text, ends]
+        ids += new
+        first += [owners[part] for part in starts]
+        last += [owners[part] for part in finals]
     return ids, first, last
-
-
-class _SpanFinder:
-    """Which span holds a character: spans are asked for from left to right."""
-
-    def __init__(self, spans: tuple[Span, ...]):
-        self.spans, self.index = spans, 0
-
-    def at(self, position: int) -> int:
-        while self.spans[self.index].end <= position:
-            self.index += 1
-        while self.spans[self.index].start > position:
-            self.index -= 1
-        return self.index
-
-
-def _segments(rendered: Rendered, template: Template, special_tokens: str, tokenization: str):
-    """The stretches of text that are encoded in one call: (start, end, control strings are parsed)."""
-    spans = [span for span in rendered.spans if span.end > span.start]
-    if tokenization == "whole" and special_tokens == "parse":
-        return [(0, len(rendered.text), True)] if rendered.text else []
-    control = re.compile("|".join(map(re.escape, sorted(template.control, key=len, reverse=True))))
-    pieces: list[list] = []
-    for span in spans:
-        structure = span.kind != "content"
-        cuts = [span.start]
-        if structure:
-            for match in control.finditer(rendered.text, span.start, span.end):
-                cuts += [match.start(), match.end()]
-        cuts.append(span.end)
-        for start, end in zip(cuts, cuts[1:], strict=False):
-            if start == end:
-                continue
-            is_control = structure and control.fullmatch(rendered.text, start, end) is not None
-            parse = is_control or special_tokens == "parse"
-            joins = (
-                pieces and tokenization == "whole" and not is_control and not pieces[-1][3] and pieces[-1][1] == start
-            )
-            if joins:
-                pieces[-1][1] = end
-            else:
-                pieces.append([start, end, parse, is_control])
-    return [(start, end, parse) for start, end, parse, _ in pieces]

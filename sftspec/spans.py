@@ -1,0 +1,86 @@
+"""Rendered text, and of every character what it is.
+
+Rule of this file: the spans partition the text. The loss mask is read off the spans and never searched for in the text
+or in the tokens: a marker may also stand in what somebody wrote (trl#1184, axolotl#3754), and a span cannot be forged.
+
+A template is a generator of pieces `(kind, message index, text)`, in order. The index is -1 for what belongs to no
+message. Kinds:
+
+    bos                the token that opens the sequence (Llama-2: every round)
+    preamble           what the template says by itself: default system prompt, date, instructions for tools
+    tools              definitions of tools
+    header             who speaks: control tokens, role, newline
+    content            what the message says, after the variant's declared trimming
+    reasoning          what it thought first
+    tool_call          a call of a tool, as JSON
+    generated          what the model writes around these three: think and tool tags, Llama-2's spaces
+    end_of_turn        what ends a turn (for an assistant: with the token that makes generation stop)
+    separator          what stands between turns after the end-of-turn token (ChatML: a newline)
+    generation_prompt  the header of the turn that the model is to write
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+Piece = tuple[str, int, str]
+
+# What people and models wrote: in these a control string may be text (axis special_tokens="literal").
+DATA_KINDS = frozenset({"content", "reasoning", "tool_call", "tools"})
+
+# What an assistant writes at inference before it ends its turn.
+WRITTEN_KINDS = frozenset({"content", "reasoning", "tool_call", "generated"})
+
+
+class TemplateError(ValueError):
+    """A template that does not exist, or cannot render these messages; says which and what to do."""
+
+
+class Span(NamedTuple):
+    """text[start:end] is of this kind and belongs to message `message` (-1: to none)."""
+
+    start: int
+    end: int
+    kind: str
+    message: int
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """The text of a conversation and the spans that partition it, in order."""
+
+    text: str
+    spans: tuple[Span, ...]
+
+    def of(self, kind: str, message: int | None = None) -> list[str]:
+        """The texts of all spans of a kind (of one message, if given)."""
+        return [
+            self.text[span.start : span.end]
+            for span in self.spans
+            if span.kind == kind and message in (None, span.message)
+        ]
+
+
+def assemble(pieces: Iterable[Piece]) -> Rendered:
+    """Join pieces to a text; their lengths give the spans."""
+    spans, parts, position = [], [], 0
+    for kind, message, text in pieces:
+        end = position + len(text)
+        spans.append(Span(position, end, kind, message))
+        parts.append(text)
+        position = end
+    return Rendered("".join(parts), tuple(spans))
+
+
+def strip_pieces(pieces: Iterable[Piece]) -> list[Piece]:
+    """The pieces of `text.strip()`: white space goes from both ends, over as many pieces as it covers."""
+    kept = list(pieces)
+    for order, strip in ((range(len(kept)), str.lstrip), (range(len(kept) - 1, -1, -1), str.rstrip)):
+        for position in order:
+            kind, message, text = kept[position]
+            kept[position] = (kind, message, strip(text))
+            if kept[position][2]:
+                break
+    return kept
