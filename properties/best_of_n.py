@@ -1,0 +1,235 @@
+"""Best-of-N: of a prompt's candidates, which one is selected.
+
+Selection is compared exactly; the one statistical property states its bound. Rewards are given as a list of rows, one
+row per prompt; NaN marks a candidate whose scoring broke. What selection is worth stands in `order_statistics`, the
+pipeline around it in `rejection_sampling`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+
+from hypothesis import strategies as st
+from sftspec.properties import must, should
+
+from sftspec.best_of_n import best_of_n, expected_max_normal, top_k  # noqa: F401 (the judge binds the seams)
+
+INF, NAN = math.inf, math.nan
+
+few = st.integers(-4, 4).map(float)  # small integers, so that ties are common
+finite = st.floats(allow_nan=False, allow_infinity=False) | few | st.sampled_from([0.0, -0.0, 5e-324, 1e308])
+rewards_row = st.lists(finite | st.just(-INF), min_size=1, max_size=7)
+distinct_row = st.lists(st.integers(-200, 200), min_size=2, max_size=7, unique=True).map(
+    lambda eighths: [k / 8 for k in eighths]
+)
+tables = st.integers(1, 6).flatmap(
+    lambda n: st.lists(st.lists(finite | st.just(-INF), min_size=n, max_size=n), min_size=1, max_size=4)
+)
+
+# Two prompts, one of them twice, and rewards that say which prompt and which candidate they belong to.
+PAIRED = [[1.0, 2.0, 3.0], [30.0, 10.0, 20.0], [1.0, 2.0, 3.0]]
+# Distinct rewards that a sigmoid in float32 (first) or bfloat16 (second) turns into ties.
+SATURATED = [[18.0, 20.0, 25.0], [6.5, 7.0, 8.0]]
+
+
+@must(
+    seam="best_of_n",
+    laws="BN-ARGMAX",
+    floor=20,
+    given={"rewards": tables},
+    examples=[{"rewards": PAIRED}, {"rewards": SATURATED}, {"rewards": [[-INF, -1e308]]}],
+)
+def the_winner_has_the_largest_reward(select, rewards):
+    """The winner's reward is the maximum of its prompt's rewards, compared as they were given.
+
+    An ascending sort keeps the worst (LLaMa2lang#52, trl#117 by label order); a squashed or rounded reward ties what
+    is distinct (bugs.md H22). Llama-2 section 3.2.3, arXiv:2307.09288.
+    """
+    for row, winner in zip(rewards, select(rewards), strict=True):
+        yield (row, int(winner)), row[int(winner)] == max(row), f"expected {max(row)}, selected {row[int(winner)]}"
+
+
+@must(
+    seam="best_of_n",
+    laws="BN-ALIGN",
+    floor=20,
+    given={"rewards": tables},
+    examples=[{"rewards": PAIRED}, {"rewards": [[1.0, 0.0], [9.0, 8.0], [2.0, 3.0]]}],
+)
+def a_prompt_is_decided_by_its_own_candidates(select, rewards):
+    """There is one winner per prompt, in the order of the prompts, the same as if that prompt stood alone.
+
+    One prompt, or equal prompts, hide completions paired with the wrong prompt (R1-V#67, d1#19; bugs.md H20).
+    """
+    winners = [int(winner) for winner in select(rewards)]
+    yield rewards, len(winners) == len(rewards), f"{len(winners)} winners for {len(rewards)} prompts"
+    for row, winner in zip(rewards, winners, strict=False):
+        alone = int(select([row])[0])
+        yield (rewards, row), winner == alone, f"selected {winner} among others, {alone} alone"
+
+
+@must(
+    seam="best_of_n",
+    laws="BN-PERM",
+    floor=20,
+    given={"row": distinct_row, "seed": st.integers(0, 99)},
+    examples=[{"row": [1.0, 3.0, 2.0], "seed": 1}],
+)
+def permuting_the_candidates_moves_the_winner_along(select, row, seed):
+    """Where rewards are distinct, the order of the candidates does not matter."""
+    shuffled = random.Random(seed).sample(row, len(row))
+    yield (row, shuffled), shuffled[int(select([shuffled])[0])] == row[int(select([row])[0])]
+
+
+tied = {"row": st.lists(st.sampled_from([0.0, -0.0, 1.0]), min_size=2, max_size=8)}
+tied_examples = [{"row": [1.0, 1.0, 1.0]}, {"row": [0.0, 1.0, 1.0]}, {"row": [-0.0, 0.0]}, {"row": [1.0] * 40}]
+
+
+@must(seam="best_of_n", laws="BN-TIE", floor=20, given=tied, examples=tied_examples)
+def ties_are_decided_the_same_way_each_time(select, row):
+    """Equal rewards have one winner, whenever they are compared."""
+    winners = {int(select([row])[0]) for _ in range(4)}
+    yield row, len(winners) == 1, f"winners {sorted(winners)} of the same rewards"
+
+
+@should(seam="best_of_n", laws="BN-TIE", floor=20, given=tied, examples=tied_examples)
+def the_first_of_equals_wins(select, row):
+    """Of equal rewards the candidate that was sampled first wins; -0.0 and 0.0 are equal."""
+    winner = int(select([row])[0])
+    yield row, winner == row.index(max(row)), f"expected {row.index(max(row))}, selected {winner}"
+
+
+@must(
+    seam="best_of_n",
+    laws="BN-NAN",
+    floor=60,
+    given={"row": rewards_row},
+    examples=[{"row": [1.0, 2.0]}, {"row": [-INF]}, {"row": [-INF, -INF]}, {"row": [0.0]}],
+)
+def a_candidate_without_a_reward_never_wins(select, row):
+    """A NaN reward is not selected at any position while another candidate has a reward, be it -inf.
+
+    argmax, topk and sort of PyTorch and NumPy order NaN first, Python's max keeps it where it comes first, NaN * 0 is
+    NaN, and NaN replaced by -inf ties with -inf (lassonet#20, trl#4501; bugs.md B-09, H21).
+    """
+    for position in range(len(row) + 1):
+        broken = [*row[:position], NAN, *row[position:]]
+        winner = int(select([broken])[0])
+        yield broken, broken[winner] == max(row), f"selected candidate {winner}, expected reward {max(row)}"
+
+
+@must(
+    seam="best_of_n",
+    laws="BN-NAN",
+    floor=5,
+    given={"count": st.integers(1, 6)},
+    examples=[{"count": 1}, {"count": 3}],
+)
+def a_prompt_without_rewards_is_refused_or_skipped(select, count):
+    """When no candidate has a reward, selection raises, or marks the prompt with a negative index or None."""
+    try:
+        (winner,) = select([[NAN] * count])
+    except Exception as error:
+        yield count, True, f"refused: {error}"
+    else:
+        yield count, winner is None or int(winner) < 0, f"selected {winner} of {count} broken candidates"
+
+
+@should(
+    seam="best_of_n",
+    laws="BN-NAN",
+    floor=20,
+    given={"row": rewards_row, "position": st.integers(0, 7)},
+    examples=[{"row": [1e308, 1.0], "position": 2}],
+)
+def an_infinite_reward_ranks_above_every_finite_one(select, row, position):
+    """+inf is a reward, and the largest."""
+    row = [*row[:position], INF, *row[position:]]
+    yield row, row[int(select([row])[0])] == INF
+
+
+@must(
+    seam="best_of_n",
+    laws="BN-MONO",
+    floor=60,
+    given={"row": st.lists(st.integers(-64, 64).map(lambda k: k / 8), min_size=1, max_size=7)},
+    examples=[{"row": [0.125, 0.25, 0.0]}, {"row": [5.0, 7.0, 6.0]}],
+)
+def only_the_order_of_rewards_matters(select, row):
+    """A strictly increasing function of the rewards leaves the winner where it was, also if each prompt has its own.
+
+    All functions here are exact in float32. Whitening over prompts, a global top-k, softmax sampling and rounding
+    before ranking fail (ms-swift#6683, LMFlow#293).
+    """
+    order = sorted(set(row))
+    changed = [[2 * r for r in row], [r + 2.0**17 for r in row], [float(order.index(r)) for r in row]]
+    expected = int(select([row])[0])
+    for new, winner in zip(changed, select(changed), strict=True):
+        yield (row, new), int(winner) == expected, f"expected {expected}, selected {int(winner)}"
+
+
+@must(
+    seam="best_of_n",
+    laws="BN-SUB",
+    floor=40,
+    given={"row": rewards_row},
+    examples=[{"row": [3.0]}, {"row": [2.0, 1.0, 4.0, 3.0]}],
+)
+def more_candidates_never_make_the_winner_worse(select, row):
+    """Best of one is that one, and the best of N + M is at least the best of N."""
+    best = [row[int(select([row[:n]])[0])] for n in range(1, len(row) + 1)]
+    yield row, best[0] == row[0]
+    for fewer, more in itertools.pairwise(best):
+        yield row, more >= fewer, f"winners' rewards with growing N: {best}"
+
+
+@must(
+    seam="best_of_n",
+    laws="BN-ARGMAX",
+    floor=20,
+    given={"row": rewards_row, "cut": st.integers(1, 6)},
+    examples=[{"row": [1.0, 9.0, 2.0, 8.0], "cut": 2}],
+)
+def selection_does_not_depend_on_sharding(select, row, cut):
+    """The winner among the winners of shards is the winner of all (ms-swift#10205: statistics per worker)."""
+    shards = [shard for shard in (row[:cut], row[cut:]) if shard]
+    best = [shard[int(select([shard])[0])] for shard in shards]
+    yield row, best[int(select([best])[0])] == row[int(select([row])[0])]
+
+
+@must(
+    seam="best_of_n",
+    laws="BN-EMAX",
+    floor=5,
+    given={"n": st.sampled_from([2, 4, 16]), "seed": st.integers(0, 9)},
+    examples=[{"n": 4, "seed": 0}],
+)
+def the_best_of_normal_rewards_is_their_expected_maximum(select, n, seed):
+    """Over 2,000 prompts with independent N(0, 1) rewards, the winners' mean is E[max of n] within five errors.
+
+    The maximum is a 1-Lipschitz function of n normals, so its variance is at most 1 (Poincaré): five standard errors
+    are 5 / sqrt(2000).
+    """
+    draw = random.Random(seed)
+    rewards = [[draw.gauss(0, 1) for _ in range(n)] for _ in range(2000)]
+    mean = math.fsum(row[int(winner)] for row, winner in zip(rewards, select(rewards), strict=True)) / 2000
+    expected = expected_max_normal(n)
+    yield n, abs(mean - expected) <= 5 / math.sqrt(2000), f"expected {expected:.4f}, mean {mean:.4f}"
+
+
+@must(
+    seam="top_k",
+    laws="BN-TOPK",
+    floor=60,
+    given={"row": rewards_row, "broken": st.integers(0, 7)},
+    examples=[{"row": [2.0, 5.0, 1.0, 5.0], "broken": 0}, {"row": [-INF, 1.0], "broken": 1}],
+)
+def the_k_best_are_the_k_largest(select_top, row, broken):
+    """The k selected are the k largest rewards, best first and each once, and no NaN is among them."""
+    with_nan = [*row[:broken], NAN, *row[broken:]]
+    for k in range(1, len(row) + 1):
+        chosen = [int(index) for index in select_top([with_nan], k)[0]]
+        rewards = [with_nan[index] for index in chosen]
+        yield (with_nan, k), rewards == sorted(row, reverse=True)[:k] and len(set(chosen)) == k, f"selected {rewards}"

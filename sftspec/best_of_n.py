@@ -1,0 +1,131 @@
+"""Best-of-N selection: of the N completions of a prompt, the one with the largest reward.
+
+The rule. Per prompt, the candidates are ordered by three keys, and nothing else decides:
+
+  1. a candidate that has a reward stands before one that has none (NaN, None, or a completion that is missing);
+  2. a larger reward stands before a smaller one, as IEEE 754 orders them: -inf < finite < +inf, and -0.0 ties with 0.0;
+  3. of equal rewards the candidate that was sampled first.
+
+Selection is per prompt (no statistic over prompts enters), and on the raw reward: a sigmoid maps 18, 20 and 25 to the
+same float32, bfloat16 maps 256 and 257 to the same number, and both turn the winner into a tie.
+
+Why selectors get it wrong: `argmax`, `topk` and `sort` of NumPy and PyTorch order NaN above every number, so the one
+candidate whose scoring broke is trained on; Python's `max` keeps a NaN only where it comes first, so the winner depends
+on the order. A NaN multiplied by a mask stays NaN. Replacing NaN by -inf lets it tie with a true -inf.
+
+Sources: Llama-2 §3.2.3 (rejection sampling, arXiv 2307.09288); laws BN-ARGMAX, BN-TIE, BN-NAN, BN-TOPK.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from sftspec.order_statistics import expected_best_of_n, expected_max_normal
+
+__all__ = ["UNRANKED", "best_of_n", "expected_best_of_n", "expected_max_normal", "top_k"]
+
+UNRANKED = -1
+"""The index that stands where no candidate with a reward is left (only with on_unranked="skip")."""
+
+
+def best_of_n(rewards: Any, on_unranked: Literal["error", "skip"] = "error") -> Any:
+    """The index of the winner of each prompt.
+
+    rewards       (P, N) array, tensor or nested lists, one row per prompt: rows may differ in length, None and NaN mean
+                  that a candidate has no reward. Or (N,), the candidates of a single prompt
+    on_unranked   what to do with a prompt that has no reward at all: "error", or "skip": its index is UNRANKED (-1), so
+                  that the number of skipped prompts is `(winners == UNRANKED).sum()`
+
+    Returns int64 indices of shape (P,), or () for a single prompt: a tensor for a tensor, otherwise NumPy.
+    Raises ValueError for an unranked prompt (by default), and for rewards that are not numbers in 1 or 2 dimensions.
+
+    >>> best_of_n([[0.5, float("nan"), 2.0], [1.0, 1.0, None]]).tolist()
+    [2, 0]
+    """
+    return top_k(rewards, 1, on_unranked)[..., 0][()]
+
+
+def top_k(rewards: Any, k: int, on_unranked: Literal["error", "skip"] = "error") -> Any:
+    """The indices of the k best candidates of each prompt, best first: (P, k), or (k,) for a single prompt.
+
+    Ties, missing rewards, types and errors as in `best_of_n`; with on_unranked="skip" a prompt that has fewer than k
+    rewards is filled up with UNRANKED.
+
+    >>> top_k([3.0, 1.0, 3.0, 2.0], 3).tolist()
+    [0, 2, 3]
+    """
+    if on_unranked not in ("error", "skip"):
+        raise ValueError(f"on_unranked is 'error' or 'skip', not {on_unranked!r}")
+    values = reward_table(rewards)
+    table = np.atleast_2d(values)
+    if not 1 <= k <= table.shape[1]:
+        raise ValueError(f"k = {k}, but a prompt has {table.shape[1]} candidates: choose 1 <= k <= candidates")
+    best = ranking(table)[:, :k]
+    ranked = np.take_along_axis(~np.isnan(table), best, axis=1)
+    if on_unranked == "error" and not ranked.all():
+        short = np.flatnonzero(~ranked.all(axis=1)).tolist()
+        raise ValueError(
+            f"{len(short)} of {len(table)} prompts have fewer than {k} rewards (prompts {short[:8]}): drop them, or"
+            f" pass on_unranked='skip' and count the indices that equal {UNRANKED}"
+        )
+    best = np.where(ranked, best, UNRANKED).reshape(*values.shape[:-1], k)
+    return torch.as_tensor(best, device=rewards.device) if isinstance(rewards, torch.Tensor) else best
+
+
+def ranking(table: np.ndarray) -> np.ndarray:
+    """All N candidates of each row of `table` (P, N), best first, in the order that the module declares.
+
+    >>> ranking(np.array([[2.0, np.nan, 5.0, 2.0, -np.inf]])).tolist()
+    [[2, 0, 3, 4, 1]]
+    """
+    # A stable ascending sort of the mirrored row, read backwards: the first of equals comes first without negating a
+    # reward (the smallest integer has no negative), and NaN cannot tie with -inf: validity is a key of its own.
+    mirrored = table[:, ::-1]
+    ascending = np.lexsort((mirrored, ~np.isnan(mirrored)), axis=-1)
+    return (table.shape[1] - 1 - ascending)[:, ::-1].astype(np.int64)
+
+
+def reward_table(rewards: Any) -> np.ndarray:
+    """Rewards as one array (P, N) or (N,), NaN where a candidate has none; integers stay exact integers."""
+    if isinstance(rewards, torch.Tensor):
+        rewards = rewards.detach().cpu()
+        values = (rewards.double() if rewards.is_floating_point() else rewards.long()).numpy()
+    elif isinstance(rewards, np.ndarray) or not isinstance(rewards, Iterable):
+        values = np.asarray(rewards)
+    else:
+        rows = list(rewards)
+        nested = any(isinstance(row, (Sequence, np.ndarray, torch.Tensor)) and np.ndim(row) for row in rows)
+        values = np.array(_rectangle(rows) if nested else [_number(reward) for reward in rows])
+    if values.dtype.kind not in "biuf" or values.ndim not in (1, 2) or values.shape[-1] == 0:
+        raise ValueError(
+            f"rewards of shape {values.shape} and type {values.dtype}: expected numbers, (prompts, candidates) or"
+            " (candidates,) with at least one candidate"
+        )
+    return values
+
+
+def _rectangle(rows: Any) -> list[list[float]]:
+    """Rows of unequal length, filled up with NaN: a completion that is missing has no reward."""
+    table = [[_number(reward) for reward in row] for row in rows]
+    width = max(map(len, table))
+    return [row + [float("nan")] * (width - len(row)) for row in table]
+
+
+def _number(reward: Any) -> float:
+    return float("nan") if reward is None else getattr(reward, "item", lambda: reward)()
+
+
+class _Selector(ModuleType):
+    """This module, callable: loading it binds `sftspec.best_of_n` to the module, where callers expect the function."""
+
+    def __call__(self, rewards: Any, on_unranked: Literal["error", "skip"] = "error") -> Any:
+        return best_of_n(rewards, on_unranked)
+
+
+sys.modules[__name__].__class__ = _Selector

@@ -1,0 +1,185 @@
+"""Distillation: at every target token, the student learns the teacher's distribution as well as the token.
+
+The rule. Over the same target positions, with the same shift and the same denominator n as the SFT loss,
+
+    L = alpha * T**2 * (1/n) * sum of D(teacher at T, student at T)  +  (1 - alpha) * (1/n) * sum of CE(student, label)
+
+where "at T" is softmax(z / T) of *both* models and D is, by default, the forward KL(teacher || student). T**2 (Hinton
+et al. 2015 §2.1, arXiv:1503.02531) makes the soft gradient T * (p_student - p_teacher) / n, which tends to the
+difference of the centred logits over V as T grows: alpha means the same at every high temperature. CE stays at T = 1,
+without T**2.
+
+Why trainers get it wrong: `F.kl_div(a, b)` is KL(b || a), its reduction "mean" divides by V as well, "batchmean" by the
+first axis only; a missing T**2 shows only at T != 1, a swapped direction only on a pair that is not symmetric, swapped
+mixture weights only at beta != 1/2; KL code does not pass through the model's own shift and mask; a head padded to
+another size puts mass on tokens that do not exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from sftspec.step import IGNORE, NoTargetsError, count_targets, sft_loss
+
+
+def distillation_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    temperature: float = 1.0,
+    alpha: float = 0.5,
+    *,
+    divergence: str = "forward_kl",
+    beta: float = 0.5,
+    top_k: int | None = None,
+    vocab_size: int | None = None,
+    num_targets: int | None = None,
+) -> Tensor:
+    """alpha * T**2 * mean D(teacher, student) + (1 - alpha) * mean CE over the target positions, in nats per target.
+
+    Args:
+        student_logits: (B, T, V), any float dtype; reduced in float32 (float64 stays float64).
+        teacher_logits: (B, T, V), likewise; no gradient reaches them.
+        labels: (B, T) int64, aligned with the input ids; logits[:, t] are scored against labels[:, t + 1], -100 is
+            ignored.
+        temperature: T > 0 softens both models.
+        alpha: 0 (pure cross-entropy) to 1 (pure distillation).
+        divergence: "forward_kl" is KL(teacher || student); "reverse_kl" is KL(student || teacher) (MiniLLM,
+            arXiv:2306.08543); "jsd" is `generalised_jsd`.
+        beta: the teacher's weight in the mixture; only "jsd" reads it.
+        top_k: compare only the teacher's k largest columns and one bucket that holds the rest, see `with_tail_bucket`.
+        vocab_size: the tokens that both models share, the first columns of each; the columns beyond are padding and
+            are cut off before any softmax. None: both models have V columns.
+        num_targets: the denominator n. None: the targets of these labels. With gradient accumulation or several ranks:
+            the targets of the whole optimizer step.
+    Raises:
+        NoTargetsError: no label is scored and no num_targets was given.
+        ValueError: shapes or vocabularies that do not fit, an option out of range, a label that is no shared token.
+    """
+    divergences: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "forward_kl": forward_kl,
+        "reverse_kl": reverse_kl,
+        "jsd": partial(generalised_jsd, beta=beta),
+    }
+    if divergence not in divergences:
+        raise ValueError(f"divergence {divergence!r} is unknown; known are {', '.join(divergences)}")
+    if not (0 < temperature < float("inf") and 0 <= alpha <= 1):
+        raise ValueError(f"temperature {temperature}, alpha {alpha}: need 0 < temperature < inf and 0 <= alpha <= 1")
+    student_logits, teacher_logits = shared_vocabulary(student_logits, teacher_logits, vocab_size)
+    if student_logits.shape[:-1] != labels.shape:
+        raise ValueError(f"labels {tuple(labels.shape)} do not fit logits {tuple(student_logits.shape)}")
+    if top_k is not None and not 1 <= top_k <= student_logits.shape[-1]:
+        raise ValueError(f"top_k {top_k}: need 1 <= top_k <= {student_logits.shape[-1]} tokens")
+    n = count_targets(labels) if num_targets is None else num_targets
+    if not n > 0:
+        raise NoTargetsError("the batch has no target (every label is -100): drop and count it, or skip the step")
+    loss = torch.zeros((), dtype=torch.float32, device=student_logits.device)
+    if alpha > 0:  # a term of weight 0 is left out, because 0 * inf would be NaN
+        student = softened(student_logits, labels, temperature)
+        teacher = softened(teacher_logits.detach(), labels, temperature)
+        if top_k is not None:
+            kept = teacher.topk(top_k, dim=-1).indices
+            student, teacher = with_tail_bucket(student, kept), with_tail_bucket(teacher, kept)
+        loss = loss + alpha * temperature**2 * divergences[divergence](student, teacher).sum() / n
+    if alpha < 1:
+        loss = loss + (1 - alpha) * sft_loss(student_logits, labels, num_targets=n)
+    return loss
+
+
+def shared_vocabulary(student_logits: Tensor, teacher_logits: Tensor, vocab_size: int | None) -> tuple[Tensor, Tensor]:
+    """Both (B, T, V) over the same columns: the shared tokens come first, what follows is padding of the head.
+
+    Cutting after the softmax instead would leave the mass of the padding out of both distributions (trl#6252,
+    torchtune#2119).
+    """
+    if student_logits.dim() != 3 or student_logits.shape[:2] != teacher_logits.shape[:2]:
+        shapes = f"student {tuple(student_logits.shape)}, teacher {tuple(teacher_logits.shape)}"
+        raise ValueError(f"logits of {shapes}: want (B, T, V) with the same B and T for both")
+    sizes = student_logits.shape[-1], teacher_logits.shape[-1]
+    if vocab_size is None and sizes[0] != sizes[1]:
+        raise ValueError(
+            f"the student has {sizes[0]} columns, the teacher {sizes[1]}: pass vocab_size=, the number of tokens that"
+            " both share with the same ids, if the rest is padding; distinct vocabularies cannot be compared by column"
+        )
+    if vocab_size is not None and not 1 <= vocab_size <= min(sizes):
+        raise ValueError(f"vocab_size {vocab_size}: the student has {sizes[0]} columns, the teacher {sizes[1]}")
+    return student_logits[..., :vocab_size], teacher_logits[..., :vocab_size]
+
+
+def softened(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """log softmax(z / T) of the scored rows only: (n, V), at least float32."""
+    rows = logits[:, :-1][labels[:, 1:] != IGNORE]
+    return torch.log_softmax(rows.to(torch.promote_types(rows.dtype, torch.float32)) / temperature, dim=-1)
+
+
+def forward_kl(student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
+    """KL(teacher || student) of each row, in nats: the student pays wherever it misses the teacher's mass.
+
+    (..., V) normalised log-probabilities, -inf allowed; returns (...).
+    """
+    return _kl(teacher_log_probs, student_log_probs)
+
+
+def reverse_kl(student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
+    """KL(student || teacher) of each row, in nats: the student pays wherever it puts mass that the teacher has not."""
+    return _kl(student_log_probs, teacher_log_probs)
+
+
+def generalised_jsd(student_log_probs: Tensor, teacher_log_probs: Tensor, beta: float = 0.5) -> Tensor:
+    """beta KL(teacher || m) + (1 - beta) KL(student || m) of each row, with m = beta teacher + (1 - beta) student.
+
+    GKD (Agarwal et al. 2023, arXiv:2306.13649, eq. 1). As written it vanishes at both ends, JSD_beta / beta tending to
+    the forward KL as beta -> 0 and JSD_beta / (1 - beta) to the reverse KL as beta -> 1. GKD's convention, which this
+    follows, puts these limits at the ends: beta = 0 *is* the forward, beta = 1 the reverse KL (a jump, by convention).
+    (..., V) normalised log-probabilities, -inf allowed; returns (...). Raises ValueError for beta outside [0, 1].
+    """
+    if not 0 <= beta <= 1:
+        raise ValueError(f"beta {beta}: the teacher's weight in the mixture lies in [0, 1]")
+    if beta in (0, 1):
+        return (forward_kl, reverse_kl)[int(beta)](student_log_probs, teacher_log_probs)
+    mixture = _log(beta * teacher_log_probs.exp() + (1 - beta) * student_log_probs.exp())
+    return beta * _kl(teacher_log_probs, mixture) + (1 - beta) * _kl(student_log_probs, mixture)
+
+
+def with_tail_bucket(log_probs: Tensor, kept: Tensor) -> Tensor:
+    """The columns `kept` of each row and, last, one column for all the rest: (..., V) and (..., k) -> (..., k + 1).
+
+    A coarser view of two distributions never increases their divergence, so a top-k loss with a tail bucket lies in
+    [0, full loss], grows with k and is zero for equal models. Without the bucket the truncated sum may be negative, and
+    renormalising the kept columns trains the student to a biased teacher (verl#7856).
+    """
+    rest = log_probs.exp().scatter(-1, kept, 0.0).sum(-1, keepdim=True)
+    return torch.cat((log_probs.gather(-1, kept), _log(rest)), dim=-1)
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    p = log_p.exp()
+    # 0 log 0 = 0. The gap is masked before the product: 0 * (-inf) is NaN in the value, and again in the gradient.
+    gap = torch.where(p > 0, log_p - log_q, 0.0)
+    return (p * gap).sum(-1)
+
+
+def _log(probabilities: Tensor) -> Tensor:
+    """log with log 0 = -inf, and gradient 0 there instead of 0 * inf."""
+    positive = probabilities > 0
+    return torch.where(positive, torch.where(positive, probabilities, 1.0).log(), float("-inf"))
+
+
+def frozen_logits(teacher: torch.nn.Module, **inputs) -> Tensor:
+    """The teacher's logits (B, T, V): in eval mode, without gradient, every module's mode put back afterwards.
+
+    A teacher with dropout on gives another target at each call (TaCL#11); one that shares modules with the student and
+    is left in eval mode switches the student's dropout off.
+    """
+    modes = [(module, module.training) for module in teacher.modules()]
+    teacher.eval()
+    try:
+        with torch.no_grad():
+            return teacher(**inputs).logits
+    finally:
+        for module, training in modes:
+            module.training = training
