@@ -146,7 +146,7 @@ def _judge_runs(item: Property, runs: list[Run]) -> Verdict:
     failures: list[tuple[int, dict[str, Any]]] = []
     ambiguous = 0
     for run in runs:
-        if run.job is None:
+        if run.error:
             continue
         for subject, holds, *note in item.check(run):
             if holds:

@@ -26,6 +26,11 @@ def weight_bound(run) -> float:
     return 64 * roundoff(run)
 
 
+def weight_of(run, step) -> float:
+    """Sum of the weights of a step's targets."""
+    return sum(row.weight for row in run.rows if row.step == step.index and row.target is not None)
+
+
 @must(laws=("ST-CE", "ST-GRAD", "ST-ROWSUM", "ST-UPCAST"), floor=200)
 def the_loss_is_cross_entropy(run):
     """At every target the gradient is that of cross-entropy: w (softmax(z) - onehot(y)).
@@ -70,9 +75,27 @@ def the_denominator_is_the_number_of_targets(run):
     for step in run.steps:
         count = run.targets_of_step[step.index]
         if count:
-            total = sum(row.weight for row in run.rows if row.step == step.index and row.target is not None)
-            yield step, abs(total - 1) <= weight_bound(run), (
+            total, labels = weight_of(run, step), run.labels_of_step[step.index]
+            yield step, min(abs(total - 1), abs(total * labels / count - 1)) <= weight_bound(run), (
                 f"step {step.index}: {count} targets, weights sum to {total:.6g} instead of 1"
+            )
+
+
+@should(laws=("MK-COUNT",), floor=5, needs=("step/the-loss-is-cross-entropy",))
+def first_tokens_are_not_counted(run):
+    """The denominator does not count a label on the first token of a row, which no logits precede.
+
+    Counted before the shift it is too large by one for each such row, so it depends on how rows were cut. transformers
+    5.23.0 counts after the shift for classes named ...ForCausalLM and before it for others, GPT2LMHeadModel among them.
+    """
+    if run.job.max_grad_norm is not None:
+        return
+    for step in run.steps:
+        count, labels = run.targets_of_step[step.index], run.labels_of_step[step.index]
+        if count and labels > count:
+            total = weight_of(run, step)
+            yield step, abs(total * labels / count - 1) > weight_bound(run), (
+                f"step {step.index}: {count} targets are divided by {labels}, the number of labels before the shift"
             )
 
 
@@ -88,7 +111,11 @@ def the_gradient_is_that_of_the_step(run):
             yield step, step.residual <= weight_bound(run), f"{step.residual:.2e} of the head's gradient is unexplained"
 
 
-@must(laws=("PK-LOSSGRAD", "ST-ACC", "ST-GRADCHECK"), floor=5, needs=("step/the-loss-is-cross-entropy",))
+@must(
+    laws=("PK-LOSSGRAD", "ST-ACC", "ST-GRADCHECK"),
+    floor=5,
+    needs=("step/the-loss-is-cross-entropy", "packing/hidden-states-equal-those-alone"),
+)
 def every_parameter_gets_its_gradient(run):
     """The gradient of every parameter equals that of the same targets, each example alone, in float64.
 
@@ -99,7 +126,12 @@ def every_parameter_gets_its_gradient(run):
         yield step, error <= bound, f"step {step.index}, {name}: relative error {error:.2e}, {bound:.2e} is rounding"
 
 
-@must(laws=("ST-CLIP", "ST-CLIPDIR", "ST-CLIPHOM", "ST-CLIPORDER"), claim="clipping", floor=1)
+@must(
+    laws=("ST-CLIP", "ST-CLIPDIR", "ST-CLIPHOM", "ST-CLIPORDER"),
+    claim="clipping",
+    floor=1,
+    needs=("packing/hidden-states-equal-those-alone",),
+)
 def clipping_is_by_the_norm_of_the_whole_gradient(run):
     """A gradient over max_grad_norm is scaled to that norm, all parameters by one factor, once per optimizer step.
 
@@ -217,14 +249,18 @@ def the_reported_loss_is_the_mean_over_targets(run):
     Logged times or divided by the accumulation steps, per micro-batch, over other positions than the loss
     (transformers#34191, #35527, trl#5620, verl#102).
     """
-    losses = [loss for loss in run.job.reported.get("losses", []) if not math.isnan(loss)]
-    digits = run.job.reported.get("loss_digits")
-    stepped = [step for step in run.steps if run.targets_of_step[step.index]]
+    losses = run.job.reported.get("losses", [])
+    # A step that was skipped for want of targets may be reported (as nan) or not.
+    stepped = run.steps if len(losses) == len(run.steps) else [s for s in run.steps if run.targets_of_step[s.index]]
+    losses = losses if len(losses) == len(stepped) else [loss for loss in losses if not math.isnan(loss)]
     for step, loss in zip(stepped, losses, strict=False):
         rows = [row for row in run.rows if row.step == step.index and row.target is not None]
-        mean = sum(row.nll for row in rows) / len(rows)
-        bound = 16 * roundoff(run) * (1 + mean) * 8 + (0.5 * 10.0**-digits if digits is not None else 0.0)
-        yield step, abs(loss - mean) <= bound, f"step {step.index}: mean {mean:.6g}, reported {loss:.6g}"
+        if rows:
+            total = sum(row.nll for row in rows)
+            mean, of_labels = total / len(rows), total / run.labels_of_step[step.index]
+            bound = 128 * roundoff(run) * (1 + mean)
+            close = min(abs(loss - mean), abs(loss - of_labels)) <= bound
+            yield step, close, f"step {step.index}: mean {mean:.6g}, reported {loss:.6g}"
 
 
 @must(laws=("ST-EPOCH",), claim="accumulation", floor=3)

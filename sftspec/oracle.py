@@ -63,11 +63,13 @@ class Oracle:
 
     @cached_property
     def model(self) -> Any:
-        model = copy.deepcopy(self.run.job.model)
-        for module in model.modules():
-            module._forward_hooks.clear()
+        # A new model of the same class: a copy would keep what the trainer wrapped around `forward`.
+        trained = self.run.job.model
+        config = copy.deepcopy(trained.config)
+        config.pad_token_id = trained.get_input_embeddings().padding_idx
+        model = type(trained)(config)
         model.set_attn_implementation("eager")
-        return model.cpu().eval()
+        return model.eval()
 
     def _compute(self, step: Step, dtype: torch.dtype) -> Reference:
         pieces = [piece for piece in self.run.pieces if piece.rows[0].step == step.index]
@@ -88,11 +90,9 @@ class Oracle:
                 [-1 if row.target is None else row.target for row in piece.rows]
             )
             weights[index, : len(piece)] = torch.tensor([row.weight for row in piece.rows], dtype=torch.float64)
-        output = model(
-            input_ids=ids, attention_mask=mask, use_cache=False, output_hidden_states=True
-        )
+        hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
         scored = targets >= 0
-        logits = output.logits[scored]
+        logits = model.get_output_embeddings()(hidden[scored])
         logits = logits if dtype == torch.float64 else logits.float()
         losses = torch.logsumexp(logits, -1) - logits.gather(-1, targets[scored][:, None]).squeeze(-1)
         (losses * weights[scored].to(losses.dtype)).sum().backward()
@@ -101,7 +101,7 @@ class Oracle:
             for name, parameter in model.named_parameters()
             if parameter.grad is not None
         }
-        return Reference(pieces, output.hidden_states[-1].detach().double(), gradients)
+        return Reference(pieces, hidden.detach().double(), gradients)
 
     def compare_hidden(self) -> Iterator[tuple[Piece, float, float]]:
         """(piece, largest difference of its hidden states from those alone in float64, bound)."""

@@ -256,6 +256,16 @@ class Run:
         return places
 
     @cached_property
+    def labels_of_step(self) -> dict[int, int]:
+        """Targets of each optimizer step, and the first tokens of its rows that the policy labels as such."""
+        counts = dict(self.targets_of_step)
+        for line in self.lines.values():
+            first = line[0]
+            if first.example >= 0 and self.is_target(first.example, first.offset):
+                counts[first.step] = counts.get(first.step, 0) + 1
+        return counts
+
+    @cached_property
     def targets_of_step(self) -> dict[int, int]:
         """Number of trained positions of each optimizer step."""
         counts = {step.index: 0 for step in self.steps}

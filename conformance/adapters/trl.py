@@ -1,0 +1,104 @@
+"""TRL's `SFTTrainer`: padded, packed (`bfd`, `bfd_split`, `wrapped`) or padding-free; three ways to choose targets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sftspec.conformance.adapters.transformers_trainer import run_trainer, training_arguments
+from sftspec.conversation import Conversation
+from sftspec.masking import Conventions
+from sftspec.run import Job
+
+CHOICES = {
+    "packing": ("none", "bfd", "bfd_split", "wrapped"),
+    "dataset": ("messages", "prompt-completion"),
+    "loss_type": ("nll", "dft"),
+}
+
+
+@dataclass(frozen=True)
+class TRL:
+    """`trl.SFTTrainer` on conversations.
+
+    packing              "none", or TRL's packing_strategy
+    padding_free         flatten a batch into one row
+    assistant_only_loss  train the assistant's turns; false trains every token
+    dataset              "messages", or "prompt-completion": the last assistant turn is the completion
+    loss_type            TRL's loss_type
+    """
+
+    packing: str = "none"
+    padding_free: bool = False
+    assistant_only_loss: bool = True
+    dataset: str = "messages"
+    loss_type: str = "nll"
+
+    def __post_init__(self) -> None:
+        for key, choices in CHOICES.items():
+            if getattr(self, key) not in choices:
+                raise ValueError(f"{key}={getattr(self, key)!r}; known: {', '.join(choices)}")
+
+    name = "trl"
+
+    @property
+    def conventions(self) -> Conventions:
+        """A completion is rendered by the template, with the newline that follows its end-of-turn token."""
+        return Conventions(separator=self.dataset == "prompt-completion")
+
+    @property
+    def version(self) -> str:
+        import trl
+
+        return trl.__version__
+
+    @property
+    def claims(self) -> frozenset[str]:
+        layout = {"padding", "truncation"} if self.packing == "none" else {"packing"}
+        if self.padding_free:
+            layout.discard("truncation")
+        return frozenset(layout | {"accumulation", "clipping", "adamw", "bf16", "resume", "log"})
+
+    @property
+    def policy(self) -> str:
+        if self.dataset == "prompt-completion":
+            return "last"
+        return "all" if self.assistant_only_loss else "every-token"
+
+    def accepts(self, conversation: Conversation) -> bool:
+        """TRL raises on a conversation without an assistant turn when it is to train these alone.
+
+        A prompt and its completion: the last turn is the assistant's, and something stands before it.
+        """
+        if self.dataset == "prompt-completion":
+            return len(conversation) > 1 and conversation[-1]["role"] == "assistant"
+        return not self.assistant_only_loss or any(message["role"] == "assistant" for message in conversation)
+
+    def train(self, job: Job) -> None:
+        run_trainer(self.build(job), job, lambda: self.build(job))
+
+    def build(self, job: Job) -> Any:
+        from datasets import Dataset
+        from trl import SFTConfig, SFTTrainer
+
+        packed = self.packing != "none"
+        arguments = SFTConfig(
+            **training_arguments(job),
+            max_length=job.max_length,
+            packing=packed,
+            packing_strategy=self.packing if packed else "bfd",
+            padding_free=self.padding_free,
+            assistant_only_loss=self.assistant_only_loss and self.dataset == "messages",
+            loss_type=self.loss_type,
+        )
+        return SFTTrainer(
+            model=job.model,
+            args=arguments,
+            train_dataset=Dataset.from_list([self.record(list(talk)) for talk in job.conversations]),
+            processing_class=job.tokenizer,
+        )
+
+    def record(self, messages: list[dict]) -> dict[str, list[dict]]:
+        if self.dataset == "messages":
+            return {"messages": messages}
+        return {"prompt": messages[:-1], "completion": messages[-1:]}
