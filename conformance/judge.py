@@ -71,6 +71,7 @@ def record(trainer: Any, scenario: Scenario, seed: int, workdir: Path, max_repla
 def _record_once(trainer, scenario, seed, workdir, max_replays, **changes) -> tuple[Run, int]:
     import torch
 
+    torch.set_num_threads(1)  # tensors are tiny: a second thread only waits, and may reorder sums
     job, refused = make_job(scenario, trainer, seed, workdir, **changes)
     conventions = getattr(trainer, "conventions", None) or Conventions()
     run = Run(job, conventions, scenario=scenario.name)

@@ -56,8 +56,8 @@ class Pipeline:
     name: str = "reference"
     version: str = ""
     claims: ClassVar[frozenset[str]] = frozenset(
-        {"packing", "accumulation", "ranks", "truncation", "clipping", "adamw", "bf16", "resume", "policy", "train-flag"}
-        | {"learned-positions", "report", "log"}
+        {"padding", "packing", "accumulation", "ranks", "truncation", "clipping", "adamw", "bf16", "resume", "policy", "train-flag"}
+        | {"report", "log"}
     )
 
     def train(self, job: Job) -> None:
