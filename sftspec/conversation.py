@@ -8,12 +8,16 @@ roles in any order are legal here; what order a template allows is the template'
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 ROLES = ("system", "user", "assistant", "tool")
 MAX_DEPTH = 64  # of the JSON in tools and tool_calls; real schemas stay under 20
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 60
 
 
 class ConversationError(ValueError):
@@ -44,7 +48,7 @@ def check_conversation(messages: Any, source: str = "conversation", tools: list 
     OpenAI's `weight` 0 or 1 becomes `train`; everything else stays as it is.
     """
     if isinstance(messages, Mapping) and "messages" in messages:
-        return check_conversation(messages["messages"], source, tools or messages.get("tools"))
+        messages, tools = messages["messages"], tools or messages.get("tools")
     if not isinstance(messages, (list, tuple)):
         raise ConversationError(f"{source}: expected a list of messages, found {type(messages).__name__}")
     source = getattr(messages, "source", "") or source
@@ -57,10 +61,10 @@ def check_conversation(messages: Any, source: str = "conversation", tools: list 
 
 def _check_message(message: Any, place: str) -> Mapping:
     if not isinstance(message, Mapping):
-        raise ConversationError(f"{place}: expected an object with role and content, found {message!r:.60}")
+        raise ConversationError(f"{place}: expected an object with role and content, found {shown(message)}")
     role = message.get("role")
     if role not in ROLES:
-        raise ConversationError(f"{place}: unknown role {role!r:.60}; known roles are {', '.join(ROLES)}")
+        raise ConversationError(f"{place}: unknown role {shown(role)}; known roles are {', '.join(ROLES)}")
     content = message.get("content")
     if isinstance(content, list):
         content = "".join(_text_of_part(part, f"{place}, content part {number}") for number, part in enumerate(content))
@@ -69,7 +73,7 @@ def _check_message(message: Any, place: str) -> Mapping:
         check_text(content, place)
     elif content is not None or not message.get("tool_calls"):
         raise ConversationError(
-            f'{place}: content is {content!r:.60}, not a string; write "" for an empty message, or remove it'
+            f'{place}: content is {shown(content)}, not a string; write "" for an empty message, or remove it'
         )
     if len(message) > 2:
         message = _check_optional(message, place)
@@ -80,17 +84,19 @@ def _check_optional(message: Mapping, place: str) -> Mapping:
     if "weight" in message:
         if message["weight"] not in (0, 1) or "train" in message:
             raise ConversationError(
-                f"{place}: weight is {message['weight']!r:.60}; write 0 or 1, or train instead of it"
+                f"{place}: weight is {shown(message['weight'])}; write 0 or 1, or train instead of it"
             )
         message = {**message, "train": bool(message["weight"])}
         del message["weight"]
     if not isinstance(message.get("train", True), bool):
-        raise ConversationError(f"{place}: train is {message['train']!r:.60}; write true or false")
+        raise ConversationError(f"{place}: train is {shown(message['train'])}; write true or false")
     if message.get("function_call"):
         raise ConversationError(f"{place}: function_call is OpenAI's old form; write tool_calls with one function")
     if message.get("reasoning_content") is not None:
         if not isinstance(message["reasoning_content"], str):
-            raise ConversationError(f"{place}: reasoning_content is {message['reasoning_content']!r:.60}, not a string")
+            raise ConversationError(
+                f"{place}: reasoning_content is {shown(message['reasoning_content'])}, not a string"
+            )
         check_text(message["reasoning_content"], place)
     if message.get("tool_calls"):
         _check_tool_calls(message, place)
@@ -100,7 +106,15 @@ def _check_optional(message: Mapping, place: str) -> Mapping:
 def _text_of_part(part: Any, place: str) -> str:
     if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
         return part["text"]
-    raise ConversationError(f'{place}: only {{"type": "text", "text": …}} can be trained on here, found {part!r:.60}')
+    raise ConversationError(f'{place}: only {{"type": "text", "text": …}} can be trained on here, found {shown(part)}')
+
+
+def shown(value: Any) -> str:
+    """A value as an error shows it: short, whatever its size and depth."""
+    try:
+        return _short.repr(value)
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__}"
 
 
 def check_text(text: str, place: str) -> None:
@@ -123,28 +137,28 @@ def _check_tool_calls(message: Mapping, place: str) -> None:
         )
     calls = message["tool_calls"]
     if not isinstance(calls, list):
-        raise ConversationError(f"{place}: tool_calls is {calls!r:.60}, not a list")
+        raise ConversationError(f"{place}: tool_calls is {shown(calls)}, not a list")
     for number, call in enumerate(calls):
         here = f"{place}, tool call {number}"
         function = call.get("function", call) if isinstance(call, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise ConversationError(
-                f'{here}: expected {{"function": {{"name": …, "arguments": …}}}}, found {call!r:.60}'
+                f'{here}: expected {{"function": {{"name": …, "arguments": …}}}}, found {shown(call)}'
             )
         if not isinstance(function.get("arguments"), (Mapping, str)):
-            raise ConversationError(f"{here}: arguments is {function.get('arguments')!r:.60}; write an object")
+            raise ConversationError(f"{here}: arguments is {shown(function.get('arguments'))}; write an object")
         _check_json(function, here)
 
 
 def _check_tools(tools: Any, source: str) -> list:
     if not isinstance(tools, (list, tuple)):
-        raise ConversationError(f"{source}: tools is {tools!r:.60}; write a list of JSON schemas")
+        raise ConversationError(f"{source}: tools is {shown(tools)}; write a list of JSON schemas")
     for number, tool in enumerate(tools):
         place = f"{source}, tool {number}"
         function = tool.get("function", tool) if isinstance(tool, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise ConversationError(
-                f'{place}: expected {{"type": "function", "function": {{"name": …, …}}}}, found {tool!r:.60}'
+                f'{place}: expected {{"type": "function", "function": {{"name": …, …}}}}, found {shown(tool)}'
             )
         _check_json(tool, place)
     return list(tools)
@@ -159,16 +173,16 @@ def _check_json(value: Any, place: str, depth: int = 0) -> None:
     elif isinstance(value, Mapping):
         for key, item in value.items():
             if not isinstance(key, str):
-                raise ConversationError(f"{place}: the key {key!r:.60} is not a string")
+                raise ConversationError(f"{place}: the key {shown(key)} is not a string")
             check_text(key, place)
             _check_json(item, place, depth + 1)
     elif isinstance(value, (list, tuple)):
         for item in value:
             _check_json(item, place, depth + 1)
     elif isinstance(value, float) and not -float("inf") < value < float("inf"):
-        raise ConversationError(f"{place}: {value!r} is no JSON number; write a string or null")
+        raise ConversationError(f"{place}: {shown(value)} is no JSON number; write a string or null")
     elif not (value is None or isinstance(value, (bool, int, float))):
-        raise ConversationError(f"{place}: {value!r:.60} is a {type(value).__name__}, which JSON cannot say")
+        raise ConversationError(f"{place}: {shown(value)} is a {type(value).__name__}, which JSON cannot say")
 
 
 def load_conversations(path: str | Path) -> list[Conversation]:
@@ -235,7 +249,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict:
     if len(record) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r:.60} is there twice, and one value would be lost; remove one")
+        raise ValueError(f"the key {shown(twice)} is there twice, and one value would be lost; remove one")
     return record
 
 

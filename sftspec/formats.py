@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sftspec.conversation import Conversation, ConversationError, check_conversation
+from sftspec.conversation import Conversation, ConversationError, check_conversation, shown
 
 SHAREGPT_ROLES = {
     "system": "system",
@@ -46,7 +46,7 @@ def read_record(record: Any, source: str) -> Conversation:
     if isinstance(record, list):
         return check_conversation(record, source)
     if not isinstance(record, Mapping):
-        raise ConversationError(f"{source}: expected an object or a list of messages, found {record!r:.60}")
+        raise ConversationError(f"{source}: expected an object or a list of messages, found {shown(record)}")
     fitting = [form for form in FORMATS if all(key in record for key in form.keys)]
     if len(fitting) != 1:
         found = f"found the keys {', '.join(map(str, record))}"[:200]
@@ -64,7 +64,7 @@ def _messages(record: Mapping, source: str) -> tuple[list, Any]:
 def _sharegpt(record: Mapping, source: str) -> tuple[list, Any]:
     turns = record["conversations"]
     if not isinstance(turns, list):
-        raise ConversationError(f"{source}: conversations is {turns!r:.60}, not a list")
+        raise ConversationError(f"{source}: conversations is {shown(turns)}, not a list")
     messages = _system(record, source)
     for index, turn in enumerate(turns):
         place = f"{source}, message {index}"
@@ -72,10 +72,10 @@ def _sharegpt(record: Mapping, source: str) -> tuple[list, Any]:
             messages.append(turn)
             continue
         if not isinstance(turn, Mapping) or "from" not in turn or "value" not in turn:
-            raise ConversationError(f"{place}: expected an object with from and value, found {turn!r:.60}")
+            raise ConversationError(f"{place}: expected an object with from and value, found {shown(turn)}")
         speaker = turn["from"]
         if not isinstance(speaker, str) or speaker not in SHAREGPT_ROLES:
-            raise ConversationError(f"{place}: unknown speaker {speaker!r:.60}; known are {', '.join(SHAREGPT_ROLES)}")
+            raise ConversationError(f"{place}: unknown speaker {shown(speaker)}; known are {', '.join(SHAREGPT_ROLES)}")
         others = {key: value for key, value in turn.items() if key not in ("from", "value")}
         messages.append({"role": SHAREGPT_ROLES[speaker], "content": turn["value"], **others})
     return messages, _tools(record, source)
@@ -87,7 +87,7 @@ def _instruction(extra: str, answer: str) -> Callable[[Mapping, str], tuple[list
         messages = _system(record, source)
         for number, pair in enumerate(record.get("history") or ()):
             if not isinstance(pair, list) or len(pair) != 2:
-                raise ConversationError(f"{source}, history {number}: expected [question, answer], found {pair!r:.60}")
+                raise ConversationError(f"{source}, history {number}: expected [question, answer], found {shown(pair)}")
             messages += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
         messages.append({"role": "user", "content": f"{instruction}\n{more}" if more else instruction})
         messages.append({"role": "assistant", "content": _text(record, answer, source)})
@@ -125,8 +125,8 @@ def _tools(record: Mapping, source: str) -> Any:
         return tools
     try:
         return json.loads(tools) or None
-    except (json.JSONDecodeError, RecursionError):
-        raise ConversationError(f"{source}: tools is a string, but not of JSON: {tools!r:.60}") from None
+    except (ValueError, RecursionError):
+        raise ConversationError(f"{source}: tools is a string, but not of JSON: {shown(tools)}") from None
 
 
 def _text(record: Mapping, key: str, source: str, optional: bool = False) -> str:
@@ -134,7 +134,7 @@ def _text(record: Mapping, key: str, source: str, optional: bool = False) -> str
     if text is None and optional:
         return ""
     if not isinstance(text, str):
-        raise ConversationError(f'{source}: {key} is {text!r:.60}, not a string; write "" where it is empty')
+        raise ConversationError(f'{source}: {key} is {shown(text)}, not a string; write "" where it is empty')
     return text
 
 
