@@ -21,6 +21,8 @@ from typing import Literal
 
 import numpy as np
 
+Lengths = Sequence[int] | np.ndarray  # a number of tokens for each example
+
 
 class PackingError(ValueError):
     """Lengths or a capacity that cannot be packed; the message names the example and says what to do."""
@@ -65,7 +67,7 @@ class Fitted:
     tokens_lost: int = 0
 
 
-def fit(lengths: Sequence[int], capacity: int, overlong: Literal["error", "truncate", "drop"] = "error") -> Fitted:
+def fit(lengths: Lengths, capacity: int, overlong: Literal["error", "truncate", "drop"] = "error") -> Fitted:
     """Apply the declared policy to examples longer than the capacity, and count what it costs.
 
     Neither truncating nor dropping suits everyone (trl#4554, #4632, #5075, #5076), so nothing is lost unasked.
@@ -91,7 +93,7 @@ def fit(lengths: Sequence[int], capacity: int, overlong: Literal["error", "trunc
     )
 
 
-def pack(lengths: Sequence[int], capacity: int) -> Bins:
+def pack(lengths: Lengths, capacity: int) -> Bins:
     """Best-fit decreasing over integer lengths; deterministic, and stable among equal lengths. Raises as `fit` does.
 
     >>> list(pack([5, 3, 4, 2, 2], capacity=8))
@@ -158,7 +160,7 @@ def _expand(descending: np.ndarray, moves: np.ndarray, packs: int) -> Bins:
     return Bins(order, offsets)
 
 
-def lower_bound(lengths: Sequence[int], capacity: int) -> int:
+def lower_bound(lengths: Lengths, capacity: int) -> int:
     """Packs that no packer can do without: Martello and Toth's L2 (Knapsack Problems, 1990, section 8.3), exact.
 
     L2 = max over 0 <= a <= C/2 of  #{l > C/2} + max(0, ceil((sum of l in [a, C/2] - room) / C)),  where `room` is what
@@ -175,13 +177,13 @@ def lower_bound(lengths: Sequence[int], capacity: int) -> int:
     return int(sizes.size - half + max(0, beyond.max()))
 
 
-def efficiency(lengths: Sequence[int], bins: Sequence[Sequence[int]], capacity: int) -> float:
+def efficiency(lengths: Lengths, bins: Sequence[Sequence[int]], capacity: int) -> float:
     """Tokens in the packs over tokens that the packs could hold, in (0, 1]; 1.0 without packs."""
     order = bins.order if isinstance(bins, Bins) else [index for one in bins for index in one]
     return float(np.asarray(lengths)[order].sum() / (len(bins) * capacity)) if len(bins) else 1.0
 
 
-def _integers(lengths: Sequence[int]) -> np.ndarray:
+def _integers(lengths: Lengths) -> np.ndarray:
     """(n,) int64 lengths, every one at least 1."""
     array = np.asarray(lengths)
     if array.ndim != 1:
