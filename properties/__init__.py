@@ -19,7 +19,7 @@ from typing import Any
 AREAS = ("template", "masking", "packing", "step", "best_of_n", "distillation")
 
 # Within an area, `step` reads runs and `step_parts` the functions that they are made of.
-MODULES = ("template", "masking", "packing", "packing_parts", "step", "step_parts", "best_of_n", "distillation")
+MODULES = ("template", "masking", "masking_parts", "packing", "packing_parts", "step", "step_parts", "best_of_n", "distillation")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,103 @@
+"""Batches of logits and labels for the properties that read the loss, and the roundings that a loss may differ by.
+
+Logits are drawn by seed, so that hypothesis shrinks shapes and not floats. Vocabularies stay at 64 or below: the
+worst-case bound grows with V and would let mistakes through at 32,000 (laws.md 0.3).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sftspec.step import IGNORE
+
+ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """logits (B, T, V) and labels (B, T) of one loss; labels are aligned with ids, -100 ignored."""
+
+    logits: Tensor
+    labels: Tensor
+
+    def leaf(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        return self.logits.to(dtype).detach().clone().requires_grad_(True)
+
+    @property
+    def scored(self) -> list[tuple[int, int]]:
+        """(row, position) of the logits that are scored."""
+        return [
+            (b, t) for b, row in enumerate(self.labels.tolist()) for t, label in enumerate(row[1:]) if label != IGNORE
+        ]
+
+    def target(self, place: tuple[int, int]) -> int:
+        return int(self.labels[place[0], place[1] + 1])
+
+    def losses(self) -> list[float]:
+        """The loss of each target by hand: exact sums (math.fsum) of plain floats, no tensor library."""
+        result = []
+        for b, t in self.scored:
+            row = self.logits[b, t].double().tolist()
+            top = max(row)
+            result.append(top + math.log(math.fsum(math.exp(z - top) for z in row)) - row[self.target((b, t))])
+        return result
+
+    @property
+    def largest(self) -> float:
+        return float(self.logits.abs().max())
+
+
+def make_problem(seed: int, batch: int, length: int, vocabulary: int, scale: float, share: float) -> Problem:
+    """At least one target; logits uniform in [-scale, scale]; about `share` of the labels are targets."""
+    draw = random.Random(seed)
+    logits = torch.tensor(
+        [[[draw.uniform(-scale, scale) for _ in range(vocabulary)] for _ in range(length)] for _ in range(batch)],
+        dtype=torch.float64,
+    )
+    labels = torch.tensor(
+        [[draw.randrange(vocabulary) if draw.random() < share else IGNORE for _ in range(length)] for _ in range(batch)]
+    )
+    labels[draw.randrange(batch), draw.randrange(1, length)] = draw.randrange(vocabulary)
+    return Problem(logits, labels)
+
+
+problems = st.builds(
+    make_problem,
+    st.integers(0, 2**32),
+    st.integers(1, 5),
+    st.integers(2, 9),
+    st.integers(2, 64),
+    st.sampled_from([0.0, 1.0, 10.0, 1000.0]),
+    st.sampled_from([0.2, 0.6, 1.0]),
+)
+mild_problems = st.builds(
+    make_problem, st.integers(0, 2**32), st.integers(1, 4), st.integers(2, 7), st.integers(2, 16), st.just(5.0),
+    st.sampled_from([0.3, 0.8]),
+)  # fmt: skip
+
+# One target in the first row and many in the second: a mean of row means is not the token mean (bugs.md H6).
+UNEQUAL = Problem(
+    make_problem(7, 2, 9, 11, 3.0, 1.0).logits,
+    torch.tensor([[-100, 4] + [-100] * 7, [1, 2, 3, 4, 5, 6, 7, 8, 9]]),
+)
+# A label on the first token (nothing precedes it), none on the last.
+FIRST_LABELLED = Problem(make_problem(3, 1, 4, 5, 2.0, 1.0).logits, torch.tensor([[2, 3, -100, -100]]))
+
+
+def loss_bound(problem: Problem, dtype: torch.dtype = torch.float64) -> float:
+    """Largest error of the mean cross-entropy by rounding (laws.md 0.3, tol_CE)."""
+    vocabulary, count, largest = problem.logits.shape[-1], len(problem.scored), problem.largest
+    log = math.log(vocabulary)
+    return ROUNDOFF[dtype] * (vocabulary + 4 + 5 * log + 3 * largest + count * (2 * largest + log))
+
+
+def gradient_bound(problem: Problem, dtype: torch.dtype = torch.float64) -> float:
+    """Largest error of an entry of dL/dlogits by rounding (laws.md 0.3, tol_grad), and one division more."""
+    vocabulary, count, largest = problem.logits.shape[-1], len(problem.scored), problem.largest
+    return ROUNDOFF[dtype] / count * (vocabulary + 8.4 + 4 * math.log(vocabulary) + largest)

@@ -1,0 +1,229 @@
+"""The step, in the functions: the loss, the clip and the optimizer step, on arguments that hypothesis draws.
+
+Exact where the law is exact; elsewhere within the bound that rounding gives (laws.md 0.3). Expected values are computed
+by hand in plain floats with exact sums.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from hypothesis import strategies as st
+
+from sftspec.properties import must
+from sftspec.properties.step_cases import (
+    FIRST_LABELLED,
+    ROUNDOFF,
+    UNEQUAL,
+    Problem,
+    gradient_bound,
+    loss_bound,
+    make_problem,
+    mild_problems,
+    problems,
+)
+
+DRAWN = {"problem": problems}
+CAUGHT = [{"problem": UNEQUAL}, {"problem": FIRST_LABELLED}]
+
+
+@must(seam="loss", laws=("ST-CE", "ST-NONNEG", "ST-UPCAST"), floor=100, given=DRAWN, examples=CAUGHT)
+def the_loss_is_the_mean_over_targets(loss, problem):
+    """L = (1/n) sum of [logsumexp(z) - z_y] over the targets, in float64, float32 and from bfloat16 logits.
+
+    Mean of row means, division by rows or by positions, a sum in bfloat16 that stalls (transformers#34147). A bfloat16
+    logit is off by 2^-8 M, which the loss may double; the reduction itself is in float32.
+    """
+    expected = math.fsum(problem.losses()) / len(problem.scored)
+    for dtype in (torch.float64, torch.float32):
+        rounded = Problem(problem.logits.to(dtype).double(), problem.labels)
+        exact = math.fsum(rounded.losses()) / len(rounded.scored)
+        got = float(loss(problem.logits.to(dtype), problem.labels))
+        yield problem, abs(got - exact) <= 2 * loss_bound(problem, dtype), f"{dtype}: expected {exact:.9g}, saw {got:.9g}"
+        yield problem, got >= -loss_bound(problem, dtype), f"{dtype}: the loss is {got:.3g} < 0"
+    coarse = float(loss(problem.logits.bfloat16(), problem.labels))
+    bound = 2 * ROUNDOFF[torch.bfloat16] * problem.largest + 2 * loss_bound(problem, torch.float32)
+    yield problem, abs(coarse - expected) <= bound, f"bfloat16: expected {expected:.6g}, saw {coarse:.6g}"
+
+
+@must(seam="loss", laws=("ST-GRAD", "ST-ROWSUM", "ST-CONST"), floor=100, given=DRAWN, examples=CAUGHT)
+def the_gradient_is_softmax_minus_onehot(loss, problem):
+    """dL/dz = (softmax(z) - onehot(y)) / n: each row sums to 0, its one negative entry is the target's.
+
+    A detached or doubled graph passes every check of the loss value (bugs.md H16); label smoothing shows here.
+    """
+    leaf = problem.leaf()
+    loss(leaf, problem.labels).backward()
+    count, bound = len(problem.scored), 2 * gradient_bound(problem)
+    for place in problem.scored:
+        row = problem.logits[place].tolist()
+        top = max(row)
+        total = math.fsum(math.exp(z - top) for z in row)
+        expected = [math.exp(z - top) / total / count for z in row]
+        expected[problem.target(place)] -= 1 / count
+        error = max(abs(got - value) for got, value in zip(leaf.grad[place].tolist(), expected, strict=True))
+        yield place, error <= bound, f"off by {error:.2e}, {bound:.2e} is rounding"
+
+
+@must(seam="loss", laws=("ST-SHIFTINV",), floor=50, given={**DRAWN, "shift": st.sampled_from([-64.0, 8.0, 1024.0])},
+      examples=[{"problem": make_problem(1, 1, 3, 4, 1000.0, 1.0), "shift": 1024.0}])  # fmt: skip
+def a_constant_per_row_changes_nothing(loss, problem, shift):
+    """Adding a constant to all logits of a position leaves the loss: softmax without its largest logit overflows."""
+    moved = Problem(problem.logits + shift, problem.labels)
+    difference = abs(float(loss(moved.logits, moved.labels)) - float(loss(problem.logits, problem.labels)))
+    # Adding the constant rounds each logit once more.
+    bound = loss_bound(problem) + loss_bound(moved) + 4 * ROUNDOFF[torch.float64] * moved.largest
+    yield problem, difference <= bound, f"the loss moved by {difference:.2e}"
+
+
+@must(seam="loss", laws=("ST-UNIF",), floor=20, given={"vocabulary": st.integers(2, 64), "length": st.integers(2, 9)})
+def equal_logits_cost_ln_v(loss, vocabulary, length):
+    """Equal logits cost ln V nats per target: not log2, and no padded vocabulary counted."""
+    problem = Problem(torch.zeros(1, length, vocabulary, dtype=torch.float64), torch.zeros(1, length, dtype=torch.long))
+    got = float(loss(problem.logits, problem.labels))
+    yield vocabulary, abs(got - math.log(vocabulary)) <= loss_bound(problem), f"expected ln {vocabulary}, saw {got}"
+
+
+@must(seam="loss", laws=("ST-CONVEX", "ST-NONNEG"), floor=50, given={"problem": mild_problems, "seed": st.integers(0, 99)})
+def the_loss_is_convex_and_falls_with_the_target(loss, problem, seed):
+    """L((a+b)/2) <= (L(a)+L(b))/2, and raising the target's logit lowers L: focal and poly losses are neither always."""
+    other = make_problem(seed, *problem.logits.shape, 5.0, 1.0).logits
+    ends = [float(loss(logits, problem.labels)) for logits in (problem.logits, other)]
+    middle = float(loss((problem.logits + other) / 2, problem.labels))
+    yield problem, middle <= sum(ends) / 2 + 2 * loss_bound(problem)
+    raised = problem.logits.clone()
+    for place in problem.scored:
+        raised[place][problem.target(place)] += 1.0
+    yield problem, float(loss(raised, problem.labels)) < ends[0]
+
+
+@must(seam="loss", laws=("ST-PERM", "ST-VOCPERM"), floor=50, given={**DRAWN, "seed": st.integers(0, 999)}, examples=[
+      {"problem": UNEQUAL, "seed": 1}])  # fmt: skip
+def order_of_rows_and_of_tokens_is_arbitrary(loss, problem, seed):
+    """Permuting the rows of a batch, or the vocabulary together with the labels, leaves the loss."""
+    generator = torch.Generator().manual_seed(seed)
+    value, bound = float(loss(problem.logits, problem.labels)), 2 * loss_bound(problem)
+    rows = torch.randperm(len(problem.labels), generator=generator)
+    yield problem, abs(float(loss(problem.logits[rows], problem.labels[rows])) - value) <= bound
+    words = torch.randperm(problem.logits.shape[-1], generator=generator)
+    renamed = torch.where(problem.labels >= 0, torch.argsort(words)[problem.labels.clamp_min(0)], problem.labels)
+    yield problem, abs(float(loss(problem.logits[..., words], renamed)) - value) <= bound
+
+
+@must(seam="loss", laws=("ST-PAD", "ST-DUP", "PK-PAD"), floor=50, given={**DRAWN, "pads": st.integers(1, 17)}, examples=[
+      {"problem": UNEQUAL, "pads": 3}])  # fmt: skip
+def padding_and_copies_change_nothing(loss, problem, pads):
+    """Padding at the right, or the whole batch twice, leaves the loss and the gradient of each logit times n."""
+    batch, _, vocabulary = problem.logits.shape
+    value, bound = float(loss(problem.logits, problem.labels)), 2 * loss_bound(problem)
+    logits = torch.cat([problem.logits, torch.full((batch, pads, vocabulary), 3.0, dtype=torch.float64)], 1)
+    labels = torch.cat([problem.labels, torch.full((batch, pads), -100)], 1)
+    yield problem, abs(float(loss(logits, labels)) - value) <= bound, "padding changed the loss"
+    twice = float(loss(problem.logits.repeat(2, 1, 1), problem.labels.repeat(2, 1)))
+    yield problem, abs(twice - value) <= bound, "a doubled batch changed the loss: a sum, not a mean"
+
+
+@must(seam="loss", laws=("ST-ACC", "ST-DP", "ST-ACCMUT"), floor=50, given={**DRAWN, "cuts": st.integers(1, 5)}, examples=[
+      {"problem": UNEQUAL, "cuts": 2}])  # fmt: skip
+def micro_batches_add_up(loss, problem, cuts):
+    """With num_targets of the whole step, losses and gradients of any partition add up to those of the whole.
+
+    The mean of means differs by sum over k of (1/K - n_k/n) L_k: nothing at equal counts, 2.5 for 3.5 at counts 1 and 5.
+    """
+    whole = problem.leaf()
+    value = loss(whole, problem.labels)
+    value.backward()
+    parts, total = problem.leaf(), 0.0
+    count = len(problem.scored)
+    for rows in torch.arange(len(problem.labels)).chunk(cuts):
+        part = loss(parts[rows], problem.labels[rows], num_targets=count)
+        part.backward()
+        total += float(part.detach())
+    yield problem, abs(total - float(value.detach())) <= 2 * loss_bound(problem), f"{total:.9g} instead of {float(value.detach()):.9g}"
+    error = float((parts.grad - whole.grad).abs().max())
+    yield problem, error <= 2 * gradient_bound(problem), f"a gradient is off by {error:.2e}"
+
+
+@must(seam="loss", laws=("ST-GRADCHECK",), floor=20, given={"problem": mild_problems})
+def the_gradient_is_the_slope(loss, problem):
+    """Central differences in float64 agree: (L(z+h) - L(z-h)) / 2h, h = eps^(1/3), in a random direction.
+
+    Bound, for the direction d: h^2/6 of the third derivative (at most |d|^3) and the rounding of L over h, four times.
+    """
+    leaf = problem.leaf()
+    loss(leaf, problem.labels).backward()
+    direction = make_problem(5, *problem.logits.shape, 1.0, 1.0).logits
+    step = torch.finfo(torch.float64).eps ** (1 / 3)
+    up, down = (float(loss(problem.logits + sign * step * direction, problem.labels)) for sign in (1, -1))
+    slope = float((leaf.grad * direction).sum())
+    error = abs((up - down) / (2 * step) - slope)
+    yield problem, error <= 4 * (step**2 / 6 * 8 + loss_bound(problem) / step), f"off by {error:.2e}"
+
+
+gradients = st.builds(
+    lambda seed, shapes, scale: [scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed + index),
+                                                     dtype=torch.float64) for index, shape in enumerate(shapes)],
+    st.integers(0, 2**30),
+    st.lists(st.tuples(st.integers(1, 4), st.integers(1, 5)), min_size=1, max_size=4),
+    st.sampled_from([1e-3, 1.0, 50.0]),
+)  # fmt: skip
+LIMITS = st.sampled_from([0.01, 1.0, 30.0])
+SKEWED = [torch.tensor([[3.0, 4.0, 12.0]], dtype=torch.float64), torch.tensor([[0.1]], dtype=torch.float64)]
+
+
+def clipped(clip, values, limit):
+    """(norm that the clip reports, gradients after it)."""
+    parameters = [torch.nn.Parameter(torch.zeros_like(value)) for value in values]
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.grad = value.clone()
+    return clip(parameters, limit), [parameter.grad for parameter in parameters]
+
+
+@must(seam="clip", laws=("ST-CLIP", "ST-CLIPDIR", "ST-CLIPHOM", "ST-CLIPIDEM"), floor=50,
+      given={"values": gradients, "limit": LIMITS}, examples=[{"values": SKEWED, "limit": 1.0}])  # fmt: skip
+def one_factor_for_all_parameters(clip, values, limit):
+    """g' = min(1, c/|g|) g with the norm over all parameters together: direction kept, clipping twice clips once.
+
+    Per tensor the norm may reach sqrt(K) c; by value [3, 4, 12] becomes [1, 1, 1]. torch adds 1e-6 to the norm.
+    """
+    norm = math.sqrt(math.fsum(float(x) ** 2 for value in values for x in value.flatten()))
+    factor = min(1.0, limit / norm) if norm else 1.0
+    size = sum(value.numel() for value in values)
+    bound = (size / 2 + 8) * ROUNDOFF[torch.float64] + 1e-6 / max(norm, 1e-6)
+    reported, after = clipped(clip, values, limit)
+    yield values, abs(float(reported) - norm) <= bound * norm, f"reported norm {float(reported):.6g}, is {norm:.6g}"
+    for value, got in zip(values, after, strict=True):
+        error = float((got - factor * value).abs().max())
+        yield values, error <= bound * factor * float(value.abs().max()), f"expected factor {factor:.6g}, off by {error:.1e}"
+    _, again = clipped(clip, after, limit)
+    error = max(float((x - y).abs().max()) for x, y in zip(after, again, strict=True))
+    yield values, error <= (1e-6 / limit + bound) * norm * factor, "clipping twice is not clipping once"
+
+
+@must(seam="clip", laws=("ST-CLIPNOOP",), floor=20, given={"values": gradients}, examples=[{"values": SKEWED}])
+def below_the_limit_not_a_bit_changes(clip, values):
+    """A gradient whose norm is below the limit stays bitwise as it was."""
+    norm = math.sqrt(math.fsum(float(x) ** 2 for value in values for x in value.flatten()))
+    _, after = clipped(clip, values, norm + 1e-3 + norm * 1e-3)
+    yield values, all(torch.equal(x, y) for x, y in zip(values, after, strict=True))
+
+
+@must(seam="clip", laws=("ST-NONFINITE",), floor=3, given={"values": gradients, "bad": st.sampled_from([math.inf, math.nan])})
+def a_gradient_that_is_not_finite_is_refused(clip, values, bad):
+    """inf or NaN in a gradient is an error, and no gradient is changed: inf * 0 = NaN would reach every parameter."""
+    values = [value.clone() for value in values]
+    values[-1].view(-1)[0] = bad
+    parameters = [torch.nn.Parameter(torch.zeros_like(value)) for value in values]
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.grad = value.clone()
+    try:
+        clip(parameters, 1.0)
+    except ValueError:
+        same = all(
+            torch.equal(parameter.grad.nan_to_num(7.0), value.nan_to_num(7.0))
+            for parameter, value in zip(parameters, values, strict=True)
+        )
+        yield values, same, "the gradients were changed all the same"
+    else:
+        yield values, False, "no error was raised"
