@@ -51,7 +51,8 @@ def distillation_loss(
         divergence: "forward_kl" is KL(teacher || student); "reverse_kl" is KL(student || teacher) (MiniLLM,
             arXiv:2306.08543); "jsd" is `generalised_jsd`.
         beta: the teacher's weight in the mixture; only "jsd" reads it.
-        top_k: compare only the teacher's k largest columns and one bucket that holds the rest, see `with_tail_bucket`.
+        top_k: compare only the teacher's k most likely tokens (of equals the smaller ids) and one bucket that holds the
+            rest, see `with_tail_bucket`.
         vocab_size: the tokens that both models share, the first columns of each; the columns beyond are padding and
             are cut off before any softmax. None: both models have V columns.
         num_targets: the denominator n. None: the targets of these labels. With gradient accumulation or several ranks:
@@ -82,7 +83,7 @@ def distillation_loss(
         student = softened(student_logits, labels, temperature)
         teacher = softened(teacher_logits.detach(), labels, temperature)
         if top_k is not None:
-            kept = teacher.topk(top_k, dim=-1).indices
+            kept = teacher.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
             student, teacher = with_tail_bucket(student, kept), with_tail_bucket(teacher, kept)
         loss = loss + alpha * temperature**2 * divergences[divergence](student, teacher).sum() / n
     if alpha < 1:
