@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
+from sftspec.attention import NAME as PACKED_ATTENTION
 from sftspec.collation import Batch, collate
 from sftspec.masking import Conventions, Encoded, encode
 from sftspec.packing import pack
@@ -36,21 +37,62 @@ class NoExampleError(ValueError):
     """Every conversation was dropped: there is nothing to train on."""
 
 
+def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
+    """A permutation that depends on the seed and the epoch alone: the same after a resume, another in each epoch."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(count, generator=generator).tolist()
+
+
+def make_optimizer(job: Job) -> torch.optim.Optimizer:
+    """SGD without momentum, or AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2)."""
+    parameters = [parameter for parameter in job.model.parameters() if parameter.requires_grad]
+    if job.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=job.learning_rate)
+    if job.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=job.learning_rate, weight_decay=job.weight_decay)
+    raise ValueError(f"unknown optimizer {job.optimizer!r}; known: sgd, adamw")
+
+
+def interrupt(
+    job: Job, optimizer: torch.optim.Optimizer, rebuild: Callable[[Job], torch.optim.Optimizer]
+) -> torch.optim.Optimizer:
+    """Save parameters, optimizer and random state; lose them all; load them into a new optimizer.
+
+    The order of the data needs no state: it is a function of seed and epoch.
+    """
+    path = job.workdir / "checkpoint.pt"
+    state = {"model": job.model.state_dict(), "optimizer": optimizer.state_dict(), "rng": torch.get_rng_state()}
+    torch.save(state, path)
+    with torch.no_grad():
+        for parameter in job.model.parameters():
+            parameter.zero_()
+    torch.manual_seed(0)
+    saved = torch.load(path, weights_only=True)
+    job.model.load_state_dict(saved["model"])
+    optimizer = rebuild(job)
+    optimizer.load_state_dict(saved["optimizer"])
+    torch.set_rng_state(saved["rng"])
+    return optimizer
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """The reference trainer.
 
-    encode, pack, collate, loss, clip, step  the stages
-    conventions                              which tokens of a trained turn are targets
-    on_no_target                             an example without a target: "drop" it and count it, or "raise"
+    encode, order, pack, collate, loss, clip, optimizer, step, resume  the stages
+    conventions   which tokens of a trained turn are targets
+    on_no_target  an example without a target: "drop" it and count it, or "raise"
     """
 
     encode: Callable[..., Encoded] = encode
+    order: Callable[[int, int, int], list[int]] = epoch_order
     pack: Callable[..., Any] = pack
     collate: Callable[..., Batch] = collate
     loss: Callable[..., torch.Tensor] = sft_loss
     clip: Callable[..., float] = clip_gradients
+    optimizer: Callable[[Job], torch.optim.Optimizer] = make_optimizer
     step: Callable[..., StepReport] = sft_step
+    resume: Callable[..., torch.optim.Optimizer] = interrupt
     conventions: Conventions = field(default_factory=Conventions)
     on_no_target: str = "drop"
     name: str = "reference"
@@ -63,14 +105,14 @@ class Pipeline:
     def train(self, job: Job) -> None:
         """Train job.model in place; report losses, gradient norms and every count of lost data through job.report."""
         examples = self.prepare(job)
-        optimizer = make_optimizer(job)
+        optimizer = self.optimizer(job)
         job.model.train()
         if job.packing:
-            job.model.set_attn_implementation("sftspec_packed")
+            job.model.set_attn_implementation(PACKED_ATTENTION)
         reports: list[StepReport] = []
         for number, batches in enumerate(self.batches(job, examples)):
             if number == job.resume_at:
-                optimizer = interrupt(job, optimizer)
+                optimizer = self.resume(job, optimizer, self.optimizer)
             reports.append(self.step(job.model, batches, optimizer, job.max_grad_norm, self.loss, self.clip))
         job.report(
             losses=[report.loss for report in reports],
@@ -115,11 +157,11 @@ class Pipeline:
         """The micro-batches of each optimizer step, ranks one after another, over all epochs."""
         pad = job.tokenizer.pad_token_id
         for epoch in range(job.epochs):
-            order = epoch_order(len(examples), job.seed, epoch)
+            order = self.order(len(examples), job.seed, epoch)
             if job.packing:
                 lengths = [len(examples[index]) for index in order]
                 bins = [[order[item] for item in items] for items in self.pack(lengths, job.max_length)]
-                rows = [bins[index] for index in epoch_order(len(bins), job.seed, epoch)]
+                rows = [bins[index] for index in self.order(len(bins), job.seed, epoch)]
             else:
                 rows = [[index] for index in order]
             micro = list(_chunks(rows, job.batch_size))
@@ -147,42 +189,6 @@ class Pipeline:
         )
         model.train(mode)
         return loss
-
-
-def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
-    """A permutation that depends on the seed and the epoch alone: the same after a resume, another in each epoch."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return torch.randperm(count, generator=generator).tolist()
-
-
-def make_optimizer(job: Job) -> torch.optim.Optimizer:
-    """SGD without momentum, or AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2)."""
-    parameters = [parameter for parameter in job.model.parameters() if parameter.requires_grad]
-    if job.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=job.learning_rate)
-    if job.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=job.learning_rate, weight_decay=job.weight_decay)
-    raise ValueError(f"unknown optimizer {job.optimizer!r}; known: sgd, adamw")
-
-
-def interrupt(job: Job, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """Save parameters, optimizer and random state; lose them all; load them into a new optimizer.
-
-    The order of the data needs no state: it is a function of seed and epoch.
-    """
-    path = job.workdir / "checkpoint.pt"
-    state = {"model": job.model.state_dict(), "optimizer": optimizer.state_dict(), "rng": torch.get_rng_state()}
-    torch.save(state, path)
-    with torch.no_grad():
-        for parameter in job.model.parameters():
-            parameter.zero_()
-    torch.manual_seed(0)
-    saved = torch.load(path, weights_only=True)
-    job.model.load_state_dict(saved["model"])
-    optimizer = make_optimizer(job)
-    optimizer.load_state_dict(saved["optimizer"])
-    torch.set_rng_state(saved["rng"])
-    return optimizer
 
 
 def _chunks(items: Sequence, size: int) -> Iterator[list]:
