@@ -16,6 +16,9 @@ from sftspec.properties import must, should
 
 from sftspec.best_of_n import best_of_n, expected_max_normal, top_k  # noqa: F401 (the judge binds the seams)
 
+NOT_OBSERVABLE: dict[str, str] = {}
+"""Laws of best-of-N that no function shows, with the reason: there are none."""
+
 INF, NAN = math.inf, math.nan
 
 few = st.integers(-4, 4).map(float)  # small integers, so that ties are common

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 from hypothesis import example, given, settings
-from sftspec.properties import Property
+from sftspec.properties import REGISTRY, Property
 
 
 class DoesNotHold(AssertionError):
     """A piece of evidence that does not hold."""
+
+
+def properties_in(*modules: ModuleType) -> list[Property]:
+    names = {module.__name__ for module in modules}
+    return [item for item in REGISTRY.values() if item.check.__module__ in names]
+
+
+def reference(item: Property) -> Callable[..., Any]:
+    """Our own function for the seam of a property."""
+    return getattr(importlib.import_module(item.check.__module__), item.seam)
 
 
 def evidence(item: Property, function: Callable[..., Any], max_examples: int = 40) -> int:

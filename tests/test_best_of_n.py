@@ -1,0 +1,300 @@
+"""Best-of-N and its order statistics: every property holds for ours and fails for a function with the bug it names."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from sftspec.properties import best_of_n as selection
+from sftspec.properties import order_statistics as statistics
+from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_in, reference
+
+import sftspec
+from sftspec.best_of_n import UNRANKED, best_of_n, expected_best_of_n, expected_max_normal, top_k
+from sftspec.order_statistics import best_of_n_law, expected_gold, pass_at_n, subset_weights, win_rate
+
+PROPERTIES = properties_in(selection, statistics)
+NAN, INF = math.nan, math.inf
+
+# laws.md §5, all of it; BN-SFT is enforced by properties/rejection_sampling.py.
+LAWS = {"BN-ARGMAX", "BN-ALIGN", "BN-PERM", "BN-TIE", "BN-NAN", "BN-MONO", "BN-SUB", "BN-TOPK", "BN-EMAX", "BN-ASYM"}
+LAWS |= {"BN-HD", "BN-CONC", "BN-OTHER", "BN-EST", "BN-ESTTRUE", "BN-LAW", "BN-KL", "BN-WIN", "BN-GOODHART"}
+
+
+def by_row(choose):
+    """A selector that decides each prompt alone with `choose(row)`."""
+    return lambda rewards: [choose(row) for row in rewards]
+
+
+def numpy_argmax(rewards):
+    return np.argmax(np.array(rewards), axis=1)
+
+
+def torch_argmax(rewards):
+    return torch.tensor(rewards, dtype=torch.float64).argmax(dim=1)
+
+
+def rounded_to(dtype):
+    return lambda rewards: torch.tensor(rewards, dtype=torch.float64).nan_to_num(-INF).to(dtype).argmax(dim=1)
+
+
+def sigmoid_argmax(rewards):
+    return torch.tensor(rewards).sigmoid().argmax(dim=1)
+
+
+def transposed(rewards):
+    table = np.array(rewards)
+    return table.T.reshape(table.shape).argmax(axis=1)
+
+
+def above_the_mean(row):
+    return next((i for i, reward in enumerate(row) if reward > sum(row) / len(row)), 0)
+
+
+def torch_topk(rewards, k):
+    return torch.tensor(rewards, dtype=torch.float64).topk(k, dim=1).indices
+
+
+def smallest_k(rewards, k):
+    return np.argsort(np.array(rewards), axis=1, kind="stable")[:, :k]
+
+
+def with_replacement(rewards, n):
+    """The plug-in estimate: n draws with replacement from the samples (biased low)."""
+    m = len(rewards)
+    return math.fsum(((i + 1) ** n - i**n) / m**n * reward for i, reward in enumerate(sorted(rewards)))
+
+
+def first_n(rewards, n):
+    return max(rewards[:n])
+
+
+def untied_law(probabilities, rewards, n):
+    """All of a level's mass on its first outcome."""
+    law = best_of_n_law(probabilities, rewards, n)
+    for level in set(rewards):
+        here = [y for y, reward in enumerate(rewards) if reward == level]
+        law[here[0]], law[here[1:]] = law[here].sum(), 0.0
+    return law
+
+
+BROKEN = {
+    "best_of_n/the-winner-has-the-largest-reward": [by_row(lambda row: row.index(min(row))), sigmoid_argmax],
+    "best_of_n/a-prompt-is-decided-by-its-own-candidates": [transposed, lambda rewards: best_of_n(rewards)[:1]],
+    "best_of_n/permuting-the-candidates-moves-the-winner-along": [
+        by_row(lambda row: max(range(len(row)), key=lambda i: row[i] - 9 * i))
+    ],
+    "best_of_n/ties-are-decided-the-same-way-each-time": [
+        by_row(lambda row: random.choice([i for i, reward in enumerate(row) if reward == max(row)]))
+    ],
+    "best_of_n/the-first-of-equals-wins": [by_row(lambda row: len(row) - 1 - row[::-1].index(max(row)))],
+    "best_of_n/a-candidate-without-a-reward-never-wins": [
+        numpy_argmax,
+        torch_argmax,
+        by_row(lambda row: row.index(max(row))),
+        lambda rewards: np.argmax(np.nan_to_num(np.array(rewards), nan=-INF, neginf=-INF, posinf=INF), axis=1),
+        lambda rewards: np.argmax(np.array(rewards) * ~np.isnan(rewards), axis=1),
+    ],
+    "best_of_n/a-prompt-without-rewards-is-refused-or-skipped": [numpy_argmax, rounded_to(torch.float64)],
+    "best_of_n/an-infinite-reward-ranks-above-every-finite-one": [
+        lambda rewards: best_of_n([[None if reward == INF else reward for reward in row] for row in rewards], "skip")
+    ],
+    "best_of_n/only-the-order-of-rewards-matters": [rounded_to(torch.bfloat16), by_row(above_the_mean)],
+    "best_of_n/more-candidates-never-make-the-winner-worse": [by_row(lambda row: len(row) - 1)],
+    "best_of_n/selection-does-not-depend-on-sharding": [by_row(above_the_mean)],
+    "best_of_n/the-best-of-normal-rewards-is-their-expected-maximum": [by_row(lambda row: 0), by_row(above_the_mean)],
+    "best_of_n/the-k-best-are-the-k-largest": [torch_topk, smallest_k],
+    "order_statistics/the-expected-maximum-is-exact": [
+        lambda n: math.sqrt(math.log(n)),
+        lambda n: math.sqrt(2 * math.log(n)),
+        lambda n: expected_max_normal(n) * (1 + 1e-11),
+    ],
+    "order_statistics/the-expected-maximum-grows-slowly": [
+        lambda n: math.sqrt(2 * math.log(n)),
+        lambda n: min(2.0, expected_max_normal(n)),
+    ],
+    "order_statistics/the-estimate-is-the-mean-over-all-subsets": [with_replacement, first_n],
+    "order_statistics/the-proxy-never-loses-by-more-candidates": [first_n, lambda r, n: -expected_best_of_n(r, n)],
+    "order_statistics/known-laws-give-their-known-maxima": [
+        with_replacement,
+        lambda rewards, n: float(np.dot(subset_weights(len(rewards), n), rewards[::-1])),
+    ],
+    "order_statistics/fewer-samples-than-n-are-refused": [lambda rewards, n: max(rewards)],
+    "order_statistics/the-gold-value-follows-the-choice-of-the-proxy": [
+        lambda proxy, gold, n: expected_best_of_n(gold, n),
+        lambda proxy, gold, n: sum(gold) / len(gold),
+    ],
+    "order_statistics/the-law-of-the-winner-is-the-enumerated-one": [untied_law, lambda p, r, n: np.array(p)],
+    "order_statistics/selection-moves-no-further-than-its-bounds": [
+        lambda p, r, n: best_of_n_law(p, r, 4 * n),
+        lambda p, r, n: best_of_n_law(p, [-reward for reward in r], n),
+    ],
+    "order_statistics/the-bound-is-attained-by-rewards-that-never-tie": [
+        math.log,
+        lambda n: math.log(n) - (n - 1) / n - 0.01,
+    ],
+    "order_statistics/the-best-loses-to-a-fresh-draw-once-in-n-plus-one": [lambda n: (n - 1) / n, lambda n: 0.5],
+}
+
+
+@pytest.mark.parametrize("item", PROPERTIES, ids=lambda item: item.id)
+def test_the_property_holds_for_ours(item):
+    assert evidence(item, reference(item), max_examples=100) >= item.floor
+
+
+@pytest.mark.parametrize("item", PROPERTIES, ids=lambda item: item.id)
+def test_the_property_fails_for_each_broken_function(item):
+    for function in BROKEN[item.id]:
+        with pytest.raises(DoesNotHold):
+            evidence(item, function, max_examples=100)
+
+
+def test_every_law_is_enforced():
+    enforced = {law for item in PROPERTIES for law in item.laws}
+    assert enforced == LAWS and not selection.NOT_OBSERVABLE
+
+
+# ---------------------------------------------------------------- real selectors
+
+
+@pytest.mark.parametrize("selector", [numpy_argmax, torch_argmax, by_row(lambda row: row.index(max(row)))])
+def test_argmax_of_numpy_torch_and_python_fail_on_nan_only(selector):
+    """What selectors are made of: they rank right and let a broken candidate win."""
+    failed = set()
+    for item in PROPERTIES:
+        if item.seam == "best_of_n":
+            try:
+                evidence(item, selector)
+            except (DoesNotHold, ValueError):
+                failed.add(item.check.__name__)
+    assert failed == {"a_candidate_without_a_reward_never_wins", "a_prompt_without_rewards_is_refused_or_skipped"}
+
+
+# ---------------------------------------------------------------- what selection takes and gives
+
+
+def test_a_tensor_gives_a_tensor_and_everything_else_numpy():
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64):
+        winners = best_of_n(torch.tensor([[1, 3, 2], [5, 4, 4]], dtype=dtype))
+        assert winners.dtype == torch.int64 and winners.tolist() == [1, 0]
+    rewards = torch.tensor([[1.0, 3.0], [2.0, 0.0]], requires_grad=True)
+    assert rewards.gather(1, best_of_n(rewards)[:, None]).flatten().tolist() == [3.0, 2.0]
+    assert best_of_n([[1, 3, 2]]).dtype == np.int64
+    assert best_of_n(np.array([[1.0, 3.0]], dtype=np.float32)).tolist() == [1]
+
+
+def test_one_prompt_gives_one_index():
+    assert best_of_n([1.0, 3.0, 2.0]) == 1 and hash(best_of_n([1.0, 3.0])) == 1
+    assert best_of_n(torch.tensor([1.0, 3.0])).shape == ()
+    assert top_k((1.0, 3.0, 2.0), 2).tolist() == [1, 2]
+    assert best_of_n([torch.tensor(1.0), torch.tensor(2.0)]) == 1
+
+
+def test_integers_beyond_float64_keep_their_order():
+    assert best_of_n([[2**53, 2**53 + 1]]).tolist() == [1]
+    assert best_of_n(torch.tensor([[2**53 + 1, 2**53]])).tolist() == [0]
+    assert top_k([-(2**63), 0], 2).tolist() == [1, 0]
+    assert best_of_n([[False, True, True]]).tolist() == [1]
+
+
+def test_rows_of_unequal_length_and_none():
+    assert best_of_n([[None, 1.0], [3.0], [0.0, NAN, 2.0]]).tolist() == [1, 0, 2]
+    assert top_k([[None, 1.0, 2.0], [3.0]], 2, on_unranked="skip").tolist() == [[2, 1], [0, UNRANKED]]
+
+
+def test_a_prompt_without_rewards_is_an_error_that_names_it_or_a_counted_skip():
+    rewards = [[1.0, 2.0], [NAN, None], []]
+    with pytest.raises(ValueError, match=r"2 of 3 prompts have fewer than 1 rewards \(prompts \[1, 2\]\)"):
+        best_of_n(rewards)
+    winners = best_of_n(rewards, on_unranked="skip")
+    assert winners.tolist() == [1, UNRANKED, UNRANKED] and (winners == UNRANKED).sum() == 2
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: best_of_n([]),
+        lambda: best_of_n([[]]),
+        lambda: best_of_n(1.0),
+        lambda: best_of_n([["good", "bad"]]),
+        lambda: best_of_n(np.zeros((2, 2, 2))),
+        lambda: best_of_n([[1.0]], on_unranked="ignore"),
+        lambda: top_k([[1.0, 2.0]], 0),
+        lambda: top_k([[1.0, 2.0]], 3),
+        lambda: expected_max_normal(0),
+        lambda: expected_max_normal(2.5),
+        lambda: expected_best_of_n([1.0, 2.0], 0),
+        lambda: expected_best_of_n([1.0, 2.0], 3),
+        lambda: expected_best_of_n([1.0, NAN], 1),
+        lambda: expected_best_of_n([1.0, INF], 1),
+        lambda: expected_best_of_n(1.0, 1),
+        lambda: expected_gold([1.0, 2.0], [1.0], 1),
+        lambda: pass_at_n(10, 11, 1),
+        lambda: best_of_n_law([0.5, 0.4], [0, 1], 2),
+        lambda: best_of_n_law([0.5, 0.5], [0, NAN], 2),
+        lambda: best_of_n_law([0.5, 0.5], [0, 1], 0),
+        lambda: win_rate(0),
+        lambda: sftspec.order_statistics.best_of_n_kl_bound(0),
+    ],
+)
+def test_bad_input_is_refused(call):
+    with pytest.raises(ValueError, match=r"\w{3}"):
+        call()
+
+
+def test_the_package_name_is_callable_whatever_was_imported_first():
+    assert sftspec.expected_max_normal(1) == 0.0
+    assert sftspec.best_of_n([1.0, 3.0]) == 1
+    assert importlib.import_module("sftspec.best_of_n").top_k is top_k
+
+
+# ---------------------------------------------------------------- estimators at work
+
+
+def test_many_prompts_are_estimated_at_once():
+    rewards = np.random.default_rng(0).normal(size=(3, 50))
+    assert expected_best_of_n(rewards, 7).tolist() == [expected_best_of_n(row, 7) for row in rewards]
+
+
+def test_the_order_of_the_samples_does_not_matter():
+    proxy, gold = [1.0, 1.0, 0.0, 2.0, 1.0], [5.0, -1.0, 2.0, 0.5, 4.0]
+    values = {
+        expected_gold([proxy[i] for i in order], [gold[i] for i in order], 3)
+        for order in itertools.permutations(range(5))
+    }
+    assert len(values) == 1
+
+
+def test_the_estimator_is_unbiased_where_the_plug_in_is_not():
+    """2,000 repetitions of 6 samples from Bernoulli(0.3), best of 3: 1 - 0.7**3, within five standard errors."""
+    draws = np.random.default_rng(1).random((2000, 6)) < 0.3
+    estimates = np.array([expected_best_of_n(row, 3) for row in draws])
+    plug_in = np.array([with_replacement(list(map(float, row)), 3) for row in draws])
+    error = 5 * estimates.std() / math.sqrt(2000)
+    assert abs(estimates.mean() - (1 - 0.7**3)) <= error < abs(plug_in.mean() - (1 - 0.7**3))
+
+
+def test_gold_follows_the_proxy_with_light_tails_and_falls_with_heavy_ones():
+    """laws.md E6: error N(0, 1) gives gold E[max]/sqrt(2), Student-t with 3 degrees a peak (0.87 at 16, 0.25 at 4096).
+
+    40 prompts of 8,192 samples; the bounds are five standard errors over the prompts.
+    """
+    draw = np.random.default_rng(2)
+    gold = draw.normal(size=(40, 8192))
+    light, heavy = gold + draw.normal(size=gold.shape), gold + draw.standard_t(3, size=gold.shape)
+    for n in (1, 4, 16, 64, 256):
+        values = expected_gold(light, gold, n)
+        assert abs(values.mean() - expected_max_normal(n) / math.sqrt(2)) <= 5 * values.std() / math.sqrt(40)
+    peak, end = expected_gold(heavy, gold, 16), expected_gold(heavy, gold, 4096)
+    assert (peak - end).mean() > 5 * (peak - end).std() / math.sqrt(40)
+    assert (expected_best_of_n(heavy, 4096) > expected_best_of_n(heavy, 16)).all()
+
+
+def test_weights_sum_to_one_at_any_size():
+    for m, n in [(1, 1), (7, 7), (10**4, 3), (10**4, 9000), (3 * 10**4, 15000)]:
+        assert abs(math.fsum(subset_weights(m, n)) - 1) <= m * 2.0**-53
