@@ -67,7 +67,8 @@ def segmented_attention(
 
     def attend(pieces: list[Tensor]) -> Tensor:
         """Query, key and value (pieces, length, heads, D) -> (pieces, length, H, D)."""
-        return scaled_dot_product_attention(*(piece.transpose(1, 2) for piece in pieces), **options).transpose(1, 2)
+        query, key, value = (piece.transpose(1, 2) for piece in pieces)
+        return scaled_dot_product_attention(query, key, value, **options).transpose(1, 2)
 
     if len(set(lengths)) == 1:
         out = attend([stream.reshape(-1, lengths[0], *stream.shape[2:]) for stream in streams])

@@ -1,0 +1,324 @@
+"""The packer against an independent best-fit decreasing, exhaustive optima, TRL, and packers that are broken."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from bisect import bisect_left, insort
+from fractions import Fraction
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from sftspec.conformance.judge import judge
+from sftspec.properties import REGISTRY
+from sftspec.properties.packing import TIGHT, optimum
+
+from sftspec.packing import Bins, PackingError, efficiency, fit, lower_bound, pack
+
+PROPERTIES = {
+    item.id.split("/")[1]: item for item in REGISTRY.values() if item.area == "packing" and item.seam == "pack"
+}
+
+
+def best_fit_decreasing(lengths: list[int], capacity: int) -> list[int]:
+    """Tokens of each pack, ascending: the definition, one example at a time."""
+    spaces: list[int] = []
+    for length in sorted(lengths, reverse=True):
+        best = bisect_left(spaces, length)
+        space = spaces.pop(best) if best < len(spaces) else capacity
+        insort(spaces, space - length)
+    return sorted(capacity - space for space in spaces)
+
+
+def random_problem(seed: int) -> tuple[list[int], int]:
+    draw = random.Random(seed)
+    capacity = draw.randint(1, 64)
+    longest = draw.randint(1, capacity)
+    return [draw.randint(1, longest) for _ in range(draw.randint(0, 60))], capacity
+
+
+def test_packs_are_filled_as_by_best_fit_over_examples():
+    for seed in range(2000):
+        lengths, capacity = random_problem(seed)
+        ours = sorted(sum(lengths[index] for index in one) for one in pack(lengths, capacity))
+        assert ours == best_fit_decreasing(lengths, capacity), (lengths, capacity)
+
+
+@pytest.mark.parametrize("capacity", [1000, 4096, 70_000])
+def test_large_inputs_are_packed_as_by_best_fit_over_examples(capacity):
+    lengths = np.random.default_rng(1).lognormal(5.8, 1.0, 20_000).astype(np.int64).clip(1, 1000)
+    bins = pack(lengths, capacity)
+    assert np.array_equal(np.sort(bins.order), np.arange(len(lengths)))
+    ours = np.sort(np.add.reduceat(lengths[bins.order], bins.offsets[:-1]))
+    assert ours.tolist() == best_fit_decreasing(lengths.tolist(), capacity)
+    assert len(bins) >= lower_bound(lengths, capacity)
+
+
+@pytest.mark.parametrize("capacity", [255, 257, 2048])
+def test_trl_needs_as_many_packs(capacity):
+    pyarrow = pytest.importorskip("pyarrow")
+    data_utils = pytest.importorskip("trl.data_utils")
+    lengths = np.random.default_rng(2).lognormal(4.5, 1.0, 3000).astype(np.int64).clip(1, capacity)
+    offsets = pyarrow.array(np.append(0, np.cumsum(lengths)).astype(np.int32))
+    table = pyarrow.table({"tokens": pyarrow.ListArray.from_arrays(offsets, pyarrow.nulls(int(lengths.sum())))})
+    assert len(data_utils._pack_bfd(table, capacity)) == len(pack(lengths, capacity))
+
+
+def test_equal_lengths_keep_their_order():
+    assert list(pack([4, 4, 2, 4, 2, 2], 8)) == [[0, 1], [3, 2, 4], [5]]
+
+
+def test_bins_are_lists_and_arrays():
+    bins = pack([5, 3, 4, 2, 2], 8)
+    assert len(bins) == 2 and bins[0] == [0, 1] and bins[-1] == [2, 3, 4] and bins[:1] == [[0, 1]]
+    assert all(type(index) is int for one in bins for index in one)
+    assert bins.order.dtype == bins.offsets.dtype == np.int64
+    assert bins.order.tolist() == [0, 1, 2, 3, 4] and bins.offsets.tolist() == [0, 2, 5]
+    with pytest.raises(IndexError):
+        bins[2]
+
+
+def test_nothing_packs_into_nothing():
+    bins = pack([], 8)
+    assert isinstance(bins, Bins) and len(bins) == 0 and list(bins) == []
+    assert lower_bound([], 8) == 0 and efficiency([], bins, 8) == 1.0
+
+
+@pytest.mark.parametrize("lengths", [np.array([3, 4, 1], np.int32), torch.tensor([3, 4, 1]), (3, 4, 1)])
+def test_arrays_tensors_and_tuples_are_lengths_too(lengths):
+    assert list(pack(lengths, 8)) == [[1, 0, 2]]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "capacity", "message"),
+    [
+        ([3, 0, 2], 8, r"example 1 has length 0"),
+        ([3, -2], 8, r"example 1 has length -2"),
+        ([3, 2.5], 8, r"length 2\.5 of example 1 is no integer"),
+        (np.array([3.0, 2.0]), 8, r"example 0 is no integer"),
+        ([True, False], 8, r"example 0 is no integer"),
+        ([[3, 2]], 8, r"shape \(1, 2\)"),
+        ([3], 0, r"capacity 0"),
+        ([3], 8.0, r"capacity 8\.0"),
+        ([3, 9, 12], 8, r"example 1 has 9 tokens, the capacity is 8 \(2 such.*overlong='truncate' or 'drop'"),
+    ],
+)
+def test_bad_input_is_named(lengths, capacity, message):
+    with pytest.raises(PackingError, match=message):
+        pack(lengths, capacity)
+
+
+def test_every_overlong_policy_counts_what_it_costs():
+    lengths = [9, 3, 20, 8]
+    cut = fit(lengths, 8, overlong="truncate")
+    assert (cut.kept.tolist(), cut.lengths.tolist()) == ([0, 1, 2, 3], [8, 3, 8, 8])
+    assert (cut.truncated, cut.dropped, cut.tokens_lost) == (2, 0, 1 + 12)
+    left = fit(lengths, 8, overlong="drop")
+    assert (left.kept.tolist(), left.lengths.tolist()) == ([1, 3], [3, 8])
+    assert (left.truncated, left.dropped, left.tokens_lost) == (0, 2, 29)
+    whole = fit([3, 8], 8)
+    assert (whole.kept.tolist(), whole.truncated, whole.dropped, whole.tokens_lost) == ([0, 1], 0, 0, 0)
+    with pytest.raises(PackingError, match="'split' is no policy"):
+        fit(lengths, 8, overlong="split")
+
+
+def martello_toth(lengths: list[int], capacity: int) -> int:
+    """L2 by its definition, threshold by threshold, in exact fractions."""
+    bound = 0
+    for threshold in range(capacity // 2 + 1):
+        first = [n for n in lengths if n > capacity - threshold]
+        second = [n for n in lengths if capacity - threshold >= n > Fraction(capacity, 2)]
+        third = [n for n in lengths if Fraction(capacity, 2) >= n >= threshold]
+        rest = Fraction(sum(third) - (len(second) * capacity - sum(second)), capacity)
+        bound = max(bound, len(first) + len(second) + max(0, -(-rest.numerator // rest.denominator)))
+    return bound
+
+
+def test_the_lower_bound_is_martello_and_toths():
+    for seed in range(1000):
+        lengths, capacity = random_problem(seed)
+        assert lower_bound(lengths, capacity) == martello_toth(lengths, capacity), (lengths, capacity)
+
+
+def test_the_exhaustive_optimum_is_that_of_all_partitions():
+    for seed in range(100):
+        lengths, capacity = random_problem(seed)
+        lengths = lengths[:5]
+        fewest = min(
+            len(set(places))
+            for places in itertools.product(range(len(lengths)), repeat=len(lengths))
+            if all(sum(n for n, at in zip(lengths, places, strict=True) if at == k) <= capacity for k in set(places))
+        )
+        assert optimum(lengths, capacity) == fewest, (lengths, capacity)
+        assert lower_bound(lengths, capacity) <= fewest
+
+
+def test_the_tight_instance_needs_nine_packs_and_gets_eleven():
+    assert sum(TIGHT.lengths) == 9 * TIGHT.capacity
+    assert optimum(*TIGHT) == 9
+    assert len(pack(*TIGHT)) == 11 == (11 * 9 + 6) // 9
+
+
+def test_efficiency_counts_tokens():
+    assert efficiency([5, 3, 4], [[0, 1], [2]], 8) == 12 / 16
+    assert efficiency([5, 3, 4], pack([5, 3, 4], 8), 8) == 12 / 16
+
+
+# Packers that are broken, each in one way
+
+
+def loses_the_last_pack(lengths, capacity):
+    return list(pack(lengths, capacity))[:-1]
+
+
+def packs_one_example_twice(lengths, capacity):
+    packs = list(pack(lengths, capacity))
+    return [*packs, packs[0]] if packs else []
+
+
+def leaves_an_empty_pack(lengths, capacity):
+    return [*pack(lengths, capacity), []]
+
+
+def cuts_at_the_capacity(lengths, capacity):
+    """Concatenate and cut: an example that crosses an edge is in both packs (trl's `wrapped`)."""
+    owners = [index for index, length in enumerate(lengths) for _ in range(length)]
+    rows = [owners[start : start + capacity] for start in range(0, len(owners), capacity)]
+    return [list(dict.fromkeys(row)) for row in rows]
+
+
+def forgets_the_separator(lengths, capacity):
+    return list(pack(lengths, capacity + 1))
+
+
+def truncates_silently(lengths, capacity):
+    return list(pack(np.minimum(lengths, capacity) if lengths else [], capacity))
+
+
+def declares_and_does_not_drop(lengths, capacity):
+    return truncates_silently(lengths, capacity)
+
+
+declares_and_does_not_drop.overlong = "drop"
+
+
+def turns_with_every_call(lengths, capacity, calls=itertools.count()):  # noqa: B008
+    packs = list(pack(lengths, capacity))
+    turn = next(calls) % max(1, len(packs))
+    return packs[turn:] + packs[:turn]
+
+
+def sorts_its_argument(lengths, capacity):
+    """As LLaMA-Factory's greedy knapsack does, which returns lengths."""
+    lengths.sort()
+    return list(pack(lengths, capacity))
+
+
+def takes_examples_as_they_come(lengths, capacity):
+    """First fit without sorting."""
+    packs, room = [], []
+    for index, length in enumerate(lengths):
+        if length > capacity:
+            raise ValueError(f"example {index} is too long")
+        place = next((k for k, space in enumerate(room) if space >= length), None)
+        if place is None:
+            place = len(packs)
+            packs.append([])
+            room.append(capacity)
+        packs[place].append(index)
+        room[place] -= length
+    return packs
+
+
+def closes_every_pack(lengths, capacity):
+    """Next fit, sorted: only the last pack is tried."""
+    packs, room = [], 0
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if lengths[index] > capacity:
+            raise ValueError(f"example {index} is too long")
+        if room < lengths[index]:
+            packs.append([])
+            room = capacity
+        packs[-1].append(index)
+        room -= lengths[index]
+    return packs
+
+
+def searches_a_tree_of_the_wrong_size(lengths, capacity):
+    """Best fit with a search tree that is right for powers of two alone (trl#3887)."""
+    size, tree, packs, by_space = capacity, [0] * (2 * capacity), [], {}
+
+    def note(space, value):
+        at = size + space - 1
+        tree[at] = value
+        while at > 1:
+            at //= 2
+            tree[at] = max(tree[2 * at], tree[2 * at + 1])
+
+    note(capacity, capacity)
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        at = 1
+        while at < size:
+            at = 2 * at if tree[2 * at] >= lengths[index] else 2 * at + 1
+        space = tree[at]
+        if space < lengths[index] or space == capacity:
+            space = capacity
+            packs.append([])
+            at_pack = len(packs) - 1
+        else:
+            at_pack = by_space[space].pop()
+            if not by_space[space]:
+                note(space, 0)
+        packs[at_pack].append(index)
+        if space > lengths[index]:
+            by_space.setdefault(space - lengths[index], []).append(at_pack)
+            note(space - lengths[index], space - lengths[index])
+    return packs
+
+
+ONCE = "every-example-is-packed-once-and-whole"
+ORDER = "the-number-of-packs-does-not-depend-on-the-order"
+RATIO = "packs-stay-within-eleven-ninths-of-the-optimum"
+BROKEN = {
+    loses_the_last_pack: {ONCE, "no-fewer-packs-than-possible"},
+    packs_one_example_twice: {ONCE},
+    leaves_an_empty_pack: {ONCE, "packs-are-more-than-half-full"},
+    cuts_at_the_capacity: {ONCE, "no-pack-exceeds-its-capacity"},
+    forgets_the_separator: {"no-pack-exceeds-its-capacity"},
+    truncates_silently: {"an-overlong-example-is-refused-or-declared"},
+    declares_and_does_not_drop: {"an-overlong-example-is-refused-or-declared"},
+    turns_with_every_call: {"packing-depends-on-nothing-but-its-arguments"},
+    sorts_its_argument: {"packing-depends-on-nothing-but-its-arguments"},
+    takes_examples_as_they_come: {ORDER},
+    closes_every_pack: {RATIO, "no-two-packs-fit-into-one"},
+    searches_a_tree_of_the_wrong_size: {"no-two-packs-fit-into-one", "packs-are-more-than-half-full"},
+}
+
+
+@pytest.mark.parametrize("name", PROPERTIES)
+def test_the_property_holds_for_the_reference(name):
+    verdict = judge(PROPERTIES[name], SimpleNamespace(pack=pack), [], max_examples=300)
+    assert verdict.status == "pass", (verdict.counterexample, verdict.reason)
+
+
+@pytest.mark.parametrize(
+    ("packer", "name"), [(packer, name) for packer, names in BROKEN.items() for name in sorted(names)]
+)
+def test_the_property_fails_for_the_broken_packer(packer, name):
+    verdict = judge(PROPERTIES[name], SimpleNamespace(pack=packer), [])
+    assert verdict.status == "fail" and not verdict.reason, verdict.reason  # by evidence, not by an exception
+
+
+def test_every_property_has_failed_once():
+    assert set().union(*BROKEN.values()) == set(PROPERTIES)
+
+
+def test_a_packer_that_drops_as_it_declares_passes():
+    def drops(lengths, capacity):
+        kept = fit(lengths, capacity, overlong="drop")
+        return [kept.kept[one].tolist() for one in pack(kept.lengths, capacity)]
+
+    drops.overlong = "drop"
+    assert all(judge(item, SimpleNamespace(pack=drops), []).status == "pass" for item in PROPERTIES.values())
