@@ -108,11 +108,12 @@ def qwen3(messages: list[dict], add_generation_prompt: bool, empty_thoughts: str
             thoughts, content = split_thoughts(message)
             yield "header", index, "<|im_start|>assistant\n"
             if index > question and (index == len(messages) - 1 or thoughts):
-                opening, closing = "<think>\n", "\n</think>\n\n"
-                blank = not thoughts.strip("\n") and empty_thoughts
-                yield ("header" if blank else "generated"), index, opening
-                yield "reasoning", index, thoughts.strip("\n")
-                yield ("header" if blank else "generated"), index, closing
+                if empty_thoughts and not thoughts.strip("\n"):
+                    yield "header", index, empty_thoughts
+                else:
+                    yield "generated", index, "<think>\n"
+                    yield "reasoning", index, thoughts.strip("\n")
+                    yield "generated", index, "\n</think>\n\n"
                 yield "content", index, content.lstrip("\n")
             else:
                 yield "content", index, content

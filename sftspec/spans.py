@@ -13,6 +13,7 @@ message. Kinds:
     content            what the message says, after the variant's declared trimming
     reasoning          what it thought first
     tool_call          a call of a tool, as JSON
+    given              what an assistant's message says where its template does not let the model write it
     generated          what the model writes around these three: think and tool tags, Llama-2's spaces
     end_of_turn        what ends a turn (for an assistant: with the token that makes generation stop)
     separator          what stands between turns after the end-of-turn token (ChatML: a newline)
@@ -28,7 +29,7 @@ from typing import NamedTuple
 Piece = tuple[str, int, str]
 
 # What people and models wrote: in these a control string may be text (axis special_tokens="literal").
-DATA_KINDS = frozenset({"content", "reasoning", "tool_call", "tools"})
+DATA_KINDS = frozenset({"content", "reasoning", "tool_call", "given", "tools"})
 
 # What an assistant writes at inference before it ends its turn.
 WRITTEN_KINDS = frozenset({"content", "reasoning", "tool_call", "generated"})

@@ -91,6 +91,10 @@ def find_template(name: str | Path | Template) -> Template:
         return name
     if name in TEMPLATES:
         return TEMPLATES[name]
+    if Path(name).exists():
+        from sftspec.jinja_templates import load_jinja_template
+
+        return load_jinja_template(Path(name))
     raise TemplateError(f"unknown template {name!r}; known: {', '.join(sorted(TEMPLATES))}")
 
 
@@ -99,6 +103,7 @@ def render(
     template: str | Template = "chatml/openai",
     add_generation_prompt: bool = False,
     tools: list[dict] | None = None,
+    bos: str = "template",
 ) -> Rendered:
     """Render a conversation.
 
@@ -107,6 +112,9 @@ def render(
         template: name of a variant.
         add_generation_prompt: end with the header of the assistant's turn to be written.
         tools: definitions of tools, for a template with a place for them.
+        bos: who writes the BOS that opens the sequence. "template": it stands in the text, which has to be encoded
+            with add_special_tokens=False. "tokenizer": it does not, and the tokenizer adds it. Both at once make two
+            (OpenRLHF#393, trl#3328), neither makes none (unsloth#10312).
     Returns:
         Rendered, whose spans partition its text.
     Raises:
@@ -115,7 +123,10 @@ def render(
     variant = find_template(template)
     conversation = check_conversation(messages, tools=tools)
     _refuse_what_has_no_place(conversation, variant)
-    return assemble(variant.pieces(conversation, add_generation_prompt))
+    if bos not in ("template", "tokenizer"):
+        raise TemplateError(f"bos is {bos!r}; write who owns it: 'template' or 'tokenizer'")
+    pieces = list(variant.pieces(conversation, add_generation_prompt))
+    return assemble(pieces[1:] if bos == "tokenizer" and pieces[0][0] == "bos" else pieces)
 
 
 def _refuse_what_has_no_place(conversation: Conversation, variant: Template) -> None:

@@ -1,0 +1,325 @@
+"""Any Hugging Face chat template as a Template: its text, and of every character what it is.
+
+Rule of this file: what is trained is what the template says with {% generation %}, and where it says nothing, what the
+model would write: from the end of the prompt that the template itself makes for a turn, to the token that ends it.
+Hugging Face gives a mask of zeros there (marin#7237) and others trained on everything (Megatron-Bridge#3359). Contents
+are followed through the template by provenance (tracked.py), so that no text can pass for structure.
+
+A template that rewrites history (strips <think> of earlier turns) is not prefix-preserving; spans are those of the text
+as it stands, never of prefixes put together (tinker-cookbook#142).
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import queue
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise, takewhile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sftspec.spans import DATA_KINDS, WRITTEN_KINDS, Piece, TemplateError
+from sftspec.templates import Template
+
+WALL_SECONDS = 20.0  # for a machine without processor limits; elsewhere the worker's own clock ends first
+
+GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+FIRST_TOKEN, LAST_TOKEN = re.compile(r"\s*<[^<>]*>"), re.compile(r"<[^<>]*>(?=\s*\Z)")
+HALF_TOKEN = re.compile(r"<[^<>]*\Z")
+
+
+class RenderBudgetError(TemplateError):
+    """A template used up its processor time or its memory."""
+
+
+class _Worker:
+    """The process that renders; started when first needed, anew after a fork and after it was ended."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen | None = None
+        self.owner = 0
+        self.lock = threading.Lock()
+
+    def ask(self, request: dict) -> dict:
+        with self.lock:
+            if self.process is None or self.owner != os.getpid() or self.process.poll() is not None:
+                self._start()
+            replies: queue.Queue = queue.Queue()
+            threading.Thread(target=self._exchange, args=(json.dumps(request), replies), daemon=True).start()
+            try:
+                line = replies.get(timeout=WALL_SECONDS)
+            except queue.Empty:
+                line = ""
+            if not line:
+                self.stop()
+                raise RenderBudgetError("rendering took more than 0.9 s of processor time, or too much memory")
+            return json.loads(line)
+
+    def _exchange(self, request: str, replies: queue.Queue) -> None:
+        try:
+            self.process.stdin.write(request + "\n")
+            self.process.stdin.flush()
+            replies.put(self.process.stdout.readline())
+        except (OSError, ValueError):
+            replies.put("")
+
+    def _start(self) -> None:
+        command = [sys.executable, "-m", "sftspec.jinja_worker"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self.process, self.owner = subprocess.Popen(command, text=True, encoding="ascii", **pipes), os.getpid()
+
+    def stop(self) -> None:
+        if self.process is not None and self.owner == os.getpid():
+            self.process.kill()
+            self.process.wait()
+        self.process = None
+
+
+_worker = _Worker()
+atexit.register(_worker.stop)
+
+
+class Run(NamedTuple):
+    """A stretch of rendered text of one origin; kind "" was made by the template."""
+
+    text: str
+    kind: str
+    message: int
+    written: bool
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A Jinja source with its variables, as a generator of pieces."""
+
+    source: str
+    name: str
+    variables: dict[str, Any]
+
+    def runs(self, messages: Sequence[dict], generation_prompt: bool, tools: list | None) -> list[Run]:
+        options = {"tools": tools, "documents": None, "add_generation_prompt": generation_prompt, **self.variables}
+        reply = _worker.ask({"source": self.source, "messages": list(messages), "options": options})
+        if "error" in reply:
+            raise TemplateError(f"{self.name}: {reply['error']}")
+        return [Run(*run) for run in reply["runs"]]
+
+    def text(self, messages: Sequence[dict], generation_prompt: bool, tools: list | None = None) -> str:
+        return _text(self.runs(messages, generation_prompt, tools))
+
+    def __call__(self, messages: list[dict], add_generation_prompt: bool) -> Iterator[Piece]:
+        tools = getattr(messages, "tools", None)
+        runs = self.runs(messages, add_generation_prompt, tools)
+        marked = (
+            _by_blocks(runs, messages) if GENERATION.search(self.source) else self._by_prompts(runs, messages, tools)
+        )
+        end = len(self.text(messages, False, tools)) if add_generation_prompt else len(_text(runs))
+        yield from _pieces(marked, end, self.variables.get("bos_token") or "")
+
+    def _by_prompts(self, runs: list[Run], messages: list[dict], tools: list | None) -> list[Run]:
+        """Without {% generation %}: a turn is what comes after the prompt for it, up to what ends every turn."""
+        whole = _text(runs)
+        for index, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            prompt = self._prompt(messages[:index], tools)
+            start, end = _answer(runs, index, prompt)
+            closing = self._closing(messages[: index + 1], index + 1 == len(messages), prompt, tools)
+            if start < 0 or not whole.startswith(closing, end):
+                raise TemplateError(
+                    f"message {index}: {self.name} does not show where this answer begins and ends; "
+                    "put {% generation %} and {% endgeneration %} around what the model writes"
+                )
+            end += len(closing)
+            runs = [
+                run._replace(written=True, message=index) if start <= at and at + len(run.text) <= end else run
+                for at, run in _placed(runs, start, end)
+            ]
+        return runs
+
+    def _closing(self, messages: list[dict], is_last: bool, prompt: str, tools: list | None) -> str:
+        """What the template writes after an answer, whether the conversation ends with it or goes on."""
+        tails = []
+        for talk in (messages, [*messages, {"role": "user", "content": "x"}]):
+            runs = self.runs(talk, False, tools)
+            tails.append(_text(runs)[_answer(runs, len(messages) - 1, prompt)[1] :])
+        shared = HALF_TOKEN.sub("", _common_prefix(*tails)).rstrip()
+        first = FIRST_TOKEN.match(tails[1])
+        # Where the two have nothing in common (gpt-oss: <|return|> or <|end|>), each ends in its own way.
+        return shared or (tails[0].rstrip() if is_last else first.group() if first and tails[0].strip() else "")
+
+    def _prompt(self, messages: Sequence[dict], tools: list | None) -> str:
+        """The prompt for the next turn; "" where the template makes none."""
+        try:
+            return self.text(messages, True, tools) if messages else ""
+        except RenderBudgetError:
+            raise
+        except TemplateError:
+            return ""
+
+
+def _text(runs: list[Run]) -> str:
+    return "".join(run.text for run in runs)
+
+
+def _placed(runs: list[Run], *cuts: int) -> Iterator[tuple[int, Run]]:
+    """The runs with their positions, cut where asked."""
+    position = 0
+    for run in runs:
+        inside = sorted(cut - position for cut in cuts if position < cut < position + len(run.text))
+        for left, right in pairwise([0, *inside, len(run.text)]):
+            yield position + left, run._replace(text=run.text[left:right])
+        position += len(run.text)
+
+
+def _answer(runs: list[Run], index: int, prompt: str) -> tuple[int, int]:
+    """Where an answer begins, which is the end of its prompt, and where what the message says ends.
+
+    (-1, -1) where neither the prompt nor the message occurs.
+    """
+    places = [(at, at + len(run.text)) for at, run in _placed(runs) if run.message == index and run.kind in DATA_KINDS]
+    start, end = (places[0][0], places[-1][1]) if places else (-1, -1)
+    if prompt and _text(runs).startswith(prompt):
+        return len(prompt), max(end, len(prompt))
+    return start, end
+
+
+def _common_prefix(one: str, other: str) -> str:
+    length = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+    return one[:length]
+
+
+def _by_blocks(runs: list[Run], messages: list[dict]) -> list[Run]:
+    """What stands in a {% generation %} block belongs to the message that speaks in it, or to the next assistant's."""
+    marked: list[Run] = []
+    last = -1
+    for written, group in groupby(runs, key=lambda run: run.written):
+        block = list(group)
+        if written:
+            speakers = [run.message for run in block if run.message >= 0]
+            assistants = (index for index in range(last + 1, len(messages)) if messages[index]["role"] == "assistant")
+            last = speakers[0] if speakers else next(assistants, last)
+            marked += [run._replace(message=last) for run in block]
+        else:
+            # What an assistant says outside of its block is given to it, not written by it.
+            marked += [
+                run._replace(kind="given")
+                if run.kind in WRITTEN_KINDS and messages[run.message]["role"] == "assistant"
+                else run
+                for run in block
+            ]
+    return marked
+
+
+def _pieces(runs: list[Run], end: int, bos: str) -> Iterator[Piece]:
+    """Name what each run is; from `end` on it is the generation prompt."""
+    opening = len(bos) if _text(runs).startswith(bos) else 0
+    placed = list(_placed(runs, opening, end))
+    pieces: list[Piece] = []
+    following = -1
+    for at, run in reversed(placed):
+        following = run.message if run.message >= 0 else following
+        if at < opening:
+            pieces.append(("bos", -1, run.text))
+        elif at >= end and run.text:
+            pieces.append(("generation_prompt", -1, run.text))
+        elif run.kind in DATA_KINDS:
+            pieces.append((run.kind, run.message, run.text))
+        else:
+            pieces.append(("generated" if run.written else "header", following, run.text))
+    merged = [
+        (kind, message, "".join(text for _, _, text in group))
+        for (kind, message), group in groupby(reversed(pieces), key=lambda piece: piece[:2])
+    ]
+    for (kind, message, text), after in zip(merged, [*merged[1:], ("", -1, "")], strict=True):
+        if kind == "generated" and (after[0] not in WRITTEN_KINDS or after[1] != message):
+            yield from _closing(message, text)
+        else:
+            yield kind, message, text
+
+
+def _closing(message: int, text: str) -> Iterator[Piece]:
+    """What a model writes last: tags and spaces of its own, the token that ends the turn, perhaps a newline."""
+    found = LAST_TOKEN.search(text)
+    start, stop = found.span() if found else (0, len(text.rstrip()))
+    if start:
+        yield "generated", message, text[:start]
+    yield "end_of_turn", message, text[start:stop]
+    if text[stop:]:
+        yield "generated", message, text[stop:]
+
+
+def jinja_template(source: str, name: str = "jinja", **variables: Any) -> Template:
+    """A Template from the source of a chat template.
+
+    Args:
+        source: Jinja, as in `tokenizer.chat_template`.
+        name: for errors.
+        variables: what the template is given beside messages, such as bos_token, eos_token, enable_thinking.
+    Raises:
+        TemplateError, on the first rendering, with Jinja's line and message.
+    """
+    chat = ChatTemplate(source, name, variables)
+    first, both = _tried(chat, QUESTION[:2]), _tried(chat, QUESTION)
+    ends = [text for kind, _, text in first if kind == "end_of_turn"]
+    texts = ["".join(text for _, _, text in pieces) for pieces in (first, both)]
+    return Template(
+        name=name,
+        pieces=chat,
+        control=(),
+        end_of_turn=ends[-1] if ends else "",
+        bos=variables.get("bos_token") or "",
+        places=frozenset(field for field in ("tools", "tool_calls", "reasoning_content") if field in source),
+        prefix_preserving=texts[1].startswith(texts[0]),
+    )
+
+
+# Two questions, the first answered with a thought that some templates take out when the second is asked.
+QUESTION = [
+    {"role": "user", "content": "a"},
+    {"role": "assistant", "content": "<think>\nb\n</think>\n\nc"},
+    {"role": "user", "content": "d"},
+    {"role": "assistant", "content": "e"},
+]
+
+
+def _tried(chat: ChatTemplate, messages: list[dict]) -> list[Piece]:
+    try:
+        return list(chat(messages, False))
+    except RenderBudgetError:
+        raise
+    except TemplateError:
+        return []
+
+
+def load_jinja_template(path: Path, **variables: Any) -> Template:
+    """The chat template of a tokenizer directory, of its tokenizer_config.json, or of a file with the Jinja source."""
+    config: dict[str, Any] = {}
+    directory = path if path.is_dir() else path.parent
+    if path.is_dir() or path.name == "tokenizer_config.json":
+        config_path = directory / "tokenizer_config.json"
+        config = json.loads(config_path.read_text(encoding="utf-8")) if config_path.exists() else {}
+    if path.is_dir():
+        path = directory / "chat_template.jinja"
+    if path.suffix == ".json" or not path.exists():
+        source = config.get("chat_template")
+        if isinstance(source, list):  # several templates under names
+            source = {entry["name"]: entry["template"] for entry in source}.get("default")
+        if not isinstance(source, str):
+            raise TemplateError(
+                f"{directory}: no chat template, neither chat_template.jinja nor in tokenizer_config.json"
+            )
+    else:
+        source = path.read_text(encoding="utf-8")
+    for key in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        token = config.get(key)
+        token = token.get("content") if isinstance(token, dict) else token
+        if isinstance(token, str):
+            variables.setdefault(key, token)
+    return jinja_template(source, path.stem if path.suffix == ".jinja" and not config else directory.name, **variables)

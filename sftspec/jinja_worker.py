@@ -1,0 +1,191 @@
+"""Renders chat templates in a process of its own: somebody else's template is somebody else's program.
+
+Rule of this file: a template can neither run code, nor hang, nor eat the memory, nor ask for the time. Jinja's sandbox
+refuses what reaches into Python (llama-cpp-python#1462, CVE-2024-34359); the kernel ends this process when a request
+has used its processor time or its memory, also inside one long operation, where no Python check would ever run.
+
+The environment is that of transformers' `apply_chat_template` (trim_blocks, lstrip_blocks, loop controls, tojson
+without HTML escapes, raise_exception, {% generation %}): a template renders the same text. Dates are pinned.
+Started by jinja_templates.py as `python -m sftspec.jinja_worker`; speaks JSON lines over stdin and stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from functools import lru_cache, wraps
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+from jinja2.compiler import CodeGenerator
+from jinja2.ext import Extension, loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
+
+from sftspec.tracked import Origin, Tracked, common_origin, joined, runs_of
+
+PROCESSOR_SECONDS = 0.9
+MEMORY_BYTES = 2 * 2**30
+PINNED_DATE = datetime(2024, 7, 26)  # the default of Llama-3.1's own template
+
+NOWHERE = Origin("", -1)
+
+# What a message's texts are in the rendered text; the role says whose turn it is.
+KIND_OF_FIELD = {
+    "role": "header",
+    "content": "content",
+    "text": "content",
+    "reasoning_content": "reasoning",
+    "thinking": "reasoning",
+    "tool_calls": "tool_call",
+}
+
+
+class GenerationBlock(Extension):
+    """{% generation %} … {% endgeneration %}: what the model writes."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Any) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_written"), [], [], body).set_lineno(line)
+
+    def _written(self, caller: Callable[[], str]) -> Tracked:
+        text = caller()
+        unnamed = Origin("generated", -1)
+        return Tracked(text, [(length, (origin or unnamed)._replace(written=True)) for length, origin in runs_of(text)])
+
+
+class TrackingCode(CodeGenerator):
+    """`a ~ b` keeps provenance."""
+
+    def visit_Concat(self, node: nodes.Concat, frame: Any) -> None:
+        self.write("environment.concat((")
+        for item in node.nodes:
+            self.visit(item, frame)
+            self.write(", ")
+        self.write("))")
+
+
+class Environment(ImmutableSandboxedEnvironment):
+    """The sandbox of transformers, whose texts know where they came from."""
+
+    code_generator_class = TrackingCode
+    concat = staticmethod(joined)  # what macros and set-blocks put together their output with
+
+    def __init__(self) -> None:
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlock, loopcontrols])
+        self.filters["tojson"] = _to_json
+        self.filters = {name: _keeping(function) for name, function in self.filters.items()}
+        self.filters["join"] = _join
+        self.globals["raise_exception"] = _raise
+        self.globals["strftime_now"] = PINNED_DATE.strftime
+
+    def call(self, context: Any, function: Any, *arguments: Any, **options: Any) -> Any:
+        if getattr(function, "__name__", "") == "join" and isinstance(getattr(function, "__self__", None), str):
+            return joined(*arguments, function.__self__)
+        return SandboxedEnvironment.call(self, context, function, *arguments, **options)
+
+
+def _keeping(function: Callable) -> Callable:
+    """A filter whose text has the one origin of what it was made of."""
+
+    @wraps(function)
+    def keeping(*arguments: Any, **options: Any) -> Any:
+        result = function(*arguments, **options)
+        if type(result) is not str:
+            return result
+        origin = common_origin(arguments)
+        return Tracked(result, [(len(result), origin)]) if origin else result
+
+    return keeping
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None,
+             sort_keys: bool = False) -> str:  # fmt: skip
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+@jinja2.pass_environment
+def _join(environment: Any, value: Any, d: str = "", attribute: Any = None) -> str:
+    if attribute is not None:
+        value = map(jinja2.filters.make_attrgetter(environment, attribute), value)
+    return joined(value, d)
+
+
+def _raise(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def tracked(value: Any, kind: str, message: int) -> Any:
+    """A copy of a message's value whose texts know that they are from it."""
+    if isinstance(value, str):
+        return Tracked(value, [(len(value), Origin(kind, message))])
+    if isinstance(value, dict):
+        return {key: tracked(item, KIND_OF_FIELD.get(key, kind), message) for key, item in value.items()}
+    if isinstance(value, list):
+        return [tracked(item, kind, message) for item in value]
+    return value
+
+
+@lru_cache(maxsize=64)
+def compiled(source: str) -> jinja2.Template:
+    return Environment().from_string(source)
+
+
+def rendered(source: str, messages: list[dict], options: dict) -> list[tuple[str, Origin | None]]:
+    """The text of a conversation in runs of one origin."""
+    talk = []
+    for index, message in enumerate(messages):
+        message = {key: tracked(value, KIND_OF_FIELD.get(key, "header"), index) for key, value in message.items()}
+        if message.get("reasoning_content") is not None:
+            message.setdefault("thinking", message["reasoning_content"])  # as transformers does, for gpt-oss
+        talk.append(message)
+    options = options | {"tools": tracked(options["tools"], "tools", -1)}
+    runs: list[tuple[str, Origin | None]] = []
+    for output in compiled(source).generate(messages=talk, **options):
+        position = 0
+        for length, origin in runs_of(output):
+            runs.append((str.__getitem__(output, slice(position, position + length)), origin))
+            position += length
+    return runs
+
+
+def answer(request: dict) -> dict:
+    """{"source", "messages", "options"} to {"runs": [[text, kind, message, written], …]} or {"error": …}."""
+    try:
+        runs = rendered(request["source"], request["messages"], request["options"])
+    except jinja2.TemplateSyntaxError as error:
+        return {"error": f"line {error.lineno}: {error.message}"}
+    except Exception as error:  # whatever a template does wrong, it did it and not we
+        return {"error": f"{type(error).__name__}: {error}"[:500]}
+    return {"runs": [[text, *(origin or NOWHERE)] for text, origin in runs]}
+
+
+def main() -> None:
+    limit = _limits()
+    for line in sys.stdin:
+        limit(PROCESSOR_SECONDS)
+        reply = json.dumps(answer(json.loads(line)))
+        limit(0)
+        sys.stdout.write(reply + "\n")
+        sys.stdout.flush()
+
+
+def _limits() -> Callable[[float], None]:
+    """Set the limits that the system has; gives the function that starts and stops the processor clock."""
+    try:
+        import resource
+        import signal
+    except ImportError:  # Windows: the parent's patience is the only limit
+        return lambda seconds: None
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the default action ends the process, whatever it is doing
+    return lambda seconds: signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
+if __name__ == "__main__":
+    main()

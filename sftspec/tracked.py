@@ -1,0 +1,173 @@
+"""Text that knows where each of its characters came from.
+
+Rule of this file: provenance is carried through, never found again by searching. A chat template may strip, split, join
+and move what people wrote; whatever is left of it still says which message it is from, and text that the template made
+itself says nothing. What an operation does that is not covered here loses the provenance of a mixture and keeps that of
+a text of one origin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+
+class Origin(NamedTuple):
+    """kind as in spans.py; message -1: none; written: inside a {% generation %} block."""
+
+    kind: str
+    message: int
+    written: bool = False
+
+
+class Tracked(str):
+    """A str with runs: (length, Origin or None), in order, adding up to its length.
+
+    A run of length 0 stays: an empty answer has a place in the text too.
+    """
+
+    __slots__ = ("runs",)
+    runs: tuple[tuple[int, Origin | None], ...]
+
+    def __new__(cls, text: str, runs: Iterable[tuple[int, Origin | None]]) -> Tracked:
+        self = super().__new__(cls, text)
+        self.runs = tuple(runs)
+        return self
+
+    def __str__(self) -> Tracked:  # str(x) has to keep the provenance: Jinja calls it on all that is printed
+        return self
+
+    def __add__(self, other: str) -> Tracked:
+        return joined((self, other))
+
+    def __radd__(self, other: str) -> Tracked:
+        return joined((other, self))
+
+    def __mul__(self, count: int) -> Tracked:
+        return Tracked(str.__mul__(self, count), self.runs * max(count, 0))
+
+    __rmul__ = __mul__
+
+    def __getitem__(self, key: Any) -> Tracked:
+        if isinstance(key, slice):
+            start, stop, step = key.indices(len(self))
+            if step != 1:
+                return self._uniform(str.__getitem__(self, key))
+            return self._cut(start, max(start, stop))
+        index = key if key >= 0 else key + len(self)
+        return Tracked(str.__getitem__(self, key), self._cut(index, index + 1).runs)
+
+    def __iter__(self) -> Iterator[Tracked]:
+        return (self[index] for index in range(len(self)))
+
+    def __reduce__(self) -> tuple:
+        return Tracked, (str.__str__(self), self.runs)
+
+    def _cut(self, start: int, stop: int) -> Tracked:
+        runs, position = [], 0
+        for length, origin in self.runs:
+            left, right = max(start, position), min(stop, position + length)
+            if left < right or (left == right and not length):
+                runs.append((right - left, origin))
+            position += length
+        # Nothing left of a text is still a place of its origin.
+        return Tracked(str.__getitem__(self, slice(start, stop)), runs or [(0, origin) for _, origin in self.runs[:1]])
+
+    def _uniform(self, text: str) -> Tracked:
+        """A text made of this one: of the same origin, if that is one."""
+        return Tracked(text, [(len(text), common_origin([self]))])
+
+    def strip(self, chars: str | None = None) -> Tracked:
+        return self.lstrip(chars).rstrip(chars)
+
+    def lstrip(self, chars: str | None = None) -> Tracked:
+        return self._cut(len(self) - len(str.lstrip(self, chars)), len(self))
+
+    def rstrip(self, chars: str | None = None) -> Tracked:
+        return self._cut(0, len(str.rstrip(self, chars)))
+
+    def removeprefix(self, prefix: str) -> Tracked:
+        return self._cut(len(prefix), len(self)) if self.startswith(prefix) else self
+
+    def removesuffix(self, suffix: str) -> Tracked:
+        return self._cut(0, len(self) - len(suffix)) if suffix and self.endswith(suffix) else self
+
+    def split(self, sep: str | None = None, maxsplit: int = -1) -> list[Tracked]:
+        return self._places(str.split(self, sep, maxsplit), gap=sep and len(sep))
+
+    def rsplit(self, sep: str | None = None, maxsplit: int = -1) -> list[Tracked]:
+        return self._places(str.rsplit(self, sep, maxsplit), gap=sep and len(sep))
+
+    def splitlines(self, keepends: bool = False) -> list[Tracked]:
+        lines = self._places(str.splitlines(self, keepends=True), gap=0)
+        return lines if keepends else [line.rstrip("\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029") for line in lines]
+
+    def partition(self, sep: str) -> tuple[Tracked, ...]:
+        return tuple(self._places(str.partition(self, sep), gap=0))
+
+    def rpartition(self, sep: str) -> tuple[Tracked, ...]:
+        return tuple(self._places(str.rpartition(self, sep), gap=0))
+
+    def _places(self, parts: Iterable[str], gap: int | None) -> list[Tracked]:
+        """The parts, which stand in this text in order: `gap` characters between two (None: white space)."""
+        found, position = [], 0
+        for part in parts:
+            position = str.index(self, part, position) if gap is None else position
+            found.append(self._cut(position, position + len(part)))
+            position += len(part) + (gap or 0)
+        return found
+
+    def replace(self, old: str, new: str, count: int = -1) -> Tracked:
+        if not old:
+            return self._uniform(str.replace(self, old, new, count))
+        return joined(self.split(old, count), new)
+
+    def join(self, parts: Iterable[str]) -> Tracked:
+        return joined(parts, self)
+
+
+def _same_origin(name: str) -> Any:
+    method = getattr(str, name)
+
+    def call(self: Tracked, *arguments: Any, **options: Any) -> Tracked:
+        return self._uniform(method(self, *arguments, **options))
+
+    return call
+
+
+for _name in ("lower", "upper", "title", "capitalize", "swapcase", "casefold", "center", "ljust", "rjust", "zfill",
+              "expandtabs", "translate", "__mod__", "format"):  # fmt: skip
+    setattr(Tracked, _name, _same_origin(_name))
+
+
+def runs_of(text: str) -> tuple[tuple[int, Origin | None], ...]:
+    return text.runs if isinstance(text, Tracked) else ((len(text), None),)
+
+
+def joined(parts: Iterable[Any], separator: str = "") -> Tracked:
+    """separator.join of the parts as text."""
+    texts, runs = [], []
+    for number, part in enumerate(parts):
+        if number and separator:
+            texts.append(separator)
+            runs += runs_of(separator)
+        text = part if isinstance(part, str) else str(part)
+        texts.append(text)
+        runs += runs_of(text)
+    return Tracked("".join(texts), runs)
+
+
+def common_origin(values: Iterable[Any]) -> Origin | None:
+    """The one origin of all tracked text in values (None: there is none, or more than one)."""
+    origins = {origin for text in _texts(values) for _, origin in text.runs}
+    return origins.pop() if len(origins) == 1 else None
+
+
+def _texts(values: Iterable[Any]) -> Iterator[Tracked]:
+    for value in values:
+        if isinstance(value, Tracked):
+            yield value
+        elif isinstance(value, dict):
+            yield from _texts(value.values())
+        elif isinstance(value, (list, tuple)):
+            yield from _texts(value)
