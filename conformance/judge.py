@@ -100,29 +100,49 @@ def put_on_trial(
     max_examples: int = 100,
 ) -> Trial:
     """Run every scenario that the trainer claims and judge every chosen property."""
-    started = time.perf_counter()
-    trial = Trial(trainer)
     chosen = list(properties.load() if chosen is None else chosen)
+    trial = Trial(trainer)
     if any(item.seam == "run" for item in chosen):
-        scenarios = scenarios_for(claims_of(trainer)) if scenarios is None else list(scenarios)
-        with tempfile.TemporaryDirectory(prefix="sftspec-") as folder:
-            for number, scenario in enumerate(scenarios):
-                progress(scenario.name)
-                try:
-                    run, refused = record(trainer, scenario, seed, Path(folder) / str(number))
-                except WitnessError as error:
-                    run, refused = Run(None, scenario=scenario.name, error=f"witness: {error}"), 0
-                trial.runs.append(run)
-                trial.refused[scenario.name] = refused
+        scenarios = scenarios_for(claims_of(trainer)) if scenarios is None else scenarios
+        run_scenarios(trial, scenarios, seed, progress)
+    return reach_verdicts(trial, chosen, progress, max_examples)
+
+
+def run_scenarios(
+    trial: Trial, scenarios: Iterable[Scenario], seed: int, progress: Callable[[str], None] = lambda text: None
+) -> Trial:
+    """Add the runs of the scenarios to a trial."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="sftspec-") as folder:
+        for number, scenario in enumerate(scenarios):
+            progress(scenario.name)
+            try:
+                run, refused = record(trial.trainer, scenario, seed, Path(folder) / str(number))
+            except WitnessError as error:
+                run, refused = Run(None, scenario=scenario.name, error=f"witness: {error}"), 0
+            trial.runs.append(run)
+            trial.refused[scenario.name] = refused
+    trial.seconds += time.perf_counter() - started
+    return trial
+
+
+def reach_verdicts(
+    trial: Trial,
+    chosen: Iterable[Property],
+    progress: Callable[[str], None] = lambda text: None,
+    max_examples: int = 100,
+) -> Trial:
+    """Add the verdicts of the chosen properties to a trial whose runs were made, or read from a folder."""
+    started = time.perf_counter()
     for item in chosen:
         progress(item.id)
-        trial.verdicts.append(judge(item, trainer, trial.runs, max_examples))
+        trial.verdicts.append(judge(item, trial.trainer, trial.runs, max_examples))
     failed = {verdict.property.id for verdict in trial.verdicts if verdict.status == "fail"}
     for verdict in trial.verdicts:
         blockers = failed.intersection(verdict.property.needs)
         if blockers:
             verdict.status, verdict.reason = "blocked", f"needs {', '.join(sorted(blockers))}"
-    trial.seconds = time.perf_counter() - started
+    trial.seconds += time.perf_counter() - started
     return trial
 
 
