@@ -74,7 +74,7 @@ def expected_gold(proxy: Any, gold: Any, n: int) -> float | np.ndarray:
     Rises with n only as long as the proxy is right about its own favourites (Gao et al. 2022, arXiv:2210.10760).
     Raises ValueError as `expected_best_of_n`, and when the shapes differ.
     """
-    proxy, worth = np.asarray(proxy, dtype=np.float64), np.asarray(gold, dtype=np.float64)
+    proxy, worth = _float64(proxy), _float64(gold)
     if proxy.ndim not in (1, 2) or proxy.shape != worth.shape:
         raise ValueError(f"rewards of shape {proxy.shape}, gold {worth.shape}: expected (m,) or (P, m), both the same")
     if not (np.isfinite(proxy).all() and np.isfinite(worth).all()):
@@ -82,6 +82,10 @@ def expected_gold(proxy: Any, gold: Any, n: int) -> float | np.ndarray:
     weights = subset_weights(proxy.shape[-1], n)
     estimates = [_weighted(*row, weights) for row in zip(np.atleast_2d(proxy), np.atleast_2d(worth), strict=True)]
     return estimates[0] if proxy.ndim == 1 else np.array(estimates)
+
+
+def _float64(values: Any) -> np.ndarray:
+    return np.asarray(values.detach().cpu().double() if hasattr(values, "detach") else values, dtype=np.float64)
 
 
 def _weighted(proxy: np.ndarray, worth: np.ndarray, weights: np.ndarray) -> float:
@@ -124,7 +128,7 @@ def best_of_n_law(probabilities: Any, rewards: Any, n: int) -> np.ndarray:
     their level's mass in proportion to the base (Beirami 2024, Lemma 1; it holds for first-of-ties, as draws are
     exchangeable). Raises ValueError for n < 1, shapes that differ, a NaN reward, or probabilities that do not sum to 1.
     """
-    base, scores = np.asarray(probabilities, dtype=np.float64), np.asarray(rewards, dtype=np.float64)
+    base, scores = _float64(probabilities), _float64(rewards)
     if n < 1 or base.shape != scores.shape or base.ndim != 1 or np.isnan(scores).any():
         raise ValueError(f"n = {n}, probabilities {base.shape}, rewards {scores.shape}: need n >= 1 and two rows (V,)")
     if (base < 0).any() or abs(math.fsum(base) - 1) > len(base) * np.finfo(np.float64).eps:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from sftspec.best_of_n import UNRANKED, best_of_n
 from sftspec.conversation import Conversation
 
-Sample = Callable[[Conversation, int, int], Sequence[str]]
+Sample = Callable[[Sequence[Mapping], int, int], Sequence[str]]
 """(prompt, n, seed) -> n completions of the prompt; a completion that failed is left out."""
 
 Reward = Callable[[Conversation], float | None]
@@ -51,6 +51,11 @@ class Selection:
         return None if self.skipped else self.candidates[self.winner]
 
     @property
+    def reward(self) -> float | None:
+        """The winner's reward; None when the prompt is skipped."""
+        return None if self.skipped else self.rewards[self.winner]
+
+    @property
     def skipped(self) -> str:
         """Why there is nothing to train on ("" when there is)."""
         if self.winner != UNRANKED:
@@ -72,7 +77,7 @@ class Round:
     @property
     def conversations(self) -> list[Conversation]:
         """The fine-tuning set: one conversation for each prompt that was not skipped, in the order of the prompts."""
-        return [selection.conversation for selection in self.selections if not selection.skipped]
+        return [selection.conversation for selection in self.selections if selection.conversation is not None]
 
     @property
     def skipped(self) -> Counter[str]:
@@ -87,7 +92,7 @@ class Round:
     @property
     def selected_reward(self) -> float:
         """Mean reward of the winners: an estimate of best-of-N."""
-        return _mean([selection.rewards[selection.winner] for selection in self.selections if not selection.skipped])
+        return _mean([selection.reward for selection in self.selections if selection.reward is not None])
 
 
 def _mean(rewards: list[float]) -> float:

@@ -258,7 +258,9 @@ def test_the_package_name_is_callable_whatever_was_imported_first():
 
 def test_many_prompts_are_estimated_at_once():
     rewards = np.random.default_rng(0).normal(size=(3, 50))
-    assert expected_best_of_n(rewards, 7).tolist() == [expected_best_of_n(row, 7) for row in rewards]
+    expected = [expected_best_of_n(list(row), 7) for row in rewards]
+    assert expected_best_of_n(rewards, 7).tolist() == expected
+    assert expected_best_of_n(torch.tensor(rewards, requires_grad=True), 7).tolist() == expected
 
 
 def test_the_order_of_the_samples_does_not_matter():
