@@ -8,6 +8,7 @@ the runs did not show is `not-measured`, and neither is a pass.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import tempfile
 import time
 import traceback
@@ -211,8 +212,9 @@ def part_of(trainer: Any, item: Property):
     if hasattr(trainer, item.seam):
         return getattr(trainer, item.seam)
     if isinstance(trainer, Pipeline):
-        home = importlib.import_module(f"sftspec.{item.area}")
-        return getattr(sftspec if item.seam in sftspec.__all__ else home, item.seam)
+        names = {"sftspec", f"sftspec.{item.check.__module__.rsplit('.', 1)[-1]}", f"sftspec.{item.area}"}
+        homes = [importlib.import_module(name) for name in sorted(names) if importlib.util.find_spec(name)]
+        return next(getattr(home, item.seam) for home in homes if hasattr(home, item.seam))
     return None
 
 

@@ -89,6 +89,8 @@ def read_gradients(hidden: Tensor, gradient: Tensor, head: Tensor, bound: float)
 
 def _other_fit(u: Tensor, probability: Tensor, onehot: Tensor, bound: float, ce_residual: float) -> str:
     """Label smoothing, if regressing u on p, onehot and 1/V explains it and plain cross-entropy does 30 times worse."""
+    if not u.isfinite().all():
+        return "ambiguous"
     basis = torch.stack([probability, onehot, torch.full_like(u, 1 / len(u))], 1)
     solution = torch.linalg.lstsq(basis, u[:, None]).solution
     residual = float((u[:, None] - basis @ solution).norm() / u.norm())
@@ -106,6 +108,9 @@ def build_run(job: Job, tap: Tap, run: Run, provenance: Provenance) -> Run:
     for index, record in enumerate(tap.steps):
         head_name = _head_name(job)
         head = record.before[head_name]
+        if not head.isfinite().all():  # nothing can be read off a model of NaN; its parameters say what happened
+            run.steps.append(Step(index, record.learning_rate, 0.0, 0.0, record.gradients, record.before, record.after))
+            continue
         if head_condition(head) > MAX_CONDITION:
             raise WitnessError("the output head was changed: its condition number is over 10")
         calls = [call for call in tap.calls if call.step == index]

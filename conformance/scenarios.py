@@ -113,9 +113,9 @@ def hostile_conversations(writer: Writer) -> list[Conversation]:
 
 
 def unequal_conversations(writer: Writer) -> list[Conversation]:
-    """Thirteen one- to three-turn conversations whose target counts run from 0 to about 100."""
+    """Fifteen one- to three-turn conversations whose target counts run from 0 to about 100; one has none."""
     talks = [Conversation([{"role": "user", "content": writer.words(3)}])]
-    for count in (1, 20, 2, 12, 1, 8, 1, 16, 3, 1, 6, 2):
+    for count in (1, 20, 2, 12, 1, 8, 1, 16, 3, 1, 6, 2, 4, 1):
         talk = writer.talk(1 + count % 3, write=lambda: writer.words(1))
         talk[-1]["content"] = writer.words(count)
         talks.append(talk)
@@ -178,7 +178,7 @@ SCENARIOS = (
     _scenario("every token", ("policy",), hostile_conversations, policy="every-token"),
     _scenario("turns not to train", ("train-flag",), flagged_conversations),
     _scenario("clipping", ("clipping",), unequal_conversations, max_grad_norm=0.25, batch_size=2, accumulation=2),
-    _scenario("clipping out of reach", ("clipping",), unequal_conversations, max_grad_norm=1e4),
+    _scenario("clipping out of reach", ("clipping",), unequal_conversations, max_grad_norm=100.0, learning_rate=1e-4),
     _scenario("AdamW", ("adamw",), unequal_conversations, optimizer="adamw", learning_rate=1e-3, weight_decay=0.1),
     _scenario("rate zero", (), unequal_conversations, learning_rate=0.0),
     _scenario("bfloat16", ("bf16",), hostile_conversations, {"dtype": "bfloat16"}),

@@ -16,10 +16,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-AREAS = ("template", "masking", "packing", "step", "best_of_n", "distillation")
-
-# Within an area, `step` reads runs and `step_parts` the functions that they are made of.
-MODULES = ("template", "masking", "masking_parts", "packing", "packing_parts", "step", "step_parts", "best_of_n", "distillation")
+# Module by module, the area that its properties belong to. `masking`, `packing` and `step` read runs; beside them stand
+# the modules that read the functions behind them.
+MODULES = {
+    "template": "template",
+    "masking": "masking",
+    "masking_parts": "masking",
+    "packing": "packing",
+    "packing_packer": "packing",
+    "packing_collator": "packing",
+    "step": "step",
+    "step_parts": "step",
+    "best_of_n": "best_of_n",
+    "order_statistics": "best_of_n",
+    "rejection_sampling": "best_of_n",
+    "distillation": "distillation",
+    "distillation_parts": "distillation",
+    "divergences": "distillation",
+}
+AREAS = tuple(dict.fromkeys(MODULES.values()))
 
 
 @dataclass(frozen=True)
@@ -65,7 +80,7 @@ REGISTRY: dict[str, Property] = {}
 
 
 def _register(level: str, check: Callable, **options: Any) -> Callable:
-    area = check.__module__.rsplit(".", 1)[-1].removesuffix("_parts")
+    area = MODULES[check.__module__.rsplit(".", 1)[-1]]
     identifier = f"{area}/{check.__name__.replace('_', '-')}"
     if identifier in REGISTRY:
         raise ValueError(f"property id {identifier} is declared twice")
@@ -88,7 +103,7 @@ def should(**options: Any) -> Callable[[Callable], Callable]:
 
 def load(*areas: str) -> list[Property]:
     """All properties of the areas named (of every area without a name), in the order of the source."""
-    for module in MODULES:
-        if not areas or module.removesuffix("_parts") in areas:
+    for module, area in MODULES.items():
+        if not areas or area in areas:
             importlib.import_module(f"sftspec.properties.{module}")
     return [item for item in REGISTRY.values() if not areas or item.area in areas]

@@ -8,7 +8,7 @@ worse model) is seen here.
 
 from __future__ import annotations
 
-import itertools
+from itertools import pairwise, takewhile
 
 from sftspec.properties import must, should
 from sftspec.run import Token
@@ -136,7 +136,7 @@ def a_step_without_targets_changes_nothing(run):
     if run.job.optimizer != "sgd":
         return
     for step in run.steps:
-        if run.targets_of_step[step.index] == 0:
+        if run.expected_of_step[step.index] == 0:
             same = all(bool((step.before[name] == value).all()) for name, value in step.after.items())
             yield step, same, f"optimizer step {step.index} had no target and changed parameters"
     # A trainer that never steps on such a batch shows it by the conversations that it left out.
@@ -159,7 +159,7 @@ def a_cut_example_is_a_prefix(run):
         if len(run.streams[piece.example]) > limit:
             last = piece.rows[-1]
             line = run.lines[last.forward, last.row]
-            after = itertools.takewhile(lambda row: row.example < 0, line[line.index(last) + 1 :])
+            after = takewhile(lambda row: row.example < 0, line[line.index(last) + 1 :])
             clean = last.target is None and all(row.target is None for row in after)
             yield piece, piece.start == 0 and piece.end == limit and clean, (
                 f"expected tokens 0 to {limit} and nothing trained after them, saw {piece.start} to {piece.end}"
@@ -227,6 +227,22 @@ def every_position_has_an_origin(run):
     for row in run.rows:
         known = row.example >= 0 or (row.token in control and row.target is None)
         yield row, known, f"token {row.token} at row {row.row}, column {row.column} comes from no conversation"
+
+
+@must(laws=("MK-SPAN",), floor=10)
+def conversations_stand_as_rendered(run):
+    """Within a row the tokens of a conversation follow each other as the template renders them: none lost, none put in.
+
+    A newline of the template that is missing, or one token too many between turns, trains another format than the one
+    used at inference (gorilla#430, FastChat#1997).
+    """
+    pieces: dict[tuple[int, int, int], list] = {}
+    for piece in run.pieces:
+        first = piece.rows[0]
+        pieces.setdefault((first.forward, first.row, piece.example), []).append(piece)
+    for parts in pieces.values():
+        note = "is broken between tokens " + ", ".join(f"{one.end - 1} and {two.start}" for one, two in pairwise(parts))
+        yield parts[0], len(parts) == 1, note
 
 
 @must(floor=50)

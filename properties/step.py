@@ -202,10 +202,21 @@ def the_learning_rate_is_the_jobs(run):
 @must(laws=("ST-ZEROLR",), floor=1)
 def rate_zero_changes_nothing(run):
     """With learning rate 0 and no decay every parameter stays bitwise as it was."""
-    if run.job.learning_rate == 0:
-        for step in run.steps:
-            same = all(bool((step.before[name] == value).all()) for name, value in step.after.items())
-            yield step, same, f"step {step.index} changed parameters at learning rate 0"
+    if run.job.learning_rate == 0 and run.steps:
+        for name, before in run.steps[0].before.items():
+            yield run, bool((before == run.final[name]).all()), f"{name} changed at learning rate 0"
+
+
+@must(laws=("ST-SGD", "ST-ADAMW"), floor=5)
+def parameters_change_in_the_step_alone(run):
+    """Between optimizer steps no parameter changes by a single bit.
+
+    Weights rounded to 16 bits after each step, an average written back, a head tied again.
+    """
+    states = [*[step.before for step in run.steps[1:]], run.final]
+    for step, state in zip(run.steps, states, strict=False):
+        changed = [name for name, value in step.after.items() if not bool((value == state[name]).all())]
+        yield step, not changed, f"after step {step.index}, before the next: {', '.join(changed[:3])} changed"
 
 
 @must(laws=("ST-RESUME",), claim="resume", floor=1)

@@ -266,6 +266,14 @@ class Run:
         return counts
 
     @cached_property
+    def expected_of_step(self) -> dict[int, int]:
+        """Number of positions that the policy trains in each optimizer step."""
+        counts = {step.index: 0 for step in self.steps}
+        for _, row, target in self.expected():
+            counts[row.step] = counts.get(row.step, 0) + (target is not None)
+        return counts
+
+    @cached_property
     def targets_of_step(self) -> dict[int, int]:
         """Number of trained positions of each optimizer step."""
         counts = {step.index: 0 for step in self.steps}

@@ -57,7 +57,7 @@ def sft_loss(logits: Tensor, labels: Tensor, num_targets: int | None = None, wei
     targets = labels[:, 1:]
     scored = targets != IGNORE
     chosen = targets[scored]
-    if chosen.numel() and not (0 <= int(chosen.min()) and int(chosen.max()) < logits.shape[-1]):
+    if chosen.numel() and not (int(chosen.min()) >= 0 and int(chosen.max()) < logits.shape[-1]):
         raise ValueError(f"a label lies outside the vocabulary of {logits.shape[-1]}; -100 marks what is ignored")
     # Selecting the scored rows first keeps 0 * inf = NaN out: what is ignored cannot touch the loss.
     rows = logits[:, :-1][scored]

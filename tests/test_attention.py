@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sftspec.properties.packing import Example
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
@@ -18,6 +17,7 @@ from transformers import (
 
 from sftspec.attention import NAME, PackedAttentionError, segment_starts, segmented_attention
 from sftspec.collation import Batch, collate
+from sftspec.properties.packing_collator import Example
 
 VOCABULARY = 61
 ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24}

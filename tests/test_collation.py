@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from sftspec.conformance.judge import judge
-from sftspec.properties import REGISTRY
-from sftspec.properties.packing import Example
 from torch.nn.attention.flex_attention import flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
 from sftspec.collation import Batch, CollationError, collate
+from sftspec.conformance.judge import judge
+from sftspec.properties import REGISTRY
+from sftspec.properties.packing_collator import Example
 
 PROPERTIES = {
     item.id.split("/")[1]: item for item in REGISTRY.values() if item.area == "packing" and item.seam == "collate"

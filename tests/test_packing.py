@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from sftspec.conformance.judge import judge
-from sftspec.properties import REGISTRY
-from sftspec.properties.packing import TIGHT, optimum
 
+from sftspec.conformance.judge import judge
 from sftspec.packing import Bins, PackingError, efficiency, fit, lower_bound, pack
+from sftspec.properties import REGISTRY
+from sftspec.properties.packing_packer import TIGHT, optimum
 
 PROPERTIES = {
     item.id.split("/")[1]: item for item in REGISTRY.values() if item.area == "packing" and item.seam == "pack"

@@ -1,1 +1,61 @@
+"""Mutants: bugs that shipped, planted one at a time in the reference, so that every property is seen to fail.
 
+A suite is worth what it catches. Each mutant is the reference Pipeline with one stage replaced, and says what it
+breaks, where that happened, and by which properties it has to be killed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+AREAS = ("masking", "packing", "step")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One planted bug.
+
+    name       a place: "masking/pads-masked-by-id"
+    breaks     what is wrong, in one sentence
+    seen_in    real issues
+    effect     what it does to the trained model
+    fix        one line
+    killed_by  ids of the properties that must fail on it
+    make       makes the broken trainer
+    """
+
+    name: str
+    breaks: str
+    seen_in: str
+    effect: str
+    fix: str
+    killed_by: tuple[str, ...]
+    make: Callable[[], Any]
+
+
+MUTANTS: dict[str, Mutant] = {}
+
+
+def mutant(killed_by: str, seen_in: str, effect: str, fix: str) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
+    """Register the function that makes the broken trainer; its docstring says what it breaks.
+
+    killed_by: ids separated by blanks, without the area where it is the mutant's own.
+    """
+
+    def register(make: Callable[[], Any]) -> Callable[[], Any]:
+        area = make.__module__.rsplit(".", 1)[-1]
+        name = f"{area}/{make.__name__.replace('_', '-')}"
+        ids = tuple(item if "/" in item else f"{area}/{item}" for item in killed_by.split())
+        MUTANTS[name] = Mutant(name, (make.__doc__ or "").strip(), seen_in, effect, fix, ids, make)
+        return make
+
+    return register
+
+
+def load_mutants() -> list[Mutant]:
+    for area in AREAS:
+        importlib.import_module(f"sftspec.conformance.mutants.{area}")
+    return list(MUTANTS.values())

@@ -1,0 +1,193 @@
+"""The collator, as a function: in a batch each example is a segment with positions, mask and labels of its own.
+
+Trainers let segments see each other, number positions across a row, or train the last token of one example on the first
+of the next, and the loss moves by less than a percent (bugs.md H1). Here the tensors are compared with the definition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import NamedTuple
+
+from hypothesis import strategies as st
+
+from sftspec.properties import must
+
+
+class Example(NamedTuple):
+    """Ids and labels of one example: aligned, a label is the id or -100."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What a collator gets: examples, the bins that index them, and a pad id that may occur in the examples too."""
+
+    examples: list[Example]
+    bins: list[list[int]]
+    pad_token_id: int
+
+    def segments(self) -> Iterator[tuple[int, int, int, Example]]:
+        """Row, first and one-past-last column, and example of every segment: bin k is row k, in the bin's order."""
+        for row, indices in enumerate(self.bins):
+            ends = accumulate(len(self.examples[index].input_ids) for index in indices)
+            for index, end in zip(indices, ends, strict=True):
+                yield row, end - len(self.examples[index].input_ids), end, self.examples[index]
+
+    def tokens(self, row: int) -> int:
+        return sum(len(self.examples[index].input_ids) for index in self.bins[row])
+
+
+@st.composite
+def packings(draw: st.DrawFn) -> Packed:
+    """One to six examples of one to eight tokens from a vocabulary of 6, the pad id among them, in one to six rows."""
+    tokens = st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=8)
+    drawn = draw(st.lists(tokens, min_size=1, max_size=6))
+    examples = [Example([token for token, _ in one], [token if on else -100 for token, on in one]) for one in drawn]
+    order = draw(st.permutations(range(len(examples))))
+    cuts = sorted({0, len(order), *draw(st.sets(st.integers(0, len(order))))})
+    return Packed(examples, [list(order[start:end]) for start, end in pairwise(cuts)], draw(st.integers(0, 5)))
+
+
+def _all_trained(*ids: list[int]) -> list[Example]:
+    return [Example(one, list(one)) for one in ids]
+
+
+ONE_TOKEN_EACH = Packed(_all_trained([3], [3], [3]), [[0, 1, 2]], 0)
+# Rows are filled with the end-of-turn (5), so ids say nothing of padding; and every row has another layout.
+PAD_IS_END_OF_TURN = Packed(_all_trained([1, 2, 5], [5, 5], [4, 5], [1, 2, 3, 4, 1, 2, 5, 1]), [[2, 0], [3], [1]], 5)
+COLLATIONS = {"given": {"packed": packings()}, "examples": [{"packed": ONE_TOKEN_EACH}, {"packed": PAD_IS_END_OF_TURN}]}
+
+
+def collated(collate, packed: Packed):
+    return collate(packed.examples, packed.bins, pad_token_id=packed.pad_token_id)
+
+
+@must(seam="collate", laws="PK-PART", floor=100, **COLLATIONS)
+def every_row_holds_its_examples_in_order(collate, packed):
+    """Row k holds the examples of bin k one after another, ids and labels as they were, and then nothing but padding.
+
+    A separator that is built into the mask and not into the ids makes documents merge (torchtitan#3130); a row rounded
+    to a divisible length loses its last tokens (TransformerEngine#1930).
+    """
+    batch = collated(collate, packed)
+    yield packed, len(batch.input_ids) == len(packed.bins), f"{len(batch.input_ids)} rows for {len(packed.bins)} bins"
+    for row, start, end, example in packed.segments():
+        ids, labels = batch.input_ids[row, start:end].tolist(), batch.labels[row, start:end].tolist()
+        yield example, ids == example.input_ids, f"row {row} holds {ids}"
+        yield example, labels[1:] == example.labels[1:], f"row {row} has the labels {labels}"
+
+
+@must(seam="collate", laws="PK-POS", floor=100, **COLLATIONS)
+def positions_restart_at_every_example(collate, packed):
+    """position_ids are 0, 1, 2, … in every segment.
+
+    An example would otherwise be learned at positions where it never stands at inference (LLaMA-Factory#7318, #2289,
+    nanoVLM#201). A rotary model with a correct mask hides it, learned positions do not (0.35 to 3.3 on the logits).
+    Kundu et al. 2024, arXiv:2407.09105.
+    """
+    batch = collated(collate, packed)
+    for row, start, end, example in packed.segments():
+        seen = batch.position_ids[row, start:end].tolist()
+        yield example, seen == list(range(end - start)), f"positions {seen}"
+
+
+@must(seam="collate", laws="PK-MASK", floor=100, **COLLATIONS)
+def the_dense_mask_is_causal_inside_each_segment(collate, packed):
+    """Position i may attend to j if and only if both are in one segment and j <= i; no row of the mask is empty.
+
+    A plain causal mask lets examples see each other (trl#1230, torchtune#875), an inverted one sees only others
+    (transformers#38094), and an empty row is NaN after the softmax.
+    """
+    mask = collated(collate, packed).dense_mask()
+    for row, start, end, example in packed.segments():
+        for i in range(start, end):
+            seen = [j for j, allowed in enumerate(mask[row, 0, i].tolist()) if allowed]
+            yield (example, i - start), seen == list(range(start, i + 1)), f"position {i} attends to {seen}"
+    yield packed, bool(mask.any(-1).all()), "a position attends to nothing"
+
+
+@must(seam="collate", laws="PK-MASK", floor=50, **COLLATIONS)
+def the_flex_mask_is_the_dense_mask(collate, packed):
+    """FlexAttention's mask allows, in every row of the batch, the pairs that the dense mask allows.
+
+    Masks that capture one row's layout are right for the first row alone (transformers#37406, pytorch#139462).
+    """
+    batch = collated(collate, packed)
+    block_mask, dense = batch.flex_mask(), batch.dense_mask()
+    index = dense.new_ones(dense.shape[-1]).cumsum(0) - 1
+    for row in range(len(packed.bins)):
+        allowed = block_mask.mask_mod(index.new_tensor(row), index.new_tensor(0), index[:, None], index)
+        yield packed, bool((allowed == dense[row, 0]).all()), f"row {row} differs"
+        yield packed, bool(block_mask.to_dense()[row].any()), f"row {row} has no block that is computed"
+
+
+@must(seam="collate", laws="PK-MASK", floor=50, **COLLATIONS)
+def cu_seqlens_are_the_boundaries_of_the_segments(collate, packed):
+    """cu_seqlens are int32, start at 0, rise by each segment's length and end at the number of tokens.
+
+    Off by one they move a token into the neighbour's context; FlashAttention reads whatever they say.
+    """
+    batch = collated(collate, packed)
+    lengths = [end - start for _, start, end, _ in packed.segments()]
+    seen = batch.cu_seqlens.tolist()
+    yield packed, seen == [0, *accumulate(lengths)], f"cu_seqlens {seen} for segments of {lengths}"
+    yield packed, str(batch.cu_seqlens.dtype) == "torch.int32", f"cu_seqlens are {batch.cu_seqlens.dtype}"
+    yield packed, batch.max_seqlen == max(lengths), f"max_seqlen {batch.max_seqlen} for segments of {lengths}"
+
+
+@must(seam="collate", laws="PK-BACKEND", floor=50, **COLLATIONS)
+def a_packed_batch_has_no_row_mask(collate, packed):
+    """Packed rows go to the model without a two-dimensional attention_mask.
+
+    Given one, also of ones, transformers 5.23 no longer looks for boundaries in position_ids: logits are off by 4.9
+    (bugs.md H4; flash-linear-attention#838, #1088).
+    """
+    mask = collated(collate, packed).model_inputs().get("attention_mask")
+    yield packed, mask is None or mask.dim() == 4, "the model gets an attention_mask of rows"
+
+
+@must(seam="collate", laws="PK-BOUND", floor=100, **COLLATIONS)
+def the_first_label_of_a_segment_is_ignored(collate, packed):
+    """The first label of every segment is -100: the logits before it belong to another example.
+
+    Otherwise the last token of one example is trained to predict the first of the next (transformers#31629,
+    bionemo-recipes#1449). Prompts that are masked anyway hide it, so examples here are trained from their first token.
+    """
+    labels = collated(collate, packed).labels
+    for row, start, _, example in packed.segments():
+        yield example, int(labels[row, start]) == -100, f"label {int(labels[row, start])} in row {row}, column {start}"
+
+
+@must(seam="collate", laws="PK-NTOK", floor=50, **COLLATIONS)
+def packing_keeps_the_number_of_targets(collate, packed):
+    """A batch has as many scored targets as its examples have alone.
+
+    The denominator of the loss is this number. Boundaries subtracted twice scale it by (T - N) / (T - 2N + 1)
+    (unsloth-zoo#1066), which many tiny segments show (bugs.md H24).
+    """
+    expected = sum(label != -100 for example in packed.examples for label in example.labels[1:])
+    batch = collated(collate, packed)
+    scored = int((batch.labels[:, 1:] != -100).sum())
+    yield packed, scored == expected, f"{scored} labels are scored, the examples have {expected}"
+    yield packed, batch.num_targets == expected, f"num_targets is {batch.num_targets}, the examples have {expected}"
+
+
+@must(seam="collate", laws="PK-PAD", floor=50, **COLLATIONS)
+def padding_is_no_target_and_is_never_attended(collate, packed):
+    """Padding is known by its position: it has no label, and no token attends to it, whatever the pad id.
+
+    With pad = end-of-turn, masking by id unlearns to stop (trl#976), and not masking trains on padding. Multiplied with
+    a mask instead of left out, one NaN there is the loss (Megatron-Bridge#3117).
+    """
+    batch = collated(collate, packed)
+    mask = batch.dense_mask()
+    for row in range(len(packed.bins)):
+        end = packed.tokens(row)
+        labels = batch.labels[row, end:].tolist()
+        yield packed, set(labels) <= {-100}, f"labels {labels} on the padding of row {row}"
+        yield packed, not mask[row, 0, :end, end:].any(), f"a token of row {row} attends to padding"
