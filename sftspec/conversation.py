@@ -55,8 +55,22 @@ def check_conversation(messages: Any, source: str = "conversation", tools: list 
     if not messages:
         raise ConversationError(f"{source}: the conversation has no message; remove it from the file")
     tools = tools or getattr(messages, "tools", None)
-    checked = [_check_message(message, f"{source}, message {index}") for index, message in enumerate(messages)]
+    checked = [
+        message if _is_plain(message) else _check_message(message, f"{source}, message {index}")
+        for index, message in enumerate(messages)
+    ]
     return Conversation(checked, source, _check_tools(tools, source) if tools else None)
+
+
+def _is_plain(message: Any) -> bool:
+    """Nothing to check: a role, an ASCII content, no other field. Most messages of most files are that."""
+    return (
+        type(message) is dict
+        and len(message) == 2
+        and message.get("role") in ROLES
+        and isinstance(message.get("content"), str)
+        and message["content"].isascii()
+    )
 
 
 def _check_message(message: Any, place: str) -> Mapping:

@@ -24,6 +24,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
 from typing import NamedTuple
 
 Piece = tuple[str, int, str]
@@ -66,13 +68,11 @@ class Rendered:
 
 def assemble(pieces: Iterable[Piece]) -> Rendered:
     """Join pieces to a text; their lengths give the spans."""
-    spans, parts, position = [], [], 0
-    for kind, message, text in pieces:
-        end = position + len(text)
-        spans.append(Span(position, end, kind, message))
-        parts.append(text)
-        position = end
-    return Rendered("".join(parts), tuple(spans))
+    kinds, messages, texts = zip(*pieces, strict=True) if (pieces := list(pieces)) else ((), (), ())
+    ends = tuple(accumulate(map(len, texts)))
+    # tuple.__new__ is what Span(…) comes down to; calling it from map keeps thousands of spans out of the interpreter.
+    spans = map(partial(tuple.__new__, Span), zip((0, *ends), ends, kinds, messages, strict=False))
+    return Rendered("".join(texts), tuple(spans))
 
 
 def strip_pieces(pieces: Iterable[Piece]) -> list[Piece]:

@@ -126,7 +126,9 @@ def render(
     if bos not in ("template", "tokenizer"):
         raise TemplateError(f"bos is {bos!r}; write who owns it: 'template' or 'tokenizer'")
     pieces = list(variant.pieces(conversation, add_generation_prompt))
-    return assemble(pieces[1:] if bos == "tokenizer" and pieces[0][0] == "bos" else pieces)
+    if bos == "tokenizer" and pieces and pieces[0][0] == "bos":
+        del pieces[0]
+    return assemble(pieces)
 
 
 def _refuse_what_has_no_place(conversation: Conversation, variant: Template) -> None:

@@ -19,13 +19,15 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from sftspec.spans import DATA_KINDS, Rendered
 from sftspec.templates import Template
-from sftspec.vocabulary import vocabulary_of
+from sftspec.vocabulary import Tokens, vocabulary_of
+
+START, EMPTY = np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.int64)
 
 AXES = {"special_tokens": ("parse", "literal"), "tokenization": ("whole", "segmented")}
-
-Tokens = tuple[list[int], list[int], list[int]]
 
 
 class Stretch(NamedTuple):
@@ -39,7 +41,7 @@ class Stretch(NamedTuple):
 
     text: str
     ends: tuple[int, ...]
-    owners: tuple[int, ...]
+    owners: Sequence[int]
     control: bool
 
 
@@ -52,8 +54,8 @@ def tokenize(
 ) -> Tokens:
     """Encode a rendered conversation.
 
-    Returns three lists of length T: the ids, the index of the span in which each token starts, and the index of the
-    span in which it ends. An axis that is None is the template's own.
+    Returns the T ids, and of each the index of the span in which it starts and of the span in which it ends. An axis
+    that is None is the template's own.
     """
     return tokenize_batch([rendered], template, tokenizer, special_tokens, tokenization)[0]
 
@@ -69,13 +71,13 @@ def tokenize_batch(
     literal = _axis("special_tokens", special_tokens, template) == "literal"
     whole = _axis("tokenization", tokenization, template) == "whole"
     vocabulary = vocabulary_of(tokenizer)
-    if whole and not literal and not vocabulary.cuts_at_control:
-        rows = [[_everything(rendered)] if rendered.text else [] for rendered in batch]
+    if whole and not literal:
+        rows = [_everything(rendered) for rendered in batch]
     else:
         control = vocabulary.control_tokens(template.control)
         rows = [list(_stretches(rendered, control, whole)) for rendered in batch]
-    texts = {(stretch.text, stretch.ends) for row in rows for stretch in row if not stretch.control}
-    covered = vocabulary.encode(texts, literal)
+    texts = dict.fromkeys((stretch.text, stretch.ends) for row in rows for stretch in row if not stretch.control)
+    covered = dict(zip(texts, vocabulary.encode(list(texts), literal), strict=True))
     return [_join(row, covered, vocabulary.added) for row in rows]
 
 
@@ -86,9 +88,10 @@ def _axis(name: str, value: str | None, template: Template) -> str:
     return value
 
 
-def _everything(rendered: Rendered) -> Stretch:
-    owners = tuple(index for index, span in enumerate(rendered.spans) if span.end > span.start)
-    return Stretch(rendered.text, tuple(rendered.spans[index].end for index in owners), owners, False)
+def _everything(rendered: Rendered) -> list[Stretch]:
+    """The whole text at once: control tokens are cut out by the tokenizer, as Hugging Face does."""
+    ends = tuple(span.end for span in rendered.spans)
+    return [Stretch(rendered.text, ends, range(len(ends)), False)] if rendered.text else []
 
 
 def _stretches(rendered: Rendered, control: frozenset[str], whole: bool) -> Iterator[Stretch]:
@@ -128,14 +131,11 @@ def _cut(text: str, control: frozenset[str]) -> tuple[str, ...]:
 
 def _join(row: list[Stretch], covered: dict, control_ids: dict[str, int]) -> Tokens:
     ids: list[int] = []
-    first: list[int] = []
-    last: list[int] = []
+    firsts, lasts = [], []
     for text, ends, owners, control in row:
-        if control:
-            new, starts, finals = [control_ids[text]], (0,), (0,)
-        else:
-            new, starts, finals = covered[text, ends]
-        ids += new
-        first += [owners[part] for part in starts]
-        last += [owners[part] for part in finals]
-    return ids, first, last
+        tokens = Tokens([control_ids[text]], START, START) if control else covered[text, ends]
+        ids += tokens.ids
+        spans = np.asarray(owners)
+        firsts.append(spans[tokens.first])
+        lasts.append(spans[tokens.last])
+    return Tokens(ids, np.concatenate(firsts or [EMPTY]), np.concatenate(lasts or [EMPTY]))

@@ -8,17 +8,26 @@ the added ones that are not special (Qwen's <think>), which Hugging Face's `spli
 from __future__ import annotations
 
 import json
-from bisect import bisect_right
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 from unicodedata import is_normalized
 from weakref import WeakKeyDictionary
 
+import numpy as np
+
 Marked = tuple[str, tuple[int, ...]]
-Covered = tuple[list[int], list[int], list[int]]
 
 UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
+
+
+class Tokens(NamedTuple):
+    """T token ids, and of each the index of what it starts in and of what it ends in (T integers each)."""
+
+    ids: list[int]
+    first: np.ndarray
+    last: np.ndarray
+
 
 _vocabularies: WeakKeyDictionary = WeakKeyDictionary()
 
@@ -50,26 +59,11 @@ class Vocabulary:
         self.parsing = inner if self.limits == (None, None) else _rebuilt(self.state)
         self.added = {token["content"]: token["id"] for token in self.state["added_tokens"]}
         self.control_ids = frozenset(self.added.values())
-        self._byte_lengths: dict[int, int] = {}
 
     @cached_property
     def literal(self) -> Any:
         """The same vocabulary without added tokens."""
         return _rebuilt(self.state | {"added_tokens": []})
-
-    @cached_property
-    def cuts_at_control(self) -> bool:
-        """Text may be cut at control tokens and encoded piece by piece, with the same ids.
-
-        Not so where a control token swallows the white space beside it (lstrip, rstrip), or where only the first piece
-        gets SentencePiece's leading space (Metaspace, prepend_scheme "first").
-        """
-        shy = any(
-            token["lstrip"] or token["rstrip"] or token["single_word"] or token["normalized"]
-            for token in self.state["added_tokens"]
-        )
-        schemes = {part.get("prepend_scheme") for part in _parts(self.state["pre_tokenizer"])}
-        return not shy and "first" not in schemes
 
     @cached_property
     def normal_form(self) -> str | None:
@@ -86,8 +80,19 @@ class Vocabulary:
         """Those tokens that this vocabulary has as control tokens (all that it has, if none are named)."""
         return frozenset(token for token in wanted or self.added if token in self.added)
 
-    def encode(self, texts: Collection[Marked], literal: bool) -> dict[Marked, Covered]:
-        """Encode texts with marks, each of them once.
+    @cached_property
+    def byte_lengths(self) -> np.ndarray:
+        """The bytes that each id stands for, in a byte-level vocabulary."""
+        lengths = np.zeros(1 + max(self.state["model"]["vocab"].values(), default=0), dtype=np.int64)
+        for token, number in self.state["model"]["vocab"].items():
+            lengths[number] = len(token)  # byte-level: one character for each byte
+        lengths.resize(max([len(lengths), *(number + 1 for number in self.added.values())]))
+        for token, number in self.added.items():
+            lengths[number] = len(token.encode())  # spelt as it is
+        return lengths
+
+    def encode(self, texts: Sequence[Marked], literal: bool) -> list[Tokens]:
+        """Encode texts with marks.
 
         Args:
             texts: pairs (text, ends); ends tell where the parts of the text end, in characters.
@@ -96,56 +101,60 @@ class Vocabulary:
             For each pair the ids, and of each id the part in which it starts and the part in which it ends.
         """
         tokenizer = self.literal if literal else self.parsing
-        by_bytes = [item for item in texts if len(item[1]) == 1 or self._is_exact(item[0])]
-        by_offsets = [item for item in texts if len(item[1]) > 1 and not self._is_exact(item[0])]
-        covered = {}
-        fast = tokenizer.encode_batch_fast([text for text, _ in by_bytes], add_special_tokens=False)
-        for (text, ends), encoding in zip(by_bytes, fast, strict=True):
-            covered[text, ends] = self._cover(text, ends, encoding.ids)
-        slow = tokenizer.encode_batch([text for text, _ in by_offsets], add_special_tokens=False)
-        for (text, ends), encoding in zip(by_offsets, slow, strict=True):
-            first = [bisect_right(ends, start) for start, _ in encoding.offsets]
-            last = [bisect_right(ends, max(start, end - 1)) for start, end in encoding.offsets]
-            covered[text, ends] = encoding.ids, first, last
+        exact = [len(ends) == 1 or self._is_exact(text) for text, ends in texts]
+        fast = iter(_encodings(tokenizer.encode_batch_fast, texts, exact))
+        slow = iter(_encodings(tokenizer.encode_batch, texts, [not is_exact for is_exact in exact]))
+        tokens = [
+            self._by_bytes(item, next(fast).ids) if is_exact else _by_offsets(item, next(slow))
+            for item, is_exact in zip(texts, exact, strict=True)
+        ]
         if literal:
-            for (text, _), (ids, _, _) in covered.items():
+            for (text, _), (ids, _, _) in zip(texts, tokens, strict=True):
                 if not self.control_ids.isdisjoint(ids):
                     raise ValueError(
                         f"this vocabulary makes control tokens of plain text ({text!r:.60}); special_tokens='literal' "
                         "needs one that does not (BPE)"
                     )
-        return covered
+        return tokens
 
     def _is_exact(self, text: str) -> bool:
         """Token lengths in bytes add up to this text: the vocabulary is byte-level and does not normalize it."""
         form = self.normal_form
         return form is not None and (not form or text.isascii() or is_normalized(form, text))
 
-    def _cover(self, text: str, ends: tuple[int, ...], ids: list[int]) -> Covered:
+    def _by_bytes(self, item: Marked, ids: list[int]) -> Tokens:
+        text, ends = item
         if len(ends) == 1:
-            nothing = [0] * len(ids)
-            return ids, nothing, nothing
-        if not text.isascii():
-            ends = tuple(len(text[:end].encode()) for end in ends)
-        first, last, part, position = [], [], 0, 0
-        for token in ids:
-            if part == len(ends) - 1:
-                break
-            first.append(part)
-            position += self._byte_length(token)
-            while ends[part] < position:
-                part += 1
-            last.append(part)
-            part += ends[part] == position
-        rest = [len(ends) - 1] * (len(ids) - len(first))
-        return ids, first + rest, last + rest
+            nothing = np.zeros(len(ids), dtype=np.int64)
+            return Tokens(ids, nothing, nothing)
+        lengths = self.byte_lengths[ids]
+        stops = lengths.cumsum()
+        marks = _in_bytes(text, ends)
+        return Tokens(ids, marks.searchsorted(stops - lengths, "right"), marks.searchsorted(stops - 1, "right"))
 
-    def _byte_length(self, token: int) -> int:
-        if token not in self._byte_lengths:
-            text = self.parsing.id_to_token(token)
-            # A byte-level vocabulary spells each byte as one character; added tokens are spelt as they are.
-            self._byte_lengths[token] = len(text.encode()) if text in self.added else len(text)
-        return self._byte_lengths[token]
+
+def _by_offsets(item: Marked, encoding: Any) -> Tokens:
+    starts, stops = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
+    marks = np.array(item[1])
+    return Tokens(
+        encoding.ids, marks.searchsorted(starts, "right"), marks.searchsorted(np.maximum(starts, stops - 1), "right")
+    )
+
+
+def _encodings(encode: Callable, texts: Sequence[Marked], wanted: list[bool]) -> list:
+    return encode(
+        [text for (text, _), is_wanted in zip(texts, wanted, strict=True) if is_wanted], add_special_tokens=False
+    )
+
+
+def _in_bytes(text: str, ends: tuple[int, ...]) -> np.ndarray:
+    """Character positions as positions in UTF-8."""
+    marks = np.array(ends)
+    if text.isascii():
+        return marks
+    points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+    widths = 1 + (points > 0x7F).astype(np.int64) + (points > 0x7FF) + (points > 0xFFFF)
+    return widths.cumsum()[marks - 1]
 
 
 def _state(inner: Any) -> dict:

@@ -8,11 +8,11 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+
+from sftspec import encode, render
 from sftspec.golden import lint
 from sftspec.golden.loader import GoldenError, load_cases, read_case
 from sftspec.golden.vocabularies import SOURCES, VocabularyUnavailable, load_vocabulary
-
-from sftspec import encode, render
 from sftspec.templates import TEMPLATES, TemplateError
 
 CASES = load_cases()

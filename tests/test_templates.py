@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sftspec.golden import conversations as talks
-from sftspec.golden.small_tokenizer import load
 
 from sftspec import encode, render
+from sftspec.golden import conversations as talks
+from sftspec.golden.small_tokenizer import load
 from sftspec.jinja_templates import RenderBudgetError, jinja_template, load_jinja_template
 from sftspec.masking import IGNORE
 from sftspec.spans import WRITTEN_KINDS, strip_pieces
