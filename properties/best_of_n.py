@@ -12,9 +12,9 @@ import math
 import random
 
 from hypothesis import strategies as st
-from sftspec.properties import must, should
 
 from sftspec.best_of_n import best_of_n, expected_max_normal, top_k  # noqa: F401 (the judge binds the seams)
+from sftspec.properties import must, should
 
 NOT_OBSERVABLE: dict[str, str] = {}
 """Laws of best-of-N that no function shows, with the reason: there are none."""
@@ -218,7 +218,7 @@ def the_best_of_normal_rewards_is_their_expected_maximum(select, n, seed):
     draw = random.Random(seed)
     rewards = [[draw.gauss(0, 1) for _ in range(n)] for _ in range(2000)]
     mean = math.fsum(row[int(winner)] for row, winner in zip(rewards, select(rewards), strict=True)) / 2000
-    expected = expected_max_normal(n)
+    expected = float(expected_max_normal(n))
     yield n, abs(mean - expected) <= 5 / math.sqrt(2000), f"expected {expected:.4f}, mean {mean:.4f}"
 
 

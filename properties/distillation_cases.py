@@ -107,8 +107,8 @@ def value_and_gradient(loss, case: Case, temperature: float = 1.0, alpha: float 
     """The loss and its gradient at the student's logits (B, T, V)."""
     student, teacher, labels = case.tensors()
     value = loss(student, teacher, labels, temperature=temperature, alpha=alpha)
-    value.backward()
-    return float(value.detach()), student.grad
+    (gradient,) = torch.autograd.grad(value, student)
+    return float(value.detach()), gradient
 
 
 def log_softmax(row: list[float], temperature: float = 1.0) -> list[float]:

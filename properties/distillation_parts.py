@@ -1,4 +1,4 @@
-"""Distillation: which positions and which tokens the loss reads, and what it divides by.
+"""Distillation: which positions and which tokens the loss reads, what it divides by, and how the teacher is read.
 
 The soft loss reads exactly the positions of the hard loss and divides by their number: one shift, one mask, one
 denominator. Positions without a target are compared exactly.
@@ -7,9 +7,12 @@ denominator. Positions without a target are compared exactly.
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import torch
 from hypothesis import strategies as st
+
+from sftspec.distillation import distillation_loss, frozen_logits  # noqa: F401 (the judge binds the seams)
 from sftspec.properties import must
 from sftspec.properties.distillation_cases import (
     ASYMMETRIC,
@@ -25,8 +28,6 @@ from sftspec.properties.distillation_cases import (
     temperatures,
     value_and_gradient,
 )
-
-from sftspec.distillation import distillation_loss  # noqa: F401 (the judge binds the seam)
 
 
 @must(
@@ -211,3 +212,39 @@ def a_wider_teacher_is_refused_or_cut(loss, case, padding):
     else:
         expected = soft_loss(case, 2.0)
         yield case, abs(value - expected) <= soft_bound(case, 2.0), f"expected {expected!r}, seen {value!r}"
+
+
+class Dropped(torch.nn.Module):
+    """A model whose forward pass shows whether dropout was on and whether a graph was built."""
+
+    def __init__(self, dropout: float):
+        super().__init__()
+        self.head = torch.nn.Linear(4, 5)
+        torch.nn.init.constant_(self.head.weight, 0.5)
+        self.dropout = torch.nn.Dropout(dropout)
+
+    def forward(self, inputs: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.dropout(self.head(inputs)))
+
+
+@must(
+    seam="frozen_logits",
+    laws="KD-NOTEACH",
+    floor=20,
+    given={"dropout": st.sampled_from([0.25, 0.5]), "training": st.booleans(), "frozen_part": st.booleans()},
+    examples=[{"dropout": 0.5, "training": True, "frozen_part": True}],
+)
+def the_teacher_is_read_in_eval_mode_and_left_as_it_was(read, dropout, training, frozen_part):
+    """The teacher's forward pass has dropout off and builds no graph, and every module's mode is as before.
+
+    Dropout on gives another target at each call (TaCL#11); eval() on a module shared with the student switches the
+    student's dropout off; train() afterwards wakes parts that were meant to stay frozen.
+    """
+    teacher, inputs = Dropped(dropout).train(training), torch.arange(1.0, 13.0).reshape(3, 4)
+    teacher.dropout.train(training and not frozen_part)
+    modes = [module.training for module in teacher.modules()]
+    first, second = read(teacher, inputs=inputs), read(teacher, inputs=inputs)
+    yield modes, torch.equal(first, teacher.head(inputs)) and torch.equal(first, second), "the logits change: dropout"
+    yield modes, not first.requires_grad, "the logits carry a graph"
+    after = [module.training for module in teacher.modules()]
+    yield modes, after == modes, f"modes before {modes}, after {after}"

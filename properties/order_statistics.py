@@ -11,7 +11,6 @@ import math
 from fractions import Fraction
 
 from hypothesis import strategies as st
-from sftspec.properties import must
 
 from sftspec.order_statistics import (  # noqa: F401 (the judge binds the seams)
     best_of_n_kl_bound,
@@ -21,6 +20,7 @@ from sftspec.order_statistics import (  # noqa: F401 (the judge binds the seams)
     expected_max_normal,
     win_rate,
 )
+from sftspec.properties import must
 
 U = 2.0**-53
 
@@ -89,9 +89,10 @@ def the_estimate_is_the_mean_over_all_subsets(estimate, rewards):
     """
     for n in range(1, len(rewards) + 1):
         maxima = [Fraction(max(subset)) for subset in itertools.combinations(rewards, n)]
-        size = sum(map(abs, maxima)) / len(maxima)
-        exact, value = sum(maxima) / len(maxima), estimate(rewards, n)
-        yield (rewards, n), abs(Fraction(value) - exact) <= 8 * U * size, f"expected {float(exact)!r}, seen {value!r}"
+        size = math.fsum(abs(largest) for largest in maxima) / len(maxima)
+        exact, value = Fraction(sum(maxima)) / len(maxima), estimate(rewards, n)
+        error = float(abs(Fraction(value) - exact))
+        yield (rewards, n), error <= 8 * U * size, f"expected {float(exact)!r}, seen {value!r}"
 
 
 @must(

@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 
 from hypothesis import strategies as st
-from sftspec.properties import must
 
+from sftspec.properties import must
 from sftspec.rejection_sampling import rejection_sample  # noqa: F401 (the judge binds the seam)
 
 
@@ -53,8 +53,13 @@ def each_prompt_trains_its_own_best_completion(run_round, count, n, seed, prefil
     a prefilled start that is lost (trl#6966), prompts that vanish without being counted.
     """
     prompts = numbered_prompts(count, prefill)
-    seen: list = []
-    selections = list(run_round(prompts, sample_numbers, lambda c: seen.append(c) or last_number(c), n, seed))
+    seen = []
+
+    def watched(conversation) -> float | None:
+        seen.append([message["role"] for message in conversation])
+        return last_number(conversation)
+
+    selections = list(run_round(prompts, sample_numbers, watched, n, seed))
     yield prompts, len(selections) == count, f"{len(selections)} selections for {count} prompts"
     for prompt, selection in zip(prompts, selections, strict=False):
         numbers = {candidate[-1]["content"]: last_number(candidate) for candidate in selection.candidates}
@@ -66,7 +71,8 @@ def each_prompt_trains_its_own_best_completion(run_round, count, n, seed, prefil
             whole = [*prompt[:2], {"role": "assistant", "content": best}]
             yield prompt, trained is not None and list(trained) == whole, f"expected {whole}, trained {trained}"
             yield prompt, best.startswith(f"{prefill}re: {prompt[1]['content']} #"), f"answers another prompt: {best}"
-    yield prompts, all([message["role"] for message in c] == ["system", "user", "assistant"] for c in seen), "context"
+    for roles in seen:
+        yield prompts, roles == ["system", "user", "assistant"], f"the reward function saw {roles}"
 
 
 @must(seam="rejection_sample", laws="BN-SFT", floor=60, given=jobs, examples=job_examples)

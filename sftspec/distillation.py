@@ -23,6 +23,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from sftspec.divergences import forward_kl, generalised_jsd, reverse_kl, with_tail_bucket
 from sftspec.step import IGNORE, NoTargetsError, count_targets, sft_loss
 
 
@@ -115,59 +116,6 @@ def softened(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """log softmax(z / T) of the scored rows only: (n, V), at least float32."""
     rows = logits[:, :-1][labels[:, 1:] != IGNORE]
     return torch.log_softmax(rows.to(torch.promote_types(rows.dtype, torch.float32)) / temperature, dim=-1)
-
-
-def forward_kl(student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
-    """KL(teacher || student) of each row, in nats: the student pays wherever it misses the teacher's mass.
-
-    (..., V) normalised log-probabilities, -inf allowed; returns (...).
-    """
-    return _kl(teacher_log_probs, student_log_probs)
-
-
-def reverse_kl(student_log_probs: Tensor, teacher_log_probs: Tensor) -> Tensor:
-    """KL(student || teacher) of each row, in nats: the student pays wherever it puts mass that the teacher has not."""
-    return _kl(student_log_probs, teacher_log_probs)
-
-
-def generalised_jsd(student_log_probs: Tensor, teacher_log_probs: Tensor, beta: float = 0.5) -> Tensor:
-    """beta KL(teacher || m) + (1 - beta) KL(student || m) of each row, with m = beta teacher + (1 - beta) student.
-
-    GKD (Agarwal et al. 2023, arXiv:2306.13649, eq. 1). As written it vanishes at both ends, JSD_beta / beta tending to
-    the forward KL as beta -> 0 and JSD_beta / (1 - beta) to the reverse KL as beta -> 1. GKD's convention, which this
-    follows, puts these limits at the ends: beta = 0 *is* the forward, beta = 1 the reverse KL (a jump, by convention).
-    (..., V) normalised log-probabilities, -inf allowed; returns (...). Raises ValueError for beta outside [0, 1].
-    """
-    if not 0 <= beta <= 1:
-        raise ValueError(f"beta {beta}: the teacher's weight in the mixture lies in [0, 1]")
-    if beta in (0, 1):
-        return (forward_kl, reverse_kl)[int(beta)](student_log_probs, teacher_log_probs)
-    mixture = _log(beta * teacher_log_probs.exp() + (1 - beta) * student_log_probs.exp())
-    return beta * _kl(teacher_log_probs, mixture) + (1 - beta) * _kl(student_log_probs, mixture)
-
-
-def with_tail_bucket(log_probs: Tensor, kept: Tensor) -> Tensor:
-    """The columns `kept` of each row and, last, one column for all the rest: (..., V) and (..., k) -> (..., k + 1).
-
-    A coarser view of two distributions never increases their divergence, so a top-k loss with a tail bucket lies in
-    [0, full loss], grows with k and is zero for equal models. Without the bucket the truncated sum may be negative, and
-    renormalising the kept columns trains the student to a biased teacher (verl#7856).
-    """
-    rest = log_probs.exp().scatter(-1, kept, 0.0).sum(-1, keepdim=True)
-    return torch.cat((log_probs.gather(-1, kept), _log(rest)), dim=-1)
-
-
-def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    p = log_p.exp()
-    # 0 log 0 = 0. The gap is masked before the product: 0 * (-inf) is NaN in the value, and again in the gradient.
-    gap = torch.where(p > 0, log_p - log_q, 0.0)
-    return (p * gap).sum(-1)
-
-
-def _log(probabilities: Tensor) -> Tensor:
-    """log with log 0 = -inf, and gradient 0 there instead of 0 * inf."""
-    positive = probabilities > 0
-    return torch.where(positive, torch.where(positive, probabilities, 1.0).log(), float("-inf"))
 
 
 def frozen_logits(teacher: torch.nn.Module, **inputs) -> Tensor:

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from hypothesis import example, given, settings
+
 from sftspec.properties import REGISTRY, Property
 
 

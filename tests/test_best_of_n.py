@@ -10,13 +10,13 @@ import random
 import numpy as np
 import pytest
 import torch
-from sftspec.properties import best_of_n as selection
-from sftspec.properties import order_statistics as statistics
-from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_in, reference
 
 import sftspec
 from sftspec.best_of_n import UNRANKED, best_of_n, expected_best_of_n, expected_max_normal, top_k
 from sftspec.order_statistics import best_of_n_law, expected_gold, pass_at_n, subset_weights, win_rate
+from sftspec.properties import best_of_n as selection
+from sftspec.properties import order_statistics as statistics
+from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_in, reference
 
 PROPERTIES = properties_in(selection, statistics)
 NAN, INF = math.nan, math.inf
@@ -109,36 +109,36 @@ BROKEN = {
     "best_of_n/selection-does-not-depend-on-sharding": [by_row(above_the_mean)],
     "best_of_n/the-best-of-normal-rewards-is-their-expected-maximum": [by_row(lambda row: 0), by_row(above_the_mean)],
     "best_of_n/the-k-best-are-the-k-largest": [torch_topk, smallest_k],
-    "order_statistics/the-expected-maximum-is-exact": [
+    "best_of_n/the-expected-maximum-is-exact": [
         lambda n: math.sqrt(math.log(n)),
         lambda n: math.sqrt(2 * math.log(n)),
         lambda n: expected_max_normal(n) * (1 + 1e-11),
     ],
-    "order_statistics/the-expected-maximum-grows-slowly": [
+    "best_of_n/the-expected-maximum-grows-slowly": [
         lambda n: math.sqrt(2 * math.log(n)),
         lambda n: min(2.0, expected_max_normal(n)),
     ],
-    "order_statistics/the-estimate-is-the-mean-over-all-subsets": [with_replacement, first_n],
-    "order_statistics/the-proxy-never-loses-by-more-candidates": [first_n, lambda r, n: -expected_best_of_n(r, n)],
-    "order_statistics/known-laws-give-their-known-maxima": [
+    "best_of_n/the-estimate-is-the-mean-over-all-subsets": [with_replacement, first_n],
+    "best_of_n/the-proxy-never-loses-by-more-candidates": [first_n, lambda r, n: -expected_best_of_n(r, n)],
+    "best_of_n/known-laws-give-their-known-maxima": [
         with_replacement,
         lambda rewards, n: float(np.dot(subset_weights(len(rewards), n), rewards[::-1])),
     ],
-    "order_statistics/fewer-samples-than-n-are-refused": [lambda rewards, n: max(rewards)],
-    "order_statistics/the-gold-value-follows-the-choice-of-the-proxy": [
+    "best_of_n/fewer-samples-than-n-are-refused": [lambda rewards, n: max(rewards)],
+    "best_of_n/the-gold-value-follows-the-choice-of-the-proxy": [
         lambda proxy, gold, n: expected_best_of_n(gold, n),
         lambda proxy, gold, n: sum(gold) / len(gold),
     ],
-    "order_statistics/the-law-of-the-winner-is-the-enumerated-one": [untied_law, lambda p, r, n: np.array(p)],
-    "order_statistics/selection-moves-no-further-than-its-bounds": [
+    "best_of_n/the-law-of-the-winner-is-the-enumerated-one": [untied_law, lambda p, r, n: np.array(p)],
+    "best_of_n/selection-moves-no-further-than-its-bounds": [
         lambda p, r, n: best_of_n_law(p, r, 4 * n),
         lambda p, r, n: best_of_n_law(p, [-reward for reward in r], n),
     ],
-    "order_statistics/the-bound-is-attained-by-rewards-that-never-tie": [
+    "best_of_n/the-bound-is-attained-by-rewards-that-never-tie": [
         math.log,
         lambda n: math.log(n) - (n - 1) / n - 0.01,
     ],
-    "order_statistics/the-best-loses-to-a-fresh-draw-once-in-n-plus-one": [lambda n: (n - 1) / n, lambda n: 0.5],
+    "best_of_n/the-best-loses-to-a-fresh-draw-once-in-n-plus-one": [lambda n: (n - 1) / n, lambda n: 0.5],
 }
 
 

@@ -16,11 +16,11 @@ from importlib import resources
 import numpy as np
 import pytest
 import torch
-from sftspec.properties.distillation_cases import Case, hard_bound, soft_bound
 
 from sftspec.best_of_n import expected_best_of_n, expected_max_normal
 from sftspec.distillation import distillation_loss
 from sftspec.order_statistics import best_of_n_kl_bound, best_of_n_law, pass_at_n
+from sftspec.properties.distillation_cases import Case, hard_bound, soft_bound
 from sftspec.step import clip_gradients, sft_loss
 
 U = 2.0**-53

@@ -8,12 +8,11 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 import torch
-from sftspec.properties import rejection_sampling as properties
-from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_in
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from sftspec.best_of_n import UNRANKED, expected_max_normal
 from sftspec.order_statistics import best_of_n_law
+from sftspec.properties import rejection_sampling as properties
 from sftspec.rejection_sampling import (
     Round,
     Selection,
@@ -22,6 +21,7 @@ from sftspec.rejection_sampling import (
     rejection_sampling_round,
     select,
 )
+from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_in
 
 PROPERTIES = {item.check.__name__: item for item in properties_in(properties)}
 
