@@ -21,8 +21,9 @@ def kills(mutant: Mutant, seed: int = 0, ids: Iterable[str] | None = None) -> di
 
     Returns the name of the scenario, "drawn" for a seam property, or "" where the mutant survived.
     """
-    properties.load()
-    wanted = [REGISTRY[identifier] for identifier in (mutant.killed_by if ids is None else ids)]
+    identifiers = mutant.killed_by if ids is None else tuple(ids)
+    properties.load(*{identifier.split("/")[0] for identifier in identifiers})
+    wanted = [REGISTRY[identifier] for identifier in identifiers]
     trainer = mutant.make()
     killed = {item.id: "" for item in wanted}
     for item in wanted:

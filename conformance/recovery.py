@@ -88,13 +88,17 @@ def read_gradients(hidden: Tensor, gradient: Tensor, head: Tensor, bound: float)
 
 
 def _other_fit(u: Tensor, probability: Tensor, onehot: Tensor, bound: float, ce_residual: float) -> str:
-    """Label smoothing, if regressing u on p, onehot and 1/V explains it and plain cross-entropy does 30 times worse."""
+    """Label smoothing, if a regression of u on p, onehot and 1/V explains it and plain cross-entropy does 30 times worse.
+
+    Its three coefficients sum to zero, as u does: w, -(1 - e) w, -e w. With a z-loss they do not.
+    """
     if not u.isfinite().all():
         return "ambiguous"
     basis = torch.stack([probability, onehot, torch.full_like(u, 1 / len(u))], 1)
     solution = torch.linalg.lstsq(basis, u[:, None]).solution
     residual = float((u[:, None] - basis @ solution).norm() / u.norm())
-    if residual <= bound and ce_residual >= MIN_MARGIN * residual:
+    closed = abs(float(solution.sum())) <= bound * float(solution.abs().max())
+    if closed and residual <= bound and ce_residual >= MIN_MARGIN * residual:
         return "label-smoothing"
     return "ambiguous"
 

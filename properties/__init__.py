@@ -101,9 +101,14 @@ def should(**options: Any) -> Callable[[Callable], Callable]:
     return lambda check: _register("should", check, **options)
 
 
+def module(name: str):
+    """A module of this package, by its short name."""
+    return importlib.import_module(f"sftspec.properties.{name}")
+
+
 def load(*areas: str) -> list[Property]:
     """All properties of the areas named (of every area without a name), in the order of the source."""
-    for module, area in MODULES.items():
+    for name, area in MODULES.items():
         if not areas or area in areas:
-            importlib.import_module(f"sftspec.properties.{module}")
+            module(name)
     return [item for item in REGISTRY.values() if not areas or item.area in areas]

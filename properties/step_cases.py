@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import torch
 from hypothesis import strategies as st
@@ -101,3 +103,24 @@ def gradient_bound(problem: Problem, dtype: torch.dtype = torch.float64) -> floa
     """Largest error of an entry of dL/dlogits by rounding (laws.md 0.3, tol_grad), and one division more."""
     vocabulary, count, largest = problem.logits.shape[-1], len(problem.scored), problem.largest
     return ROUNDOFF[dtype] / count * (vocabulary + 8.4 + 4 * math.log(vocabulary) + largest)
+
+
+class Example(NamedTuple):
+    """Ids and labels of one example."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+class Bigram(torch.nn.Module):
+    """A language model of one table: the logits of the next token are a row of it, with dropout."""
+
+    def __init__(self, vocabulary: int, seed: int, dropout: float):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.table = torch.nn.Parameter(torch.randn(vocabulary, vocabulary, generator=generator, dtype=torch.float64))
+        self.dropout = dropout
+
+    def forward(self, input_ids: Tensor, **_) -> SimpleNamespace:
+        rows = torch.nn.functional.dropout(self.table[input_ids], self.dropout, self.training)
+        return SimpleNamespace(logits=rows)

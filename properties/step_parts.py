@@ -11,11 +11,14 @@ import math
 import torch
 from hypothesis import strategies as st
 
+from sftspec.collation import collate
 from sftspec.properties import must
 from sftspec.properties.step_cases import (
     FIRST_LABELLED,
     ROUNDOFF,
     UNEQUAL,
+    Bigram,
+    Example,
     Problem,
     gradient_bound,
     loss_bound,
@@ -227,3 +230,28 @@ def a_gradient_that_is_not_finite_is_refused(clip, values, bad):
         yield values, same, "the gradients were changed all the same"
     else:
         yield values, False, "no error was raised"
+
+
+@must(seam="evaluate", laws=("ST-EVAL",), floor=50,
+      given={"problem": problems, "cut": st.integers(1, 5), "dropout": st.sampled_from([0.0, 0.5])},
+      examples=[{"problem": UNEQUAL, "cut": 1, "dropout": 0.5}])  # fmt: skip
+def evaluation_neither_depends_on_batches_nor_leaves_a_trace(evaluate, problem, cut, dropout):
+    """The evaluation loss is the same however the data is cut, free of dropout, and changes nothing in the model.
+
+    A mean of batch means depends on the batch size (transformers#39241); a model left in the wrong mode, or random numbers
+    drawn, change the training that follows.
+    """
+    vocabulary = problem.logits.shape[-1]
+    model = Bigram(vocabulary, 1, dropout).train()
+    ids = problem.labels.clamp_min(0)
+    rows = [Example(one.tolist(), labels.tolist()) for one, labels in zip(ids, problem.labels, strict=True)]
+    one = [collate(rows, pad_token_id=0)]
+    several = [collate(rows[start : start + cut], pad_token_id=0) for start in range(0, len(rows), cut)]
+    before, state = model.table.detach().clone(), torch.get_rng_state()
+    first, second = evaluate(model, one), evaluate(model, several)
+    same = Problem(model.table.detach()[ids], problem.labels)
+    expected = math.fsum(same.losses()) / len(same.scored)
+    for value in (first, second):
+        yield problem, abs(value - expected) <= 4 * loss_bound(same), f"expected {expected:.9g}, saw {value:.9g}"
+    yield problem, model.training and torch.equal(model.table, before), "the model was changed"
+    yield problem, torch.equal(torch.get_rng_state(), state), "random numbers were drawn"

@@ -432,3 +432,32 @@ def token_zero_ignored():
         return sft_loss(logits, kept, count, weights) if count_targets(kept) else logits.sum() * 0
 
     return Pipeline(loss=loss)
+
+
+@mutant("evaluation-neither-depends-on-batches-nor-leaves-a-trace", "huggingface/transformers#39241",
+        "evaluations cannot be compared", "sum over batches, divide once")  # fmt: skip
+def evaluation_averages_batches():
+    """The evaluation loss is the mean of the means of its batches."""
+
+    @dataclass(frozen=True)
+    class Averages(Pipeline):
+        def evaluate(self, model, batches):
+            used = [batch for batch in batches if batch.num_targets]
+            return sum(super(Averages, self).evaluate(model, [batch]) for batch in used) / len(used)
+
+    return Averages()
+
+
+@mutant("evaluation-neither-depends-on-batches-nor-leaves-a-trace", "yxuansu/TaCL#11", "training goes on without dropout",
+        "restore the mode")  # fmt: skip
+def evaluation_leaves_the_mode():
+    """After an evaluation the model stays in evaluation mode."""
+
+    @dataclass(frozen=True)
+    class Leaves(Pipeline):
+        def evaluate(self, model, batches):
+            loss = super().evaluate(model, batches)
+            model.eval()
+            return loss
+
+    return Leaves()

@@ -1,0 +1,66 @@
+"""Every position is resolved, whatever packing, cutting, splitting and padding did to it."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from sftspec.conformance.provenance import NOWHERE, Provenance
+from sftspec.conformance.scenarios import ALPHABET, Writer, hostile_conversations, unequal_conversations
+from sftspec.conformance.witness import make_tokenizer
+from sftspec.masking import encode
+
+TOKENIZER = make_tokenizer()
+LETTERS = TOKENIZER.convert_tokens_to_ids(list(ALPHABET))
+
+
+@pytest.fixture(params=[hostile_conversations, unequal_conversations], ids=["hostile", "unequal"])
+def streams(request):
+    return [encode(talk, tokenizer=TOKENIZER).input_ids for talk in request.param(Writer(5))]
+
+
+def test_packed_shuffled_and_padded_rows_are_resolved(streams):
+    draw = random.Random(1)
+    provenance = Provenance(streams, LETTERS)
+    for _ in range(20):
+        chosen = draw.sample(range(len(streams)), 4)
+        row = [token for example in chosen for token in streams[example]] + [TOKENIZER.pad_token_id] * 3
+        expected = [(example, offset) for example in chosen for offset in range(len(streams[example]))] + [NOWHERE] * 3
+        assert provenance.resolve([row]) == [expected]
+
+
+def test_truncated_rows_are_resolved_from_the_first_word_on(streams):
+    provenance = Provenance(streams, LETTERS)
+    for example, stream in enumerate(streams):
+        for length in range(12, len(stream)):
+            assert provenance.resolve([stream[:length]])[0] == [(example, offset) for offset in range(length)]
+
+
+def test_a_stream_that_is_cut_anywhere_goes_on_in_the_next_row(streams):
+    joined = [(example, offset) for example in range(len(streams)) for offset in range(len(streams[example]))]
+    provenance = Provenance(streams, LETTERS)
+    rows = [joined[start : start + 50] for start in range(0, len(joined), 50)]
+    resolved = provenance.resolve([[streams[example][offset] for example, offset in row] for row in rows])
+    wrong = sum(got != want for row, origins in zip(rows, resolved, strict=True) for got, want in zip(origins, row, strict=True))
+    # A stretch of less than a word at a cut may be anybody's ("<|im_end|>" and a newline).
+    assert wrong <= 3 * len(rows)
+
+
+def test_a_token_put_in_resolves_to_nothing(streams):
+    provenance = Provenance(streams, LETTERS)
+    extra = TOKENIZER.convert_tokens_to_ids("<s>")
+    row = [*streams[0][:8], extra, *streams[0][8:]]
+    assert provenance.resolve([row])[0][8] == NOWHERE
+
+
+def test_replays_tell_every_ordered_pair_of_examples_apart(streams):
+    provenance = Provenance(streams, LETTERS)
+    row = [token for stream in streams[:7] for token in stream]
+    origins = provenance.resolve([row])
+    masks = list(provenance.perturbations(origins))
+    changed = [{origin[0] for origin, on in zip(origins[0], mask[0], strict=True) if on} for mask in masks]
+    for one in range(7):
+        for other in range(7):
+            if one != other:
+                assert any(one in examples and other not in examples for examples in changed)
