@@ -79,7 +79,8 @@ def segmented_attention(
     cut = [stream.flatten(0, 1).split(lengths) for stream in streams]
     outputs: dict[int, Tensor] = {}
     for stack in stacks.values():
-        out = attend([torch.stack([pieces[piece] for piece in stack]) for pieces in cut])
+        alone = len(stack) == 1  # then a view will do
+        out = attend([p[stack[0]][None] if alone else torch.stack([p[piece] for piece in stack]) for p in cut])
         outputs.update(zip(stack, out, strict=True))
     return torch.cat([outputs[piece] for piece in range(len(lengths))]).unflatten(0, starts.shape)
 
