@@ -27,7 +27,7 @@ MODULES = {
     "packing_collator": "packing",
     "step": "step",
     "step_parts": "step",
-    "best_of_n": "best_of_n",
+    "selection": "best_of_n",
     "order_statistics": "best_of_n",
     "rejection_sampling": "best_of_n",
     "distillation": "distillation",

@@ -21,8 +21,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from sftspec.best_of_n import UNRANKED, best_of_n
 from sftspec.conversation import Conversation
+from sftspec.selection import UNRANKED, best_of_n
 
 Sample = Callable[[Sequence[Mapping], int, int], Sequence[str]]
 """(prompt, n, seed) -> n completions of the prompt; a completion that failed is left out."""

@@ -17,9 +17,14 @@ import numpy as np
 import pytest
 import torch
 
-from sftspec.best_of_n import expected_best_of_n, expected_max_normal
 from sftspec.distillation import distillation_loss
-from sftspec.order_statistics import best_of_n_kl_bound, best_of_n_law, pass_at_n
+from sftspec.order_statistics import (
+    best_of_n_kl_bound,
+    best_of_n_law,
+    expected_best_of_n,
+    expected_max_normal,
+    pass_at_n,
+)
 from sftspec.properties.distillation_cases import Case, hard_bound, soft_bound
 from sftspec.step import clip_gradients, sft_loss
 

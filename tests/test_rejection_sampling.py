@@ -10,8 +10,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from sftspec.best_of_n import UNRANKED, expected_max_normal
-from sftspec.order_statistics import best_of_n_law
+from sftspec.order_statistics import best_of_n_law, expected_max_normal
 from sftspec.properties import rejection_sampling as properties
 from sftspec.rejection_sampling import (
     Round,
@@ -21,6 +20,7 @@ from sftspec.rejection_sampling import (
     rejection_sampling_round,
     select,
 )
+from sftspec.selection import UNRANKED
 from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_in
 
 PROPERTIES = {item.check.__name__: item for item in properties_in(properties)}

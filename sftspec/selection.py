@@ -18,17 +18,11 @@ Sources: Llama-2 §3.2.3 (rejection sampling, arXiv 2307.09288); laws BN-ARGMAX,
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
-from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
 import torch
-
-from sftspec.order_statistics import expected_best_of_n, expected_max_normal
-
-__all__ = ["UNRANKED", "best_of_n", "expected_best_of_n", "expected_max_normal", "top_k"]
 
 UNRANKED = -1
 """The index that stands where no candidate with a reward is left (only with on_unranked="skip")."""
@@ -119,13 +113,3 @@ def _rectangle(rows: Any) -> list[list[float]]:
 
 def _number(reward: Any) -> float:
     return float("nan") if reward is None else getattr(reward, "item", lambda: reward)()
-
-
-class _Selector(ModuleType):
-    """This module, callable: loading it binds `sftspec.best_of_n` to the module, where callers expect the function."""
-
-    def __call__(self, rewards: Any, on_unranked: Literal["error", "skip"] = "error") -> Any:
-        return best_of_n(rewards, on_unranked)
-
-
-sys.modules[__name__].__class__ = _Selector

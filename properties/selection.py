@@ -13,8 +13,9 @@ import random
 
 from hypothesis import strategies as st
 
-from sftspec.best_of_n import best_of_n, expected_max_normal, top_k  # noqa: F401 (the judge binds the seams)
+from sftspec.order_statistics import expected_max_normal
 from sftspec.properties import must, should
+from sftspec.selection import best_of_n, top_k  # noqa: F401 (the judge binds the seams)
 
 NOT_OBSERVABLE: dict[str, str] = {}
 """Laws of best-of-N that no function shows, with the reason: there are none."""
