@@ -48,7 +48,10 @@ def generation_prompt(thoughts: str = "") -> Iterator[Piece]:
 def openai(messages: list[dict], add_generation_prompt: bool) -> Iterator[Piece]:
     """ChatML as OpenAI published it: any role in any order, nothing added."""
     for index, message in enumerate(messages):
-        yield from turn(index, message["role"], message["content"])
+        yield "header", index, f"<|im_start|>{message['role']}\n"
+        yield "content", index, message["content"]
+        yield "end_of_turn", index, "<|im_end|>"
+        yield "separator", index, "\n"
     if add_generation_prompt:
         yield from generation_prompt()
 

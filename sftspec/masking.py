@@ -18,7 +18,7 @@ import numpy as np
 
 from sftspec.conversation import check_conversation
 from sftspec.spans import WRITTEN_KINDS
-from sftspec.templates import Rendered, Template, find_template, render
+from sftspec.templates import Rendered, Template, find_template, render_checked
 from sftspec.tokenization import tokenize_batch
 from sftspec.vocabulary import Tokens
 
@@ -98,9 +98,9 @@ def trained_spans(
     trained = trained_messages(messages, policy)
     kinds = conventions.trained_kinds()
     return [
-        (span.message in trained or span.message < 0) if policy == "every-token"
-        else span.message in trained and span.kind in kinds
-        for span in rendered.spans
+        (message in trained or message < 0) if policy == "every-token"
+        else message in trained and kind in kinds
+        for kind, message in zip(rendered.kinds, rendered.messages, strict=True)
     ]  # fmt: skip
 
 
@@ -174,7 +174,7 @@ def encode_batch(
         raise EncodingError("encode needs a tokenizer: pass tokenizer=tokenizers.Tokenizer or a fast HF tokenizer")
     variant = find_template(template)
     checked = [check_conversation(messages) for messages in conversations]
-    rendered = [render(messages, variant, add_generation_prompt) for messages in checked]
+    rendered = [render_checked(messages, variant, add_generation_prompt) for messages in checked]
     tokens = tokenize_batch(rendered, variant, tokenizer, special_tokens, tokenization)
     return [
         truncate(_masked(of_one, text, trained_spans(text, messages, policy, conventions)), max_length)
@@ -188,4 +188,4 @@ def _masked(tokens: Tokens, rendered: Rendered, trained: list[bool]) -> Encoded:
     before = np.concatenate([[0], np.cumsum(trained)])
     is_target = before[tokens.last + 1] > before[tokens.first]
     labels = np.where(is_target, tokens.ids, IGNORE)
-    return Encoded(tokens.ids, labels.tolist(), tokens.first.tolist(), rendered)
+    return Encoded(tokens.ids.tolist(), labels.tolist(), tokens.first.tolist(), rendered)

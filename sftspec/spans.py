@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -52,10 +52,23 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Rendered:
-    """The text of a conversation and the spans that partition it, in order."""
+    """The text of a conversation and the spans that partition it, in order.
+
+    text      the text
+    kinds     of each of its S spans
+    messages  of each, the message that it belongs to (-1: none)
+    ends      of each, where it ends; it begins where the one before ends
+    """
 
     text: str
-    spans: tuple[Span, ...]
+    kinds: tuple[str, ...]
+    messages: tuple[int, ...]
+    ends: tuple[int, ...]
+
+    @cached_property
+    def spans(self) -> tuple[Span, ...]:
+        """The S spans; made when asked for, because thousands of small objects slow every batch down."""
+        return tuple(map(Span, (0, *self.ends), self.ends, self.kinds, self.messages))
 
     def of(self, kind: str, message: int | None = None) -> list[str]:
         """The texts of all spans of a kind (of one message, if given)."""
@@ -69,10 +82,7 @@ class Rendered:
 def assemble(pieces: Iterable[Piece]) -> Rendered:
     """Join pieces to a text; their lengths give the spans."""
     kinds, messages, texts = zip(*pieces, strict=True) if (pieces := list(pieces)) else ((), (), ())
-    ends = tuple(accumulate(map(len, texts)))
-    # tuple.__new__ is what Span(…) comes down to; calling it from map keeps thousands of spans out of the interpreter.
-    spans = map(partial(tuple.__new__, Span), zip((0, *ends), ends, kinds, messages, strict=False))
-    return Rendered("".join(texts), tuple(spans))
+    return Rendered("".join(texts), kinds, messages, tuple(accumulate(map(len, texts))))
 
 
 def strip_pieces(pieces: Iterable[Piece]) -> list[Piece]:

@@ -120,8 +120,15 @@ def render(
     Raises:
         ConversationError, TemplateError.
     """
-    variant = find_template(template)
-    conversation = check_conversation(messages, tools=tools)
+    return render_checked(
+        check_conversation(messages, tools=tools), find_template(template), add_generation_prompt, bos
+    )
+
+
+def render_checked(
+    conversation: Conversation, variant: Template, add_generation_prompt: bool, bos: str = "template"
+) -> Rendered:
+    """Render what `check_conversation` has seen; as `render`."""
     _refuse_what_has_no_place(conversation, variant)
     if bos not in ("template", "tokenizer"):
         raise TemplateError(f"bos is {bos!r}; write who owns it: 'template' or 'tokenizer'")

@@ -77,7 +77,7 @@ def tokenize_batch(
         control = vocabulary.control_tokens(template.control)
         rows = [list(_stretches(rendered, control, whole)) for rendered in batch]
     texts = dict.fromkeys((stretch.text, stretch.ends) for row in rows for stretch in row if not stretch.control)
-    covered = dict(zip(texts, vocabulary.encode(list(texts), literal), strict=True))
+    covered = vocabulary.encode(texts, literal)
     return [_join(row, covered, vocabulary.added) for row in rows]
 
 
@@ -90,8 +90,7 @@ def _axis(name: str, value: str | None, template: Template) -> str:
 
 def _everything(rendered: Rendered) -> list[Stretch]:
     """The whole text at once: control tokens are cut out by the tokenizer, as Hugging Face does."""
-    ends = tuple(span.end for span in rendered.spans)
-    return [Stretch(rendered.text, ends, range(len(ends)), False)] if rendered.text else []
+    return [Stretch(rendered.text, rendered.ends, range(len(rendered.ends)), False)] if rendered.text else []
 
 
 def _stretches(rendered: Rendered, control: frozenset[str], whole: bool) -> Iterator[Stretch]:
@@ -130,12 +129,9 @@ def _cut(text: str, control: frozenset[str]) -> tuple[str, ...]:
 
 
 def _join(row: list[Stretch], covered: dict, control_ids: dict[str, int]) -> Tokens:
-    ids: list[int] = []
-    firsts, lasts = [], []
+    parts = []
     for text, ends, owners, control in row:
-        tokens = Tokens([control_ids[text]], START, START) if control else covered[text, ends]
-        ids += tokens.ids
+        ids, first, last = (np.array([control_ids[text]]), START, START) if control else covered[text, ends]
         spans = np.asarray(owners)
-        firsts.append(spans[tokens.first])
-        lasts.append(spans[tokens.last])
-    return Tokens(ids, np.concatenate(firsts or [EMPTY]), np.concatenate(lasts or [EMPTY]))
+        parts.append((ids, spans[first], spans[last]))
+    return Tokens(*map(np.concatenate, zip(*parts, strict=True))) if parts else Tokens(EMPTY, EMPTY, EMPTY)

@@ -8,8 +8,9 @@ the added ones that are not special (Qwen's <think>), which Hugging Face's `spli
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
+from itertools import chain
 from typing import Any, NamedTuple
 from unicodedata import is_normalized
 from weakref import WeakKeyDictionary
@@ -22,9 +23,9 @@ UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 
 
 class Tokens(NamedTuple):
-    """T token ids, and of each the index of what it starts in and of what it ends in (T integers each)."""
+    """T token ids, and of each the index of what it starts in and of what it ends in: int64, (T,) each."""
 
-    ids: list[int]
+    ids: np.ndarray
     first: np.ndarray
     last: np.ndarray
 
@@ -91,7 +92,7 @@ class Vocabulary:
             lengths[number] = len(token.encode())  # spelt as it is
         return lengths
 
-    def encode(self, texts: Sequence[Marked], literal: bool) -> list[Tokens]:
+    def encode(self, texts: Collection[Marked], literal: bool) -> dict[Marked, Tokens]:
         """Encode texts with marks.
 
         Args:
@@ -101,16 +102,12 @@ class Vocabulary:
             For each pair the ids, and of each id the part in which it starts and the part in which it ends.
         """
         tokenizer = self.literal if literal else self.parsing
-        exact = [len(ends) == 1 or self._is_exact(text) for text, ends in texts]
-        fast = iter(_encodings(tokenizer.encode_batch_fast, texts, exact))
-        slow = iter(_encodings(tokenizer.encode_batch, texts, [not is_exact for is_exact in exact]))
-        tokens = [
-            self._by_bytes(item, next(fast).ids) if is_exact else _by_offsets(item, next(slow))
-            for item, is_exact in zip(texts, exact, strict=True)
-        ]
+        exact = [item for item in texts if len(item[1]) == 1 or self._is_exact(item[0])]
+        tokens = dict(zip(exact, self._by_bytes(exact, tokenizer), strict=True))
+        tokens |= {item: _by_offsets(item, tokenizer) for item in texts if item not in tokens}
         if literal:
-            for (text, _), (ids, _, _) in zip(texts, tokens, strict=True):
-                if not self.control_ids.isdisjoint(ids):
+            for (text, _), (ids, _, _) in tokens.items():
+                if not self.control_ids.isdisjoint(ids.tolist()):
                     raise ValueError(
                         f"this vocabulary makes control tokens of plain text ({text!r:.60}); special_tokens='literal' "
                         "needs one that does not (BPE)"
@@ -122,29 +119,27 @@ class Vocabulary:
         form = self.normal_form
         return form is not None and (not form or text.isascii() or is_normalized(form, text))
 
-    def _by_bytes(self, item: Marked, ids: list[int]) -> Tokens:
-        text, ends = item
-        if len(ends) == 1:
-            nothing = np.zeros(len(ids), dtype=np.int64)
-            return Tokens(ids, nothing, nothing)
-        lengths = self.byte_lengths[ids]
-        stops = lengths.cumsum()
-        marks = _in_bytes(text, ends)
-        return Tokens(ids, marks.searchsorted(stops - lengths, "right"), marks.searchsorted(stops - 1, "right"))
+    def _by_bytes(self, texts: list[Marked], tokenizer: Any) -> Iterator[Tokens]:
+        """Where tokens start and end, from the bytes that they stand for; for all texts in one go."""
+        if not texts:
+            return
+        ids = [of.ids for of in tokenizer.encode_batch_fast([text for text, _ in texts], add_special_tokens=False)]
+        marks = [_in_bytes(text, ends) for text, ends in texts]
+        cuts = np.cumsum([len(of_text) for of_text in ids])[:-1]
+        flat = np.fromiter(chain.from_iterable(ids), dtype=np.int64)
+        lengths = self.byte_lengths[flat] if any(len(ends) > 1 for _, ends in texts) else np.zeros_like(flat)
+        for of_text, wide, of_marks in zip(np.split(flat, cuts), np.split(lengths, cuts), marks, strict=True):
+            stops = wide.cumsum()
+            first, last = of_marks.searchsorted(stops - wide, "right"), of_marks.searchsorted(stops - 1, "right")
+            yield Tokens(of_text, first, last)
 
 
-def _by_offsets(item: Marked, encoding: Any) -> Tokens:
+def _by_offsets(item: Marked, tokenizer: Any) -> Tokens:
+    text, ends = item
+    encoding = tokenizer.encode(text, add_special_tokens=False)
     starts, stops = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
-    marks = np.array(item[1])
-    return Tokens(
-        encoding.ids, marks.searchsorted(starts, "right"), marks.searchsorted(np.maximum(starts, stops - 1), "right")
-    )
-
-
-def _encodings(encode: Callable, texts: Sequence[Marked], wanted: list[bool]) -> list:
-    return encode(
-        [text for (text, _), is_wanted in zip(texts, wanted, strict=True) if is_wanted], add_special_tokens=False
-    )
+    first, last = (np.searchsorted(ends, places, "right") for places in (starts, np.maximum(starts, stops - 1)))
+    return Tokens(np.array(encoding.ids, dtype=np.int64), first, last)
 
 
 def _in_bytes(text: str, ends: tuple[int, ...]) -> np.ndarray:
