@@ -128,21 +128,22 @@ class Oracle:
                 own = float((same.gradients[name] - gradient).norm()) / size
                 yield step, name, error, 4 * own + 64 * self.roundoff
 
-    def clip_factors(self) -> Iterator[tuple[Step, float, float, float]]:
-        """(step, factor by which its gradient was scaled, norm before, spread of the factor over parameters).
+    def clip_factors(self) -> Iterator[tuple[Step, float, float, float, float]]:
+        """(step, factor by which its gradient was scaled, norm before, spread of the factor over parameters, rounding).
 
         The weights of a token mean sum to 1, so their sum is the factor; the norm before is that of the float64 gradient.
+        `rounding` bounds the relative error of a parameter's norm: four times its own in the run's dtype, as above.
         """
         for step in self.steps:
             factor = sum(row.weight for row in self.run.rows if row.step == step.index and row.target is not None)
             exact = self.reference(step, torch.float64).gradients
+            same = self.reference(step, self.dtype).gradients
             norm = float(torch.stack([gradient.norm() for gradient in exact.values()]).norm())
-            ratios = [
-                float(step.gradients[name].cpu().double().norm() / gradient.norm())
-                for name, gradient in exact.items()
-                if name in step.gradients and float(gradient.norm()) > 1e-3 * norm
-            ]
-            yield step, factor, norm / factor if factor else 0.0, max(abs(ratio - 1) for ratio in ratios)
+            large = [name for name in exact if name in step.gradients and float(exact[name].norm()) > 1e-3 * norm]
+            ratios = [float(step.gradients[name].cpu().double().norm() / exact[name].norm()) for name in large]
+            own = [float((same[name] - exact[name]).norm() / exact[name].norm()) for name in large]
+            spread = max(abs(ratio - 1) for ratio in ratios)
+            yield step, factor, norm / factor if factor else 0.0, spread, 4 * max(own) + 64 * self.roundoff
 
     def sgd_errors(self) -> Iterator[tuple[Step, str, float, float]]:
         """(step, parameter, largest difference from p - lr g, bound): u (|p| + 2 lr |g|), twice."""

@@ -13,8 +13,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sftspec.conversation import Conversation
+from sftspec.conversation import Conversation, load_conversations
 from sftspec.masking import IGNORE, Conventions, Encoded, encode
+
+
+class JobError(ValueError):
+    """A job that nobody can do as it stands; says what is missing."""
 
 
 @dataclass
@@ -23,7 +27,8 @@ class Job:
 
     model            a Hugging Face causal LM, to be trained in place (not a copy of it)
     tokenizer        a fast Hugging Face tokenizer with a chat template; pad may equal the end-of-turn token
-    conversations    the corpus, in order; the same as JSONL of {"messages": [...]} at `path`
+    conversations    the corpus, in order; read from `path` if it is not given
+    path             the corpus as JSONL of {"messages": [...]}
     template         the chat template, by name
     policy           "all" assistant turns, the "last" one, or "every-token"
     batch_size       rows of one micro-batch (packing: packed rows)
@@ -43,7 +48,7 @@ class Job:
 
     model: Any
     tokenizer: Any
-    conversations: list[Conversation]
+    conversations: list[Conversation] | None = None
     path: Path | None = None
     template: str = "chatml/openai"
     policy: str = "all"
@@ -61,6 +66,17 @@ class Job:
     resume_at: int | None = None
     workdir: Path | None = None
     reported: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.conversations is None:
+            if self.path is None:
+                raise JobError("the job has nothing to train on: give conversations, or the path of a JSONL file")
+            self.conversations = load_conversations(self.path)
+        if self.packing and not self.max_length:
+            raise JobError("packing needs max_length, the number of tokens of a row")
+        for name in ("batch_size", "accumulation", "world_size", "epochs"):
+            if getattr(self, name) < 1:
+                raise JobError(f"{name} is {getattr(self, name)}; give 1 or more")
 
     def report(self, **counts: Any) -> None:
         """A trainer tells what it dropped, truncated or logged: report(dropped=2), report(losses=[4.1, 4.0])."""
