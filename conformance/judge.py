@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import sftspec
 from sftspec import properties
 from sftspec.conformance.provenance import Provenance
 from sftspec.conformance.recovery import WitnessError, build_run
@@ -206,16 +205,20 @@ def _size(run: Run, subject: Any) -> int:
 
 
 def part_of(trainer: Any, item: Property):
-    """The function that a seam property reads, or None if the trainer has no such part of its own."""
+    """The function that a seam property reads, or None if the trainer has no such part.
+
+    A Pipeline has them all; another trainer names those that it wants judged: `parts = {"pack": my_pack}`. An attribute
+    that happens to be called `encode` is not taken for one.
+    """
     from sftspec.trainer import Pipeline
 
+    if not isinstance(trainer, Pipeline):
+        return getattr(trainer, "parts", {}).get(item.seam)
     if hasattr(trainer, item.seam):
         return getattr(trainer, item.seam)
-    if isinstance(trainer, Pipeline):
-        names = {"sftspec", f"sftspec.{item.check.__module__.rsplit('.', 1)[-1]}", f"sftspec.{item.area}"}
-        homes = [importlib.import_module(name) for name in sorted(names) if importlib.util.find_spec(name)]
-        return next(getattr(home, item.seam) for home in homes if hasattr(home, item.seam))
-    return None
+    names = ("sftspec", f"sftspec.{item.check.__module__.rsplit('.', 1)[-1]}", f"sftspec.{item.area}")
+    homes = [importlib.import_module(name) for name in names if importlib.util.find_spec(name)]
+    return next(getattr(home, item.seam) for home in homes if hasattr(home, item.seam))
 
 
 def _judge_seam(item: Property, trainer: Any, max_examples: int) -> Verdict:

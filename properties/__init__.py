@@ -19,7 +19,6 @@ from typing import Any
 # Module by module, the area that its properties belong to. `masking`, `packing` and `step` read runs; beside them stand
 # the modules that read the functions behind them.
 MODULES = {
-    "template": "template",
     "masking": "masking",
     "masking_parts": "masking",
     "packing": "packing",
