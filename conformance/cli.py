@@ -1,0 +1,212 @@
+"""The command line: `sftspec check`, `list`, `explain`, `record`, `judge`.
+
+Exit codes: 0 no must property fails, 1 one fails or is ambiguous, 2 the run itself broke or the command makes no sense.
+A setting, an id or a trainer that does not exist is refused with what does exist: a typo never checks less than asked.
+Listing and explaining import no torch, so what needs it is imported by the command that does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import sftspec
+from sftspec.conformance.adapters import TrainerError, resolve
+from sftspec.conformance.selection import SelectionError, named, select
+from sftspec.conformance.store import RecordingError
+from sftspec.properties import AREAS
+
+EPILOG = """\
+TRAINER is reference, transformers, trl, path/to/file.py:Name or package.module:Name: a class, a function that makes
+a trainer, or an object, with a method train(job).
+
+exit codes: 0 no must property fails; 1 one fails or is ambiguous; 2 the run itself broke
+
+examples:
+  sftspec check trl --set packing=bfd
+  sftspec check my_trainer.py --select masking --json verdicts.json
+  sftspec explain masking/end-of-turn-is-trained
+"""
+
+
+class UsageError(ValueError):
+    """An argument that makes no sense; says what would."""
+
+
+def parser() -> argparse.ArgumentParser:
+    main = argparse.ArgumentParser(
+        prog="sftspec",
+        description="Put a trainer for supervised fine-tuning on trial: what was trained, on which token, how much.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    revision = f"sftspec {sftspec.__version__}, spec revision {sftspec.SPEC_REVISION}"
+    main.add_argument("--version", action="version", version=revision)
+    commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, summary: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=summary, description=summary)
+
+    check = command("check", "put a trainer on trial and print the verdicts")
+    record = command("record", "run a trainer and save what happened, to be judged elsewhere")
+    judge = command("judge", "print the verdicts on a recorded trial")
+    for item in (check, record):
+        item.add_argument("trainer", metavar="TRAINER", help="a built-in name, file.py:Name or package.module:Name")
+        item.add_argument(
+            "--set", metavar="KEY=VALUE", action="append", default=[], help="a setting of the trainer; may be repeated"
+        )
+        item.add_argument("--seed", type=int, default=0, help="of the corpus, the model and the order (default 0)")
+    record.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new folder")
+    judge.add_argument("folder", metavar="DIR", type=Path, help="what `sftspec record` wrote")
+    for item in (check, judge):
+        item.add_argument(
+            "--select", metavar="AREA|ID", action="append", default=[], help="judge only these; may be repeated"
+        )
+        item.add_argument("--json", metavar="FILE", type=Path, help="write the verdicts as JSON too")
+    command("list", "list the properties, by area").add_argument("area", metavar="AREA", nargs="?")
+    command("explain", "say what a property demands and why, and show its code").add_argument("id", metavar="ID")
+    return main
+
+
+def settings_asked(texts: Sequence[str]) -> dict[str, str]:
+    for text in texts:
+        if "=" not in text:
+            raise UsageError(f"--set {text}: write KEY=VALUE")
+    return dict(text.split("=", 1) for text in texts)
+
+
+def check(args: argparse.Namespace) -> int:
+    from sftspec.conformance.capture import kept_aside
+    from sftspec.conformance.report import make_console
+
+    require_folder_of(args.json)
+    with kept_aside(make_console(sys.stderr)) as diary:
+        chosen = select(args.select)
+        candidate = resolve(args.trainer, settings_asked(args.set))
+        from sftspec.conformance.document import identify, make_document
+        from sftspec.conformance.judge import put_on_trial
+
+        trial = put_on_trial(candidate.trainer, chosen, args.seed, progress=diary.begin)
+        identity = identify(candidate.trainer, candidate.setting)
+        document = make_document(trial, identity, f"{candidate.command} --seed {args.seed}", args.seed, diary.seconds)
+    tracebacks = {run.scenario: run.traceback for run in trial.runs if run.error}
+    said = {name: f"{diary.output.get(name, '')}\n{raised}" for name, raised in tracebacks.items()}
+    return conclude(document, args.json, said)
+
+
+def record(args: argparse.Namespace) -> int:
+    from sftspec.conformance.capture import kept_aside
+    from sftspec.conformance.report import make_console
+
+    with kept_aside(make_console(sys.stderr)) as diary:
+        candidate = resolve(args.trainer, settings_asked(args.set))
+        from sftspec.conformance.document import identify
+        from sftspec.conformance.judge import Trial, claims_of, run_scenarios
+        from sftspec.conformance.recording import save_trial
+        from sftspec.conformance.scenarios import scenarios_for
+
+        trial = Trial(candidate.trainer)
+        run_scenarios(trial, scenarios_for(claims_of(candidate.trainer)), args.seed, diary.begin)
+        save_trial(trial, identify(candidate.trainer, candidate.setting), args.seed, args.out)
+    print(f"{args.out}: {len(trial.runs)} runs in {trial.seconds:.0f} s; judge them with: sftspec judge {args.out}")
+    broken = [run for run in trial.runs if run.error]
+    for run in broken:
+        print(f"broken: {run.scenario}: {run.error}")
+    return 2 if broken else 0
+
+
+def judge(args: argparse.Namespace) -> int:
+    from sftspec.conformance.capture import kept_aside
+    from sftspec.conformance.report import make_console
+
+    require_folder_of(args.json)
+    with kept_aside(make_console(sys.stderr)) as diary:
+        chosen = select(args.select)
+        from sftspec.conformance.document import make_document
+        from sftspec.conformance.judge import reach_verdicts
+        from sftspec.conformance.recording import load_trial
+
+        trial, made = load_trial(args.folder)
+        reach_verdicts(trial, chosen, diary.begin)
+        command = f"sftspec judge {args.folder}"
+        document = make_document(trial, made["trainer"], command, made["seed"], recorded_on=made["environment"])
+    return conclude(document, args.json, {run.scenario: run.traceback for run in trial.runs if run.error})
+
+
+def require_folder_of(path: Path | None) -> None:
+    """Before the run, not after it."""
+    if path is not None and not path.parent.is_dir():
+        raise UsageError(f"--json {path}: there is no folder {path.parent}")
+
+
+def conclude(document: dict[str, Any], path: Path | None, output: Mapping[str, str]) -> int:
+    """Print the report, write the JSON, and return the exit code."""
+    from sftspec.conformance.document import exit_code, write_document
+    from sftspec.conformance.report import make_console, print_report
+
+    print_report(document, make_console(sys.stdout), output)
+    if path is not None:
+        write_document(document, path)
+    return exit_code(document)
+
+
+def list_properties(args: argparse.Namespace) -> int:
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    chosen = [item for area in ([args.area] if args.area else AREAS) for item in named(area)]
+    longest = max(len(item.id) for item in chosen)
+    for item in chosen:
+        print(f"{item.id:{longest}}  {item.level:6}  {item.sentence}"[:width])
+    return 0
+
+
+def explain(args: argparse.Namespace) -> int:
+    item = named(args.id)[0]
+    says = {
+        "level": item.level,
+        "reads": "a recorded run" if item.seam == "run" else f"the function {item.seam}",
+        "claim": item.claim,
+        "needs": ", ".join(item.needs),
+        "laws": ", ".join(item.laws),
+        "floor": f"{item.floor} pieces of evidence",
+    }
+    lines, number = inspect.getsourcelines(item.check)
+    print(f"{item.id}\n\n{item.sentence}\n\n{item.why}\n")
+    print("".join(f"{name:6} {said}\n" for name, said in says.items() if said))
+    print(f"properties/{Path(inspect.getfile(item.check)).name}:{number}\n\n{''.join(lines).rstrip()}")
+    return 0
+
+
+COMMANDS = {"check": check, "record": record, "judge": judge, "list": list_properties, "explain": explain}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command. Returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 gets ? instead of an error
+    args = parser().parse_args(arguments)
+    try:
+        return COMMANDS[args.command](args)
+    except (UsageError, SelectionError, TrainerError, RecordingError) as error:
+        print(f"sftspec: {error}", file=sys.stderr)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        print("sftspec: interrupted", file=sys.stderr)
+    except SystemExit as error:
+        print(f"sftspec: the trainer ended the process (exit {error.code}); no verdict on it", file=sys.stderr)
+    except Exception:
+        traceback.print_exc()
+        print("sftspec: this is a fault of sftspec, and no verdict on the trainer", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
