@@ -183,9 +183,11 @@ def encode_batch(
 
 
 def _masked(tokens: Tokens, rendered: Rendered, trained: list[bool]) -> Encoded:
+    labels = [IGNORE] * len(tokens.ids)
     # A token may begin in a header and end in a content ("\n" + "\nHi" is one "\n\n"): it carries trained text, so it
     # is a target, as in Hugging Face's return_assistant_tokens_mask.
-    before = np.concatenate([[0], np.cumsum(trained)])
-    is_target = before[tokens.last + 1] > before[tokens.first]
-    labels = np.where(is_target, tokens.ids, IGNORE)
-    return Encoded(tokens.ids.tolist(), labels.tolist(), tokens.first.tolist(), rendered)
+    for is_trained, start, stop in zip(trained, tokens.starts.tolist(), tokens.stops.tolist(), strict=True):
+        if is_trained:
+            labels[start:stop] = tokens.ids[start:stop]
+    owners = np.arange(len(trained)).repeat(tokens.stops - np.concatenate(([0], tokens.stops[:-1])))
+    return Encoded(tokens.ids, labels, owners.tolist(), rendered)

@@ -25,7 +25,7 @@ from sftspec.spans import DATA_KINDS, Rendered
 from sftspec.templates import Template
 from sftspec.vocabulary import Tokens, vocabulary_of
 
-START, EMPTY = np.zeros(1, dtype=np.int64), np.zeros(0, dtype=np.int64)
+ONE = np.ones(1, dtype=np.int64)
 
 AXES = {"special_tokens": ("parse", "literal"), "tokenization": ("whole", "segmented")}
 
@@ -54,8 +54,7 @@ def tokenize(
 ) -> Tokens:
     """Encode a rendered conversation.
 
-    Returns the T ids, and of each the index of the span in which it starts and of the span in which it ends. An axis
-    that is None is the template's own.
+    Returns the ids, and of each span the tokens that carry some of it. An axis that is None is the template's own.
     """
     return tokenize_batch([rendered], template, tokenizer, special_tokens, tokenization)[0]
 
@@ -72,13 +71,15 @@ def tokenize_batch(
     whole = _axis("tokenization", tokenization, template) == "whole"
     vocabulary = vocabulary_of(tokenizer)
     if whole and not literal:
-        rows = [_everything(rendered) for rendered in batch]
-    else:
-        control = vocabulary.control_tokens(template.control)
-        rows = [list(_stretches(rendered, control, whole)) for rendered in batch]
-    texts = dict.fromkeys((stretch.text, stretch.ends) for row in rows for stretch in row if not stretch.control)
-    covered = vocabulary.encode(texts, literal)
-    return [_join(row, covered, vocabulary.added) for row in rows]
+        # Whole texts at once: the tokenizer itself cuts out control tokens, as with Hugging Face.
+        texts = [(rendered.text, rendered.ends) for rendered in batch]
+        tokens = vocabulary.encode(dict.fromkeys(texts), literal)
+        return [tokens[text] for text in texts]
+    control = vocabulary.control_tokens(template.control)
+    rows = [list(_stretches(rendered, control, whole)) for rendered in batch]
+    stretches = dict.fromkeys((stretch.text, stretch.ends) for row in rows for stretch in row if not stretch.control)
+    tokens = vocabulary.encode(stretches, literal)
+    return [_join(row, tokens, vocabulary.added, len(rendered.ends)) for row, rendered in zip(rows, batch, strict=True)]
 
 
 def _axis(name: str, value: str | None, template: Template) -> str:
@@ -86,11 +87,6 @@ def _axis(name: str, value: str | None, template: Template) -> str:
     if value not in AXES[name]:
         raise ValueError(f"{name} is {value!r}; choose one of {', '.join(AXES[name])}")
     return value
-
-
-def _everything(rendered: Rendered) -> list[Stretch]:
-    """The whole text at once: control tokens are cut out by the tokenizer, as Hugging Face does."""
-    return [Stretch(rendered.text, rendered.ends, range(len(rendered.ends)), False)] if rendered.text else []
 
 
 def _stretches(rendered: Rendered, control: frozenset[str], whole: bool) -> Iterator[Stretch]:
@@ -128,10 +124,24 @@ def _cut(text: str, control: frozenset[str]) -> tuple[str, ...]:
     return tuple(part for part in re.split(f"({'|'.join(map(re.escape, longest_first))})", text) if part)
 
 
-def _join(row: list[Stretch], covered: dict, control_ids: dict[str, int]) -> Tokens:
-    parts = []
+def _join(row: list[Stretch], tokens: dict, control_ids: dict[str, int], spans: int) -> Tokens:
+    """The tokens of all stretches, and of each span those that carry its parts."""
+    ids: list[int] = []
+    ranges: list[list[int]] = []
     for text, ends, owners, control in row:
-        ids, first, last = (np.array([control_ids[text]]), START, START) if control else covered[text, ends]
-        spans = np.asarray(owners)
-        parts.append((ids, spans[first], spans[last]))
-    return Tokens(*map(np.concatenate, zip(*parts, strict=True))) if parts else Tokens(EMPTY, EMPTY, EMPTY)
+        of_text = Tokens([control_ids[text]], ONE - 1, ONE) if control else tokens[text, ends]
+        for owner, start, stop in zip(owners, of_text.starts.tolist(), of_text.stops.tolist(), strict=True):
+            _pad(ranges, owner)
+            if owner == len(ranges):
+                ranges.append([len(ids) + start, len(ids) + stop])
+            ranges[owner][1] = len(ids) + stop
+        ids += of_text.ids
+    _pad(ranges, spans)
+    return Tokens(ids, *np.array(ranges, dtype=np.int64).reshape(-1, 2).T)
+
+
+def _pad(ranges: list[list[int]], count: int) -> None:
+    """Spans without text have no tokens, at the place where they stand."""
+    while len(ranges) < count:
+        place = ranges[-1][1] if ranges else 0
+        ranges.append([place, place])

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
-from itertools import chain
 from typing import Any, NamedTuple
 from unicodedata import is_normalized
 from weakref import WeakKeyDictionary
@@ -23,11 +22,15 @@ UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 
 
 class Tokens(NamedTuple):
-    """T token ids, and of each the index of what it starts in and of what it ends in: int64, (T,) each."""
+    """T token ids, and of each of S parts of their text the tokens [start, stop) that carry some of it.
 
-    ids: np.ndarray
-    first: np.ndarray
-    last: np.ndarray
+    A token that crosses an edge is in both ranges; an empty part has an empty one. stops[s] is also the number of
+    tokens that start before the end of part s.
+    """
+
+    ids: list[int]
+    starts: np.ndarray
+    stops: np.ndarray
 
 
 _vocabularies: WeakKeyDictionary = WeakKeyDictionary()
@@ -84,10 +87,10 @@ class Vocabulary:
     @cached_property
     def byte_lengths(self) -> np.ndarray:
         """The bytes that each id stands for, in a byte-level vocabulary."""
-        lengths = np.zeros(1 + max(self.state["model"]["vocab"].values(), default=0), dtype=np.int64)
+        size = 1 + max([*self.state["model"]["vocab"].values(), *self.added.values()], default=-1)
+        lengths = np.zeros(size, dtype=np.int64)
         for token, number in self.state["model"]["vocab"].items():
             lengths[number] = len(token)  # byte-level: one character for each byte
-        lengths.resize(max([len(lengths), *(number + 1 for number in self.added.values())]))
         for token, number in self.added.items():
             lengths[number] = len(token.encode())  # spelt as it is
         return lengths
@@ -99,7 +102,7 @@ class Vocabulary:
             texts: pairs (text, ends); ends tell where the parts of the text end, in characters.
             literal: control strings are text.
         Returns:
-            For each pair the ids, and of each id the part in which it starts and the part in which it ends.
+            For each pair its tokens.
         """
         tokenizer = self.literal if literal else self.parsing
         exact = [item for item in texts if len(item[1]) == 1 or self._is_exact(item[0])]
@@ -107,7 +110,7 @@ class Vocabulary:
         tokens |= {item: _by_offsets(item, tokenizer) for item in texts if item not in tokens}
         if literal:
             for (text, _), (ids, _, _) in tokens.items():
-                if not self.control_ids.isdisjoint(ids.tolist()):
+                if not self.control_ids.isdisjoint(ids):
                     raise ValueError(
                         f"this vocabulary makes control tokens of plain text ({text!r:.60}); special_tokens='literal' "
                         "needs one that does not (BPE)"
@@ -120,26 +123,32 @@ class Vocabulary:
         return form is not None and (not form or text.isascii() or is_normalized(form, text))
 
     def _by_bytes(self, texts: list[Marked], tokenizer: Any) -> Iterator[Tokens]:
-        """Where tokens start and end, from the bytes that they stand for; for all texts in one go."""
-        if not texts:
-            return
-        ids = [of.ids for of in tokenizer.encode_batch_fast([text for text, _ in texts], add_special_tokens=False)]
-        marks = [_in_bytes(text, ends) for text, ends in texts]
-        cuts = np.cumsum([len(of_text) for of_text in ids])[:-1]
-        flat = np.fromiter(chain.from_iterable(ids), dtype=np.int64)
-        lengths = self.byte_lengths[flat] if any(len(ends) > 1 for _, ends in texts) else np.zeros_like(flat)
-        for of_text, wide, of_marks in zip(np.split(flat, cuts), np.split(lengths, cuts), marks, strict=True):
-            stops = wide.cumsum()
-            first, last = of_marks.searchsorted(stops - wide, "right"), of_marks.searchsorted(stops - 1, "right")
-            yield Tokens(of_text, first, last)
+        """Where tokens start and end, from the bytes that they stand for."""
+        encodings = tokenizer.encode_batch_fast([text for text, _ in texts], add_special_tokens=False)
+        for (text, ends), encoding in zip(texts, encodings, strict=True):
+            ids = encoding.ids
+            if len(ends) == 1:
+                yield Tokens(ids, np.array([0]), np.array([len(ids)]))
+            else:
+                lengths = self.byte_lengths[np.fromiter(ids, dtype=np.int64, count=len(ids))]
+                token_stops = lengths.cumsum()
+                yield Tokens(ids, *_carriers(token_stops - lengths, token_stops, _in_bytes(text, ends)))
 
 
 def _by_offsets(item: Marked, tokenizer: Any) -> Tokens:
     text, ends = item
     encoding = tokenizer.encode(text, add_special_tokens=False)
-    starts, stops = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
-    first, last = (np.searchsorted(ends, places, "right") for places in (starts, np.maximum(starts, stops - 1)))
-    return Tokens(np.array(encoding.ids, dtype=np.int64), first, last)
+    token_starts, token_stops = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
+    # A token without characters (SentencePiece's leading space) is where the next one is.
+    return Tokens(encoding.ids, *_carriers(token_starts, np.maximum(token_starts + 1, token_stops), np.array(ends)))
+
+
+def _carriers(token_starts: np.ndarray, token_stops: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each part the tokens [start, stop) that carry some of it; all positions in one unit, sorted."""
+    begins = np.concatenate(([0], ends[:-1]))
+    stops = token_starts.searchsorted(ends, "left")
+    starts = np.where(begins < ends, token_stops.searchsorted(begins, "right"), stops)
+    return starts, stops
 
 
 def _in_bytes(text: str, ends: tuple[int, ...]) -> np.ndarray:

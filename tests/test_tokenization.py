@@ -27,13 +27,24 @@ def talk(parts):
 
 
 def lists(tokens):
-    return tokens.ids.tolist(), tokens.first.tolist(), tokens.last.tolist()
+    return tokens.ids, tokens.starts.tolist(), tokens.stops.tolist()
 
 
-def spans_by_offsets(rendered, ids, offsets):
-    """The span of each token's first and last character, counted the slow way."""
-    owner = [index for index, span in enumerate(rendered.spans) for _ in range(span.end - span.start)]
-    return [owner[start] for start, _ in offsets], [owner[max(start, end - 1)] for start, end in offsets]
+def carriers(rendered, offsets):
+    """Of each span the tokens that carry some of it, counted the slow way; None for an empty span."""
+    ranges = []
+    for start, end, _, _ in rendered.spans:
+        inside = [index for index, (left, right) in enumerate(offsets) if left < end and right > start]
+        ranges.append((inside[0], inside[-1] + 1) if end > start else None)
+    return ranges
+
+
+def found_carriers(rendered, tokens):
+    ranges = zip(tokens.starts.tolist(), tokens.stops.tolist(), strict=True)
+    empty = [span.start == span.end for span in rendered.spans]
+    both = list(zip(ranges, empty, strict=True))
+    assert all(start == stop for (start, stop), is_empty in both if is_empty)
+    return [None if is_empty else pair for pair, is_empty in both]
 
 
 @settings(max_examples=150, derandomize=True, deadline=None, database=None)
@@ -43,9 +54,9 @@ def spans_by_offsets(rendered, ids, offsets):
 def test_whole_text_has_the_ids_and_spans_of_one_call(parts, name):
     rendered = render(talk(parts), name)
     expected = SMALL.encode(rendered.text, add_special_tokens=False)
-    ids, first, last = tokenize(rendered, TEMPLATES[name], SMALL, "parse", "whole")
-    assert ids.tolist() == expected.ids
-    assert (first.tolist(), last.tolist()) == spans_by_offsets(rendered, ids, expected.offsets)
+    tokens = tokenize(rendered, TEMPLATES[name], SMALL, "parse", "whole")
+    assert tokens.ids == expected.ids
+    assert found_carriers(rendered, tokens) == carriers(rendered, expected.offsets)
 
 
 @settings(max_examples=80, derandomize=True, deadline=None, database=None)
@@ -53,11 +64,10 @@ def test_whole_text_has_the_ids_and_spans_of_one_call(parts, name):
 def test_segments_are_the_spans_encoded_one_by_one(parts, literal, name):
     rendered = render(talk(parts), name)
     policy = "literal" if literal else "parse"
-    ids, first, last = tokenize(rendered, TEMPLATES[name], SMALL, policy, "segmented")
-    assert first.tolist() == last.tolist()  # no token crosses an edge
-    for index, span in enumerate(rendered.spans):
-        own = [token for token, owner in zip(ids, first, strict=True) if owner == index]
-        assert SMALL.decode(own, skip_special_tokens=False) == rendered.text[span.start : span.end]
+    tokens = tokenize(rendered, TEMPLATES[name], SMALL, policy, "segmented")
+    assert tokens.starts.tolist() == [0, *tokens.stops.tolist()[:-1]]  # no token crosses an edge
+    for span, start, stop in zip(rendered.spans, tokens.starts, tokens.stops, strict=True):
+        assert SMALL.decode(tokens.ids[start:stop], skip_special_tokens=False) == rendered.text[span.start : span.end]
 
 
 @settings(max_examples=80, derandomize=True, deadline=None, database=None)
@@ -84,10 +94,10 @@ def test_a_merge_crosses_the_edge_only_when_text_is_whole():
 def test_a_token_that_crosses_an_edge_has_both_spans():
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "\nb"}]
     rendered = render(messages)
-    ids, first, last = tokenize(rendered, TEMPLATES["chatml/openai"], SMALL)
-    place = ids.tolist().index(SMALL.token_to_id("ĊĊ"))
-    kinds = rendered.spans[first[place]].kind, rendered.spans[last[place]].kind
-    assert kinds == ("header", "content")
+    tokens = tokenize(rendered, TEMPLATES["chatml/openai"], SMALL)
+    place = tokens.ids.index(SMALL.token_to_id("ĊĊ"))
+    ranges = zip(rendered.kinds, tokens.starts, tokens.stops, strict=True)
+    assert [kind for kind, start, stop in ranges if start <= place < stop] == ["header", "content"]
 
 
 @pytest.mark.parametrize("name", sorted(TEMPLATES))
@@ -130,11 +140,9 @@ def test_a_normalizing_vocabulary_has_the_spans_of_its_offsets(parts):
     composing = Tokenizer.from_str(json.dumps(state))
     rendered = render(talk(parts))
     expected = composing.encode(rendered.text, add_special_tokens=False)
-    ids, first, last = tokenize(rendered, TEMPLATES["chatml/openai"], composing, "parse", "whole")
-    assert ids.tolist() == expected.ids
-    kinds = [[rendered.spans[index].message for index in indices] for indices in (first, last)]
-    slow = spans_by_offsets(rendered, ids, expected.offsets)
-    assert kinds == [[rendered.spans[index].message for index in indices] for indices in slow]
+    tokens = tokenize(rendered, TEMPLATES["chatml/openai"], composing, "parse", "whole")
+    assert tokens.ids == expected.ids
+    assert found_carriers(rendered, tokens) == carriers(rendered, expected.offsets)
 
 
 def test_control_tokens_that_swallow_white_space_are_encoded_with_their_surroundings():
@@ -146,7 +154,7 @@ def test_control_tokens_that_swallow_white_space_are_encoded_with_their_surround
     greedy = Tokenizer.from_str(json.dumps(state))
     rendered = render(talk([["a"], ["b"]]))
     ids = tokenize(rendered, TEMPLATES["chatml/openai"], greedy, "parse", "whole")[0]
-    assert ids.tolist() == greedy.encode(rendered.text).ids != SMALL.encode(rendered.text).ids
+    assert ids == greedy.encode(rendered.text).ids != SMALL.encode(rendered.text).ids
 
 
 def test_a_vocabulary_that_makes_control_tokens_of_plain_text_is_refused():
