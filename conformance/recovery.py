@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sftspec.conformance.provenance import Provenance
-from sftspec.conformance.witness import Call, Tap, head_condition
+from sftspec.conformance.witness import Call, Tap
 from sftspec.run import Forward, Job, Replay, Row, Run, Step
 
 UNIT_ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
@@ -45,6 +45,19 @@ def fit_bound(dtype: torch.dtype, vocabulary: int) -> float:
     return (2 * vocabulary**0.5 + vocabulary / 8 + 8) * roundoff
 
 
+def invert_head(head: Tensor) -> Tensor:
+    """pinv(W) (H, V) of a head (V, H), in float64: W^T (W W^T)^-1, since W has full row rank.
+
+    Raises WitnessError if its condition number is over 10: then u cannot be told from g.
+    """
+    rows = head.double()
+    gram = rows @ rows.T
+    spectrum = torch.linalg.eigvalsh(gram)
+    if float(spectrum[0]) * MAX_CONDITION**2 < float(spectrum[-1]):
+        raise WitnessError("the output head was changed: its condition number is over 10")
+    return torch.cholesky_solve(rows, torch.linalg.cholesky(gram)).T
+
+
 @dataclass(frozen=True)
 class Reading:
     """What u says, for N positions: target (-1: none), weight, fit, relative residual, nll in nats."""
@@ -55,16 +68,16 @@ class Reading:
     nll: Tensor
 
 
-def read_gradients(hidden: Tensor, gradient: Tensor, head: Tensor, bound: float) -> Reading:
+def read_gradients(hidden: Tensor, gradient: Tensor, head: Tensor, inverse: Tensor, bound: float) -> Reading:
     """Read N positions.
 
     Args:
         hidden, gradient: (N, H); head: (V, H), as they were when the model was called.
+        inverse: (H, V), the head's pseudo-inverse.
         bound: largest relative residual accepted as a fit.
     """
-    weights = head.double()
-    u = gradient.double() @ torch.linalg.pinv(weights)
-    logits = hidden.double() @ weights.T
+    u = gradient.double() @ inverse
+    logits = hidden.double() @ head.double().T
     logp = torch.log_softmax(logits, -1)
     probability = logp.exp()
     trained = (gradient != 0).any(-1)
@@ -115,11 +128,10 @@ def build_run(job: Job, tap: Tap, run: Run, provenance: Provenance) -> Run:
         if not head.isfinite().all():  # nothing can be read off a model of NaN; its parameters say what happened
             run.steps.append(Step(index, record.learning_rate, 0.0, 0.0, record.gradients, record.before, record.after))
             continue
-        if head_condition(head) > MAX_CONDITION:
-            raise WitnessError("the output head was changed: its condition number is over 10")
+        inverse = invert_head(head)
         calls = [call for call in tap.calls if call.step == index]
-        readings = [_read_call(call, head, dtype) for call in calls]
-        scale, residual = closure(calls, head, record.gradients.get(head_name))
+        readings = [_read_call(call, head, inverse, fit_bound(dtype, len(head))) for call in calls]
+        scale, residual = closure(calls, inverse, record.gradients.get(head_name))
         for call, reading in zip(calls, readings, strict=True):
             run.rows.extend(_rows(call, reading, scale, provenance))
         run.steps.append(
@@ -137,10 +149,9 @@ def build_run(job: Job, tap: Tap, run: Run, provenance: Provenance) -> Run:
     return run
 
 
-def closure(calls: list[Call], head: Tensor, gradient: Tensor | None) -> tuple[float, float]:
+def closure(calls: list[Call], inverse: Tensor, gradient: Tensor | None) -> tuple[float, float]:
     """(scale, relative residual) of the head's gradient against the sum of u (x) h over the calls of its step."""
-    inverse = torch.linalg.pinv(head.double())
-    seen = torch.zeros_like(head, dtype=torch.float64)
+    seen = torch.zeros_like(inverse.T)
     for call in calls:
         if call.gradient is not None:
             width = call.hidden.shape[-1]
@@ -156,13 +167,11 @@ def closure(calls: list[Call], head: Tensor, gradient: Tensor | None) -> tuple[f
     return scale, rest / max(float(got.norm()), 1e-300)
 
 
-def _read_call(call: Call, head: Tensor, dtype: torch.dtype) -> Reading | None:
+def _read_call(call: Call, head: Tensor, inverse: Tensor, bound: float) -> Reading | None:
     if call.gradient is None:
         return None
     width = call.hidden.shape[-1]
-    return read_gradients(
-        call.hidden.reshape(-1, width), call.gradient.reshape(-1, width), head, fit_bound(dtype, head.shape[0])
-    )
+    return read_gradients(call.hidden.reshape(-1, width), call.gradient.reshape(-1, width), head, inverse, bound)
 
 
 def _rows(call: Call, reading: Reading | None, scale: float, provenance: Provenance):

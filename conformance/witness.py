@@ -8,7 +8,6 @@ sliced losses are read like any other. What h and g say is turned into rows of t
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -241,9 +240,3 @@ def _rank() -> int:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank()
     return RANK.get()
-
-
-def head_condition(weight: Tensor) -> float:
-    """Condition number of the head: recovery needs it below 10."""
-    singular = torch.linalg.svdvals(weight.double())
-    return float(singular[0] / singular[-1]) if singular[-1] > 0 else math.inf
