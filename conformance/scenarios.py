@@ -2,7 +2,7 @@
 
 Equal lengths hide a mean of means, so target counts run from 0 to 100. One-turn conversations hide drift, so there are
 up to five turns. A pad token of its own hides masks made by token id. AdamW and clipping hide constant factors, so most
-scenarios step plain SGD without clipping (bugs.md section 8).
+scenarios step plain SGD without clipping (properties/README.md).
 
 Each message is made of four-letter words that occur nowhere else in the job; between them stands whatever breaks
 trainers: control strings, outer whitespace, empty contents, many bytes a character.

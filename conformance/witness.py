@@ -49,7 +49,7 @@ def make_tokenizer(pad_is_end_of_turn: bool = False):
 def make_model(kind: str = "rope", seed: int = 0, dtype: torch.dtype = torch.float32, dropout: float = 0.0):
     """A causal LM of two layers and H = V = 320: "rope" is a Llama, "learned" a GPT-2 (absolute positions).
 
-    Rotary positions are relative: a model that has them cannot show positions that do not restart (bugs.md H2), so the
+    Rotary positions are relative: a model that has them cannot show positions that do not restart (trap H2), so the
     second kind is not optional.
     """
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM

@@ -99,7 +99,7 @@ def at_high_temperature_logits_are_matched(loss, case, times):
     are centred logits.
 
     For T >= 4 max|c| an entry's error is at most (max c_s**2 + max c_t**2) / (VT) before dividing by n; along the line
-    from teacher to student that bounds the loss too. Hinton et al. 2015, equation 4. Blind at T = 1 (bugs.md H18).
+    from teacher to student that bounds the loss too. Hinton et al. 2015, equation 4. Blind at T = 1 (trap H18).
     """
     pairs = [(centred(student), centred(teacher)) for student, teacher in case.pairs]
     largest = max(1.0, *(abs(c) for pair in pairs for row in pair for c in row))

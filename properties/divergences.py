@@ -49,7 +49,7 @@ def tensor(row: list[float]) -> torch.Tensor:
 def the_mixture_weighs_the_teacher_by_beta(jsd, rows, beta):
     """JSD_beta = beta KL(teacher || m) + (1 - beta) KL(student || m) with m = beta teacher + (1 - beta) student.
 
-    Swapped weights are invisible at beta = 1/2 (bugs.md H19; trl#3043, verl-recipe#151). Agarwal et al. 2023, eq. 1.
+    Swapped weights are invisible at beta = 1/2 (trap H19; trl#3043, verl-recipe#151). Agarwal et al. 2023, eq. 1.
     """
     student, teacher = map(log_softmax, rows)
     expected, value = jsd_by_hand(student, teacher, beta), float(jsd(tensor(student), tensor(teacher), beta))

@@ -54,7 +54,7 @@ def each_target_is_the_next_token(run):
     """A position is trained on the token that follows it in the same row, and on no other.
 
     Shifted twice the model learns the token after the next (transformers#46898, #47395); not shifted it learns to copy
-    (transformers#17987). On a random model the loss looks the same in all three cases (bugs.md H7).
+    (transformers#17987). On a random model the loss looks the same in all three cases (trap H7).
     """
     for line in run.lines.values():
         for row, following in zip(line, [*line[1:], None], strict=True):

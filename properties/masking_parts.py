@@ -39,7 +39,7 @@ def ignored_positions_cannot_touch_the_loss(loss, problem):
 def logits_are_scored_against_the_next_label(loss, problem):
     """Logits that are sure of the next label cost (V - 1) exp(-C) at most; no other alignment does.
 
-    Shifted twice or not at all, random logits give the same loss (4.596, 4.573, 4.581; bugs.md H7): sure ones do not.
+    Shifted twice or not at all, random logits give the same loss (4.596, 4.573, 4.581; trap H7): sure ones do not.
     """
     sure, vocabulary = 30.0, problem.logits.shape[-1]
     logits = torch.zeros_like(problem.logits)

@@ -2,7 +2,7 @@
 
 A packed example is trained as if it stood alone: it is whole, sees no token of another example, has the positions that
 it would have alone, and its last token is not trained to predict the next example. A leak moves the loss by a fraction
-of a percent (bugs.md H1), so it is not looked for in the loss: the recorded call is made again, with its exact
+of a percent (trap H1), so it is not looked for in the loss: the recorded call is made again, with its exact
 arguments, with the tokens of other examples changed, and not one bit of this example may move. (Krell et al. 2021,
 arXiv:2107.02027; Kundu et al. 2024, arXiv:2407.09105.)
 
@@ -81,7 +81,7 @@ def padding_is_never_attended(run):
 def positions_restart_with_each_example(run):
     """position_ids count 0, 1, 2 … from the first token of every example.
 
-    Counted on over the pack, learned positions go astray, and rotary models hide it (LLaMA-Factory#7318, bugs.md H2).
+    Counted on over the pack, learned positions go astray, and rotary models hide it (LLaMA-Factory#7318, trap H2).
     Left padding may begin later; what counts is read off padded rows too.
     """
     for piece in run.pieces:
@@ -94,7 +94,7 @@ def hidden_states_equal_those_alone(run):
     """An example's hidden states in a batch equal those it has alone, within the rounding of the dtype.
 
     Whatever changes them (a leak, a position, a sliding window in place of the block mask, axolotl#732) is seen here.
-    Bound: laws.md 0.3, four times the error of the example alone against its own float64 run, plus 8 roundings.
+    Bound: properties/README.md, four times the error of the example alone against its own float64 run, plus 8 roundings.
     """
     for piece, error, bound in run.oracle.compare_hidden():
         yield piece, error <= bound, f"differs by {error:.2e}, {bound:.2e} is rounding"
@@ -105,7 +105,7 @@ def no_example_is_trained_to_predict_the_next(run):
     """The last position of an example is not trained, in whatever row it stands.
 
     Otherwise the end of one example is taught to foretell an unrelated beginning (transformers#31629). A prompt masks
-    it by chance, so the scenario that trains every token counts most (bugs.md H8).
+    it by chance, so the scenario that trains every token counts most (trap H8).
     """
     for piece in run.pieces:
         last = piece.rows[-1]

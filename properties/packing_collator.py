@@ -1,7 +1,7 @@
 """The collator, as a function: in a batch each example is a segment with positions, mask and labels of its own.
 
 Trainers let segments see each other, number positions across a row, or train the last token of one example on the first
-of the next, and the loss moves by less than a percent (bugs.md H1). Here the tensors are compared with the definition.
+of the next, and the loss moves by less than a percent (trap H1). Here the tensors are compared with the definition.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def a_packed_batch_has_no_row_mask(collate, packed):
     """Packed rows go to the model without a two-dimensional attention_mask.
 
     Given one, also of ones, transformers 5.23 no longer looks for boundaries in position_ids: logits are off by 4.9
-    (bugs.md H4; flash-linear-attention#838, #1088).
+    (trap H4; flash-linear-attention#838, #1088).
     """
     mask = collated(collate, packed).model_inputs().get("attention_mask")
     yield packed, mask is None or mask.dim() == 4, "the model gets an attention_mask of rows"
@@ -168,7 +168,7 @@ def packing_keeps_the_number_of_targets(collate, packed):
     """A batch has as many scored targets as its examples have alone.
 
     The denominator of the loss is this number. Boundaries subtracted twice scale it by (T - N) / (T - 2N + 1)
-    (unsloth-zoo#1066), which many tiny segments show (bugs.md H24).
+    (unsloth-zoo#1066), which many tiny segments show (trap H24).
     """
     expected = sum(label != -100 for example in packed.examples for label in example.labels[1:])
     batch = collated(collate, packed)

@@ -116,7 +116,7 @@ def the_number_of_packs_does_not_depend_on_the_order(pack, problem, seed):
     """Examples in another order need as many packs.
 
     A packer that takes examples as they come pays for an unlucky shuffle in every epoch: first-fit in the order of the
-    sampler needs 11,234 packs where 11,198 do (performance.md section 2, axolotl as shipped).
+    sampler needs 11,234 packs where 11,198 do (axolotl as shipped, 100,630 conversations).
     """
     other = Random(seed).sample(problem.lengths, len(problem.lengths))
     here, there = (len(list(pack(lengths, problem.capacity))) for lengths in (list(problem.lengths), other))

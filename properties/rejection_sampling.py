@@ -80,7 +80,7 @@ def a_prompt_does_not_depend_on_the_others(run_round, count, n, seed, prefill):
     """Stopped after any prompt and resumed, with other prompts before it, a run yields what it would have yielded.
 
     Two prompts with the same words still draw different samples, and so do the n samples of one prompt: one seed
-    for all is no selection (s1#97, mlx-vlm#1844; bugs.md B-16).
+    for all is no selection (s1#97, mlx-vlm#1844).
     """
     prompts = numbered_prompts(count, prefill)
     whole = list(run_round(prompts, sample_numbers, last_number, n, seed))

@@ -49,7 +49,7 @@ def the_winner_has_the_largest_reward(select, rewards):
     """The winner's reward is the maximum of its prompt's rewards, compared as they were given.
 
     An ascending sort keeps the worst (LLaMa2lang#52, trl#117 by label order); a squashed or rounded reward ties what
-    is distinct (bugs.md H22). Llama-2 section 3.2.3, arXiv:2307.09288.
+    is distinct (trap H22). Llama-2 section 3.2.3, arXiv:2307.09288.
     """
     for row, winner in zip(rewards, select(rewards), strict=True):
         yield (row, int(winner)), row[int(winner)] == max(row), f"expected {max(row)}, selected {row[int(winner)]}"
@@ -65,7 +65,7 @@ def the_winner_has_the_largest_reward(select, rewards):
 def a_prompt_is_decided_by_its_own_candidates(select, rewards):
     """There is one winner per prompt, in the order of the prompts, the same as if that prompt stood alone.
 
-    One prompt, or equal prompts, hide completions paired with the wrong prompt (R1-V#67, d1#19; bugs.md H20).
+    One prompt, or equal prompts, hide completions paired with the wrong prompt (R1-V#67, d1#19; trap H20).
     """
     winners = [int(winner) for winner in select(rewards)]
     yield rewards, len(winners) == len(rewards), f"{len(winners)} winners for {len(rewards)} prompts"
@@ -116,7 +116,7 @@ def a_candidate_without_a_reward_never_wins(select, row):
     """A NaN reward is not selected at any position while another candidate has a reward, be it -inf.
 
     argmax, topk and sort of PyTorch and NumPy order NaN first, Python's max keeps it where it comes first, NaN * 0 is
-    NaN, and NaN replaced by -inf ties with -inf (lassonet#20, trl#4501; bugs.md B-09, H21).
+    NaN, and NaN replaced by -inf ties with -inf (lassonet#20, trl#4501; trap H21).
     """
     for position in range(len(row) + 1):
         broken = [*row[:position], NAN, *row[position:]]

@@ -3,7 +3,7 @@
 What counts is not what the loss function returned but what the optimizer was given: scaling after backward, averaging
 over ranks, clipping and stale gradients all happen in between. So these properties read the weight of each target in
 the gradient with which the optimizer stepped. Plain SGD without clipping shows constant factors; AdamW and active
-clipping hide them (bugs.md H5).
+clipping hide them (trap H5).
 
 These properties read a run. The loss, the clip and the step as functions: step_parts.
 """
@@ -22,7 +22,7 @@ def roundoff(run) -> float:
 
 
 def weight_bound(run) -> float:
-    """Relative error of a recovered weight by rounding alone: 64 roundings, the same as for gradients (laws.md 0.3)."""
+    """Relative error of a recovered weight by rounding alone: 64 roundings, the same as for gradients (properties/README.md)."""
     return 64 * roundoff(run)
 
 
@@ -120,7 +120,7 @@ def every_parameter_gets_its_gradient(run):
     """The gradient of every parameter equals that of the same targets, each example alone, in float64.
 
     Layers under no_grad, frozen by mistake or cut off by checkpointing (transformers#26221) do not show at the head.
-    Bound: laws.md 0.3, four times the error of the same computation in the run's dtype, plus 64 roundings.
+    Bound: properties/README.md, four times the error of the same computation in the run's dtype, plus 64 roundings.
     """
     for step, name, error, bound in run.oracle.compare_gradients():
         yield step, error <= bound, f"step {step.index}, {name}: relative error {error:.2e}, {bound:.2e} is rounding"

@@ -1,6 +1,6 @@
 """The step, in the functions: the loss, the clip and the optimizer step, on arguments that hypothesis draws.
 
-Exact where the law is exact; elsewhere within the bound that rounding gives (laws.md 0.3). Expected values are computed
+Exact where the law is exact; elsewhere within the bound that rounding gives (properties/README.md). Expected values are computed
 by hand in plain floats with exact sums.
 """
 
@@ -54,7 +54,7 @@ def the_loss_is_the_mean_over_targets(loss, problem):
 def the_gradient_is_softmax_minus_onehot(loss, problem):
     """dL/dz = (softmax(z) - onehot(y)) / n: each row sums to 0, its one negative entry is the target's.
 
-    A detached or doubled graph passes every check of the loss value (bugs.md H16); label smoothing shows here.
+    A detached or doubled graph passes every check of the loss value (trap H16); label smoothing shows here.
     """
     leaf = problem.leaf()
     loss(leaf, problem.labels).backward()

@@ -3,7 +3,7 @@
 The oracle runs each example alone, padded at the right, in evaluation mode. It uses what the ledger says was trained
 (targets and weights), so that it judges the arithmetic and not the mask.
 
-Bounds (laws.md 0.3). Two programs for one real function each lie within e of it, and e is measured: the error of this
+Bounds (properties/README.md). Two programs for one real function each lie within e of it, and e is measured: the error of this
 same computation in the run's dtype. A trainer may differ by 4 e, plus a few roundings for another order of summation.
 """
 

@@ -42,7 +42,7 @@ def make_llama(dtype: torch.dtype) -> LlamaForCausalLM:
 
 
 def make_gpt2(dtype: torch.dtype) -> GPT2LMHeadModel:
-    """Learned positions: wrong position ids show (bugs.md H2)."""
+    """Learned positions: wrong position ids show (trap H2)."""
     sizes = {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32}
     off = {"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "bos_token_id": None, "eos_token_id": None}
     return _initialised(GPT2LMHeadModel(GPT2Config(**sizes, **off)), dtype)
@@ -91,7 +91,7 @@ def logits_alone(model, examples) -> list[torch.Tensor]:
 
 
 def tolerance(reference: torch.Tensor, exact: torch.Tensor, dtype: torch.dtype) -> float:
-    """Self-calibrated (laws.md 0.3): the reference's own error against float64, times 4, and rounding; or 64 u."""
+    """Self-calibrated (properties/README.md): the reference's own error against float64, times 4, and rounding; or 64 u."""
     if dtype == torch.float64:
         return 64 * ROUNDOFF[dtype] * float(exact.abs().max())
     own = float((reference.double() - exact).abs().max())
@@ -167,7 +167,7 @@ def test_packed_gradients_are_those_of_the_examples_apart(make, dtype, way):
     model = make(dtype)
     loss, ours = gradients(model, [(logits_of(model, batch, way), batch.labels)])
     (loss_alone, reference), (_, exact) = results[dtype], results[torch.float64]
-    assert abs(loss - loss_alone) <= 16 * ROUNDOFF[dtype] * loss_alone  # 2 u was measured (laws.md 0.3)
+    assert abs(loss - loss_alone) <= 16 * ROUNDOFF[dtype] * loss_alone  # 2 u was measured (properties/README.md)
     for name, gradient in ours.items():
         bound = tolerance(reference[name], exact[name], dtype)
         assert (gradient - reference[name]).abs().max() <= bound, name

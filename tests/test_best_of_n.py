@@ -29,7 +29,7 @@ from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_in, ref
 PROPERTIES = properties_in(selection, statistics)
 NAN, INF = math.nan, math.inf
 
-# laws.md §5, all of it; BN-SFT is enforced by properties/rejection_sampling.py.
+# The laws of best-of-N, all of it; BN-SFT is enforced by properties/rejection_sampling.py.
 LAWS = {"BN-ARGMAX", "BN-ALIGN", "BN-PERM", "BN-TIE", "BN-NAN", "BN-MONO", "BN-SUB", "BN-TOPK", "BN-EMAX", "BN-ASYM"}
 LAWS |= {"BN-HD", "BN-CONC", "BN-OTHER", "BN-EST", "BN-ESTTRUE", "BN-LAW", "BN-KL", "BN-WIN", "BN-GOODHART"}
 
@@ -291,7 +291,7 @@ def test_the_estimator_is_unbiased_where_the_plug_in_is_not():
 
 
 def test_gold_follows_the_proxy_with_light_tails_and_falls_with_heavy_ones():
-    """laws.md E6: error N(0, 1) gives gold E[max]/sqrt(2), Student-t with 3 degrees a peak (0.87 at 16, 0.25 at 4096).
+    """Error N(0, 1) gives gold E[max]/sqrt(2), Student-t with 3 degrees a peak (0.87 at 16, 0.25 at 4096).
 
     40 prompts of 8,192 samples; the bounds are five standard errors over the prompts.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from sftspec.collation import Batch, CollationError, collate
 from sftspec.conformance.judge import judge
 from sftspec.properties import REGISTRY
 from sftspec.properties.packing_collator import Example
+from sftspec.trainer import Pipeline
 
 PROPERTIES = {
     item.id.split("/")[1]: item for item in REGISTRY.values() if item.area == "packing" and item.seam == "collate"
@@ -101,7 +101,7 @@ def test_flex_attention_computes_what_the_dense_mask_says():
     flex = flex_attention(query, key, value, block_mask=batch.flex_mask())
     dense = scaled_dot_product_attention(query, key, value, attn_mask=batch.dense_mask())
     # A score is a sum of 8 products, off by (8 + 2) u of its largest size; a weight is off by twice that and by the sum
-    # over 150 of them (laws.md 0.3); an output is a mean of values with such weights. Two programs, so twice.
+    # over 150 of them (properties/README.md); an output is a mean of values with such weights. Two programs, so twice.
     score = 8 * query.abs().max() * key.abs().max() * 8**-0.5
     bound = 2 * value.abs().max() * 2.0**-53 * (2 * 10 * score + 2 * 150)
     assert (flex - dense).abs().max() <= bound
@@ -230,7 +230,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_the_property_holds_for_the_reference(name):
-    verdict = judge(PROPERTIES[name], SimpleNamespace(collate=collate), [], max_examples=200)
+    verdict = judge(PROPERTIES[name], Pipeline(collate=collate), [], max_examples=200)
     assert verdict.status == "pass", (verdict.counterexample, verdict.reason)
 
 
@@ -238,7 +238,7 @@ def test_the_property_holds_for_the_reference(name):
     ("collator", "name"), [(collator, name) for collator, names in BROKEN.items() for name in sorted(names)]
 )
 def test_the_property_fails_for_the_broken_collator(collator, name):
-    verdict = judge(PROPERTIES[name], SimpleNamespace(collate=collator), [])
+    verdict = judge(PROPERTIES[name], Pipeline(collate=collator), [])
     assert verdict.status == "fail" and not verdict.reason, verdict.reason  # by evidence, not by an exception
 
 

@@ -17,7 +17,7 @@ from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_in, ref
 
 PROPERTIES = properties_in(distillation, distillation_parts, divergences)
 
-# laws.md §6, all of it; what no function shows stands in NOT_OBSERVABLE with its reason.
+# The laws of distillation, all of them; what no function shows stands in NOT_OBSERVABLE with its reason.
 LAWS = {"KD-VAL", "KD-GRAD", "KD-LIM", "KD-BOUND", "KD-T2", "KD-ZERO", "KD-SHIFT", "KD-DIR", "KD-NOTEACH", "KD-MASK"}
 LAWS |= {"KD-RED", "KD-MIX", "KD-CE", "KD-HARD", "KD-ACC", "KD-JSD", "KD-TOPK", "KD-VOCAB", "KD-SEQ"}
 

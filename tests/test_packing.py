@@ -6,7 +6,6 @@ import itertools
 import random
 from bisect import bisect_left, insort
 from fractions import Fraction
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from sftspec.conformance.judge import judge
 from sftspec.packing import Bins, PackingError, efficiency, fit, lower_bound, pack
 from sftspec.properties import REGISTRY
 from sftspec.properties.packing_packer import TIGHT, optimum
+from sftspec.trainer import Pipeline
 
 PROPERTIES = {
     item.id.split("/")[1]: item for item in REGISTRY.values() if item.area == "packing" and item.seam == "pack"
@@ -299,7 +299,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_the_property_holds_for_the_reference(name):
-    verdict = judge(PROPERTIES[name], SimpleNamespace(pack=pack), [], max_examples=300)
+    verdict = judge(PROPERTIES[name], Pipeline(pack=pack), [], max_examples=300)
     assert verdict.status == "pass", (verdict.counterexample, verdict.reason)
 
 
@@ -307,7 +307,7 @@ def test_the_property_holds_for_the_reference(name):
     ("packer", "name"), [(packer, name) for packer, names in BROKEN.items() for name in sorted(names)]
 )
 def test_the_property_fails_for_the_broken_packer(packer, name):
-    verdict = judge(PROPERTIES[name], SimpleNamespace(pack=packer), [])
+    verdict = judge(PROPERTIES[name], Pipeline(pack=packer), [])
     assert verdict.status == "fail" and not verdict.reason, verdict.reason  # by evidence, not by an exception
 
 
@@ -321,4 +321,4 @@ def test_a_packer_that_drops_as_it_declares_passes():
         return [kept.kept[one].tolist() for one in pack(kept.lengths, capacity)]
 
     drops.overlong = "drop"
-    assert all(judge(item, SimpleNamespace(pack=drops), []).status == "pass" for item in PROPERTIES.values())
+    assert all(judge(item, Pipeline(pack=drops), []).status == "pass" for item in PROPERTIES.values())

@@ -28,7 +28,7 @@ def parameters(model) -> torch.Tensor:
 
 
 def same_update(one: torch.Tensor, other: torch.Tensor, start: torch.Tensor) -> bool:
-    """Equal within rounding: 64 roundings of the update (laws.md 0.3), and one of each parameter on both sides."""
+    """Equal within rounding: 64 roundings of the update (properties/README.md), and one of each parameter on both sides."""
     bound = 2.0**-24 * (64 * float((other - start).norm()) + 2 * float(start.norm()))
     return float((one - other).norm()) <= bound
 
