@@ -8,7 +8,7 @@ Listing and explaining import no torch, so what needs it is imported by the comm
 from __future__ import annotations
 
 import argparse
-import inspect
+import difflib
 import os
 import shutil
 import sys
@@ -19,9 +19,10 @@ from typing import Any
 
 import sftspec
 from sftspec.conformance.adapters import TrainerError, resolve
-from sftspec.conformance.selection import SelectionError, named, select
+from sftspec.conformance.selection import SelectionError, select
 from sftspec.conformance.store import RecordingError
 from sftspec.properties import AREAS
+from sftspec.properties.catalogue import catalogue
 
 EPILOG = """\
 TRAINER is reference, transformers, trl, path/to/file.py:Name or package.module:Name: a class, a function that makes
@@ -159,7 +160,9 @@ def conclude(document: dict[str, Any], path: Path | None, output: Mapping[str, s
 
 def list_properties(args: argparse.Namespace) -> int:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    chosen = [item for area in ([args.area] if args.area else AREAS) for item in named(area)]
+    if args.area and args.area not in AREAS:
+        raise UsageError(f"unknown area {args.area!r}; known: {', '.join(AREAS)}")
+    chosen = catalogue(*([args.area] if args.area else []))
     longest = max(len(item.id) for item in chosen)
     for item in chosen:
         print(f"{item.id:{longest}}  {item.level:6}  {item.sentence}"[:width])
@@ -167,7 +170,12 @@ def list_properties(args: argparse.Namespace) -> int:
 
 
 def explain(args: argparse.Namespace) -> int:
-    item = named(args.id)[0]
+    entries = {item.id: item for item in catalogue()}
+    if args.id not in entries:
+        close = difflib.get_close_matches(args.id, entries, 1, 0.5)
+        hint = f"did you mean {close[0]}?" if close else "`sftspec list` shows what there is"
+        raise UsageError(f"unknown property {args.id!r}; {hint}")
+    item = entries[args.id]
     says = {
         "level": item.level,
         "reads": "a recorded run" if item.seam == "run" else f"the function {item.seam}",
@@ -176,10 +184,9 @@ def explain(args: argparse.Namespace) -> int:
         "laws": ", ".join(item.laws),
         "floor": f"{item.floor} pieces of evidence",
     }
-    lines, number = inspect.getsourcelines(item.check)
     print(f"{item.id}\n\n{item.sentence}\n\n{item.why}\n")
     print("".join(f"{name:6} {said}\n" for name, said in says.items() if said))
-    print(f"properties/{Path(inspect.getfile(item.check)).name}:{number}\n\n{''.join(lines).rstrip()}")
+    print(f"{item.place}\n\n{item.code}")
     return 0
 
 

@@ -12,6 +12,7 @@ meaning and are never reused.
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,8 @@ from typing import Any
 # Module by module, the area that its properties belong to. `masking`, `packing` and `step` read runs; beside them stand
 # the modules that read the functions behind them.
 MODULES = {
+    "template": "template",
+    "template_tokens": "template",
     "masking": "masking",
     "masking_parts": "masking",
     "packing": "packing",
@@ -65,14 +68,19 @@ class Property:
 
     @property
     def sentence(self) -> str:
-        """The normative sentence: the first line of the docstring."""
-        return (self.check.__doc__ or "").strip().splitlines()[0]
+        """The normative sentence: the first paragraph of the docstring, in one line."""
+        return paragraphs(self.check.__doc__)[0]
 
     @property
     def why(self) -> str:
-        """What follows the sentence: the effect on the model, the real bugs, the source."""
-        lines = (self.check.__doc__ or "").strip().splitlines()[1:]
-        return "\n".join(line.strip() for line in lines).strip()
+        """What follows it: the effect on the model, the real bugs, the source."""
+        return paragraphs(self.check.__doc__)[1]
+
+
+def paragraphs(docstring: str | None) -> tuple[str, str]:
+    """(first paragraph in one line, the rest) of a docstring."""
+    first, _, rest = inspect.cleandoc(docstring or "").partition("\n\n")
+    return " ".join(first.split()), rest.strip()
 
 
 REGISTRY: dict[str, Property] = {}
