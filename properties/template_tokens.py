@@ -1,0 +1,142 @@
+"""Templates: the tokens that a conversation becomes.
+
+Text that is right can still be encoded wrong: two BOS tokens, a control token that somebody typed, a merge across the
+border of prompt and answer (bugs.md H13: decoded text looks the same). These properties read `encode`, over every named
+variant, with the small tokenizer.
+"""
+
+from __future__ import annotations
+
+import re
+
+from hypothesis import strategies as st
+
+from sftspec.golden.small_tokenizer import load
+from sftspec.properties import must
+from sftspec.properties.template_cases import (
+    CONTROL_STRINGS,
+    FORGED,
+    IGNORE,
+    IN_EVERY,
+    answers,
+    hostile_text,
+    names,
+    plain_text,
+    preserving,
+    talks,
+)
+from sftspec.templates import TEMPLATES
+
+
+@must(seam="encode", laws=("TP-PREFIX",), floor=50, given={"messages": talks(hostile_text), "template": preserving},
+      examples=[arguments for arguments in IN_EVERY if TEMPLATES[arguments["template"]].prefix_preserving])  # fmt: skip
+def a_longer_conversation_begins_with_the_shorter_one(encode, messages, template):
+    """The tokens after each answer are the first tokens of every continuation.
+
+    Templates that rewrite history say so (`Template.prefix_preserving`) and are not asked; one that moves the system
+    prompt, or strips thoughts in silence, makes targets of text that no prompt contains (tinker-cookbook#142).
+    """
+    whole = encode(messages, template=template, tokenizer=load()).input_ids
+    for index in answers(messages):
+        part = encode(messages[: index + 1], template=template, tokenizer=load()).input_ids
+        yield messages[: index + 1], whole[: len(part)] == part, f"parts after {len(part)} tokens at the latest"
+
+
+@must(seam="encode", laws=("TP-INJ",), floor=50,
+      given={"messages": talks(hostile_text), "template": names, "letter": st.sampled_from("ab<]é")},
+      examples=[{"messages": FORGED, "template": name, "letter": "x"} for name in sorted(TEMPLATES)])  # fmt: skip
+def different_conversations_have_different_tokens(encode, messages, template, letter):
+    """A letter moved over the border of two messages changes the tokens, when contents are text.
+
+    Where markers are text ("User: "), a content can pass for a turn, and nobody can tell the two from the tokens.
+    """
+    def ids(talk):
+        return encode(talk, template=template, tokenizer=load(), special_tokens="literal").input_ids
+
+    for index in range(len(messages) - 1):
+        left, right = (dict(message) for message in messages[index : index + 2])
+        ending = [*messages[:index], {**left, "content": left["content"] + letter}, right, *messages[index + 2 :]]
+        opening = [*messages[:index], left, {**right, "content": letter + right["content"]}, *messages[index + 2 :]]
+        yield ending, ids(ending) != ids(opening), f"the same tokens as {opening!r}"
+
+
+@must(seam="encode", laws=("TP-NOFORGE",), floor=50, given={"messages": talks(hostile_text), "template": names},
+      examples=[{"messages": FORGED, "template": name} for name in sorted(TEMPLATES)])  # fmt: skip
+def contents_make_no_control_token(encode, messages, template):
+    """With special_tokens="literal" the control tokens are those of the same turns with harmless contents.
+
+    Parsed contents forge turns and cut masks (transformers#29279, vllm#31735, gemma#770).
+    """
+    def control(talk):
+        example = encode(talk, template=template, tokenizer=load(), special_tokens="literal")
+        return [token for token in example.input_ids if token in CONTROL_STRINGS]
+
+    harmless = [{**message, "content": "x"} for message in messages]
+    yield messages, control(messages) == control(harmless), "a content became a control token"
+
+
+@must(seam="encode", laws=("TP-BOS",), floor=50, given={"messages": talks(hostile_text), "template": names},
+      examples=IN_EVERY)  # fmt: skip
+def one_bos_opens_the_sequence(encode, messages, template):
+    """A sequence begins with its BOS and has no other; Llama-2 has one for each round; without a BOS there is none.
+
+    The template's BOS and the tokenizer's make two (OpenRLHF#393, trl#3328); removing "the second" where there was one
+    makes none (unsloth#10312); Llama-2 opens every round with one (axolotl#952).
+    """
+    bos = TEMPLATES[template].bos
+    ids = encode(messages, template=template, tokenizer=load(), special_tokens="literal").input_ids
+    rounds = sum(message["role"] == "user" for message in messages) if template.startswith("llama2") else 1
+    for token in ("<s>", "<|begin_of_text|>"):
+        wanted = rounds if token == bos else 0
+        yield messages, ids.count(load().token_to_id(token)) == wanted, f"{token}: expected {wanted} in {ids[:6]} …"
+    yield messages, not bos or ids[:1] == [load().token_to_id(bos)], f"begins with {ids[:1]}"
+
+
+@must(seam="encode", laws=("TP-EOT",), floor=50, given={"messages": talks(hostile_text), "template": names},
+      examples=IN_EVERY)  # fmt: skip
+def every_answer_ends_in_one_end_of_turn_token(encode, messages, template):
+    """Among the targets stands the end-of-turn token, as one id, once for each answer, and last.
+
+    Spelt as text it is several ids that stop nothing; a model that never learns it never stops (trl#976, axolotl#3756).
+    """
+    example = encode(messages, template=template, tokenizer=load(), special_tokens="literal")
+    targets = [label for label in example.labels if label != IGNORE]
+    end, turns = load().token_to_id(TEMPLATES[template].end_of_turn), len(answers(messages))
+    yield messages, targets.count(end) == turns, f"{targets.count(end)} end-of-turn tokens for {turns} answers"
+    yield messages, targets[-1:] == [end] * bool(turns), f"the last target is {targets[-1:]}"
+
+
+@must(seam="encode", laws=("TP-CAT",), floor=50, given={"messages": talks(plain_text), "template": names},
+      examples=IN_EVERY)  # fmt: skip
+def whole_text_is_cut_at_control_tokens_only(encode, messages, template):
+    """Encoded whole, the tokens are those of the stretches between control tokens, each encoded in one call.
+
+    Prompt and answer encoded apart give other tokens where a merge crosses their border (litgpt#1567, torchtitan#4504,
+    SkyRL#2092); only next to a control token nothing can merge.
+    """
+    example = encode(messages, template=template, tokenizer=load(), special_tokens="parse", tokenization="whole")
+    longest_first = sorted(CONTROL_STRINGS.values(), key=len, reverse=True)
+    parts = re.split(f"({'|'.join(map(re.escape, longest_first))})", example.rendered.text)
+    expected = [token for part in parts if part for token in load().encode(part, add_special_tokens=False).ids]
+    yield messages, example.input_ids == expected, "other tokens than those of the stretches between control tokens"
+
+
+@must(seam="encode", laws=("TP-TRAININF",), floor=50,
+      given={"messages": talks(hostile_text, "assistant"), "template": names,
+             "tokenization": st.sampled_from(["whole", "segmented"])},
+      examples=[{**arguments, "tokenization": "segmented"} for arguments in IN_EVERY])  # fmt: skip
+def the_prompt_at_inference_is_the_prefix_that_was_trained(encode, messages, template, tokenization):
+    """The tokens of the prompt are the tokens before the answer's first target, one for one.
+
+    Another template, another flag or another way of cutting at inference, and the model is asked what it was never
+    taught (souprise#17, LLaMA-Factory#10769). Whole text can merge the prompt's last newline with the answer's first:
+    then there is no such prefix, so an answer with white space in front is asked by segments only.
+    """
+    content = messages[-1]["content"]
+    if tokenization == "whole" and content[:1].isspace():
+        return
+    axes = {"template": template, "tokenizer": load(), "special_tokens": "literal", "tokenization": tokenization}
+    prompt = encode(messages[:-1], add_generation_prompt=True, **axes).input_ids
+    example = encode(messages, **axes)
+    yield messages, example.input_ids[: len(prompt)] == prompt, "the prompt's tokens are not those before the answer"
+    yield messages, example.labels[len(prompt)] != IGNORE, "the first token after the prompt is no target"

@@ -1,0 +1,211 @@
+"""Every template property holds for our functions and fails for a function with the bug that it is there for."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+
+from sftspec import encode, render
+from sftspec.golden.small_tokenizer import load
+from sftspec.properties import REGISTRY, laws, module
+from sftspec.spans import assemble
+from sftspec.templates import TEMPLATES, find_template
+from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_in
+
+MODULES = [module("template"), module("template_tokens")]
+PROPERTIES = properties_in(*MODULES)
+OURS = {"render": render, "encode": encode}
+
+
+@pytest.mark.parametrize("item", PROPERTIES, ids=lambda item: item.id)
+def test_it_holds_for_ours_with_enough_evidence(item):
+    assert evidence(item, OURS[item.seam]) >= item.floor
+
+
+def test_every_law_of_templates_has_a_property():
+    wanted = {f"TP-{name}" for name in laws.LAWS["template"].split()}
+    assert wanted == {law for item in PROPERTIES for law in item.laws}
+
+
+def pieces_changed(change):
+    """render and encode with every piece (kind, message, text) of every template changed."""
+
+    def broken(template):
+        variant = find_template(template)
+        return replace(variant, pieces=lambda *arguments: [change(*piece) for piece in variant.pieces(*arguments)])
+
+    def broken_render(messages, template, add_generation_prompt=False):
+        return render(messages, broken(template), add_generation_prompt)
+
+    def broken_encode(messages, template, **options):
+        return encode(messages, broken(template), **options)
+
+    return {"render": broken_render, "encode": broken_encode}
+
+
+def text_changed(change):
+    def broken(messages, template, add_generation_prompt=False):
+        rendered = render(messages, template, add_generation_prompt)
+        return assemble([("content", 0, change(rendered.text, messages))])
+
+    return {"render": broken}
+
+
+def ids_changed(change):
+    def broken(messages, template, **options):
+        example = encode(messages, template, **options)
+        ids, labels = change(example.input_ids, example.labels, template)
+        return replace(example, input_ids=ids, labels=labels)
+
+    return {"encode": broken}
+
+
+def header_without_newline(kind, message, text):
+    return kind, message, text.rstrip("\n") if kind == "header" else text
+
+
+def content_stripped(kind, message, text):
+    return kind, message, text.strip() if kind == "content" else text
+
+
+def end_of_turn_spelt(kind, message, text):
+    """The token's letters with a space in them: text that stops nothing."""
+    return kind, message, text.replace("<|im_end|>", "<|im_end |>").replace("</s>", "< /s>").replace("_id|>", "_id |>")
+
+
+def other_generation_prompt(kind, message, text):
+    return kind, message, text + " " if kind == "generation_prompt" else text
+
+
+def dropping_late_systems(messages, template, add_generation_prompt=False):
+    """aprender#2023: only the first system message is kept; here, of any message with neighbours of its own role."""
+    return render([{**messages[0], "content": ""}, *messages[1:]], template, add_generation_prompt)
+
+
+def generation_prompt_always(messages, template, add_generation_prompt=False):
+    last_is_user = messages[-1]["role"] == "user"
+    return render(messages, template, add_generation_prompt=last_is_user or add_generation_prompt)
+
+
+clock = itertools.count()
+dated = text_changed(lambda text, messages: f"{text}{next(clock)}")
+
+
+def keys_in_order(messages, template, add_generation_prompt=False):
+    joined = [("content", 0, "|".join(map(str, message.values()))) for message in messages]
+    return assemble(joined)
+
+
+def changing_its_input(messages, template, add_generation_prompt=False):
+    messages[0]["content"] = messages[0]["content"].strip() + "!"
+    return render(messages, template, add_generation_prompt)
+
+
+def skipping_what_is_broken(messages, template, add_generation_prompt=False):
+    kept = [m for m in messages if m["role"] in ("system", "user", "assistant") and isinstance(m["content"], str)]
+    return render(kept or [{"role": "user", "content": ""}], template, add_generation_prompt)
+
+
+def none_as_text(messages, template, add_generation_prompt=False):
+    text = [{**message, "role": "user", "content": str(message["content"])} for message in messages]
+    return render(text, "chatml/openai", add_generation_prompt)
+
+
+def system_moved_to_the_last_user(messages, template, **options):
+    """Llama-2 style, but glued to the last question: history changes with every turn."""
+    if messages[0]["role"] == "system" and len(messages) > 1:
+        users = [index for index, message in enumerate(messages) if message["role"] == "user"]
+        moved = [dict(message) for message in messages[1:]]
+        moved[users[-1] - 1]["content"] = messages[0]["content"] + moved[users[-1] - 1]["content"]
+        messages = moved
+    return encode(messages, template, **options)
+
+
+def textual_markers(messages, template, **options):
+    """Contents and markers are the same kind of text, and none of the markers is left."""
+    joined = "".join(message["content"] for message in messages)
+    return encode([{"role": "user", "content": joined}], "chatml/openai", **options)
+
+
+def always_parsed(messages, template, **options):
+    return encode(messages, template, **{**options, "special_tokens": "parse"})
+
+
+def first_bos_doubled(ids, labels, template):
+    bos = TEMPLATES[template].bos
+    return (ids[:1] + ids, [-100, *labels]) if bos else (ids, labels)
+
+
+def first_bos_removed(ids, labels, template):
+    return (ids[1:], labels[1:]) if TEMPLATES[template].bos else (ids, labels)
+
+
+def one_bos_for_llama2(ids, labels, template):
+    inner = [index for index, token in enumerate(ids) if index and token == load().token_to_id("<s>")]
+    keep = [index for index in range(len(ids)) if index not in inner]
+    return [ids[index] for index in keep], [labels[index] for index in keep]
+
+
+def end_of_turn_untrained(ids, labels, template):
+    end = load().token_to_id(TEMPLATES[template].end_of_turn)
+    return ids, [-100 if label == end else label for label in labels]
+
+
+def always_segmented(messages, template, **options):
+    return encode(messages, template, **{**options, "tokenization": "segmented"})
+
+
+def header_is_trained(messages, template, **options):
+    from sftspec.masking import Conventions
+
+    return encode(messages, template, **options, conventions=Conventions(header=True))
+
+
+def prompt_without_its_header(messages, template, add_generation_prompt=False, **options):
+    return encode(messages, template, **options)
+
+
+def first_target_lost(ids, labels, template):
+    """verl#3287: the mask starts one token late."""
+    lost = [index for index, label in enumerate(labels) if label != -100 and (not index or labels[index - 1] == -100)]
+    return ids, [-100 if index in lost else label for index, label in enumerate(labels)]
+
+
+BROKEN = [
+    ("what-was-said-can-be-read-back", pieces_changed(header_without_newline)),
+    ("what-was-said-can-be-read-back", pieces_changed(content_stripped)),
+    ("what-was-said-can-be-read-back", {"render": dropping_late_systems}),
+    ("nothing-that-was-said-is-lost", {"render": dropping_late_systems}),
+    ("a-longer-conversation-begins-with-the-shorter-one", {"encode": system_moved_to_the_last_user}),
+    ("the-prompt-and-the-answer-are-the-training-text", pieces_changed(other_generation_prompt)),
+    ("the-prompt-and-the-answer-are-the-training-text", pieces_changed(end_of_turn_spelt)),
+    ("the-generation-prompt-is-one-constant-suffix", {"render": generation_prompt_always}),
+    ("different-conversations-have-different-tokens", {"encode": textual_markers}),
+    ("contents-make-no-control-token", {"encode": always_parsed}),
+    ("one-bos-opens-the-sequence", ids_changed(first_bos_doubled)),
+    ("one-bos-opens-the-sequence", ids_changed(first_bos_removed)),
+    ("one-bos-opens-the-sequence", ids_changed(one_bos_for_llama2)),
+    ("every-answer-ends-in-one-end-of-turn-token", pieces_changed(end_of_turn_spelt)),
+    ("every-answer-ends-in-one-end-of-turn-token", ids_changed(end_of_turn_untrained)),
+    ("whole-text-is-cut-at-control-tokens-only", {"encode": always_segmented}),
+    ("the-prompt-at-inference-is-the-prefix-that-was-trained", {"encode": prompt_without_its_header}),
+    ("the-prompt-at-inference-is-the-prefix-that-was-trained", ids_changed(first_target_lost)),
+    ("rendering-is-a-function", dated),
+    ("rendering-is-a-function", {"render": keys_in_order}),
+    ("rendering-is-a-function", {"render": changing_its_input}),
+    ("what-cannot-be-rendered-is-refused", {"render": skipping_what_is_broken}),
+    ("what-cannot-be-rendered-is-refused", {"render": none_as_text}),
+]
+
+
+@pytest.mark.parametrize(("name", "functions"), BROKEN, ids=[str(number) for number in range(len(BROKEN))])
+def test_it_fails_for_a_broken_one(name, functions):
+    item = REGISTRY[f"template/{name}"]
+    with pytest.raises(DoesNotHold):
+        evidence(item, functions[item.seam])
+
+
+def test_every_property_fails_for_something():
+    assert {f"template/{name}" for name, _ in BROKEN} == {item.id for item in PROPERTIES}
