@@ -12,6 +12,7 @@ and moves whole groups of packs, filled exactly as by the loop over examples; nu
 
 from __future__ import annotations
 
+import gc
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,16 +49,20 @@ class Bins(Sequence):
         return self.order[self.offsets[pack] : self.offsets[pack + 1]].tolist()
 
     def __iter__(self):
-        order = self.order.tolist()
-        return iter([order[start:end] for start, end in pairwise(self.offsets.tolist())])
+        order, collecting = self.order.tolist(), gc.isenabled()
+        gc.disable()  # so many new lists would make it search the whole process several times over: 7 times as slow
+        try:
+            return iter([order[start:end] for start, end in pairwise(self.offsets.tolist())])
+        finally:
+            if collecting:
+                gc.enable()
 
 
 @dataclass(frozen=True)
 class Fitted:
     """Lengths that fit: `kept` (n,) int64 indices of the examples that remain, and `lengths` (n,) int64 of these.
 
-    truncated, dropped   examples that were cut to the capacity, that were left out
-    tokens_lost          tokens that were cut or left out with them
+    truncated, dropped, tokens_lost  examples cut to the capacity, examples left out, and the tokens that went with them
     """
 
     kept: np.ndarray
@@ -68,9 +73,8 @@ class Fitted:
 
 
 def fit(lengths: Lengths, capacity: int, overlong: Literal["error", "truncate", "drop"] = "error") -> Fitted:
-    """Apply the declared policy to examples longer than the capacity, and count what it costs.
+    """Apply the declared policy to examples longer than the capacity, and count what it costs (trl#4554, #5075, #5076).
 
-    Neither truncating nor dropping suits everyone (trl#4554, #4632, #5075, #5076), so nothing is lost unasked.
     Raises PackingError for a length that is no integer or below 1, and, under "error", for one over the capacity.
     """
     sizes = _integers(lengths)
@@ -82,11 +86,9 @@ def fit(lengths: Lengths, capacity: int, overlong: Literal["error", "truncate", 
     if not over.size:
         return Fitted(kept, sizes)
     if overlong == "truncate":
-        cut = np.minimum(sizes, capacity)
-        return Fitted(kept, cut, truncated=over.size, tokens_lost=int((sizes - cut).sum()))
+        return Fitted(kept, np.minimum(sizes, capacity), over.size, tokens_lost=int((sizes[over] - capacity).sum()))
     if overlong == "drop":
-        kept = np.delete(kept, over)
-        return Fitted(kept, sizes[kept], dropped=over.size, tokens_lost=int(sizes[over].sum()))
+        return Fitted(np.delete(kept, over), np.delete(sizes, over), 0, over.size, int(sizes[over].sum()))
     raise PackingError(
         f"example {over[0]} has {sizes[over[0]]} tokens, the capacity is {capacity} ({over.size} such examples): "
         f"choose a policy, fit(lengths, capacity, overlong='truncate' or 'drop'), and pack the lengths it returns"
@@ -102,10 +104,11 @@ def pack(lengths: Lengths, capacity: int) -> Bins:
     sizes = fit(lengths, capacity).lengths
     if not sizes.size:
         return Bins(sizes, np.zeros(1, np.int64))
-    # 16-bit keys make numpy's stable sort a radix sort, several times as fast
-    descending = np.argsort((capacity - sizes).astype(np.uint16 if capacity < 2**16 else np.int64), kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(sizes[descending])) + 1, sizes.size)
-    moves, packs = _plan(sizes[descending[ends - 1]].tolist(), np.diff(ends, prepend=0).tolist(), capacity)
+    room = (capacity - sizes).astype(np.uint16 if capacity < 2**16 else np.int64)  # 16 bits: numpy sorts by radix
+    descending = np.argsort(room, kind="stable")
+    room = room[descending]
+    ends = np.append(np.flatnonzero(np.diff(room)) + 1, room.size)
+    moves, packs = _plan((capacity - room[ends - 1]).tolist(), np.diff(ends, prepend=0).tolist(), capacity)
     return _expand(descending, np.array(moves).reshape(-1, 4).T, packs)
 
 
@@ -148,15 +151,16 @@ def _plan(lengths: list[int], counts: list[int], capacity: int) -> tuple[list[in
 
 
 def _expand(descending: np.ndarray, moves: np.ndarray, packs: int) -> Bins:
-    """Moves of groups become indices: example `descending[k]` goes to slot `k + shift[k]` of the order."""
+    """Moves of groups become indices: example `descending[k]` goes to slot `k + shift` of the order."""
     first, count, items, there = moves
     pack_of = np.arange(count.sum()) + np.repeat(first - np.cumsum(count) + count, count)
     items, there = np.repeat(items, count), np.repeat(there, count)
     sizes = np.bincount(pack_of, weights=items, minlength=packs)
     offsets = np.append(0, np.cumsum(sizes)).astype(np.int64)
     shift = np.repeat(offsets[pack_of] + there - np.cumsum(items) + items, items)
+    shift += np.arange(shift.size)
     order = np.empty_like(descending)
-    order[np.arange(order.size) + shift] = descending
+    order[shift] = descending
     return Bins(order, offsets)
 
 

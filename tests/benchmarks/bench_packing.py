@@ -145,7 +145,9 @@ def measure(name: str, lengths: np.ndarray, capacity: int, others: dict[str, Pre
 def growth(capacity: int) -> list[str]:
     """Print nanoseconds an example at 100,000 and at 1,000,000 examples, taking turns; a line if the cost has grown."""
     data = {count: np.minimum(lognormal(count), capacity) for count in (100_000, 1_000_000)}
-    jobs = {str(count): lambda n=lengths: len(pack(n, capacity)) for count, lengths in data.items()}
+    jobs: dict[str, Callable[[], int]] = {
+        str(count): lambda n=lengths: len(pack(n, capacity)) for count, lengths in data.items()
+    }
     seconds, _ = interleaved(jobs, rounds=15)
     small, large = (1e9 * seconds[str(count)] / count for count in data)
     print(f"capacity {capacity}: {small:.0f} ns an example at 100,000 and {large:.0f} at 1,000,000")
