@@ -44,8 +44,11 @@ def examples_do_not_see_each_other(run):
 def an_example_sees_itself(run):
     """Changing tokens of an example moves what follows them in it: isolation is not bought by attending to nothing.
 
-    An inverted or all-false mask isolates perfectly (transformers#38094, pytorch#139462).
+    An inverted or all-false mask isolates perfectly (transformers#38094, pytorch#139462). Read in float32 and above, where
+    at least three positions follow: a 16-bit state may round a small change away.
     """
+    if run.oracle.roundoff > 1e-6:
+        return
     for replay in run.replays:
         places = run.places.get(replay.forward, {})
         first = {}
@@ -57,9 +60,10 @@ def an_example_sees_itself(run):
             if row.example >= 0 and changed is not None and place[1] > changed and place not in replay.changed:
                 follows.setdefault((place[0], row.example), []).append(place)
         for found in follows.values():
-            yield places[found[-1]], any(place in replay.moved for place in found), (
-                "no later position of the example moved when its own tokens were changed"
-            )
+            if len(found) >= 3:
+                yield places[found[-1]], any(place in replay.moved for place in found), (
+                    "no later position of the example moved when its own tokens were changed"
+                )
 
 
 @must(laws=("PK-PAD", "ST-PAD"), floor=5)
