@@ -27,6 +27,7 @@ import types
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -142,12 +143,15 @@ def measure(name: str, lengths: np.ndarray, capacity: int, others: dict[str, Pre
     return Row(name, capacity, len(lengths), lower_bound(lengths, capacity), waste, seconds, packs)
 
 
+def count_packs(lengths: np.ndarray, capacity: int) -> int:
+    return len(pack(lengths, capacity))
+
+
 def growth(capacity: int) -> list[str]:
     """Print nanoseconds an example at 100,000 and at 1,000,000 examples, taking turns; a line if the cost has grown."""
     data = {count: np.minimum(lognormal(count), capacity) for count in (100_000, 1_000_000)}
-    jobs: dict[str, Callable[[], int]] = {
-        str(count): lambda n=lengths: len(pack(n, capacity)) for count, lengths in data.items()
-    }
+    jobs: dict[str, Callable[[], int]]
+    jobs = {str(count): partial(count_packs, lengths, capacity) for count, lengths in data.items()}
     seconds, _ = interleaved(jobs, rounds=15)
     small, large = (1e9 * seconds[str(count)] / count for count in data)
     print(f"capacity {capacity}: {small:.0f} ns an example at 100,000 and {large:.0f} at 1,000,000")
