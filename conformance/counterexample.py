@@ -43,7 +43,7 @@ def counterexample_record(verdict: Verdict, found: Mapping[str, Any]) -> dict[st
     }
     if run is None:
         record["arguments"] = {name: short(value) for name, value in found.get("arguments", {}).items()}
-        if subject is not None:
+        if subject is not None and short(subject) not in record["arguments"].values():
             record["arguments"]["result"] = short(subject)
         return record
     cells = strip_of(run, subject, weights=verdict.property.area == "step")
@@ -88,7 +88,7 @@ def row_of(run: Run, subject: Any) -> list[dict[str, int]]:
 def numbers_of(run: Run, step: Any) -> dict[str, Any]:
     """A step in figures: targets and their weights by micro-batch, and what the optimizer got."""
     forwards = [forward for forward in run.forwards if forward.step == step.index]
-    rows = {forward.index: [] for forward in forwards}
+    rows: dict[int, list[float]] = {forward.index: [] for forward in forwards}
     for row in run.rows:
         if row.step == step.index and row.target is not None:
             rows[row.forward].append(row.weight)
@@ -98,7 +98,7 @@ def numbers_of(run: Run, step: Any) -> dict[str, Any]:
         "weights": [plain(float(f"{sum(weights):.6g}")) for weights in rows.values()],
         "scale": plain(float(f"{step.scale:.6g}")),
         "residual": plain(float(f"{step.residual:.3g}")),
-        "learning_rate": step.learning_rate,
+        "learning_rate": plain(float(f"{step.learning_rate:.6g}")),
     }
 
 

@@ -1,8 +1,8 @@
 """The judge: run a trainer on the scenarios, read the runs with the properties, say what was found.
 
-A verdict is made of evidence. A property passes when every piece of evidence that it found holds and there was enough of
-it; it fails on the first that does not, and the smallest is shown. What a trainer does not claim is `not-claimed`, what
-the runs did not show is `not-measured`, and neither is a pass.
+A verdict is made of evidence. A property passes when every piece of evidence that it found holds and there was enough
+of it; it fails on the first that does not, and the smallest is shown. What a trainer does not claim is `not-claimed`,
+what the runs did not show is `not-measured`, and neither is a pass.
 """
 
 from __future__ import annotations
@@ -87,7 +87,10 @@ def _record_once(trainer, scenario, seed, workdir, max_replays, **changes) -> tu
             run.error = f"{type(error).__name__}: {error}"
             run.traceback = traceback.format_exc()
     run.final = {name: item.detach().clone() for name, item in job.model.named_parameters()}
-    build_run(job, tap, run, provenance)
+    try:
+        build_run(job, tap, run, provenance)
+    except WitnessError as error:
+        run.error = run.error or f"witness: {error}"
     return run, refused
 
 
@@ -116,10 +119,7 @@ def run_scenarios(
     with tempfile.TemporaryDirectory(prefix="sftspec-") as folder:
         for number, scenario in enumerate(scenarios):
             progress(scenario.name)
-            try:
-                run, refused = record(trial.trainer, scenario, seed, Path(folder) / str(number))
-            except WitnessError as error:
-                run, refused = Run(None, scenario=scenario.name, error=f"witness: {error}"), 0
+            run, refused = record(trial.trainer, scenario, seed, Path(folder) / str(number))
             trial.runs.append(run)
             trial.refused[scenario.name] = refused
     trial.seconds += time.perf_counter() - started

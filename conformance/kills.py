@@ -9,7 +9,6 @@ from pathlib import Path
 from sftspec import properties
 from sftspec.conformance.judge import claims_of, judge, record
 from sftspec.conformance.mutants import Mutant
-from sftspec.conformance.recovery import WitnessError
 from sftspec.conformance.scenarios import scenarios_for
 from sftspec.properties import REGISTRY
 
@@ -36,10 +35,7 @@ def kills(mutant: Mutant, seed: int = 0, ids: Iterable[str] | None = None) -> di
         for number, scenario in enumerate(likely_first):
             if not left:
                 break
-            try:
-                run, _ = record(trainer, scenario, seed, Path(folder) / str(number))
-            except WitnessError:
-                continue
+            run, _ = record(trainer, scenario, seed, Path(folder) / str(number))
             for item in list(left):
                 if judge(item, trainer, [run]).status in CAUGHT:
                     killed[item.id] = scenario.name

@@ -67,7 +67,9 @@ class Provenance:
             ):
                 left += 1
             while (
-                place + right < len(row) and offset + right < len(stream) and row[place + right] == stream[offset + right]
+                place + right < len(row)
+                and offset + right < len(stream)
+                and row[place + right] == stream[offset + right]
             ):
                 right += 1
             for step in range(-left, right):
@@ -105,7 +107,9 @@ class Provenance:
             place += max(length, 1)
 
     def perturbations(self, origins: list[list[Origin]]) -> Iterator[list[list[bool]]]:
-        """Masks of positions to change, one mask a replay; only letters of nonces are ever changed (see Tap._replay)."""
+        """Masks of positions to change, one mask a replay; only letters of nonces are ever changed (see
+        Tap._replay).
+        """
         examples = sorted({example for row in origins for example, _ in row if example >= 0})
         number = {example: index for index, example in enumerate(examples)}
         for bit in range(max(1, (len(examples) - 1).bit_length()) if len(examples) > 1 else 0):

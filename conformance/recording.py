@@ -93,8 +93,9 @@ def load_run(folder: Path) -> Run:
     except DocumentError as error:
         raise RecordingError(str(error)) from None
     tensors = Tensors(load_file(present(folder / TENSORS)), record["equal"], str(folder / TENSORS))
+    job: Any = None if record["job"] is None else _job(record["job"], folder)
     run = Run(
-        job=None if record["job"] is None else _job(record["job"], folder),
+        job=job,
         conventions=Conventions(**record["conventions"]),
         rows=_rows(record["rows"], folder),
         steps=[

@@ -1,19 +1,19 @@
 """From gradients to the ledger.
 
 At a position with hidden state h and gradient g = dL/dh, the head W gives the logits z = W h and u = dL/dz =
-g pinv(W). For cross-entropy with weight w on target y, u = w (softmax(z) - onehot(y)). So u says whether the position is
-trained (u is exactly zero where it is not), on which token (its one negative entry) and with which weight. Label
+g pinv(W). For cross-entropy with weight w on target y, u = w (softmax(z) - onehot(y)). So u says whether the position
+is trained (u is exactly zero where it is not), on which token (its one negative entry) and with which weight. Label
 smoothing, u = w (p - (1 - e) onehot(y) - e / V), is recognised as what it is; whatever fits neither is `ambiguous`.
 
 The weight that counts is the optimizer's: trainers scale gradients after backward, average them, clip them. So at each
-optimizer step the head's gradient is compared with the sum of u (x) h over all positions of the step. Their ratio is the
-step's `scale`; what no multiple of the sum explains is the `residual`: a lost micro-batch, a stale gradient, a second
-path to the loss.
+optimizer step the head's gradient is compared with the sum of u (x) h over all positions of the step. Their ratio is
+the step's `scale`; what no multiple of the sum explains is the `residual`: a lost micro-batch, a stale gradient, a
+second path to the loss.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -101,7 +101,8 @@ def read_gradients(hidden: Tensor, gradient: Tensor, head: Tensor, inverse: Tens
 
 
 def _other_fit(u: Tensor, probability: Tensor, onehot: Tensor, bound: float, ce_residual: float) -> str:
-    """Label smoothing, if a regression of u on p, onehot and 1/V explains it and plain cross-entropy does 30 times worse.
+    """Label smoothing, if a regression of u on p, onehot and 1/V explains it and plain cross-entropy does 30 times
+    worse.
 
     Its three coefficients sum to zero, as u does: w, -(1 - e) w, -e w. With a z-loss they do not.
     """
@@ -177,20 +178,28 @@ def _read_call(call: Call, head: Tensor, inverse: Tensor, bound: float) -> Readi
 def _rows(call: Call, reading: Reading | None, scale: float, provenance: Provenance):
     origins = provenance.resolve(call.input_ids.tolist())
     tokens, positions = call.input_ids.tolist(), call.position_ids.tolist()
-    if reading is not None:
-        targets, weights, nlls = reading.target.tolist(), reading.weight.tolist(), reading.nll.tolist()
-    index = 0
+    width = len(tokens[0])
     for row in range(len(tokens)):
-        for column in range(len(tokens[row])):
-            trained = reading is not None and targets[index] >= 0
+        for column in range(width):
+            index = row * width + column
             example, offset = origins[row][column]
-            yield Row(
-                call.step, call.index, call.rank, row, column, tokens[row][column], positions[row][column],
-                example, offset, targets[index] if trained else None,
-                scale * weights[index] if trained else 0.0, reading.fit[index] if trained else "",
-                nlls[index] if trained else 0.0,
-            )  # fmt: skip
-            index += 1
+            seen = Row(
+                call.step,
+                call.index,
+                call.rank,
+                row,
+                column,
+                tokens[row][column],
+                positions[row][column],
+                example,
+                offset,
+            )
+            if reading is not None and reading.target[index] >= 0:
+                seen = replace(
+                    seen, target=int(reading.target[index]), weight=scale * float(reading.weight[index]),
+                    fit=reading.fit[index], nll=float(reading.nll[index]),
+                )  # fmt: skip
+            yield seen
 
 
 def _head_name(job: Job) -> str:

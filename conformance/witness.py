@@ -57,6 +57,7 @@ def make_model(kind: str = "rope", seed: int = 0, dtype: torch.dtype = torch.flo
     size = small_tokenizer.SIZE
     state = torch.get_rng_state()
     torch.manual_seed(seed)
+    model: Any
     common: dict[str, Any] = {"vocab_size": size, "tie_word_embeddings": False, "bos_token_id": None}
     if kind == "rope":
         model = LlamaForCausalLM(

@@ -69,10 +69,7 @@ def build():
     tokenizer.decoder = decoders.ByteLevel()
     fillers = [f"<|reserved_{index}|>" for index in range(room)]
     tokenizer.add_tokens(
-        [
-            AddedToken(token, normalized=False, special=token not in NOT_SPECIAL)
-            for token in (*CONTROL_TOKENS, *fillers)
-        ]
+        [AddedToken(token, normalized=False, special=token not in NOT_SPECIAL) for token in (*CONTROL_TOKENS, *fillers)]
     )
     return tokenizer
 

@@ -1,7 +1,7 @@
 """The properties without running them: read from the source, so that listing and explaining answer at once.
 
-Importing the properties imports torch and hypothesis, two seconds that nobody waits for who only wants to read. What the
-decorators say is written in literals; a test holds this catalogue against the registry.
+Importing the properties imports torch and hypothesis, two seconds that nobody waits for who only wants to read. What
+the decorators say is written in literals; a test holds this catalogue against the registry.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ def _entries(path: Path, area: str) -> Iterator[Entry]:
         if not isinstance(node, ast.FunctionDef):
             continue
         for decorator in node.decorator_list:
-            if isinstance(decorator, ast.Call) and getattr(decorator.func, "id", "") in ("must", "should"):
-                yield _entry(path, area, source, node, decorator)
+            if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) in ("must", "should"):
+                yield _entry(path, area, source, node, decorator, ast.unparse(decorator.func))
 
 
-def _entry(path: Path, area: str, source: str, node: ast.FunctionDef, decorator: ast.Call) -> Entry:
+def _entry(path: Path, area: str, source: str, node: ast.FunctionDef, decorator: ast.Call, level: str) -> Entry:
     literal = ("seam", "floor", "claim", "laws", "needs")
     said = {item.arg: ast.literal_eval(item.value) for item in decorator.keywords if item.arg in literal}
     sentence, why = paragraphs(ast.get_docstring(node))
@@ -64,7 +64,7 @@ def _entry(path: Path, area: str, source: str, node: ast.FunctionDef, decorator:
     return Entry(
         id=f"{area}/{node.name.replace('_', '-')}",
         area=area,
-        level=decorator.func.id,
+        level=level,
         seam=said.get("seam", "run"),
         floor=said.get("floor", 1),
         claim=said.get("claim", ""),

@@ -12,19 +12,19 @@ LAWS = {
     "template": "PARSE PREFIX GEN GENSUF NOGENTRAIN INJ NOFORGE BOS EOT CAT TRAININF DET ERR PRES",
     "masking": "SPAN LABEL EOT ZERO IGNVAL USERPERM SHIFT FIRST CAUSAL NONEMPTY TRUNC TRUNCDROP COUNT WEIGHT",
     "packing": "PART CAP LONG DET POS MASK BACKEND INDEP JAC LOGITS LOSSGRAD BOUND NTOK PAD LB FFD ANYFIT EFF",
-    "step": "CE GRAD ROWSUM SHIFTINV UNIF NONNEG CONVEX PERM VOCPERM PAD DUP ACC ACCMUT DP CLIP CLIPDIR CLIPNOOP CLIPIDEM "
-    "CLIPHOM CLIPORDER NONFINITE SGD ADAMW ADAMSCALE GRADCHECK ZEROLR ZERO_GRAD EVAL RESUME DET EPOCH UPCAST REPORT DESC "
-    "CONST",
+    "step": "CE GRAD ROWSUM SHIFTINV UNIF NONNEG CONVEX PERM VOCPERM PAD DUP ACC ACCMUT DP CLIP CLIPDIR CLIPNOOP "
+    "CLIPIDEM CLIPHOM CLIPORDER NONFINITE SGD ADAMW ADAMSCALE GRADCHECK ZEROLR ZERO_GRAD EVAL RESUME DET EPOCH UPCAST "
+    "REPORT DESC CONST",
     "best_of_n": "ARGMAX ALIGN PERM TIE NAN MONO SUB TOPK EMAX ASYM HD CONC OTHER EST ESTTRUE LAW KL WIN GOODHART SFT",
     "distillation": "VAL GRAD LIM BOUND T2 ZERO SHIFT DIR NOTEACH MASK RED MIX CE HARD ACC JSD TOPK VOCAB SEQ",
 }
 PREFIXES = {"template": "TP", "masking": "MK", "packing": "PK", "step": "ST", "best_of_n": "BN", "distillation": "KD"}
 
 NOT_OBSERVABLE = {
-    "ST-ADAMSCALE": "a fact about Adam's formula, not about a trainer: it is why the scenarios that are to show a constant "
-    "factor step plain SGD",
-    "ST-DESC": "follows from the gradient being that of the loss and the update being p - lr g, which are both properties; "
-    "the curvature of a real model is unknown, so a loss that rises proves nothing",
+    "ST-ADAMSCALE": "a fact about Adam's formula, not about a trainer: it is why the scenarios that are to show a "
+    "constant factor step plain SGD",
+    "ST-DESC": "follows from the gradient being that of the loss and the update being p - lr g, which are both "
+    "properties; the curvature of a real model is unknown, so a loss that rises proves nothing",
 }
 
 

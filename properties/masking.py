@@ -161,8 +161,10 @@ def a_cut_example_is_a_prefix(run):
             line = run.lines[last.forward, last.row]
             after = takewhile(lambda row: row.example < 0, line[line.index(last) + 1 :])
             clean = last.target is None and all(row.target is None for row in after)
-            yield piece, piece.start == 0 and piece.end == limit and clean, (
-                f"expected tokens 0 to {limit} and nothing trained after them, saw {piece.start} to {piece.end}"
+            yield (
+                piece,
+                piece.start == 0 and piece.end == limit and clean,
+                (f"expected tokens 0 to {limit} and nothing trained after them, saw {piece.start} to {piece.end}"),
             )
 
 

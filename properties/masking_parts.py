@@ -28,8 +28,8 @@ def ignored_positions_cannot_touch_the_loss(loss, problem):
             logits[place] = problem.logits[place]
         leaf = logits.requires_grad_(True)
         value = loss(leaf, problem.labels)
-        value.backward()
-        results.append((value.detach(), torch.stack([leaf.grad[place] for place in problem.scored])))
+        (gradient,) = torch.autograd.grad(value, leaf)
+        results.append((value.detach(), torch.stack([gradient[place] for place in problem.scored])))
     for value, gradient in results[1:]:
         yield problem, torch.equal(value, results[0][0]) and torch.equal(gradient, results[0][1])
 
@@ -46,7 +46,11 @@ def logits_are_scored_against_the_next_label(loss, problem):
     for place in problem.scored:
         logits[place][problem.target(place)] = sure
     bound = (vocabulary - 1) * 2.718281828459045**-sure + loss_bound(Problem(logits, problem.labels))
-    yield problem, float(loss(logits, problem.labels)) <= bound, f"the loss is {float(loss(logits, problem.labels)):.3g}"
+    yield (
+        problem,
+        float(loss(logits, problem.labels)) <= bound,
+        f"the loss is {float(loss(logits, problem.labels)):.3g}",
+    )
 
 
 @must(seam="loss", laws=("MK-FIRST", "MK-ZERO"), floor=50, given={"problem": problems},
@@ -100,9 +104,7 @@ def weights_replace_the_count(loss, problem, seed):
 
 def _talk(turns: int, length: int) -> list[dict]:
     text = "ABC DEF\nGHI "[: length % 12] * (1 + length // 12)
-    return [
-        {"role": role, "content": text[: length + turn]} for turn in range(turns) for role in ("user", "assistant")
-    ]
+    return [{"role": role, "content": text[: length + turn]} for turn in range(turns) for role in ("user", "assistant")]
 
 
 @must(seam="encode", laws=("MK-TRUNC", "MK-LABEL", "MK-TRUNCDROP"), floor=50,
@@ -140,5 +142,3 @@ def targets_spell_the_assistants_turns(encode, turns, length, policy):
     expected = "".join(answers if policy == "all" else answers[-1:])
     # The newline of the header may merge with one that opens the answer; nothing here opens with a newline.
     yield talk, text == expected, f"expected {expected!r}, saw {text!r}"
-
-

@@ -6,7 +6,8 @@ of a percent (trap H1), so it is not looked for in the loss: the recorded call i
 arguments, with the tokens of other examples changed, and not one bit of this example may move. (Krell et al. 2021,
 arXiv:2107.02027; Kundu et al. 2024, arXiv:2407.09105.)
 
-These properties read a run, packed or padded. The packer and the collator as functions: packing_packer, packing_collator.
+These properties read a run, packed or padded. The packer and the collator as functions: packing_packer,
+packing_collator.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from sftspec.properties import must, should
 
 def shared_lines(run):
     """Rows of batches that hold more than one example: ((forward, row), the row's pieces)."""
-    lines = {}
+    lines: dict[tuple[int, int], list] = {}
     for piece in run.pieces:
         lines.setdefault((piece.rows[0].forward, piece.rows[0].row), []).append(piece)
     return [(place, pieces) for place, pieces in lines.items() if len({piece.example for piece in pieces}) > 1]
@@ -26,8 +27,8 @@ def shared_lines(run):
 def examples_do_not_see_each_other(run):
     """Changing the tokens of other examples leaves an example's hidden states bitwise unchanged.
 
-    A plain causal mask over the pack (trl#1230, LLaMA-Factory#4224, torchtune#875); position_ids alone on a backend that
-    does not read them (trl#2834); an attention mask of ones that overrides them (fla#838).
+    A plain causal mask over the pack (trl#1230, LLaMA-Factory#4224, torchtune#875); position_ids alone on a backend
+    that does not read them (trl#2834); an attention mask of ones that overrides them (fla#838).
     """
     for replay in run.replays:
         places = run.places.get(replay.forward, {})
@@ -44,25 +45,27 @@ def examples_do_not_see_each_other(run):
 def an_example_sees_itself(run):
     """Changing tokens of an example moves what follows them in it: isolation is not bought by attending to nothing.
 
-    An inverted or all-false mask isolates perfectly (transformers#38094, pytorch#139462). Read in float32 and above, where
-    at least three positions follow: a 16-bit state may round a small change away.
+    An inverted or all-false mask isolates perfectly (transformers#38094, pytorch#139462). Read in float32 and above,
+    where at least three positions follow: a 16-bit state may round a small change away.
     """
     if run.oracle.roundoff > 1e-6:
         return
     for replay in run.replays:
         places = run.places.get(replay.forward, {})
-        first = {}
+        first: dict[tuple[int, int], int] = {}
         for place in sorted(replay.changed):
             first.setdefault((place[0], places[place].example), place[1])
-        follows = {}
+        follows: dict[tuple[int, int], list] = {}
         for place, row in places.items():
             changed = first.get((place[0], row.example))
             if row.example >= 0 and changed is not None and place[1] > changed and place not in replay.changed:
                 follows.setdefault((place[0], row.example), []).append(place)
         for found in follows.values():
             if len(found) >= 3:
-                yield places[found[-1]], any(place in replay.moved for place in found), (
-                    "no later position of the example moved when its own tokens were changed"
+                yield (
+                    places[found[-1]],
+                    any(place in replay.moved for place in found),
+                    ("no later position of the example moved when its own tokens were changed"),
                 )
 
 
@@ -98,7 +101,8 @@ def hidden_states_equal_those_alone(run):
     """An example's hidden states in a batch equal those it has alone, within the rounding of the dtype.
 
     Whatever changes them (a leak, a position, a sliding window in place of the block mask, axolotl#732) is seen here.
-    Bound: properties/README.md, four times the error of the example alone against its own float64 run, plus 8 roundings.
+    Bound: properties/README.md, four times the error of the example alone against its own float64 run, plus 8
+    roundings.
     """
     for piece, error, bound in run.oracle.compare_hidden():
         yield piece, error <= bound, f"differs by {error:.2e}, {bound:.2e} is rounding"
@@ -128,8 +132,10 @@ def packed_examples_are_whole(run):
         return
     for piece in run.pieces:
         length = min(len(run.streams[piece.example]), run.job.max_length or 10**9)
-        yield piece, (piece.start, piece.end) == (0, length), (
-            f"expected tokens 0 to {length} in one piece, saw {piece.start} to {piece.end}"
+        yield (
+            piece,
+            (piece.start, piece.end) == (0, length),
+            (f"expected tokens 0 to {length} in one piece, saw {piece.start} to {piece.end}"),
         )
 
 

@@ -22,7 +22,9 @@ def roundoff(run) -> float:
 
 
 def weight_bound(run) -> float:
-    """Relative error of a recovered weight by rounding alone: 64 roundings, the same as for gradients (properties/README.md)."""
+    """Relative error of a recovered weight by rounding alone: 64 roundings, the same as for gradients
+    (properties/README.md).
+    """
     return 64 * roundoff(run)
 
 
@@ -59,7 +61,11 @@ def every_target_of_a_step_weighs_the_same(run):
         middle = sorted(row.weight for row in rows)[len(rows) // 2]
         for row in rows:
             ratio = row.weight / middle if middle else math.inf
-            yield row, abs(ratio - 1) <= 2 * weight_bound(run), f"weighs {ratio:.4g} times the median target of its step"
+            yield (
+                row,
+                abs(ratio - 1) <= 2 * weight_bound(run),
+                f"weighs {ratio:.4g} times the median target of its step",
+            )
 
 
 @must(laws=("ST-ACC", "ST-DP", "ST-CE", "MK-COUNT", "PK-LOSSGRAD"), floor=5, needs=("step/the-loss-is-cross-entropy",))
@@ -76,8 +82,10 @@ def the_denominator_is_the_number_of_targets(run):
         count = run.targets_of_step[step.index]
         if count:
             total, labels = weight_of(run, step), run.labels_of_step[step.index]
-            yield step, min(abs(total - 1), abs(total * labels / count - 1)) <= weight_bound(run), (
-                f"step {step.index}: {count} targets, weights sum to {total:.6g} instead of 1"
+            yield (
+                step,
+                min(abs(total - 1), abs(total * labels / count - 1)) <= weight_bound(run),
+                (f"step {step.index}: {count} targets, weights sum to {total:.6g} instead of 1"),
             )
 
 
@@ -94,8 +102,10 @@ def first_tokens_are_not_counted(run):
         count, labels = run.targets_of_step[step.index], run.labels_of_step[step.index]
         if count and labels > count:
             total = weight_of(run, step)
-            yield step, abs(total * labels / count - 1) > weight_bound(run), (
-                f"step {step.index}: {count} targets are divided by {labels}, the number of labels before the shift"
+            yield (
+                step,
+                abs(total * labels / count - 1) > weight_bound(run),
+                (f"step {step.index}: {count} targets are divided by {labels}, the number of labels before the shift"),
             )
 
 
@@ -146,9 +156,13 @@ def clipping_is_by_the_norm_of_the_whole_gradient(run):
             expected = limit / norm
             bound = 1e-6 / norm + rounding
             close = abs(factor / expected - 1) <= bound and spread <= bound
-            yield step, close, (
-                f"step {step.index}: norm {norm:.4g}, expected factor {expected:.6g}, saw {factor:.6g} "
-                f"(spread over parameters {spread:.1e})"
+            yield (
+                step,
+                close,
+                (
+                    f"step {step.index}: norm {norm:.4g}, expected factor {expected:.6g}, saw {factor:.6g} "
+                    f"(spread over parameters {spread:.1e})"
+                ),
             )
 
 
@@ -163,7 +177,11 @@ def a_gradient_below_the_limit_is_not_scaled(run):
         return
     for step, factor, norm, *_ in run.oracle.clip_factors():
         if norm and norm <= limit:
-            yield step, abs(factor - 1) <= weight_bound(run), f"step {step.index}: norm {norm:.4g} scaled by {factor:.6g}"
+            yield (
+                step,
+                abs(factor - 1) <= weight_bound(run),
+                f"step {step.index}: norm {norm:.4g} scaled by {factor:.6g}",
+            )
 
 
 @must(laws=("ST-SGD", "ST-ZEROLR"), floor=5)
@@ -182,8 +200,8 @@ def sgd_subtracts_rate_times_gradient(run):
 def adamw_decays_and_corrects(run):
     """AdamW: p(1 - lr wd), then minus lr m/(sqrt(v) + eps), both moments corrected for their start.
 
-    Decay put into the gradient, eps inside the root, no correction (the first steps ten times too short). Loshchilov and
-    Hutter 2019, arXiv:1711.05101, algorithm 2. Norms and biases may be exempt from the decay (transformers#35927).
+    Decay put into the gradient, eps inside the root, no correction (the first steps ten times too short). Loshchilov
+    and Hutter 2019, arXiv:1711.05101, algorithm 2. Norms and biases may be exempt from the decay (transformers#35927).
     """
     if run.job.optimizer != "adamw" or run.job.resume_at is not None:
         return

@@ -1,7 +1,7 @@
 """The step, in the functions: the loss, the clip and the optimizer step, on arguments that hypothesis draws.
 
-Exact where the law is exact; elsewhere within the bound that rounding gives (properties/README.md). Expected values are computed
-by hand in plain floats with exact sums.
+Exact where the law is exact; elsewhere within the bound that rounding gives (properties/README.md). Expected values are
+computed by hand in plain floats with exact sums.
 """
 
 from __future__ import annotations
@@ -43,7 +43,11 @@ def the_loss_is_the_mean_over_targets(loss, problem):
         rounded = Problem(problem.logits.to(dtype).double(), problem.labels)
         exact = math.fsum(rounded.losses()) / len(rounded.scored)
         got = float(loss(problem.logits.to(dtype), problem.labels))
-        yield problem, abs(got - exact) <= 2 * loss_bound(problem, dtype), f"{dtype}: expected {exact:.9g}, saw {got:.9g}"
+        yield (
+            problem,
+            abs(got - exact) <= 2 * loss_bound(problem, dtype),
+            f"{dtype}: expected {exact:.9g}, saw {got:.9g}",
+        )
         yield problem, got >= -loss_bound(problem, dtype), f"{dtype}: the loss is {got:.3g} < 0"
     coarse = float(loss(problem.logits.bfloat16(), problem.labels))
     bound = 2 * ROUNDOFF[torch.bfloat16] * problem.largest + 2 * loss_bound(problem, torch.float32)
@@ -88,9 +92,13 @@ def equal_logits_cost_ln_v(loss, vocabulary, length):
     yield vocabulary, abs(got - math.log(vocabulary)) <= loss_bound(problem), f"expected ln {vocabulary}, saw {got}"
 
 
-@must(seam="loss", laws=("ST-CONVEX", "ST-NONNEG"), floor=50, given={"problem": mild_problems, "seed": st.integers(0, 99)})
+@must(
+    seam="loss", laws=("ST-CONVEX", "ST-NONNEG"), floor=50, given={"problem": mild_problems, "seed": st.integers(0, 99)}
+)
 def the_loss_is_convex_and_falls_with_the_target(loss, problem, seed):
-    """L((a+b)/2) <= (L(a)+L(b))/2, and raising the target's logit lowers L: focal and poly losses are neither always."""
+    """L((a+b)/2) <= (L(a)+L(b))/2, and raising the target's logit lowers L: focal and poly losses are neither
+    always.
+    """
     other = make_problem(seed, *problem.logits.shape, 5.0, 1.0).logits
     ends = [float(loss(logits, problem.labels)) for logits in (problem.logits, other)]
     middle = float(loss((problem.logits + other) / 2, problem.labels))
@@ -114,8 +122,8 @@ def order_of_rows_and_of_tokens_is_arbitrary(loss, problem, seed):
     yield problem, abs(float(loss(problem.logits[..., words], renamed)) - value) <= bound
 
 
-@must(seam="loss", laws=("ST-PAD", "ST-DUP", "PK-PAD"), floor=50, given={**DRAWN, "pads": st.integers(1, 17)}, examples=[
-      {"problem": UNEQUAL, "pads": 3}])  # fmt: skip
+@must(seam="loss", laws=("ST-PAD", "ST-DUP", "PK-PAD"), floor=50,
+      given={**DRAWN, "pads": st.integers(1, 17)}, examples=[{"problem": UNEQUAL, "pads": 3}])  # fmt: skip
 def padding_and_copies_change_nothing(loss, problem, pads):
     """Padding at the right, or the whole batch twice, leaves the loss and the gradient of each logit times n."""
     batch, _, vocabulary = problem.logits.shape
@@ -127,12 +135,13 @@ def padding_and_copies_change_nothing(loss, problem, pads):
     yield problem, abs(twice - value) <= bound, "a doubled batch changed the loss: a sum, not a mean"
 
 
-@must(seam="loss", laws=("ST-ACC", "ST-DP", "ST-ACCMUT"), floor=50, given={**DRAWN, "cuts": st.integers(1, 5)}, examples=[
-      {"problem": UNEQUAL, "cuts": 2}])  # fmt: skip
+@must(seam="loss", laws=("ST-ACC", "ST-DP", "ST-ACCMUT"), floor=50,
+      given={**DRAWN, "cuts": st.integers(1, 5)}, examples=[{"problem": UNEQUAL, "cuts": 2}])  # fmt: skip
 def micro_batches_add_up(loss, problem, cuts):
     """With num_targets of the whole step, losses and gradients of any partition add up to those of the whole.
 
-    The mean of means differs by sum over k of (1/K - n_k/n) L_k: nothing at equal counts, 2.5 for 3.5 at counts 1 and 5.
+    The mean of means differs by sum over k of (1/K - n_k/n) L_k: nothing at equal counts, 2.5 for 3.5 at counts 1 and
+    5.
     """
     whole = problem.leaf()
     value = loss(whole, problem.labels)
@@ -143,7 +152,11 @@ def micro_batches_add_up(loss, problem, cuts):
         part = loss(parts[rows], problem.labels[rows], num_targets=count)
         part.backward()
         total += float(part.detach())
-    yield problem, abs(total - float(value.detach())) <= 2 * loss_bound(problem), f"{total:.9g} instead of {float(value.detach()):.9g}"
+    yield (
+        problem,
+        abs(total - float(value.detach())) <= 2 * loss_bound(problem),
+        f"{total:.9g} instead of {float(value.detach()):.9g}",
+    )
     error = float((parts.grad - whole.grad).abs().max())
     yield problem, error <= 2 * gradient_bound(problem), f"a gradient is off by {error:.2e}"
 
@@ -198,7 +211,11 @@ def one_factor_for_all_parameters(clip, values, limit):
     yield values, abs(float(reported) - norm) <= bound * norm, f"reported norm {float(reported):.6g}, is {norm:.6g}"
     for value, got in zip(values, after, strict=True):
         error = float((got - factor * value).abs().max())
-        yield values, error <= bound * factor * float(value.abs().max()), f"expected factor {factor:.6g}, off by {error:.1e}"
+        yield (
+            values,
+            error <= bound * factor * float(value.abs().max()),
+            f"expected factor {factor:.6g}, off by {error:.1e}",
+        )
     _, again = clipped(clip, after, limit)
     error = max(float((x - y).abs().max()) for x, y in zip(after, again, strict=True))
     yield values, error <= (1e-6 / limit + bound) * norm * factor, "clipping twice is not clipping once"
@@ -212,7 +229,12 @@ def below_the_limit_not_a_bit_changes(clip, values):
     yield values, all(torch.equal(x, y) for x, y in zip(values, after, strict=True))
 
 
-@must(seam="clip", laws=("ST-NONFINITE",), floor=3, given={"values": gradients, "bad": st.sampled_from([math.inf, math.nan])})
+@must(
+    seam="clip",
+    laws=("ST-NONFINITE",),
+    floor=3,
+    given={"values": gradients, "bad": st.sampled_from([math.inf, math.nan])},
+)
 def a_gradient_that_is_not_finite_is_refused(clip, values, bad):
     """inf or NaN in a gradient is an error, and no gradient is changed: inf * 0 = NaN would reach every parameter."""
     values = [value.clone() for value in values]
@@ -224,7 +246,7 @@ def a_gradient_that_is_not_finite_is_refused(clip, values, bad):
         clip(parameters, 1.0)
     except ValueError:
         same = all(
-            torch.equal(parameter.grad.nan_to_num(7.0), value.nan_to_num(7.0))
+            parameter.grad is not None and torch.equal(parameter.grad.nan_to_num(7.0), value.nan_to_num(7.0))
             for parameter, value in zip(parameters, values, strict=True)
         )
         yield values, same, "the gradients were changed all the same"
@@ -238,8 +260,8 @@ def a_gradient_that_is_not_finite_is_refused(clip, values, bad):
 def evaluation_neither_depends_on_batches_nor_leaves_a_trace(evaluate, problem, cut, dropout):
     """The evaluation loss is the same however the data is cut, free of dropout, and changes nothing in the model.
 
-    A mean of batch means depends on the batch size (transformers#39241); a model left in the wrong mode, or random numbers
-    drawn, change the training that follows.
+    A mean of batch means depends on the batch size (transformers#39241); a model left in the wrong mode, or random
+    numbers drawn, change the training that follows.
     """
     vocabulary = problem.logits.shape[-1]
     model = Bigram(vocabulary, 1, dropout).train()

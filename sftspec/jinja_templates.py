@@ -19,6 +19,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise, takewhile
@@ -28,6 +29,7 @@ from typing import Any, NamedTuple
 from sftspec.spans import DATA_KINDS, WRITTEN_KINDS, Piece, TemplateError
 from sftspec.templates import Template
 
+SECONDS, SECONDS_PER_MESSAGE = 0.5, 0.02  # for all renderings of one conversation
 WALL_SECONDS = 20.0  # for a machine without processor limits; elsewhere the worker's own clock ends first
 
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -59,7 +61,7 @@ class _Worker:
                 line = ""
             if not line:
                 self.stop()
-                raise RenderBudgetError("rendering took more than 0.9 s of processor time, or too much memory")
+                raise RenderBudgetError("rendering took more than half a second of processor time, or too much memory")
             return json.loads(line)
 
     def _exchange(self, request: str, replies: queue.Queue) -> None:
@@ -86,6 +88,13 @@ _worker = _Worker()
 atexit.register(_worker.stop)
 
 
+class Call(NamedTuple):
+    """What all renderings of one conversation share."""
+
+    tools: list | None
+    deadline: float
+
+
 class Run(NamedTuple):
     """A stretch of rendered text of one origin; kind "" was made by the template."""
 
@@ -103,34 +112,41 @@ class ChatTemplate:
     name: str
     variables: dict[str, Any]
 
-    def runs(self, messages: Sequence[dict], generation_prompt: bool, tools: list | None) -> list[Run]:
-        options = {"tools": tools, "documents": None, "add_generation_prompt": generation_prompt, **self.variables}
+    def runs(self, messages: Sequence[dict], generation_prompt: bool, call: Call) -> list[Run]:
+        if time.monotonic() > call.deadline:
+            raise RenderBudgetError(f"{self.name}: rendering one conversation, turn by turn, took too long")
+        options = {"tools": call.tools, "documents": None, "add_generation_prompt": generation_prompt}
+        options |= self.variables
         reply = _worker.ask({"source": self.source, "messages": list(messages), "options": options})
         if "error" in reply:
             raise TemplateError(f"{self.name}: {reply['error']}")
         return [Run(*run) for run in reply["runs"]]
 
-    def text(self, messages: Sequence[dict], generation_prompt: bool, tools: list | None = None) -> str:
-        return _text(self.runs(messages, generation_prompt, tools))
+    def text(self, messages: Sequence[dict], generation_prompt: bool, call: Call) -> str:
+        return _text(self.runs(messages, generation_prompt, call))
 
     def __call__(self, messages: list[dict], add_generation_prompt: bool) -> Iterator[Piece]:
-        tools = getattr(messages, "tools", None)
-        runs = self.runs(messages, add_generation_prompt, tools)
+        patience = SECONDS + SECONDS_PER_MESSAGE * len(messages)
+        call = Call(getattr(messages, "tools", None), time.monotonic() + patience)
+        return self.pieces(messages, add_generation_prompt, call)
+
+    def pieces(self, messages: list[dict], add_generation_prompt: bool, call: Call) -> Iterator[Piece]:
+        runs = self.runs(messages, add_generation_prompt, call)
         marked = (
-            _by_blocks(runs, messages) if GENERATION.search(self.source) else self._by_prompts(runs, messages, tools)
+            _by_blocks(runs, messages) if GENERATION.search(self.source) else self._by_prompts(runs, messages, call)
         )
-        end = len(self.text(messages, False, tools)) if add_generation_prompt else len(_text(runs))
+        end = len(self.text(messages, False, call)) if add_generation_prompt else len(_text(runs))
         yield from _pieces(marked, end, self.variables.get("bos_token") or "")
 
-    def _by_prompts(self, runs: list[Run], messages: list[dict], tools: list | None) -> list[Run]:
+    def _by_prompts(self, runs: list[Run], messages: list[dict], call: Call) -> list[Run]:
         """Without {% generation %}: a turn is what comes after the prompt for it, up to what ends every turn."""
         whole = _text(runs)
         for index, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
-            prompt = self._prompt(messages[:index], tools)
+            prompt = self._prompt(messages[:index], call)
             start, end = _answer(runs, index, prompt)
-            closing = self._closing(messages[: index + 1], index + 1 == len(messages), prompt, tools)
+            closing = self._closing(messages[: index + 1], index + 1 == len(messages), prompt, call)
             if start < 0 or not whole.startswith(closing, end):
                 raise TemplateError(
                     f"message {index}: {self.name} does not show where this answer begins and ends; "
@@ -143,21 +159,21 @@ class ChatTemplate:
             ]
         return runs
 
-    def _closing(self, messages: list[dict], is_last: bool, prompt: str, tools: list | None) -> str:
+    def _closing(self, messages: list[dict], is_last: bool, prompt: str, call: Call) -> str:
         """What the template writes after an answer, whether the conversation ends with it or goes on."""
         tails = []
         for talk in (messages, [*messages, {"role": "user", "content": "x"}]):
-            runs = self.runs(talk, False, tools)
+            runs = self.runs(talk, False, call)
             tails.append(_text(runs)[_answer(runs, len(messages) - 1, prompt)[1] :])
         shared = HALF_TOKEN.sub("", _common_prefix(*tails)).rstrip()
         first = FIRST_TOKEN.match(tails[1])
         # Where the two have nothing in common (gpt-oss: <|return|> or <|end|>), each ends in its own way.
         return shared or (tails[0].rstrip() if is_last else first.group() if first and tails[0].strip() else "")
 
-    def _prompt(self, messages: Sequence[dict], tools: list | None) -> str:
+    def _prompt(self, messages: Sequence[dict], call: Call) -> str:
         """The prompt for the next turn; "" where the template makes none."""
         try:
-            return self.text(messages, True, tools) if messages else ""
+            return self.text(messages, True, call) if messages else ""
         except RenderBudgetError:
             raise
         except TemplateError:
@@ -266,7 +282,8 @@ def jinja_template(source: str, name: str = "jinja", **variables: Any) -> Templa
         TemplateError, on the first rendering, with Jinja's line and message.
     """
     chat = ChatTemplate(source, name, variables)
-    first, both = _tried(chat, QUESTION[:2]), _tried(chat, QUESTION)
+    call = Call(None, time.monotonic() + SECONDS)
+    first, both = _tried(chat, QUESTION[:2], call), _tried(chat, QUESTION, call)
     ends = [text for kind, _, text in first if kind == "end_of_turn"]
     texts = ["".join(text for _, _, text in pieces) for pieces in (first, both)]
     return Template(
@@ -289,9 +306,9 @@ QUESTION = [
 ]
 
 
-def _tried(chat: ChatTemplate, messages: list[dict]) -> list[Piece]:
+def _tried(chat: ChatTemplate, messages: list[dict], call: Call) -> list[Piece]:
     try:
-        return list(chat(messages, False))
+        return list(chat.pieces(messages, False, call))
     except RenderBudgetError:
         raise
     except TemplateError:

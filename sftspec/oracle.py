@@ -3,8 +3,9 @@
 The oracle runs each example alone, padded at the right, in evaluation mode. It uses what the ledger says was trained
 (targets and weights), so that it judges the arithmetic and not the mask.
 
-Bounds (properties/README.md). Two programs for one real function each lie within e of it, and e is measured: the error of this
-same computation in the run's dtype. A trainer may differ by 4 e, plus a few roundings for another order of summation.
+Bounds (properties/README.md). Two programs for one real function each lie within e of it, and e is measured: the error
+of this same computation in the run's dtype. A trainer may differ by 4 e, plus a few roundings for another order of
+summation.
 """
 
 from __future__ import annotations
@@ -131,8 +132,9 @@ class Oracle:
     def clip_factors(self) -> Iterator[tuple[Step, float, float, float, float]]:
         """(step, factor by which its gradient was scaled, norm before, spread of the factor over parameters, rounding).
 
-        The weights of a token mean sum to 1, so their sum is the factor; the norm before is that of the float64 gradient.
-        `rounding` bounds the relative error of a parameter's norm: four times its own in the run's dtype, as above.
+        The weights of a token mean sum to 1, so their sum is the factor; the norm before is that of the float64
+        gradient. `rounding` bounds the relative error of a parameter's norm: four times its own in the run's dtype, as
+        above.
         """
         for step in self.steps:
             factor = sum(row.weight for row in self.run.rows if row.step == step.index and row.target is not None)
@@ -151,14 +153,20 @@ class Oracle:
             for name, before in step.before.items():
                 gradient = step.gradients.get(name)
                 change = 0.0 if gradient is None else self.run.job.learning_rate * gradient.double()
-                yield step, name, *self._largest(step, name, before.double() - change, 2 * abs(change) + before.abs(), 2)
+                yield (
+                    step,
+                    name,
+                    *self._largest(step, name, before.double() - change, 2 * abs(change) + before.abs(), 2),
+                )
 
     def adamw_errors(self) -> Iterator[tuple[Step, str, float, float]]:
         """(step, parameter, largest difference from AdamW in float64, bound): 16 u (|p| + lr).
 
         A parameter may be exempt from the decay: of the two results the nearer one counts.
         """
-        job, first, second = self.run.job, {}, {}
+        job = self.run.job
+        first: dict[str, Tensor] = {}
+        second: dict[str, Tensor] = {}
         for count, step in enumerate(self.run.steps, 1):
             for name, before in step.before.items():
                 if name not in step.gradients:

@@ -48,7 +48,7 @@ class Job:
 
     model: Any
     tokenizer: Any
-    conversations: list[Conversation] | None = None
+    conversations: list[Conversation] = field(default_factory=list)
     path: Path | None = None
     template: str = "chatml/openai"
     policy: str = "all"
@@ -64,11 +64,11 @@ class Job:
     max_grad_norm: float | None = None
     seed: int = 0
     resume_at: int | None = None
-    workdir: Path | None = None
+    workdir: Path = Path("sftspec-workdir")
     reported: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.conversations is None:
+        if not self.conversations:
             if self.path is None:
                 raise JobError("the job has nothing to train on: give conversations, or the path of a JSONL file")
             self.conversations = load_conversations(self.path)

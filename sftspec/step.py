@@ -53,7 +53,9 @@ def sft_loss(logits: Tensor, labels: Tensor, num_targets: int | None = None, wei
         ValueError: shapes that do not fit, or a label outside the vocabulary.
     """
     if logits.dim() != 3 or logits.shape[:2] != labels.shape:
-        raise ValueError(f"logits {tuple(logits.shape)} do not fit labels {tuple(labels.shape)}; want (B, T, V), (B, T)")
+        raise ValueError(
+            f"logits {tuple(logits.shape)} do not fit labels {tuple(labels.shape)}; want (B, T, V), (B, T)"
+        )
     targets = labels[:, 1:]
     scored = targets != IGNORE
     chosen = targets[scored]

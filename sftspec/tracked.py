@@ -9,6 +9,8 @@ a text of one origin.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 
@@ -21,7 +23,7 @@ class Origin(NamedTuple):
 
 
 class Tracked(str):
-    """A str with runs: (length, Origin or None), in order, adding up to its length.
+    """A str with runs: (length, Origin or None), in order, adding up to its length, no two neighbours alike.
 
     A run of length 0 stays: an empty answer has a place in the text too.
     """
@@ -31,7 +33,9 @@ class Tracked(str):
 
     def __new__(cls, text: str, runs: Iterable[tuple[int, Origin | None]]) -> Tracked:
         self = super().__new__(cls, text)
-        self.runs = tuple(runs)
+        self.runs = tuple(
+            (sum(length for length, _ in group), origin) for origin, group in groupby(runs, itemgetter(1))
+        )
         return self
 
     def __str__(self) -> Tracked:  # str(x) has to keep the provenance: Jinja calls it on all that is printed

@@ -98,7 +98,19 @@ class Pipeline:
     name: str = "reference"
     version: str = ""
     claims: ClassVar[frozenset[str]] = frozenset(
-        {"padding", "packing", "accumulation", "ranks", "truncation", "clipping", "adamw", "bf16", "resume", "policy", "train-flag"}
+        {
+            "padding",
+            "packing",
+            "accumulation",
+            "ranks",
+            "truncation",
+            "clipping",
+            "adamw",
+            "bf16",
+            "resume",
+            "policy",
+            "train-flag",
+        }
         | {"report", "log"}
     )
 

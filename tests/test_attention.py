@@ -91,7 +91,9 @@ def logits_alone(model, examples) -> list[torch.Tensor]:
 
 
 def tolerance(reference: torch.Tensor, exact: torch.Tensor, dtype: torch.dtype) -> float:
-    """Self-calibrated (properties/README.md): the reference's own error against float64, times 4, and rounding; or 64 u."""
+    """Self-calibrated (properties/README.md): the reference's own error against float64, times 4, and rounding; or 64
+    u.
+    """
     if dtype == torch.float64:
         return 64 * ROUNDOFF[dtype] * float(exact.abs().max())
     own = float((reference.double() - exact).abs().max())

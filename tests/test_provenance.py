@@ -42,7 +42,9 @@ def test_a_stream_that_is_cut_anywhere_goes_on_in_the_next_row(streams):
     provenance = Provenance(streams, LETTERS)
     rows = [joined[start : start + 50] for start in range(0, len(joined), 50)]
     resolved = provenance.resolve([[streams[example][offset] for example, offset in row] for row in rows])
-    wrong = sum(got != want for row, origins in zip(rows, resolved, strict=True) for got, want in zip(origins, row, strict=True))
+    wrong = sum(
+        got != want for row, origins in zip(rows, resolved, strict=True) for got, want in zip(origins, row, strict=True)
+    )
     # A stretch of less than a word at a cut may be anybody's ("<|im_end|>" and a newline).
     assert wrong <= 3 * len(rows)
 

@@ -291,6 +291,11 @@ def test_no_code_of_a_template_runs(tmp_path):
     assert not target.exists()
 
 
+def test_ten_megabytes_are_rendered_within_the_budget():
+    messages = [{"role": "user", "content": "é " * 5_000_000}, {"role": "assistant", "content": "<|im_end|>x" * 100_000}]
+    assert render(messages, jinja_template(CHATML, "mine")).text == render(messages, "chatml/openai").text
+
+
 def test_dates_are_pinned():
     rendered = render(TALK[:1], jinja_template("{{ strftime_now('%d %b %Y') }}{{ messages[0].content }}", "date"))
     assert rendered.text.startswith("26 Jul 2024")

@@ -1,4 +1,6 @@
-"""The reference pipeline as a user meets it: a JSONL file, a real model, errors that say what to do, ranks, resuming."""
+"""The reference pipeline as a user meets it: a JSONL file, a real model, errors that say what to do, ranks,
+resuming.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def parameters(model) -> torch.Tensor:
 
 
 def same_update(one: torch.Tensor, other: torch.Tensor, start: torch.Tensor) -> bool:
-    """Equal within rounding: 64 roundings of the update (properties/README.md), and one of each parameter on both sides."""
+    """Equal within rounding: 64 roundings of the update (properties/README.md), and one of each parameter on both
+    sides.
+    """
     bound = 2.0**-24 * (64 * float((other - start).norm()) + 2 * float(start.norm()))
     return float((one - other).norm()) <= bound
 
@@ -70,9 +74,7 @@ def test_what_is_lost_is_counted():
     Pipeline().train(task)
     whole = [encode(talk, tokenizer=task.tokenizer) for talk in TALKS]
     assert task.reported["tokens_truncated"] == sum(max(0, len(one) - 30) for one in whole)
-    assert task.reported["examples_dropped"] == sum(
-        all(label == -100 for label in one.labels[1:30]) for one in whole
-    )
+    assert task.reported["examples_dropped"] == sum(all(label == -100 for label in one.labels[1:30]) for one in whole)
 
 
 def test_an_example_without_a_target_raises_if_so_chosen():
@@ -87,7 +89,11 @@ def test_a_corpus_without_any_target_is_refused():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"conversations": None}, "nothing to train on"), ({"packing": True}, "max_length"), ({"batch_size": 0}, "batch_size is 0")],
+    [
+        ({"conversations": []}, "nothing to train on"),
+        ({"packing": True}, "max_length"),
+        ({"batch_size": 0}, "batch_size is 0"),
+    ],
 )
 def test_an_impossible_job_says_what_is_missing(settings, message):
     with pytest.raises(ValueError, match=message):
@@ -118,7 +124,9 @@ def _rank_main(rank: int, world: int, store: str, results: str) -> None:
     batches = [collate([example], pad_token_id=tokenizer.pad_token_id) for example in mine]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     report = sft_step(model, batches, optimizer, max_grad_norm=0.5, group=torch.distributed.group.WORLD)
-    torch.save({"parameters": parameters(model), "loss": report.loss, "targets": report.num_targets}, f"{results}.{rank}")
+    torch.save(
+        {"parameters": parameters(model), "loss": report.loss, "targets": report.num_targets}, f"{results}.{rank}"
+    )
     torch.distributed.destroy_process_group()
 
 

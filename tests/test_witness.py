@@ -36,7 +36,9 @@ WEIGHTS = torch.tensor([0.0, 0.5, 1.0, 2.0, 1e-6, -1.0]).repeat(4)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_targets_and_weights_of_cross_entropy_are_read_within_the_bound(kind, dtype):
     def loss(logits):
-        return (cross_entropy(logits.float() if dtype != torch.float64 else logits, TARGETS, reduction="none") * WEIGHTS).sum()
+        return (
+            cross_entropy(logits.float() if dtype != torch.float64 else logits, TARGETS, reduction="none") * WEIGHTS
+        ).sum()
 
     hidden, gradient, head = gradients(kind, loss, dtype)
     bound = fit_bound(dtype, SIZE)

@@ -6,6 +6,7 @@ do. The settings are its two ways to make a batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +64,8 @@ def run_trainer(trainer: Any, job: Job, rebuild: Any) -> None:
 class TransformersTrainer:
     """`transformers.Trainer`.
 
-    collator  "padded": DataCollatorForSeq2Seq over ids and labels; "flattening": DataCollatorWithFlattening (rows joined
+    collator  "padded": DataCollatorForSeq2Seq over ids and labels; "flattening": DataCollatorWithFlattening (rows
+    joined
               into one, position_ids restart); "language-modeling": DataCollatorForLanguageModeling, which makes its own
               labels: every token, except where the id is the pad's
     """
@@ -104,7 +106,7 @@ class TransformersTrainer:
             TrainingArguments,
         )
 
-        collators = {
+        collators: dict[str, Callable[[], Any]] = {
             "padded": lambda: DataCollatorForSeq2Seq(job.tokenizer, padding=True),
             "flattening": lambda: DataCollatorWithFlattening(),
             "language-modeling": lambda: DataCollatorForLanguageModeling(job.tokenizer, mlm=False),

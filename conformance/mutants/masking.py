@@ -250,7 +250,9 @@ def last_micro_batch_dropped():
 class DropsLast(Pipeline):
     def batches(self, job, examples):
         steps = list(super().batches(job, examples))
-        yield from (step if step is not steps[-1] else step[:-1] for step in steps if step is not steps[-1] or step[:-1])
+        yield from (
+            step if step is not steps[-1] else step[:-1] for step in steps if step is not steps[-1] or step[:-1]
+        )
 
 
 @mutant("lost-data-is-counted", "huggingface/trl#4554", "nobody knows what was lost", "count, and say so")
@@ -273,7 +275,9 @@ def positions_reported_as_targets():
 
     def step(model, batches, *rest) -> StepReport:
         report = sft_step(model, batches, *rest)
-        return replace(report, num_targets=sum(batch.input_ids.numel() for batch in batches) if report.num_targets else 0)
+        return replace(
+            report, num_targets=sum(batch.input_ids.numel() for batch in batches) if report.num_targets else 0
+        )
 
     return Pipeline(step=step)
 
@@ -296,10 +300,12 @@ def newline_of_the_template_lost():
 
     def broken(messages, **options) -> Encoded:
         example = encode(messages, **options)
-        keep = [p for p in range(len(example)) if turn_of(example, messages, p)[2] != "separator" or p + 1 == len(example)]
-        return replace(example, **{
-            name: [getattr(example, name)[p] for p in keep] for name in ("input_ids", "labels", "owners")
-        })  # fmt: skip
+        last = len(example) - 1
+        keep = [p for p in range(len(example)) if p == last or turn_of(example, messages, p)[2] != "separator"]
+        return replace(
+            example, input_ids=[example.input_ids[p] for p in keep], labels=[example.labels[p] for p in keep],
+            owners=[example.owners[p] for p in keep],
+        )  # fmt: skip
 
     return Pipeline(encode=broken)
 
@@ -329,7 +335,9 @@ def weights_divided_by_count():
 UNDECLARED = Conventions(separator=True)
 
 
-@mutant("nothing-else-is-trained", "jingyaogong/minimind#636", "trains a token it never writes", "declare it, or mask it")
+@mutant(
+    "nothing-else-is-trained", "jingyaogong/minimind#636", "trains a token it never writes", "declare it, or mask it"
+)
 def separator_trained_undeclared():
     """The newline after the end-of-turn token is trained, and not declared."""
 

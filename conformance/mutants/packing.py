@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ class OtherInputs(Batch):
     make_inputs: Callable[[Batch], dict] | None = None
 
     def model_inputs(self) -> dict[str, Tensor]:
+        assert self.make_inputs is not None
         return self.make_inputs(self)
 
 
@@ -139,7 +141,7 @@ def left_padding_attended():
         if bins is not None:
             return batch
         shifts = (batch.segment_ids < 0).sum(1).tolist()
-        rolled = {
+        rolled: dict[str, Any] = {
             name: torch.stack([row.roll(shift) for row, shift in zip(getattr(batch, name), shifts, strict=True)])
             for name in ("input_ids", "labels")
         }
@@ -176,7 +178,9 @@ class Splits(Pipeline):
         if not job.packing:
             return whole
         return [
-            replace(example, input_ids=example.input_ids[part], labels=example.labels[part], owners=example.owners[part])
+            replace(
+                example, input_ids=example.input_ids[part], labels=example.labels[part], owners=example.owners[part]
+            )
             for example in whole
             for part in ((slice(0, 60), slice(60, None)) if len(example) > 60 else (slice(None),))
         ]

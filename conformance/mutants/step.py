@@ -32,7 +32,9 @@ def with_denominators(denominators: Callable[[list], list[float]]) -> Pipeline:
     return Pipeline(step=step)
 
 
-def around(before: Callable = lambda model, optimizer: None, after: Callable = lambda model, optimizer: None) -> Pipeline:
+def around(
+    before: Callable = lambda model, optimizer: None, after: Callable = lambda model, optimizer: None
+) -> Pipeline:
     """The reference step with something done to the gradients (before the optimizer) or parameters (after it)."""
 
     def step(model, batches, optimizer, max_grad_norm=None, loss=sft_loss, clip=clip_gradients) -> StepReport:
@@ -62,7 +64,7 @@ def denominator_per_rank():
     """Each rank divides by its own targets, and gradients are averaged."""
 
     def denominators(batches):
-        counts = {}
+        counts: dict[int, int] = {}
         for batch in batches:
             counts[batch.rank] = counts.get(batch.rank, 0) + batch.num_targets
         return [counts[batch.rank] * len(counts) for batch in batches]
@@ -89,7 +91,9 @@ def divided_twice():
     return with_denominators(lambda batches: [sum(b.num_targets for b in batches) * len(batches)] * len(batches))
 
 
-@mutant("the-denominator-is-the-number-of-targets", "karpathy/nanoGPT#206", "another learning rate", "divide by the sum")
+@mutant(
+    "the-denominator-is-the-number-of-targets", "karpathy/nanoGPT#206", "another learning rate", "divide by the sum"
+)
 def not_divided_by_accumulation():
     """The means of micro-batches are added up and not divided."""
     return with_denominators(lambda batches: [batch.num_targets for batch in batches])
@@ -158,7 +162,7 @@ def gradient_left_over():
 
     def optimizer(job):
         made = make_optimizer(job)
-        made.zero_grad = lambda set_to_none=True: None
+        made.zero_grad = lambda set_to_none=True: None  # type: ignore[method-assign]
         return made
 
     return Pipeline(optimizer=optimizer)
@@ -252,7 +256,9 @@ def infinite_gradient_applied():
     return Pipeline(clip=lambda parameters, limit: float(torch.nn.utils.clip_grad_norm_(list(parameters), limit)))
 
 
-@mutant("sgd-subtracts-rate-times-gradient", "decay left on", "weights shrink", "set weight_decay to what was asked for")
+@mutant(
+    "sgd-subtracts-rate-times-gradient", "decay left on", "weights shrink", "set weight_decay to what was asked for"
+)
 def sgd_decays():
     """SGD decays the weights although no decay was asked for."""
 
@@ -289,7 +295,7 @@ def rate_decays():
     return around(after=decay)
 
 
-@mutant("rate-zero-changes-nothing parameters-change-in-the-step-alone", "weights kept in 16 bits", "updates are rounded",
+@mutant("rate-zero-changes-nothing parameters-change-in-the-step-alone", "16-bit weights", "updates are rounded",
         "keep master weights")  # fmt: skip
 def weights_rounded():
     """Parameters are rounded to bfloat16 after each step."""
@@ -399,7 +405,7 @@ def loss_in_bits():
     return Pipeline(loss=loss)
 
 
-@mutant("the-loss-is-convex-and-falls-with-the-target the-loss-is-cross-entropy", "logit caps", "large logits stop moving",
+@mutant("the-loss-is-convex-and-falls-with-the-target the-loss-is-cross-entropy", "logit caps", "logits stop moving",
         "cap in the model or not at all")  # fmt: skip
 def logits_capped():
     """Logits are capped at 3 by a tanh before the loss."""
@@ -422,7 +428,9 @@ def focal():
     return Pipeline(loss=loss)
 
 
-@mutant("order-of-rows-and-of-tokens-is-arbitrary", "token id 0 special-cased", "token 0 is never learned", "no special ids")
+@mutant(
+    "order-of-rows-and-of-tokens-is-arbitrary", "token id 0 special-cased", "token 0 is never learned", "no special ids"
+)
 def token_zero_ignored():
     """Targets with id 0 cost nothing."""
 
@@ -448,7 +456,7 @@ def evaluation_averages_batches():
     return Averages()
 
 
-@mutant("evaluation-neither-depends-on-batches-nor-leaves-a-trace", "yxuansu/TaCL#11", "training goes on without dropout",
+@mutant("evaluation-neither-depends-on-batches-nor-leaves-a-trace", "yxuansu/TaCL#11", "training loses its dropout",
         "restore the mode")  # fmt: skip
 def evaluation_leaves_the_mode():
     """After an evaluation the model stays in evaluation mode."""
