@@ -29,7 +29,8 @@ from typing import Any, NamedTuple
 from sftspec.spans import DATA_KINDS, WRITTEN_KINDS, Piece, TemplateError
 from sftspec.templates import Template
 
-SECONDS, SECONDS_PER_MESSAGE = 0.5, 0.02  # for all renderings of one conversation
+# For all renderings of one conversation.
+SECONDS, SECONDS_PER_MESSAGE, SECONDS_PER_CHARACTER = 0.5, 0.02, 0.2e-6
 WALL_SECONDS = 20.0  # for a machine without processor limits; elsewhere the worker's own clock ends first
 
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
@@ -54,7 +55,9 @@ class _Worker:
             if self.process is None or self.owner != os.getpid() or self.process.poll() is not None:
                 self._start()
             replies: queue.Queue = queue.Queue()
-            threading.Thread(target=self._exchange, args=(json.dumps(request), replies), daemon=True).start()
+            threading.Thread(
+                target=self._exchange, args=(json.dumps(request, ensure_ascii=False), replies), daemon=True
+            ).start()
             try:
                 line = replies.get(timeout=WALL_SECONDS)
             except queue.Empty:
@@ -73,9 +76,9 @@ class _Worker:
             replies.put("")
 
     def _start(self) -> None:
-        command = [sys.executable, "-m", "sftspec.jinja_worker"]
+        command = [sys.executable, "-X", "utf8", "-m", "sftspec.jinja_worker"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self.process, self.owner = subprocess.Popen(command, text=True, encoding="ascii", **pipes), os.getpid()
+        self.process, self.owner = subprocess.Popen(command, text=True, encoding="utf-8", **pipes), os.getpid()
 
     def stop(self) -> None:
         if self.process is not None and self.owner == os.getpid():
@@ -126,7 +129,8 @@ class ChatTemplate:
         return _text(self.runs(messages, generation_prompt, call))
 
     def __call__(self, messages: list[dict], add_generation_prompt: bool) -> Iterator[Piece]:
-        patience = SECONDS + SECONDS_PER_MESSAGE * len(messages)
+        size = sum(len(message["content"] or "") for message in messages)
+        patience = SECONDS + SECONDS_PER_MESSAGE * len(messages) + SECONDS_PER_CHARACTER * size
         call = Call(getattr(messages, "tools", None), time.monotonic() + patience)
         return self.pieces(messages, add_generation_prompt, call)
 

@@ -170,7 +170,7 @@ def main() -> None:
     limit = _limits()
     for line in sys.stdin:
         limit(PROCESSOR_SECONDS)
-        reply = json.dumps(answer(json.loads(line)))
+        reply = json.dumps(answer(json.loads(line)), ensure_ascii=False)
         limit(0)
         sys.stdout.write(reply + "\n")
         sys.stdout.flush()

@@ -292,7 +292,7 @@ def test_no_code_of_a_template_runs(tmp_path):
 
 
 def test_ten_megabytes_are_rendered_within_the_budget():
-    messages = [{"role": "user", "content": "é " * 5_000_000}, {"role": "assistant", "content": "<|im_end|>x" * 100_000}]
+    messages = [{"role": "user", "content": "é " * 5_000_000}, {"role": "assistant", "content": "<|im_end|>x" * 9999}]
     assert render(messages, jinja_template(CHATML, "mine")).text == render(messages, "chatml/openai").text
 
 
