@@ -1,4 +1,4 @@
-"""The command line: `sftspec check`, `list`, `explain`, `record`, `judge`.
+"""The command line: `sftspec check`, `list`, `explain`, `record`, `judge`, `break`.
 
 Exit codes: 0 no must property fails, 1 one fails or is ambiguous, 2 the run itself broke or the command makes no sense.
 A setting, an id or a trainer that does not exist is refused with what does exist: a typo never checks less than asked.
@@ -19,6 +19,7 @@ from typing import Any
 
 import sftspec
 from sftspec.conformance.adapters import TrainerError, resolve
+from sftspec.conformance.breakit_command import BreakError, add_break_arguments, run_break
 from sftspec.conformance.selection import SelectionError, select
 from sftspec.conformance.store import RecordingError
 from sftspec.properties import AREAS
@@ -73,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
         item.add_argument("--json", metavar="FILE", type=Path, help="write the verdicts as JSON too")
     command("list", "list the properties, by area").add_argument("area", metavar="AREA", nargs="?")
     command("explain", "say what a property demands and why, and show its code").add_argument("id", metavar="ID")
+    add_break_arguments(command("break", "make a mistake on purpose, and see what it does to a model"))
     return main
 
 
@@ -190,7 +192,9 @@ def explain(args: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {"check": check, "record": record, "judge": judge, "list": list_properties, "explain": explain}
+COMMANDS = {
+    "check": check, "record": record, "judge": judge, "list": list_properties, "explain": explain, "break": run_break,
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -201,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     try:
         return COMMANDS[args.command](args)
-    except (UsageError, SelectionError, TrainerError, RecordingError) as error:
+    except (UsageError, SelectionError, TrainerError, RecordingError, BreakError) as error:
         print(f"sftspec: {error}", file=sys.stderr)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
