@@ -92,6 +92,8 @@ def _check_message(message: Any, place: str) -> Mapping:
         raise ConversationError(
             f'{place}: content is {shown(content)}, not a string; write "" for an empty message, or remove it'
         )
+    if "content" not in message:
+        message = {**message, "content": None}
     if len(message) > 2:
         message = _check_optional(message, place)
     return message

@@ -94,6 +94,8 @@ def test_empty_contents_and_any_order_are_legal():
 def test_a_content_may_be_missing_beside_tool_calls():
     message = {"role": "assistant", "content": None, "tool_calls": [CALL]}
     assert check_conversation([message])[0]["content"] is None
+    del message["content"]
+    assert check_conversation([message])[0]["content"] is None
 
 
 @pytest.mark.parametrize(
