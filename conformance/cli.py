@@ -96,7 +96,8 @@ def check(args: argparse.Namespace) -> int:
         from sftspec.conformance.document import identify, make_document
         from sftspec.conformance.judge import put_on_trial
 
-        trial = put_on_trial(candidate.trainer, chosen, args.seed, progress=diary.begin)
+        areas = {name.partition("/")[0] for name in args.select}
+        trial = put_on_trial(candidate.trainer, chosen, args.seed, progress=diary.begin, areas=areas)
         identity = identify(candidate.trainer, candidate.setting)
         document = make_document(trial, identity, f"{candidate.command} --seed {args.seed}", args.seed, diary.seconds)
     tracebacks = {run.scenario: run.traceback for run in trial.runs if run.error}

@@ -101,12 +101,16 @@ def put_on_trial(
     scenarios: Iterable[Scenario] | None = None,
     progress: Callable[[str], None] = lambda text: None,
     max_examples: int = 100,
+    areas: Iterable[str] = (),
 ) -> Trial:
-    """Run every scenario that the trainer claims and judge every chosen property."""
+    """Run every scenario that the trainer claims and judge every chosen property.
+
+    areas: run only the scenarios that the properties of these areas need (none named: all).
+    """
     chosen = list(properties.load() if chosen is None else chosen)
     trial = Trial(trainer)
     if any(item.seam == "run" for item in chosen):
-        scenarios = scenarios_for(claims_of(trainer)) if scenarios is None else scenarios
+        scenarios = scenarios_for(claims_of(trainer), areas) if scenarios is None else scenarios
         run_scenarios(trial, scenarios, seed, progress)
     return reach_verdicts(trial, chosen, progress, max_examples)
 

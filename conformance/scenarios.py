@@ -149,6 +149,7 @@ class Scenario:
     model    arguments of witness.make_model
     settings of the Job
     twin     settings that differ in a second run, to be compared with the first (None: no second run)
+    areas    whose properties need this job: the others learn nothing from it that they do not see elsewhere
     """
 
     name: str
@@ -157,52 +158,61 @@ class Scenario:
     model: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     twin: dict[str, Any] | None = None
+    areas: frozenset[str] = frozenset({"masking", "packing", "step"})
 
 
-def _scenario(name: str, claims: Iterable[str], corpus, model=None, twin=None, **settings) -> Scenario:
-    return Scenario(name, frozenset(claims), corpus, model or {}, settings, twin)
+def _scenario(name: str, areas: str, claims: Iterable[str], corpus, model=None, twin=None, **settings) -> Scenario:
+    return Scenario(name, frozenset(claims), corpus, model or {}, settings, twin, frozenset(areas.split()))
 
 
 LEARNED = {"kind": "learned"}
 
 SCENARIOS = (
-    _scenario("plain", (), hostile_conversations, twin={}),
-    _scenario("learned positions", (), hostile_conversations, LEARNED, batch_size=3),
-    _scenario("pad is end-of-turn", (), hostile_conversations, batch_size=5, pad_is_end_of_turn=True),
-    _scenario("one by one", (), hostile_conversations, batch_size=1),
-    _scenario("two epochs", (), unequal_conversations, epochs=2),
-    _scenario("accumulation", ("accumulation",), unequal_conversations, batch_size=2, accumulation=3),
-    _scenario("ranks", ("ranks",), unequal_conversations, batch_size=2, accumulation=2, world_size=2),
-    _scenario("truncation", ("truncation",), hostile_conversations, max_length=40),
-    _scenario("last turn only", ("policy",), hostile_conversations, policy="last"),
-    _scenario("every token", ("policy",), hostile_conversations, policy="every-token"),
-    _scenario("turns not to train", ("train-flag",), flagged_conversations),
-    _scenario("clipping", ("clipping",), unequal_conversations, max_grad_norm=0.25, batch_size=2, accumulation=2),
-    _scenario("clipping out of reach", ("clipping",), unequal_conversations, max_grad_norm=100.0, learning_rate=1e-4),
-    _scenario("AdamW", ("adamw",), unequal_conversations, optimizer="adamw", learning_rate=1e-3, weight_decay=0.1),
-    _scenario("rate zero", (), unequal_conversations, learning_rate=0.0),
-    _scenario("bfloat16", ("bf16",), hostile_conversations, {"dtype": "bfloat16"}),
-    _scenario(
-        "resume", ("resume",), unequal_conversations, {"dropout": 0.1}, {"resume_at": None},
-        optimizer="adamw", learning_rate=1e-3, resume_at=2, batch_size=3,
-    ),
-    _scenario("packed", ("packing",), hostile_conversations, packing=True, batch_size=2, twin={}),
-    _scenario("packed, learned positions", ("packing",), hostile_conversations, LEARNED, packing=True, batch_size=2),
-    _scenario(
-        "packed, every token", ("packing", "policy"), unequal_conversations, LEARNED, packing=True, policy="every-token"
-    ),
-    _scenario("packed, accumulation", ("packing", "accumulation"), unequal_conversations, packing=True, batch_size=1,
-              accumulation=2),
-    _scenario("packed, examples over the capacity", ("packing",), long_conversations, packing=True, batch_size=2),
+    _scenario("plain", "masking packing step", (), hostile_conversations, twin={}),
+    _scenario("learned positions", "masking packing step", (), hostile_conversations, LEARNED, batch_size=3),
+    _scenario("pad is end-of-turn", "masking packing", (), hostile_conversations, batch_size=5, pad_is_end_of_turn=True),
+    _scenario("one by one", "masking step", (), hostile_conversations, batch_size=1),
+    _scenario("two epochs", "masking step", (), unequal_conversations, epochs=2),
+    _scenario("accumulation", "step", ("accumulation",), unequal_conversations, batch_size=2, accumulation=3),
+    _scenario("ranks", "step", ("ranks",), unequal_conversations, batch_size=2, accumulation=2, world_size=2),
+    _scenario("truncation", "masking", ("truncation",), hostile_conversations, max_length=40),
+    _scenario("last turn only", "masking", ("policy",), hostile_conversations, policy="last"),
+    _scenario("every token", "masking packing step", ("policy",), hostile_conversations, policy="every-token"),
+    _scenario("turns not to train", "masking", ("train-flag",), flagged_conversations),
+    _scenario("clipping", "step", ("clipping",), unequal_conversations,
+              max_grad_norm=0.25, batch_size=2, accumulation=2),
+    _scenario("clipping out of reach", "step", ("clipping",), unequal_conversations,
+              max_grad_norm=100.0, learning_rate=1e-4),
+    _scenario("AdamW", "step", ("adamw",), unequal_conversations,
+              optimizer="adamw", learning_rate=1e-3, weight_decay=0.1),
+    _scenario("rate zero", "step", (), unequal_conversations, learning_rate=0.0),
+    _scenario("bfloat16", "masking step", ("bf16",), hostile_conversations, {"dtype": "bfloat16"}),
+    _scenario("resume", "step", ("resume",), unequal_conversations, {"dropout": 0.1}, {"resume_at": None},
+              optimizer="adamw", learning_rate=1e-3, resume_at=2, batch_size=3),
+    _scenario("packed", "masking packing step", ("packing",), hostile_conversations, twin={},
+              packing=True, batch_size=2),
+    _scenario("packed, learned positions", "packing", ("packing",), hostile_conversations, LEARNED,
+              packing=True, batch_size=2),
+    _scenario("packed, every token", "masking packing step", ("packing", "policy"), unequal_conversations, LEARNED,
+              packing=True, policy="every-token"),
+    _scenario("packed, accumulation", "packing step", ("packing", "accumulation"), unequal_conversations,
+              packing=True, batch_size=1, accumulation=2),
+    _scenario("packed, examples over the capacity", "masking packing", ("packing",), long_conversations,
+              packing=True, batch_size=2),
 )  # fmt: skip
 
 
-def scenarios_for(claims: frozenset[str]) -> list[Scenario]:
-    """The scenarios of a trainer. One that cannot pad (no claim "padding") is given packed rows throughout."""
+def scenarios_for(claims: frozenset[str], areas: Iterable[str] = ()) -> list[Scenario]:
+    """The scenarios of a trainer (for some areas only, if named).
+
+    One that cannot pad (no claim "padding") is given packed rows throughout.
+    """
     return [
         scenario
         for scenario in SCENARIOS
-        if scenario.claims <= claims and ("padding" in claims or scenario.name != "truncation")
+        if scenario.claims <= claims
+        and ("padding" in claims or scenario.name != "truncation")
+        and (not areas or scenario.areas.intersection(areas))
     ]
 
 
