@@ -42,10 +42,11 @@ def schema(name: str) -> dict[str, Any]:
 
 
 def validate(document: Any, name: str = "verdicts", source: str = "document") -> None:
-    """Raise DocumentError with the first place at which a document is not in the form of the schema."""
+    """Raise DocumentError with a place at which a document is not in the form of the schema."""
     from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
 
-    error = next(iter(Draft202012Validator(schema(name)).iter_errors(document)), None)
+    error = best_match(Draft202012Validator(schema(name)).iter_errors(document))
     if error is not None:
         place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
         raise DocumentError(f"{source}: {place.lstrip('.') or 'top level'}: {error.message[:300]}")

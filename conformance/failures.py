@@ -7,13 +7,14 @@ seen, what it does to a model and who had it, and the command that shows it agai
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from sftspec.conformance.strip import LEGEND, Cell, draw, lines_of, window
-from sftspec.properties import REGISTRY
+from sftspec.properties.catalogue import Entry, catalogue
 
 MARGIN = 12
 STRIP_LINES = 2
@@ -31,6 +32,12 @@ STYLES = {
 WARNING = "yellow"  # a `should` that fails: worse, not wrong
 
 
+@lru_cache(maxsize=1)
+def entries() -> dict[str, Entry]:
+    """What the specification says of each property."""
+    return {entry.id: entry for entry in catalogue()}
+
+
 def style_of(verdict: Mapping[str, Any]) -> str:
     return WARNING if verdict["status"] == "fail" and verdict["level"] == "should" else STYLES[verdict["status"]]
 
@@ -40,7 +47,7 @@ def labelled(label: str, content: str | Text, width: int, style: str = "") -> It
     text = content if isinstance(content, Text) else Text(content, style)
     for number, line in enumerate(text.wrap(Console(width=width), width - MARGIN)):
         line.rstrip()
-        yield Text(f"{label if number == 0 else '':{MARGIN}}", "dim").append_text(line)
+        yield Text.assemble((f"{label if number == 0 else '':{MARGIN}}", "dim"), line)
 
 
 def heading(text: Text, width: int) -> Text:
@@ -68,10 +75,10 @@ def failures(document: Mapping[str, Any], width: int) -> Iterator[Text]:
 
 
 def failure(verdict: Mapping[str, Any], width: int) -> Iterator[Text]:
-    item, found = REGISTRY.get(verdict["id"]), verdict["counterexample"]
+    item, found = entries().get(verdict["id"]), verdict["counterexample"]
     if item is not None:
         yield from Text(item.sentence, "bold").wrap(Console(width=width), width)
-    yield from labelled("where", where(found), width)
+    yield from labelled("where", where(found, item.seam if item else "run"), width)
     yield from row_of(found, width)
     yield from strip(found["tokens"], width)
     yield from numbers(found, width)
@@ -81,15 +88,15 @@ def failure(verdict: Mapping[str, Any], width: int) -> Iterator[Text]:
     yield from labelled("found", found["note"] or verdict["reason"] or "does not hold", width, style_of(verdict))
     if item is not None and item.why:
         yield from labelled("why", shortened(item.why, width - MARGIN, WHY_LINES), width)
-    yield Text(f"{'again':{MARGIN}}", "dim").append(verdict["repro"], "cyan")
+    yield Text.assemble((f"{'again':{MARGIN}}", "dim"), (verdict["repro"], "cyan"))
 
 
-def where(found: Mapping[str, Any]) -> str:
+def where(found: Mapping[str, Any], seam: str) -> str:
     """The scenario and its settings, the place in it, and of how many this is the smallest."""
+    if found["scenario"] == "drawn":
+        return f"the function {seam}, with drawn arguments"
     settings = pairs(found["settings"])
-    parts = ["drawn arguments" if found["scenario"] == "drawn" else f"scenario {found['scenario']!r}"]
-    if settings:
-        parts[0] += f" ({settings})"
+    parts = [f"scenario {found['scenario']!r}" + (f" ({settings})" if settings else "")]
     place = found["place"]
     if "conversation" in place:
         said = f"token {place['token']} of {place['tokens']}"
@@ -113,7 +120,7 @@ def row_of(found: Mapping[str, Any], width: int) -> Iterator[Text]:
             )
             for item in found["row"]
         )
-        yield from labelled("its row", Text("conversation[tokens] ", "dim").append_text(said), width)
+        yield from labelled("its row", Text.assemble(("conversation[tokens] ", "dim"), said), width)
 
 
 def strip(tokens: list[Mapping[str, Any]], width: int) -> Iterator[Text]:
@@ -123,7 +130,7 @@ def strip(tokens: list[Mapping[str, Any]], width: int) -> Iterator[Text]:
     for number, line in enumerate(lines):
         for label, text in draw(line):
             label = "" if label == "tokens" and number else label
-            yield Text(f"{label:{MARGIN}}", "dim").append_text(text)
+            yield Text.assemble((f"{label:{MARGIN}}", "dim"), text)
 
 
 def numbers(found: Mapping[str, Any], width: int) -> Iterator[Text]:
@@ -138,7 +145,8 @@ def numbers(found: Mapping[str, Any], width: int) -> Iterator[Text]:
 
 def shortened(text: str, width: int, lines: int) -> str:
     """The first lines of a text, ended with … where more was said."""
-    kept, room = [], width * lines - 8 * lines
+    kept: list[str] = []
+    room = width * lines - 8 * lines
     for word in text.split():
         room -= len(word) + 1
         if room < 0:

@@ -20,6 +20,7 @@ from sftspec.conformance.failures import (
     MARGIN,
     STYLES,
     WARNING,
+    entries,
     failures,
     heading,
     labelled,
@@ -28,7 +29,6 @@ from sftspec.conformance.failures import (
     style_of,
 )
 from sftspec.conformance.plain import without_paths
-from sftspec.properties import REGISTRY
 
 PLAIN_WIDTH = 100
 PRINTED_LINES = 12
@@ -53,8 +53,9 @@ def name_of(document: Mapping[str, Any]) -> str:
 
 def report_lines(document: Mapping[str, Any], width: int, output: Mapping[str, str]) -> Iterator[Text]:
     yield from header(document, width)
+    size = max((len(verdict["id"].partition("/")[2]) for verdict in document["verdicts"]), default=0)
     for area, verdicts in itertools.groupby(document["verdicts"], key=lambda item: item["id"].partition("/")[0]):
-        yield from area_table(area, list(verdicts), width)
+        yield from area_table(area, list(verdicts), size, width)
     yield from failures(document, width)
     yield from errors(document, width, output)
     yield from refusals(document, width)
@@ -76,11 +77,10 @@ def header(document: Mapping[str, Any], width: int) -> Iterator[Text]:
             yield from labelled(label, said, width)
 
 
-def area_table(area: str, verdicts: list[Mapping[str, Any]], width: int) -> Iterator[Text]:
+def area_table(area: str, verdicts: list[Mapping[str, Any]], size: int, width: int) -> Iterator[Text]:
     """One line a property; a reason that does not fit beside it stands beneath (in full in the JSON)."""
     unseen = [verdict for verdict in verdicts if verdict["status"] == "not-claimed" and seam_of(verdict) != "run"]
     shown = [verdict for verdict in verdicts if verdict not in unseen]
-    size = max(len(verdict["id"]) - len(area) - 1 for verdict in verdicts)
     yield Text()
     yield Text.assemble((f"{area:{size}}", "bold"), (f"  level   {'status':12}  evidence", "dim"))
     for verdict in shown:
@@ -99,22 +99,23 @@ def area_table(area: str, verdicts: list[Mapping[str, Any]], width: int) -> Iter
 
 
 def seam_of(verdict: Mapping[str, Any]) -> str:
-    return REGISTRY[verdict["id"]].seam if verdict["id"] in REGISTRY else "run"
+    return entries()[verdict["id"]].seam if verdict["id"] in entries() else "run"
 
 
 def evidence_of(verdict: Mapping[str, Any]) -> str:
     """Pieces of evidence that hold; where they are too few, of how many."""
     count = sum(verdict["evidence"].values())
-    if verdict["status"] == "not-measured" and verdict["id"] in REGISTRY:
-        return f"{count}/{REGISTRY[verdict['id']].floor}"
+    if verdict["status"] == "not-measured" and verdict["id"] in entries():
+        return f"{count}/{entries()[verdict['id']].floor}"
     return f"{count:,}" if count else "–"
 
 
 def reason_of(verdict: Mapping[str, Any]) -> str:
     """The reason, unless the line says it already."""
-    item = REGISTRY.get(verdict["id"])
+    item = entries().get(verdict["id"])
     if verdict["status"] == "fail":
-        return verdict["reason"] or f"{verdict['counterexample']['failures']:,} do not hold"
+        count = verdict["counterexample"]["failures"]
+        return verdict["reason"] or f"{count:,} {'does' if count == 1 else 'do'} not hold"
     if verdict["status"] == "not-claimed" and item is not None:
         return f"no claim {item.claim!r}"
     return "" if verdict["status"] == "not-measured" and item is not None else verdict["reason"]
@@ -171,7 +172,8 @@ def conclusion(document: Mapping[str, Any]) -> str:
     broken = sum(bool(scenario["error"]) for scenario in document["scenarios"])
     if broken or must["error"] or should["error"]:
         what = f"{broken} scenarios" if broken else f"{must['error'] + should['error']} properties"
-        said = f"the run itself broke in {what}: no verdict on {name_of(document)} (exit 2)"
+        seen = f"; {must['fail']} must fail in what did run" if must["fail"] else ""
+        said = f"the run itself broke in {what}: no verdict on {name_of(document)}{seen} (exit 2)"
     elif must["fail"] or must["ambiguous"]:
         failed = ", ".join(f"{must[status]} {status}" for status in ("fail", "ambiguous") if must[status])
         said = f"{name_of(document)} in this setting does not conform: {failed} of {sum(must.values())} must (exit 1)"

@@ -170,7 +170,8 @@ LEARNED = {"kind": "learned"}
 SCENARIOS = (
     _scenario("plain", "masking packing step", (), hostile_conversations, twin={}),
     _scenario("learned positions", "masking packing step", (), hostile_conversations, LEARNED, batch_size=3),
-    _scenario("pad is end-of-turn", "masking packing", (), hostile_conversations, batch_size=5, pad_is_end_of_turn=True),
+    _scenario("pad is end-of-turn", "masking packing", (), hostile_conversations,
+              batch_size=5, pad_is_end_of_turn=True),
     _scenario("one by one", "masking step", (), hostile_conversations, batch_size=1),
     _scenario("two epochs", "masking step", (), unequal_conversations, epochs=2),
     _scenario("accumulation", "step", ("accumulation",), unequal_conversations, batch_size=2, accumulation=3),

@@ -180,7 +180,8 @@ def lines_of(cells: Iterable[Cell], width: int) -> Iterator[list[Cell]]:
         yield line
 
 
-STYLES = {"trained": "black on green", "untrained": "", "absent": "dim strike", "wrong": "bold red underline"}
+STYLES = {"trained": "black on green", "untrained": "dim", "absent": "dim strike"}
+WRONG = {"trained": "bold white on red underline", "untrained": "bold red underline", "absent": "bold red strike"}
 
 
 def draw(line: list[Cell]) -> list[tuple[str, Text]]:
@@ -191,11 +192,10 @@ def draw(line: list[Cell]) -> list[tuple[str, Text]]:
     inside = ""
     for cell in line:
         state = "trained" if cell.trained else "untrained" if cell.present else "absent"
-        style = f"{STYLES[state]} {STYLES['wrong']}" if cell.wrong else STYLES[state]
         between, width = _between(inside, state), _width(cell)
         for name, text in rows.items():
             text.append(between if name == "tokens" else " " * len(between), "dim")
-        rows["tokens"].append(_pad(cell.text, width), style.strip())
+        rows["tokens"].append(_pad(cell.text, width), WRONG[state] if cell.wrong else STYLES[state])
         rows[""].append(("^" if cell.wrong else " ") * width, "bold red")
         rows["expected"].append(_pad(cell.expected, width), "green")
         rows["seen"].append(_pad(cell.seen, width), "red")

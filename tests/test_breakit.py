@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -41,16 +42,15 @@ def test_the_worth_of_the_best_is_what_simulation_says():
     gold = generator.normal(size=(40_000, 16))
     winner = (gold + generator.standard_t(3, size=gold.shape)).argmax(1)
     drawn = gold[np.arange(len(gold)), winner]
-    (exact,), _ = rewards.gold_of_best(3, (16,))
+    (exact,), _ = rewards.gold_of_best(partial(rewards.student_t_density, 3), (16,))
     assert abs(drawn.mean() - exact) <= 5 * drawn.std() / math.sqrt(len(drawn))
 
 
-def test_with_nearly_normal_errors_the_worth_is_the_expected_maximum_over_root_two():
-    """Student's t of 200 degrees of freedom has variance 200/198: gold is E[max of n] / sqrt(1 + 200/198) to 1e-3."""
-    counts = (1, 2, 16, 256)
-    gold, _ = rewards.gold_of_best(200, counts)
-    for n, value in zip(counts, gold, strict=True):
-        assert abs(value - rewards.expected_max_normal(n) / math.sqrt(1 + 200 / 198)) <= 2e-3
+def test_with_normal_errors_the_worth_is_the_expected_maximum_over_root_two():
+    """E[gold | proxy] = proxy / 2, and the proxy's deviation is sqrt(2). The quadrature is of second order in 0.01."""
+    gold, _ = rewards.gold_of_best(rewards.normal_density)
+    for n, value in zip(rewards.COUNTS, gold, strict=True):
+        assert abs(value - rewards.expected_max_normal(n) / math.sqrt(2)) <= 0.01**2
 
 
 def test_five_rounds_of_best_of_four_are_one_best_of_1024():

@@ -154,3 +154,21 @@ def test_the_lint_finds_a_case_that_stands_twice(tmp_path):
     record = json.loads((lint.CASES / "chatml-openai.json").read_text(encoding="utf-8"))[0]
     (tmp_path / "chatml-openai.json").write_text(json.dumps([record, record]), encoding="utf-8")
     assert any("asks the same" in found for found in lint.faults(tmp_path))
+
+
+def test_every_disagreement_is_decided_somewhere_that_exists():
+    """The table names variants, arguments, conventions and properties; each of them is there."""
+    import inspect
+
+    from sftspec import properties
+    from sftspec.golden.disagreements import DISAGREEMENTS
+    from sftspec.masking import Conventions
+
+    places = {
+        "variant": set(TEMPLATES),
+        "axis": {*inspect.signature(render).parameters, *inspect.signature(encode).parameters},
+        "convention": set(Conventions.__dataclass_fields__),
+        "property": {item.id for item in properties.load("template", "masking")},
+    }
+    for disagreement in DISAGREEMENTS:
+        assert set(disagreement.names) <= places[disagreement.kind], disagreement

@@ -17,6 +17,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -42,6 +43,9 @@ BUILT_IN = {
     ),
     "trl": BuiltIn("sftspec.conformance.adapters.trl:TRL", ("trl", "accelerate", "datasets")),
 }
+
+
+FILE_PREFIX = "sftspec_trainer_"  # of a file's module: trl.py next to you is not the package trl
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,10 +125,15 @@ def import_file(path: Path) -> ModuleType:
     folder = str(path.parent.resolve())
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    name = f"sftspec_trainer_{re.sub(r'[^0-9A-Za-z]', '_', path.stem)}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    return _imported(str(path), lambda: (spec.loader.exec_module(module), module)[1])
+    name = f"{FILE_PREFIX}{path.stem}"
+    module = sys.modules[name] = ModuleType(name)
+    module.__file__ = str(path)
+
+    def load() -> ModuleType:
+        SourceFileLoader(name, str(path)).exec_module(module)
+        return module
+
+    return _imported(str(path), load)
 
 
 def import_module(name: str) -> ModuleType:
@@ -196,7 +205,7 @@ def make(target: Any, chosen: Mapping[str, Any]) -> Any:
         parameters = inspect.signature(target).parameters
         trainer = target(**{key: value for key, value in chosen.items() if key in parameters})
         attributes = {key: value for key, value in chosen.items() if key not in parameters}
-    if dataclasses.is_dataclass(trainer) and attributes:
+    if dataclasses.is_dataclass(trainer) and not inspect.isclass(trainer) and attributes:
         return dataclasses.replace(trainer, **attributes)
     for key, value in attributes.items():
         setattr(trainer, key, value)
@@ -230,5 +239,5 @@ def setting_of(trainer: Any) -> dict[str, Any]:
     for field in dataclasses.fields(trainer) if dataclasses.is_dataclass(trainer) else ():
         value = getattr(trainer, field.name)
         if inspect.isroutine(value) and value is not field.default:
-            setting[field.name] = f"{value.__module__}.{value.__qualname__}"
+            setting[field.name] = f"{value.__module__.removeprefix(FILE_PREFIX)}.{value.__qualname__}"
     return setting

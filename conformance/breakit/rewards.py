@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -94,20 +96,27 @@ def student_t_density(freedom: int, x: np.ndarray) -> np.ndarray:
     return front * (1 + x**2 / freedom) ** (-(freedom + 1) / 2)
 
 
-def gold_of_best(freedom: int, counts: tuple[int, ...] = COUNTS) -> tuple[list[float], list[float]]:
-    """E[gold] and the median of the proxy of the best of n by proxy = gold + error, gold normal, error Student-t.
+def normal_density(x: np.ndarray) -> np.ndarray:
+    return np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+
+
+def gold_of_best(
+    error_density: Callable[[np.ndarray], np.ndarray], counts: tuple[int, ...] = COUNTS
+) -> tuple[list[float], list[float]]:
+    """E[gold] and the median of the proxy of the best of n by proxy = gold + error, gold standard normal.
 
     With f the density of the proxy s, m(s) = E[gold | s] and F its distribution function, the winner's gold is
     integral of m(s) d(F(s)**n). The grid in s is dense where a normal lives and geometric in the tails, up to 1e7.
     """
     tail = np.geomspace(12.0, 1e7, 2500)[1:]
     s = np.concatenate((-tail[::-1], np.linspace(-12.0, 12.0, 2401), tail))
-    normal = np.exp(-(GRID**2) / 2) / math.sqrt(2 * math.pi) * (GRID[1] - GRID[0])
-    error = student_t_density(freedom, s[:, None] - GRID)
+    normal = normal_density(GRID) * (GRID[1] - GRID[0])
+    error = error_density(s[:, None] - GRID)
     density, moment = error @ normal, error @ (normal * GRID)
     steps = np.diff(s)
     mass = (density[1:] + density[:-1]) / 2 * steps
-    gold = (moment[1:] + moment[:-1]) / (density[1:] + density[:-1])
+    # far out a normal density is 0.0: no mass, and no mean to divide by
+    gold = (moment[1:] + moment[:-1]) / np.maximum(density[1:] + density[:-1], 1e-300)
     below_cell = np.concatenate(([0.0], np.cumsum(mass)))
     below_cell /= below_cell[-1]
     golds, medians = [], []
@@ -127,7 +136,7 @@ def n_too_large(seed: int) -> Outcome:
     the tail of the reward's errors, which the reward itself does not show. Gao et al. 2022, arXiv:2210.10760; Kwa et
     al. 2024, catastrophic Goodhart. The seed does not enter: nothing is drawn.
     """
-    gold, proxy = gold_of_best(3)
+    gold, proxy = gold_of_best(partial(student_t_density, 3))
     normal = [expected_max_normal(n) / math.sqrt(2) for n in COUNTS]
     peak = max(range(len(COUNTS)), key=gold.__getitem__)
     at = COUNTS.index(1024)

@@ -17,8 +17,8 @@ from sftspec.divergences import forward_kl
 from sftspec.step import StepReport, forward_logits, sft_loss
 from sftspec.trainer import Pipeline
 
-STEPS, NOISE, ALPHA = 100, 0.5, 0.9
-TEMPERATURES = (1.0, 4.0, 8.0)
+STEPS, NOISE, ALPHA = 110, 0.5, 0.9
+TEMPERATURES = (1.0, 2.0, 4.0)
 
 Loss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
