@@ -1,9 +1,9 @@
 """Where implementations of the templates disagree, and how the spec deals with each: the table.
 
 Rule of this file: a disagreement is never settled in silence. It is a `variant` (both texts exist, under two names), an
-`axis` (an argument of `render` or `encode`), a `convention` (a field of `Conventions`, declared by a trainer and checked
-as declared), or a `property` (one side is wrong). What single oracles did on single conversations is written in the
-cases themselves, field `disagreements`. A test looks up every name that stands here.
+`axis` (an argument of `render` or `encode`), a `convention` (a field of `Conventions`, declared by a trainer and
+checked as declared), or a `property` (one side is wrong). What single oracles did on single conversations is written in
+the cases themselves, field `disagreements`. A test looks up every name that stands here.
 """
 
 from __future__ import annotations
