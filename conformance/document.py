@@ -117,7 +117,7 @@ def scenario_record(run: Run, refused: Mapping[str, int], seconds: Mapping[str, 
     record = {
         "name": run.scenario,
         "error": without_paths(run.error or second),
-        "conversations": len(run.job.conversations) if run.job is not None else 0,
+        "conversations": len(run.job.conversations),
         "refused": refused.get(run.scenario, 0),
     }
     if run.scenario in seconds:

@@ -49,7 +49,7 @@ def save_run(run: Run, folder: Path) -> None:
         "error": without_paths(run.error),
         "traceback": without_paths(run.traceback),
         "conventions": dataclasses.asdict(run.conventions),
-        "job": None if run.job is None else _job_record(run.job),
+        "job": _job_record(run.job),
         "rows": {name: [getattr(row, name) for row in run.rows] for name in COLUMNS},
         "steps": [
             {
@@ -77,8 +77,7 @@ def save_run(run: Run, folder: Path) -> None:
     }
     write_json(folder / RUN, record)
     save_file(tensors.stored, folder / TENSORS)
-    if run.job is not None:
-        run.job.tokenizer.save_pretrained(folder / TOKENIZER)
+    run.job.tokenizer.save_pretrained(folder / TOKENIZER)
     if run.twin is not None:
         save_run(run.twin, folder / TWIN)
 
@@ -93,9 +92,8 @@ def load_run(folder: Path) -> Run:
     except DocumentError as error:
         raise RecordingError(str(error)) from None
     tensors = Tensors(load_file(present(folder / TENSORS)), record["equal"], str(folder / TENSORS))
-    job: Any = None if record["job"] is None else _job(record["job"], folder)
     run = Run(
-        job=job,
+        job=_job(record["job"], folder),
         conventions=Conventions(**record["conventions"]),
         rows=_rows(record["rows"], folder),
         steps=[
@@ -121,8 +119,7 @@ def load_run(folder: Path) -> Run:
         traceback=record["traceback"],
     )
     tensors.check_all_taken()
-    if run.job is not None:
-        run.job.model = _model(record["job"]["model"], run.final, folder)
+    run.job.model = _model(record["job"]["model"], run.final, folder)
     return run
 
 

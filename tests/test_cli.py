@@ -1,0 +1,248 @@
+"""The command line: quick where it only lists, exact in what it refuses, and quiet about everybody else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from sftspec import SPEC_REVISION, properties
+from sftspec.conformance import adapters
+from sftspec.conformance.adapters import BuiltIn, TrainerError, resolve
+from sftspec.conformance.cli import main
+from sftspec.conformance.document import validate
+from sftspec.conformance.selection import SelectionError, select
+
+LOOP = '''
+import sys, warnings
+import torch
+from sftspec import sft_loss
+
+class Loop:
+    """Padding and nothing else."""
+    version = "3"
+    claims = {"padding"}
+
+    def __init__(self, forget: bool = False, fail_at: int | None = None):
+        self.forget, self.fail_at = forget, fail_at
+
+    def train(self, job):
+        print("noise on stdout"); print("noise on stderr", file=sys.stderr); warnings.warn("noise as a warning")
+        optimizer = torch.optim.SGD(job.model.parameters(), lr=job.learning_rate)
+        for start in range(0, len(job.conversations) * job.epochs, job.batch_size):
+            if self.fail_at == start:
+                raise OSError(f"cannot write {job.workdir}/model")
+            rows = [self.example(job, job.conversations[index % len(job.conversations)])
+                    for index in range(start, min(start + job.batch_size, len(job.conversations) * job.epochs))]
+            width = max(len(ids) for ids, _ in rows)
+            ids, mask, labels = (torch.tensor([row + [fill] * (width - len(row)) for row in part]) for part, fill in (
+                ([ids for ids, _ in rows], job.tokenizer.pad_token_id),
+                ([[1] * len(ids) for ids, _ in rows], 0), ([labels for _, labels in rows], -100)))
+            if (labels[:, 1:] != -100).any():
+                sft_loss(job.model(input_ids=ids, attention_mask=mask, use_cache=False).logits, labels).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+    def example(self, job, messages):
+        encoded = job.tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
+        end = job.tokenizer.eos_token_id if self.forget else None
+        ids, trained = encoded["input_ids"], encoded["assistant_masks"]
+        return ids, [token if on and token != end else -100 for token, on in zip(ids, trained)]
+'''
+pytestmark = pytest.mark.filterwarnings("ignore:noise")
+END_OF_TURN = "masking/end-of-turn-is-trained"
+
+
+@pytest.fixture(scope="module")
+def loop(tmp_path_factory):
+    path = tmp_path_factory.mktemp("trainers") / "loop.py"
+    path.write_text(LOOP)
+    return path
+
+
+def python(code: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"NO_COLOR": "1"}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["check", "--help"], ["--version"], ["list"], ["list", "step"], ["explain", END_OF_TURN]]
+)
+def test_listing_and_explaining_are_quick_and_need_no_torch(arguments):
+    code = f"""
+import atexit, sys
+atexit.register(lambda: print([name for name in ("torch", "transformers", "hypothesis") if name in sys.modules]))
+from sftspec.conformance.cli import main
+sys.exit(main({arguments!r}))
+"""
+    started = time.perf_counter()
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("[]\n")
+    assert time.perf_counter() - started < 5  # a tenth of a second on an idle machine
+
+
+def test_the_list_has_every_property_with_its_level_and_sentence(capsys):
+    assert main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [item.id for item in in_order(properties.load())]
+    line = next(line for line in lines if line.startswith(END_OF_TURN))
+    assert line.split()[1] == "must" and line.endswith("unless it was cut off.")
+
+
+def in_order(items) -> list:
+    return sorted(items, key=lambda item: list(properties.MODULES).index(item.check.__module__.rsplit(".", 1)[-1]))
+
+
+def test_explaining_shows_the_reasons_and_the_code(capsys):
+    assert main(["explain", END_OF_TURN]) == 0
+    said = capsys.readouterr().out
+    assert "trl#976" in said and "def end_of_turn_is_trained(run):" in said and "properties/masking.py:" in said
+
+
+def test_the_version_names_the_revision(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0 and SPEC_REVISION in capsys.readouterr().out
+
+
+REFUSED = {
+    "unknown area": (["check", "trl", "--select", "maskin"], "unknown area 'maskin'; known: template, masking"),
+    "unknown id": (["check", "trl", "--select", "masking/end-of-turn"], f"did you mean {END_OF_TURN}?"),
+    "unknown area to list": (["list", "maskin"], "unknown area 'maskin'; known: template, masking"),
+    "unknown id to explain": (["explain", "masking/eot"], "unknown property 'masking/eot'"),
+    "unknown trainer": (["check", "tlr"], "unknown trainer 'tlr'; known: reference, transformers, trl, path/to"),
+    "unknown setting": (["check", "trl", "--set", "pack=bfd"], "no setting 'pack'; its settings and their defaults: "),
+    "unknown value": (["check", "trl", "--set", "packing=first"], "packing='first'; known: none, bfd, bfd_split"),
+    "no truth value": (["check", "trl", "--set", "padding_free=1"], "padding_free=1: expected true or false"),
+    "no equals sign": (["check", "trl", "--set", "packing"], "--set packing: write KEY=VALUE"),
+    "missing file": (["check", "nowhere.py"], "nowhere.py: no such file"),
+    "missing name": (["check", "json.decoder:Lost"], "json.decoder has no 'Lost'"),
+    "missing module": (["check", "nowhere.at_all:Name"], "nowhere.at_all cannot be imported: ModuleNotFoundError"),
+    "no trainer": (["check", "collections:Counter"], "is a Counter without a method train(job)"),
+    "no folder for the JSON": (["check", "trl", "--json", "no/where.json"], "there is no folder no"),
+    "no recording": (["judge", "nowhere"], "nowhere/trial.json: no such file"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_does_not_exist_is_refused_in_one_line_that_says_what_does(case, capsys):
+    arguments, message = REFUSED[case]
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert message in said.err and said.err.startswith("sftspec: ") and said.err.count("\n") == 1
+    assert said.out == ""
+
+
+def test_a_trainer_that_is_not_installed_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(adapters.BUILT_IN, "absent", BuiltIn("absent.adapter:Absent", ("no_such_package",)))
+    with pytest.raises(TrainerError, match=r"absent needs no_such_package, .*pip install 'sftspec\[trl\]'"):
+        resolve("absent")
+
+
+def test_settings_are_converted_by_their_types(loop, tmp_path):
+    candidate = resolve(f"{loop}:Loop", {"forget": "TRUE", "fail_at": "none"})
+    assert (candidate.trainer.forget, candidate.trainer.fail_at) == (True, None)
+    assert candidate.setting == {"forget": True, "fail_at": None}
+    assert candidate.command == f"sftspec check {loop}:Loop --set forget=TRUE --set fail_at=none"
+    (tmp_path / "kinds.py").write_text(
+        "import dataclasses, typing\n"
+        "@dataclasses.dataclass(frozen=True)\n"
+        "class Fields:\n"
+        "    rate: float = 0.5\n    steps: typing.Optional[int] = 3\n    mood: str = 'good'\n"
+        "    loss: typing.Any = print\n"
+        "    def train(self, job): ...\n"
+        "class Attributes:\n    speed = 4\n    def train(self, job): ...\n"
+        "ready = Attributes()\n"
+        "def make(depth=2): return Fields(steps=depth)\n"
+    )
+    kinds = str(tmp_path / "kinds.py")
+    assert resolve(f"{kinds}:Fields", {"rate": "1", "steps": "none", "mood": "1"}).setting == {
+        "rate": 1.0, "steps": None, "mood": "1",
+    }  # fmt: skip
+    assert isinstance(resolve(f"{kinds}:Fields", {"rate": "1"}).trainer.rate, float)
+    assert resolve(f"{kinds}:Attributes", {"speed": "9"}).trainer.speed == 9
+    assert resolve(f"{kinds}:ready", {"speed": "9"}).trainer.speed == 9
+    assert resolve(f"{kinds}:make", {"depth": "7"}).trainer.steps == 7
+    for place, sets, message in [
+        ("Fields", {"loss": "x"}, "no setting 'loss'"),
+        ("Fields", {"steps": "two"}, "expected a whole number or none"),
+        ("", {}, "it defines Fields, Attributes: add :Name"),
+    ]:
+        with pytest.raises(TrainerError, match=message):
+            resolve(f"{kinds}:{place}" if place else kinds, sets)
+
+
+def test_an_object_that_is_named_stays_as_it_is(tmp_path):
+    (tmp_path / "shared.py").write_text("class T:\n  speed = 4\n  def train(self, job): ...\nready = T()\n")
+    resolve(f"{tmp_path}/shared.py:ready", {"speed": "9"})
+    assert sys.modules["sftspec_trainer_shared"].ready.speed == 4
+
+
+def test_a_broken_file_is_refused_with_its_error(tmp_path):
+    (tmp_path / "broken.py").write_text("import no_such_module\n")
+    with pytest.raises(TrainerError, match=r"broken\.py cannot be imported: ModuleNotFoundError"):
+        resolve(str(tmp_path / "broken.py"))
+
+
+def test_prerequisites_are_selected_too():
+    chosen = [item.id for item in select(["masking/no-position-sees-what-follows-it"])]
+    assert chosen == [
+        "masking/no-position-sees-what-follows-it",
+        "masking/every-position-has-an-origin",
+        "packing/examples-do-not-see-each-other",
+    ]
+    with pytest.raises(SelectionError):
+        select(["masking", "stepp"])
+    areas = [item.area for item in select([])]
+    assert areas == sorted(areas, key=properties.AREAS.index)
+
+
+def test_a_trainer_that_conforms(loop, tmp_path, capsys):
+    path = tmp_path / "verdicts.json"
+    assert main(["check", str(loop), "--select", END_OF_TURN, "--json", str(path), "--seed", "5"]) == 0
+    said = capsys.readouterr()
+    assert "Loop 3 in this setting: no must fails, 1 of 1 pass (exit 0)" in said.out
+    assert "noise" not in said.out + said.err and "\x1b" not in said.out
+    document = json.loads(path.read_text(encoding="utf-8"))
+    validate(document)
+    assert document["trainer"]["setting"]["forget"] is False and document["seed"] == 5
+    assert [item["name"] for item in document["scenarios"]][:2] == ["plain", "learned positions"]
+    assert all(item["seconds"] > 0 for item in document["scenarios"])
+
+
+def test_a_trainer_that_does_not(loop, capsys):
+    assert main(["check", str(loop), "--set", "forget=true", "--select", END_OF_TURN]) == 1
+    said = capsys.readouterr().out
+    assert f"{END_OF_TURN}  fails (must)" in said and "expected  " in said
+    assert f"again       sftspec check {loop} --set forget=true --seed 0 --select {END_OF_TURN}" in said
+
+
+def test_a_trainer_that_raises(loop, capsys):
+    assert main(["check", str(loop), "--set", "fail_at=0", "--select", END_OF_TURN]) == 2
+    said = capsys.readouterr().out
+    assert "error       OSError: cannot write <workdir>/model" in said
+    assert "noise on stdout" in said and "noise on stderr" in said and "Traceback" in said
+    assert "scenarios: plain; learned positions; " in said and "no verdict on Loop 3 (exit 2)" in said
+
+
+def test_a_trainer_that_ends_the_process_gets_no_verdict(tmp_path, capsys):
+    (tmp_path / "quits.py").write_text("class Quits:\n  def train(self, job): raise SystemExit(0)\n")
+    assert main(["check", str(tmp_path / "quits.py"), "--select", END_OF_TURN]) == 2
+    assert "the trainer ended the process (exit 0)" in capsys.readouterr().err
+
+
+def test_a_trial_is_recorded_and_judged_elsewhere(loop, tmp_path, capsys):
+    folder = tmp_path / "recorded"
+    assert main(["record", str(loop), "--set", "forget=true", "--out", str(folder)]) == 0
+    assert "judge them with: sftspec judge" in capsys.readouterr().out
+    path = tmp_path / "verdicts.json"
+    assert main(["judge", str(folder), "--select", "masking/end-of-turn-is-trained", "--json", str(path)]) == 1
+    assert f"again       sftspec judge {folder} --select {END_OF_TURN}" in capsys.readouterr().out
+    document = json.loads(path.read_text(encoding="utf-8"))
+    validate(document)
+    assert document["trainer"]["name"] == "Loop" and document["trainer"]["setting"]["forget"] is True
