@@ -16,6 +16,7 @@ _PLACES = {
     "load_conversations": "conversation",
     "render": "templates",
     "encode": "masking",
+    "encode_batch": "masking",
     "Conventions": "masking",
     "pack": "packing",
     "collate": "collation",
