@@ -77,7 +77,8 @@ def test_a_chart_has_a_line_for_each_point_and_a_file(tmp_path):
 
 def test_the_command_lists_runs_and_refuses(capsys, tmp_path):
     assert cli.main(["break"]) == 0
-    assert all(name in capsys.readouterr().out for name in EXPERIMENTS)
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in EXPERIMENTS)
     assert cli.main(["break", "verbosity-bias"]) == 0
     assert "caught by best_of_n/" in capsys.readouterr().out
     assert cli.main(["break", "verbosity"]) == 2

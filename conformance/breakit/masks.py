@@ -73,10 +73,10 @@ def no_loss_mask(seed: int) -> Outcome:
         right[name] = exact_matches(seed, written)
     kept, broken = names
     return Outcome(
-        f"After its answer the model without a mask opens another turn with probability {opens[broken]:.3f} (with"
-        f" a mask {opens[kept]:.3f}) and writes the user's header in {talks[broken]:.0%} of its texts"
-        f" ({talks[kept]:.0%}). Cut at the end-of-turn token, {right[broken]:.0%} of its answers are right ({right[kept]:.0%}): whoever stops"
-        " there sees nothing.",
+        f"After its answer the model without a mask opens another turn with probability {opens[broken]:.3f} (with a"
+        f" mask {opens[kept]:.3f}) and writes the user's header in {talks[broken]:.0%} of its texts"
+        f" ({talks[kept]:.0%}). Cut at the end-of-turn token, {right[broken]:.0%} of its answers are right"
+        f" ({right[kept]:.0%}): whoever stops there sees nothing.",
         (
             above("p(header | end of turn), without a mask minus with one", opens[broken] - opens[kept], 0.5),
             above("share of texts with a user's turn, difference", talks[broken] - talks[kept], 0.5),

@@ -102,7 +102,7 @@ def t_without_t_squared(seed: int) -> Outcome:
         (
             below("difference at T = 1", abs(right[0] - wrong[0]), 0.01),
             *(
-                above(f"KL without minus with T\u00b2, T = {t:g}", b - a, 0.1)
+                above(f"KL without T\u00b2 against {0.75 * t:g} times that with it, T = {t:g}", b, 0.75 * t * a)
                 for t, a, b in list(zip(TEMPERATURES, right, wrong, strict=True))[1:]
             ),
         ),

@@ -1,0 +1,142 @@
+"""What whole distillation trainers do to the witness: TRL's two, and ours with a known loss, right and wrong."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sftspec.conformance.breakit.temperatures import distilling
+from sftspec.conformance.distillation_recovery import StudentTap, fit_bound, read_distillation
+from sftspec.conformance.scenarios import Writer, unequal_conversations
+from sftspec.conformance.witness import make_model, make_tokenizer
+from sftspec.distillation import distillation_loss
+from sftspec.run import Job
+
+V = 320
+
+
+def distil(make, tmp_path, kind="rope", **settings):
+    """(what was read, the job, the tap) of the first step of make(teacher) on four conversations of unequal lengths."""
+    teacher = make_model(kind, seed=7)
+    talks = [talk for talk in unequal_conversations(Writer(0)) if len(talk) > 1][:4]
+    options = {"batch_size": 4, "learning_rate": 0.0, "workdir": tmp_path, "policy": "last", **settings}
+    job = Job(make_model(kind, seed=0), make_tokenizer(), talks, **options)
+    head = job.model.get_output_embeddings().weight.detach().clone()
+    with StudentTap(job.model, teacher) as tap:
+        make(teacher).train(job)
+    calls = tap.calls[: job.accumulation]
+    return read_distillation(calls, head, teacher), job, tap
+
+
+def ours(temperature, alpha, **options):
+    def loss(student, teacher, labels, _):
+        return distillation_loss(student, teacher, labels, temperature, alpha, **options)
+
+    return lambda teacher: distilling(teacher, loss, temperature)
+
+
+def near(values, expected, count):
+    """Each weight times n is the expected one, to the relative bound of a fit (times the temperature's factor)."""
+    return bool(((values * count - expected).abs() <= 1e-4 * max(1.0, expected)).all())
+
+
+@pytest.mark.parametrize("kind", ["rope", "learned"])
+@pytest.mark.parametrize(
+    ("temperature", "alpha", "options", "name"),
+    [
+        (1.0, 1.0, {}, "forward KL"),
+        (2.0, 0.7, {}, "forward KL"),
+        (1.5, 0.5, {"divergence": "reverse_kl"}, "reverse KL"),
+        (4.0, 0.9, {"divergence": "jsd", "beta": 0.25}, "JSD(0.25)"),
+    ],
+)
+def test_divergence_temperature_and_weights_are_read(tmp_path, kind, temperature, alpha, options, name):
+    seen, _, tap = distil(ours(temperature, alpha, **options), tmp_path, kind)
+    assert (seen.divergence, seen.temperature) == (name, temperature)
+    assert seen.residual <= fit_bound(torch.float32, V) * max(1.0, temperature)
+    assert seen.runner_up >= 1000 * seen.residual
+    count = len(seen.positions)
+    assert near(seen.soft, alpha * temperature**2, count) and near(seen.hard, 1 - alpha, count)
+    assert tap.teacher_is_untouched
+
+
+def test_a_temperature_without_its_square_shows_in_the_weight(tmp_path):
+    def loss(student, teacher, labels, _):
+        return distillation_loss(student, teacher, labels, 2.0, 1.0) / 4
+
+    seen, *_ = distil(lambda teacher: distilling(teacher, loss, 2.0), tmp_path)
+    assert (seen.divergence, seen.temperature) == ("forward KL", 2.0) and near(seen.soft, 1.0, len(seen.positions))
+
+
+def test_a_teacher_softened_alone_fits_nothing(tmp_path):
+    def loss(student, teacher, labels, _):
+        return distillation_loss(student, teacher / 2, labels, 1.0, 1.0)
+
+    seen, *_ = distil(lambda teacher: distilling(teacher, loss, 2.0), tmp_path)
+    assert seen.divergence == "ambiguous"
+
+
+def test_a_teacher_in_training_mode_or_with_a_gradient_is_noticed():
+    teacher, student = make_model(seed=7), make_model()
+    ids = torch.tensor([[5, 6, 7]])
+    with StudentTap(student, teacher) as tap:
+        teacher.train()
+        (student(input_ids=ids).logits.sum() * teacher(input_ids=ids).logits.sum()).backward()
+    assert tap.teacher_modes == [True] and not tap.teacher_is_untouched
+
+
+def last_turns(job, call):
+    """(row, column) of the logits before each token of the last turn, the newline after its end included."""
+    whole, prompts = {}, {}
+    for talk in job.conversations:
+        ids = job.tokenizer.apply_chat_template(list(talk), return_dict=True)["input_ids"]
+        prompt = job.tokenizer.apply_chat_template(list(talk)[:-1], add_generation_prompt=True, return_dict=True)
+        whole[tuple(ids)], prompts[tuple(ids)] = len(ids), len(prompt["input_ids"])
+    expected = set()
+    for row, (ids, mask) in enumerate(zip(call.input_ids, call.attention_mask, strict=True)):
+        key, start = tuple(ids[mask == 1].tolist()), int(mask.argmax())
+        expected |= {(row, start + column) for column in range(prompts[key] - 1, whole[key] - 1)}
+    return expected
+
+
+@pytest.fixture
+def adapters():
+    pytest.importorskip("trl", minversion="1.16")
+    from sftspec.conformance.adapters import distillation
+
+    return distillation
+
+
+@pytest.mark.parametrize(("beta", "name"), [(0.0, "forward KL"), (0.5, "JSD(0.5)"), (1.0, "reverse KL")])
+def test_gkd_trains_its_divergence_on_the_last_turns_alone(adapters, tmp_path, beta, name):
+    """TRL 1.16: its divergence, weight 1/n, no cross-entropy, a frozen teacher; and the newline after the end is trained."""
+    seen, job, tap = distil(lambda teacher: adapters.GKD(teacher, beta), tmp_path)
+    assert seen.divergence == name and tap.teacher_is_untouched
+    assert near(seen.soft, 1.0, len(seen.positions)) and near(seen.hard, 0.0, len(seen.positions))
+    assert {position[1:] for position in seen.positions} == last_turns(job, tap.calls[0])
+
+
+def test_the_temperature_of_gkd_never_reaches_its_loss(adapters, tmp_path):
+    """TRL 1.16: generalized_jsd_loss takes a temperature, compute_loss gives it none; documented as "for sampling"."""
+    seen, *_ = distil(lambda teacher: adapters.GKD(teacher, 0.5, temperature=4.0), tmp_path)
+    assert (seen.divergence, seen.temperature) == ("JSD(0.5)", 1.0)
+
+
+@pytest.mark.parametrize("make", ["GKD", "Distillation"])
+def test_micro_batches_share_one_denominator(adapters, tmp_path, make):
+    """Two micro-batches (GKD: of unequal counts): every weight is 1/n of the step, so that the cut does not matter."""
+    trainer = getattr(adapters, make)
+    seen, *_ = distil(lambda teacher: trainer(teacher, 0.5, 1.0), tmp_path, batch_size=2, accumulation=2)
+    assert {position[0] for position in seen.positions} == {0, 1}
+    assert near(seen.soft, 1.0, len(seen.positions))
+
+
+@pytest.mark.parametrize(
+    ("beta", "temperature", "name"), [(1.0, 1.0, "reverse KL"), (0.5, 2.0, "JSD(0.5)"), (0, 4.0, "forward KL")]
+)
+def test_distillation_trainer_trains_at_its_temperature_without_its_square(adapters, tmp_path, beta, temperature, name):
+    """TRL 1.16: both models softened, weight 1/n whatever T is: the convention of GKD, not Hinton's."""
+    seen, _, tap = distil(lambda teacher: adapters.Distillation(teacher, beta, temperature), tmp_path)
+    assert (seen.divergence, seen.temperature) == (name, temperature) and tap.teacher_is_untouched
+    assert near(seen.soft, 1.0, len(seen.positions)) and near(seen.hard, 0.0, len(seen.positions))
+    assert min(column for _, _, column in seen.positions) >= tap.calls[0].input_ids.shape[1] - 8 - 1
