@@ -53,7 +53,8 @@ def name_of(document: Mapping[str, Any]) -> str:
 
 def report_lines(document: Mapping[str, Any], width: int, output: Mapping[str, str]) -> Iterator[Text]:
     yield from header(document, width)
-    size = max((len(verdict["id"].partition("/")[2]) for verdict in document["verdicts"]), default=0)
+    shown = [verdict["id"].partition("/")[2] for verdict in document["verdicts"] if not is_unseen(verdict)]
+    size = max(map(len, shown), default=0)
     for area, verdicts in itertools.groupby(document["verdicts"], key=lambda item: item["id"].partition("/")[0]):
         yield from area_table(area, list(verdicts), size, width)
     yield from failures(document, width)
@@ -79,11 +80,12 @@ def header(document: Mapping[str, Any], width: int) -> Iterator[Text]:
 
 def area_table(area: str, verdicts: list[Mapping[str, Any]], size: int, width: int) -> Iterator[Text]:
     """One line a property; a reason that does not fit beside it stands beneath (in full in the JSON)."""
-    unseen = [verdict for verdict in verdicts if verdict["status"] == "not-claimed" and seam_of(verdict) != "run"]
-    shown = [verdict for verdict in verdicts if verdict not in unseen]
+    unseen = [verdict for verdict in verdicts if is_unseen(verdict)]
     yield Text()
     yield Text.assemble((f"{area:{size}}", "bold"), (f"  level   {'status':12}  evidence", "dim"))
-    for verdict in shown:
+    for verdict in verdicts:
+        if is_unseen(verdict):
+            continue
         line = Text(f"{verdict['id'].partition('/')[2]:{size}}  {verdict['level']:6}  ")
         line.append(f"{verdict['status']:12}", style_of(verdict)).append(f"  {evidence_of(verdict):>8}")
         reason = reason_of(verdict)
@@ -96,6 +98,11 @@ def area_table(area: str, verdicts: list[Mapping[str, Any]], size: int, width: i
         seams = ", ".join(sorted({seam_of(verdict) for verdict in unseen}))
         said = f"{len(unseen)} not-claimed: they read functions that the trainer does not expose ({seams})"
         yield from (Text(line, "dim") for line in textwrap.wrap(said, width, subsequent_indent="    "))
+
+
+def is_unseen(verdict: Mapping[str, Any]) -> bool:
+    """Does the property read a function that the trainer does not expose?"""
+    return verdict["status"] == "not-claimed" and seam_of(verdict) != "run"
 
 
 def seam_of(verdict: Mapping[str, Any]) -> str:
@@ -169,16 +176,14 @@ def summary(document: Mapping[str, Any], width: int) -> Iterator[Text]:
 
 def conclusion(document: Mapping[str, Any]) -> str:
     must, should = document["totals"]["must"], document["totals"]["should"]
+    counted = ", ".join(f"{count} {status}" for status, count in must.items() if count)
     broken = sum(bool(scenario["error"]) for scenario in document["scenarios"])
     if broken or must["error"] or should["error"]:
         what = f"{broken} scenarios" if broken else f"{must['error'] + should['error']} properties"
         seen = f"; {must['fail']} must fail in what did run" if must["fail"] else ""
         said = f"the run itself broke in {what}: no verdict on {name_of(document)}{seen} (exit 2)"
     elif must["fail"] or must["ambiguous"]:
-        failed = ", ".join(f"{must[status]} {status}" for status in ("fail", "ambiguous") if must[status])
-        said = f"{name_of(document)} in this setting does not conform: {failed} of {sum(must.values())} must (exit 1)"
+        said = f"{name_of(document)} in this setting does not conform: of its musts {counted} (exit 1)"
     else:
-        said = (
-            f"{name_of(document)} in this setting: no must fails, {must['pass']} of {sum(must.values())} pass (exit 0)"
-        )
+        said = f"{name_of(document)} in this setting: no must fails, {counted} (exit 0)"
     return f"{said}, {document['seconds']:.0f} s"
