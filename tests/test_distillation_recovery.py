@@ -109,7 +109,7 @@ def adapters():
 
 @pytest.mark.parametrize(("beta", "name"), [(0.0, "forward KL"), (0.5, "JSD(0.5)"), (1.0, "reverse KL")])
 def test_gkd_trains_its_divergence_on_the_last_turns_alone(adapters, tmp_path, beta, name):
-    """TRL 1.16: its divergence, weight 1/n, no cross-entropy, a frozen teacher; and the newline after the end is trained."""
+    """TRL 1.16: its divergence, weight 1/n, no cross-entropy, a frozen teacher; the newline after the end too."""
     seen, job, tap = distil(lambda teacher: adapters.GKD(teacher, beta), tmp_path)
     assert seen.divergence == name and tap.teacher_is_untouched
     assert near(seen.soft, 1.0, len(seen.positions)) and near(seen.hard, 0.0, len(seen.positions))
