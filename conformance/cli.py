@@ -96,7 +96,8 @@ def check(args: argparse.Namespace) -> int:
         from sftspec.conformance.document import identify, make_document
         from sftspec.conformance.judge import put_on_trial
 
-        areas = {name.partition("/")[0] for name in args.select}
+        # A single property is read off every scenario: the line that repeats a failure has to show it.
+        areas = [] if any("/" in name for name in args.select) else args.select
         trial = put_on_trial(candidate.trainer, chosen, args.seed, progress=diary.begin, areas=areas)
         identity = identify(candidate.trainer, candidate.setting)
         document = make_document(trial, identity, f"{candidate.command} --seed {args.seed}", args.seed, diary.seconds)

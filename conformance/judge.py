@@ -141,11 +141,13 @@ def reach_verdicts(
     for item in chosen:
         progress(item.id)
         trial.verdicts.append(judge(item, trial.trainer, trial.runs, max_examples))
-    failed = {verdict.property.id for verdict in trial.verdicts if verdict.status == "fail"}
-    for verdict in trial.verdicts:
-        blockers = failed.intersection(verdict.property.needs)
-        if blockers:
-            verdict.status, verdict.reason = "blocked", f"needs {', '.join(sorted(blockers))}"
+    unread = {verdict.property.id for verdict in trial.verdicts if verdict.status == "fail"}
+    # What needs a blocked property is blocked as well, so go on until nothing more is.
+    while found := [item for item in trial.verdicts if item.status != "blocked" and unread & set(item.property.needs)]:
+        for verdict in found:
+            blockers = sorted(unread.intersection(verdict.property.needs))
+            verdict.status, verdict.reason = "blocked", f"needs {', '.join(blockers)}"
+            unread.add(verdict.property.id)
     trial.seconds += time.perf_counter() - started
     return trial
 

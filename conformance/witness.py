@@ -222,11 +222,12 @@ class Tap:
         groups = [group for group in optimizer.param_groups if any(item is head for item in group["params"])]
         if groups:
             named = dict(self.job.model.named_parameters())
+            last = self.steps[-1].after if self.steps else {}
             self.steps.append(
                 StepRecord(
                     float(groups[0]["lr"]),
                     {name: item.grad.detach().clone() for name, item in named.items() if item.grad is not None},
-                    {name: item.detach().clone() for name, item in named.items()},
+                    {name: _kept(last.get(name), item) for name, item in named.items()},
                 )
             )
 
@@ -234,6 +235,11 @@ class Tap:
         if self.steps and not self.steps[-1].after:
             named = self.job.model.named_parameters()
             self.steps[-1].after = {name: item.detach().clone() for name, item in named}
+
+
+def _kept(last: Tensor | None, now: Tensor) -> Tensor:
+    """A copy of a parameter; the one that there is already, if no bit has changed."""
+    return last if last is not None and torch.equal(last, now) else now.detach().clone()
 
 
 def _rank() -> int:

@@ -3,8 +3,8 @@
     python tests/benchmarks/false_alarms.py reference --seeds 31
     python tests/benchmarks/false_alarms.py trl --set packing=bfd --seeds 20
 
-Prints every property that does not hold, then the conversations and pieces of evidence behind each property; exits with 1
-if there was an alarm.
+Prints every property that does not hold, then the conversations and pieces of evidence behind each property; exits
+with 1 if there was an alarm.
 """
 
 from __future__ import annotations
