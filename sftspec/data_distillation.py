@@ -1,10 +1,10 @@
 """Data distillation: the teacher's text becomes a conversation, and from there on everything is ordinary SFT.
 
 The rule. What crosses over from the teacher is text, never ids and never control tokens: its answer up to its own
-end-of-turn token becomes the content of an assistant's message; the *student's* template, tokenizer and mask do the
-rest (`sftspec.encode`). An answer without that token was cut off, and trained it would teach to stop in mid-sentence:
-it is skipped and counted, as is one that is empty or still holds control tokens. The system prompt that made the teacher
-explain may be erased or replaced, so that the student learns to do so unasked.
+end-of-turn token becomes the content of an assistant's message; the *student's* template, tokenizer and mask do
+the rest (`sftspec.encode`). An answer without that token was cut off; trained, it would teach to stop in mid-sentence:
+it is skipped and counted, as is one that is empty or still holds control tokens. The system prompt that made the
+teacher explain may be erased or replaced, so that the student learns to do so unasked.
 
 Why pipelines get it wrong: the teacher's end-of-turn stays in the text, where the student's tokenizer spells it out or,
 worse, knows it; the student is fed the teacher's ids (DistillKit#7); answers that hit the token limit are kept.
