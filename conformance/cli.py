@@ -1,4 +1,4 @@
-"""The command line: `sftspec check`, `list`, `explain`, `record`, `judge`, `break`.
+"""The command line: `sftspec check`, `list`, `explain`, `record`, `judge`, `break`, `show`.
 
 Exit codes: 0 no must property fails, 1 one fails or is ambiguous, 2 the run itself broke or the command makes no sense.
 A setting, an id or a trainer that does not exist is refused with what does exist: a typo never checks less than asked.
@@ -21,6 +21,7 @@ import sftspec
 from sftspec.conformance.adapters import TrainerError, resolve
 from sftspec.conformance.breakit_command import BreakError, add_break_arguments, run_break
 from sftspec.conformance.selection import SelectionError, select
+from sftspec.conformance.show_command import ShowError, add_show_arguments, run_show
 from sftspec.conformance.store import RecordingError
 from sftspec.properties import AREAS
 from sftspec.properties.catalogue import catalogue
@@ -75,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     command("list", "list the properties, by area").add_argument("area", metavar="AREA", nargs="?")
     command("explain", "say what a property demands and why, and show its code").add_argument("id", metavar="ID")
     add_break_arguments(command("break", "make a mistake on purpose, and see what it does to a model"))
+    add_show_arguments(command("show", "show which tokens of a file are trained, and what is wrong with it"))
     return main
 
 
@@ -196,6 +198,7 @@ def explain(args: argparse.Namespace) -> int:
 
 COMMANDS = {
     "check": check, "record": record, "judge": judge, "list": list_properties, "explain": explain, "break": run_break,
+    "show": run_show,
 }  # fmt: skip
 
 
@@ -207,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     try:
         return COMMANDS[args.command](args)
-    except (UsageError, SelectionError, TrainerError, RecordingError, BreakError) as error:
+    except (UsageError, SelectionError, TrainerError, RecordingError, BreakError, ShowError) as error:
         print(f"sftspec: {error}", file=sys.stderr)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
