@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class Shown:
     findings: Counter[str]
     error: str = ""
 
-    @property
+    @cached_property
     def targets(self) -> int:
         """Scored targets that are kept; the first token has no logits before it."""
         return 0 if self.encoded is None else sum(label != IGNORE for label in self.encoded.labels[1 : self.kept])
@@ -77,7 +77,7 @@ class Showing:
     rows: list[Shown]
     remarks: list[str]
 
-    @property
+    @cached_property
     def totals(self) -> dict[str, int]:
         """Counts over the file: sizes, then each finding's occurrences."""
         tokens = sum(row.kept for row in self.rows)
@@ -120,7 +120,7 @@ def load_tokenizer(place: str) -> Tokens:
     if not path.is_file():
         raise ShowError(f"--tokenizer {place}: no {path.name} there; give small, a tokenizer.json or a folder with one")
     try:
-        return Tokens(Tokenizer.from_file(str(path)), place)
+        return Tokens(Tokenizer.from_file(str(path)), Path(place).name)
     except Exception as error:  # the Rust side raises Exception itself
         raise ShowError(f"--tokenizer {place}: not a tokenizer.json that can be read: {error}") from error
 
@@ -253,8 +253,9 @@ def cells_of(row: Shown, tokenizer: Tokens) -> list[Cell]:
     """The tokens of a conversation; those that are cut off are not present."""
     if row.encoded is None:
         return []
-    labels = [IGNORE, *row.encoded.labels[1:]]
+    scored = [IGNORE, *row.encoded.labels[1 : row.kept]]
+    trained = [label != IGNORE for label in scored] + [False] * (len(row.encoded) - row.kept)
     return [
-        Cell(tokenizer.text(token), trained=label != IGNORE, present=place < row.kept)
-        for place, (token, label) in enumerate(zip(row.encoded.input_ids, labels, strict=True))
+        Cell(tokenizer.text(token), trained=is_trained, present=place < row.kept)
+        for place, (token, is_trained) in enumerate(zip(row.encoded.input_ids, trained, strict=True))
     ]

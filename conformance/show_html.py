@@ -1,7 +1,8 @@
 """A showing as one self-contained page: no script, nothing loaded, and contents that cannot become markup.
 
 A token is a box of its own: trained ones are green, tokens that are cut off are struck through, control tokens are
-framed. Colour is never the only sign: trained text is underlined, so that the page can be printed and read by anyone.
+framed, in red where a content made them. Colour is never the only sign: trained text is underlined, forged control
+tokens are doubly framed, so that the page can be printed and read by anyone.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from itertools import groupby
 from sftspec.conformance.show import FINDINGS, Showing, Shown, cells_of
 from sftspec.conformance.show_text import says
 from sftspec.conformance.strip import Cell
+from sftspec.spans import DATA_KINDS
 
 TOKENS = 6000  # of one conversation; ten megabytes in one message are no page
 
@@ -47,6 +49,7 @@ summary { padding: .6rem 1rem; cursor: pointer } summary b { margin-right: .6rem
   var(--line) 45%, transparent); unicode-bidi: isolate }
 .strip .t, .legend .t { background: var(--trained); border-bottom: 2px solid var(--under) }
 .strip .c, .legend .c { outline: 1px solid var(--control) }
+.strip .f, .legend .f { outline: 3px double var(--bad); color: var(--bad) }
 .strip .x, .legend .x { text-decoration: line-through; opacity: .6 }
 .legend { font-size: .9em } .legend span { font-family: ui-monospace, monospace }
 """
@@ -101,7 +104,8 @@ def conversations(showing: Showing, limit: int) -> Iterator[str]:
     yield f"<h2>Conversations, the worst first ({len(rows):,} of {len(showing.rows):,})</h2>"
     yield (
         '<p class="legend"><span class="t">trained</span> <span>not trained</span> <span class="c">control token</span>'
-        ' <span class="x">cut off</span> &ensp; ␠ space &ensp; ⏎ newline &ensp; a box is one token; '
+        ' <span class="f">control token made by a content</span> <span class="x">cut off</span> &ensp; · space &ensp; '
+        "⏎ newline &ensp; a box is one token; "
         "trained means: the position before it is scored on it</p>"
     )
     for row in rows:
@@ -132,9 +136,10 @@ def turns(row: Shown, showing: Showing) -> Iterator[str]:
 
 
 def box(cell: Cell, token: int, kind: str, showing: Showing) -> str:
-    classes = {"t": cell.trained, "c": token in showing.tokenizer.vocabulary.control_ids, "x": not cell.present}
+    control = token in showing.tokenizer.vocabulary.control_ids
+    classes = {"t": cell.trained, "x": not cell.present, "c": control, "f": control and kind in DATA_KINDS}
     names = " ".join(name for name, has in classes.items() if has)
     attribute = f' class="{names}"' if names else ""
-    text = escape(cell.text)
+    text = escape(cell.text).replace("␠", "·")  # a space that every font has
     # A line break where the text has one: the page is read as the conversation, not as a list of tokens.
     return f'<span{attribute} title="{token}, {kind}">{text}</span>' + ("<br>" if cell.text.endswith("⏎") else "")

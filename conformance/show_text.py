@@ -39,8 +39,9 @@ def summary(showing: Showing, width: int) -> Iterator[Text]:
     for finding, effect in FINDINGS.items():
         count, concerned = totals[finding], showing.concerned(finding)
         line = Text(f"{count:>9,}  {finding:28}", "red" if count else "dim")
-        said = f"in {concerned:,} conversations: {effect}" if count else ""
-        yield line.append(said[: max(0, width - len(line))], "dim")
+        yield line.append(f"in {concerned:,} of {totals['conversations']:,} conversations" if count else "", "dim")
+        if count:
+            yield Text(f"{'':11}{effect}", "dim")
 
 
 def strips(showing: Showing, limit: int, width: int) -> Iterator[Text]:
