@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +24,9 @@ def bar(share: float, width: int = WIDTH) -> str:
 
 def print_chart(chart: Chart, console: Console) -> None:
     """One line for each point, in the order of the axis, one colour for each series."""
+    names = [str(x) for points in chart.series.values() for x, _ in points]
+    taken = max(map(len, [chart.x_label, *names])) + max(map(len, chart.series)) + len("-1.23e-15") + 4
+    width = max(8, min(WIDTH, console.width - taken))
     largest = max(abs(y) for points in chart.series.values() for _, y in points) or 1.0
     table = Table(title=chart.y_label, title_justify="left", box=None, pad_edge=False, show_header=bool(chart.x_label))
     for header in (chart.x_label, "", "", ""):
@@ -33,7 +37,7 @@ def print_chart(chart: Chart, console: Console) -> None:
             if x in dict(points):
                 y = dict(points)[x]
                 label = x if isinstance(x, str) else f"{x:g}"
-                table.add_row(label, name, f"[{colour}]{bar(abs(y) / largest)}[/]", f"{y:.3g}")
+                table.add_row(label, name, f"[{colour}]{bar(abs(y) / largest, width)}[/]", f"{y:.3g}")
     console.print(table)
 
 
@@ -44,19 +48,20 @@ def save_png(charts: Sequence[Chart], title: str, path: Path) -> None:
 
     figure = Figure(figsize=(6.4 * len(charts), 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title)
+    figure.suptitle(textwrap.fill(title, 60 * len(charts)))
     for number, chart in enumerate(charts, 1):
         axes = figure.add_subplot(1, len(charts), number)
         if chart.is_bars:
             _bars(axes, chart)
+            axes.set_xlabel(chart.y_label)
         else:
+            axes.set_xlabel(chart.x_label)
+            axes.set_ylabel(chart.y_label)
             for (name, points), colour in zip(chart.series.items(), COLOURS, strict=False):
                 axes.plot(
                     *zip(*points, strict=True), marker="o", markersize=3, label=name, color=f"tab:{_plain(colour)}"
                 )
             axes.set_xscale("log" if chart.log_x else "linear")
-        axes.set_xlabel(chart.x_label)
-        axes.set_ylabel(chart.y_label)
         if len(chart.series) > 1:
             axes.legend()
     figure.savefig(path, dpi=110)

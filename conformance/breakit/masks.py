@@ -120,7 +120,9 @@ def end_of_turn_untrained(seed: int) -> Outcome:
         ),
         (
             Chart(
-                "", f"share of answers that stop within {CAP} tokens", {name: [(name, stops[name])] for name in names}
+                "",
+                f"share of answers that stop within {CAP} tokens",
+                {name: [("stops", stops[name])] for name in names},
             ),
         ),
     )

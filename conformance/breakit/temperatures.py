@@ -11,6 +11,7 @@ from torch import Tensor
 from sftspec.collation import collate
 from sftspec.conformance.breakit import Chart, Outcome, above, below, experiment
 from sftspec.conformance.breakit.classroom import LETTERS, dictionary, encoded, make_model, teach, tokenizer
+from sftspec.conformance.breakit.masks import taught
 from sftspec.conversation import Conversation
 from sftspec.distillation import distillation_loss, frozen_logits
 from sftspec.divergences import forward_kl
@@ -48,13 +49,13 @@ def distilling(teacher: Any, loss: Loss, temperature: float) -> Pipeline:
     return Pipeline(step=step)
 
 
-def lessons(seed: int, count: int, noise: float) -> list[Conversation]:
-    """The dictionary, of which a share of the answers is replaced by letters drawn at random."""
-    words, generator = dictionary(seed), random.Random(f"{seed}/{noise}")
+def lessons(seed: int) -> list[Conversation]:
+    """The dictionary, of which half of the answers are replaced by letters drawn at random."""
+    words, generator = dictionary(seed), random.Random(seed + 3)
     talks = []
-    for _ in range(count):
+    for _ in range(32 * STEPS):
         letter = generator.choice(LETTERS)
-        answer = generator.choice(LETTERS) if generator.random() < noise else words[letter]
+        answer = generator.choice(LETTERS) if generator.random() < NOISE else words[letter]
         talks.append(Conversation([{"role": "user", "content": letter}, {"role": "assistant", "content": answer}]))
     return talks
 
@@ -82,9 +83,8 @@ def t_without_t_squared(seed: int) -> Outcome:
     the labels here are wrong, and the student learns them. T**2 does not make the gradient equal at every T: that holds
     only as T grows. At T = 1 nothing can be seen. distiller#122, keras-io#869.
     """
-    teacher = make_model(seed)
-    teach(teacher, Pipeline(), lessons(seed, 32 * 150, 0.0))
-    talks = lessons(seed, 32 * STEPS, NOISE)
+    teacher = taught(seed)
+    talks = lessons(seed)
     losses = {"with T\u00b2": with_factor, "without T\u00b2": without_factor}
     kl: dict[str, list[tuple[float | str, float]]] = {name: [] for name in losses}
     for temperature in TEMPERATURES:
