@@ -119,7 +119,7 @@ def read_distillation(
     for number, call in enumerate(calls):
         if not call.gradient:
             continue
-        gradient = sum(call.gradient)
+        gradient = torch.stack(call.gradient).sum(0)
         trained = (gradient != 0).any(-1)
         asked = {} if call.attention_mask is None else {"attention_mask": call.attention_mask}
         following = torch.cat((call.input_ids[:, 1:], call.input_ids[:, :1]), dim=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 
@@ -9,8 +11,10 @@ from sftspec.conformance.breakit.temperatures import distilling
 from sftspec.conformance.distillation_recovery import StudentTap, fit_bound, read_distillation
 from sftspec.conformance.scenarios import Writer, unequal_conversations
 from sftspec.conformance.witness import make_model, make_tokenizer
-from sftspec.distillation import distillation_loss
+from sftspec.distillation import distillation_loss, frozen_logits
 from sftspec.run import Job
+from sftspec.step import StepReport, forward_logits, sft_loss
+from sftspec.trainer import Pipeline
 
 V = 320
 
@@ -68,6 +72,41 @@ def test_a_temperature_without_its_square_shows_in_the_weight(tmp_path):
     assert (seen.divergence, seen.temperature) == ("forward KL", 2.0) and near(seen.soft, 1.0, len(seen.positions))
 
 
+def test_the_fused_path_of_gkd_before_its_fix_is_read_as_what_it_was(tmp_path):
+    """trl#5731: half of the loss was cross-entropy, and the JSD stood at the temperature of sampling, 0.9."""
+
+    def loss(student, teacher, labels, _):
+        soft = distillation_loss(student, teacher, labels, 0.9, 1.0, divergence="jsd") / 0.9**2
+        return 0.5 * sft_loss(student, labels) + 0.5 * soft
+
+    seen, *_ = distil(lambda teacher: distilling(teacher, loss, 0.9), tmp_path)
+    assert (seen.divergence, seen.temperature) == ("JSD(0.5)", 0.9)
+    assert near(seen.soft, 0.5, len(seen.positions)) and near(seen.hard, 0.5, len(seen.positions))
+
+
+def test_a_mean_of_means_shows_in_the_weights(tmp_path):
+    """trl#6006: each micro-batch was divided by its own count n_k; at K of them a target weighs 1 / (K n_k)."""
+
+    def averaging(teacher):
+        def step(model, batches, optimizer, *_):
+            optimizer.zero_grad()
+            for batch in batches:
+                logits = frozen_logits(teacher, **batch.model_inputs())
+                (
+                    distillation_loss(forward_logits(model, batch), logits, batch.labels, 1.0, 1.0) / len(batches)
+                ).backward()
+            optimizer.step()
+            return StepReport(0.0, 1, 0.0)
+
+        return Pipeline(step=step)
+
+    seen, *_ = distil(averaging, tmp_path, batch_size=2, accumulation=2)
+    counts = Counter(call for call, _, _ in seen.positions)
+    assert seen.divergence == "forward KL" and counts[0] != counts[1]
+    expected = torch.tensor([1 / (2 * counts[call]) for call, _, _ in seen.positions])
+    assert ((seen.soft - expected).abs() <= 1e-4 * expected).all()
+
+
 def test_a_teacher_softened_alone_fits_nothing(tmp_path):
     def loss(student, teacher, labels, _):
         return distillation_loss(student, teacher / 2, labels, 1.0, 1.0)
@@ -117,7 +156,7 @@ def test_gkd_trains_its_divergence_on_the_last_turns_alone(adapters, tmp_path, b
 
 
 def test_the_temperature_of_gkd_never_reaches_its_loss(adapters, tmp_path):
-    """TRL 1.16: generalized_jsd_loss takes a temperature, compute_loss gives it none; documented as "for sampling"."""
+    """TRL 1.16: compute_loss hands on no temperature; GKDConfig documents it as one "for sampling" (trl#5731)."""
     seen, *_ = distil(lambda teacher: adapters.GKD(teacher, 0.5, temperature=4.0), tmp_path)
     assert (seen.divergence, seen.temperature) == ("JSD(0.5)", 1.0)
 

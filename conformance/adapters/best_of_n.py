@@ -99,7 +99,8 @@ def trl_best_of_n_sampler() -> Select:
     from sftspec.conformance.witness import make_tokenizer
 
     core, models = types.ModuleType("core"), types.ModuleType("models")
-    core.set_seed, models.SUPPORTED_ARCHITECTURES, models.PreTrainedModelWrapper = torch.manual_seed, object, object
+    vars(core).update(set_seed=torch.manual_seed)
+    vars(models).update(SUPPORTED_ARCHITECTURES=object, PreTrainedModelWrapper=object)
     sampler = _run("trl-0.11", core=core, models=models)["BestOfNSampler"]
     tokenizer = make_tokenizer()
     digits = tokenizer.convert_tokens_to_ids(list("0123456789"))

@@ -137,7 +137,7 @@ def n_too_large(seed: int) -> Outcome:
     al. 2024, catastrophic Goodhart. The seed does not enter: nothing is drawn.
     """
     gold, proxy = gold_of_best(partial(student_t_density, 3))
-    normal = [expected_max_normal(n) / math.sqrt(2) for n in COUNTS]
+    normal = [float(expected_max_normal(n)) / math.sqrt(2) for n in COUNTS]
     peak = max(range(len(COUNTS)), key=gold.__getitem__)
     at = COUNTS.index(1024)
     return Outcome(
