@@ -35,6 +35,7 @@ exit codes: 0 no must property fails; 1 one fails or is ambiguous; 2 the run its
 examples:
   sftspec check trl --set packing=bfd
   sftspec check my_trainer.py --select masking --json verdicts.json
+  sftspec check template path/to/model --tokenizer path/to/model
   sftspec explain masking/end-of-turn-is-trained
 """
 
@@ -66,6 +67,12 @@ def parser() -> argparse.ArgumentParser:
             "--set", metavar="KEY=VALUE", action="append", default=[], help="a setting of the trainer; may be repeated"
         )
         item.add_argument("--seed", type=int, default=0, help="of the corpus, the model and the order (default 0)")
+    check.add_argument(
+        "templates", metavar="TEMPLATE", nargs="*",
+        help="with `check template`: .jinja files, tokenizer folders, folders of templates, trl or trl:NAME",
+    )  # fmt: skip
+    check.add_argument("--tokenizer", metavar="DIR|FILE", help="of the templates: its BOS, EOS and control tokens")
+    check.add_argument("--as", dest="variant", metavar="VARIANT", help="the named variant that the template is to be")
     record.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new folder")
     judge.add_argument("folder", metavar="DIR", type=Path, help="what `sftspec record` wrote")
     for item in (check, judge):
@@ -92,6 +99,12 @@ def check(args: argparse.Namespace) -> int:
     from sftspec.conformance.report import make_console
 
     require_folder_of(args.json)
+    if args.trainer == "template":
+        from sftspec.conformance.template_command import check_templates
+
+        return check_templates(args)
+    if args.templates or args.tokenizer or args.variant:
+        raise UsageError(f"{args.trainer} is a trainer; templates are judged with: sftspec check template TEMPLATE …")
     with kept_aside(make_console(sys.stderr)) as diary:
         chosen = select(args.select)
         candidate = resolve(args.trainer, settings_asked(args.set))

@@ -1,0 +1,193 @@
+"""Templates on trial: good ones pass, each planted bug fails the property that it is there for, and no code runs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sftspec import properties
+from sftspec.conformance.adapters import TrainerError
+from sftspec.conformance.adapters.templates import templates_at
+from sftspec.conformance.cli import main
+from sftspec.conformance.document import validate
+from sftspec.conformance.template_trial import (
+    TemplateOnTrial,
+    put_template_on_trial,
+    traits_of_variants,
+    variant_of,
+    with_control_tokens_of,
+)
+from sftspec.golden.small_tokenizer import load
+from sftspec.jinja_templates import jinja_template
+from sftspec.templates import TEMPLATES
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}{% generation %}"
+    "{{ m.content + '<|im_end|>' }}{% endgeneration %}{% else %}{{ m.content + '<|im_end|>' }}{% endif %}{{ '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+LLAMA3 = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' }}"
+    "{% if m.role == 'assistant' %}{% generation %}{{ m.content | trim + '<|eot_id|>' }}{% endgeneration %}"
+    "{% else %}{{ m.content | trim + '<|eot_id|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+TEXTUAL = (
+    "{% for m in messages %}{{ m.role + ': ' if m.role == 'user' else '' }}{% generation %}{{ m.content }}"
+    "{% endgeneration %}{% endfor %}"
+)
+MOVED = (
+    "{% set system = messages[0].content if messages[0].role == 'system' else '' %}"
+    "{% for m in messages %}{% if m.role != 'system' %}{{ '<|im_start|>' + m.role + '\n' }}"
+    "{% if m.role == 'assistant' %}{% generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}"
+    "{% else %}{{ (system if loop.index >= loop.length - 1 else '') + m.content + '<|im_end|>' }}{% endif %}"
+    "{{ '\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def trial(source, names=(), variant=None, added=None, max_examples=100):
+    template = jinja_template(source, bos_token="<|begin_of_text|>")
+    variant = variant_of(template) if variant is None else variant
+    candidate = TemplateOnTrial("mine", template, variant, with_control_tokens_of(added))
+    chosen = [item for item in properties.load("template") if not names or item.id.split("/")[1] in names]
+    verdicts = put_template_on_trial(candidate, chosen, max_examples=max_examples).verdicts
+    return {verdict.property.id.split("/")[1]: verdict for verdict in verdicts}
+
+
+READ_BACK = "what-was-said-can-be-read-back"
+ANSWER = "the-prompt-and-the-answer-are-the-training-text"
+SUFFIX = "the-generation-prompt-is-one-constant-suffix"
+BOS = "one-bos-opens-the-sequence"
+END = "every-answer-ends-in-one-end-of-turn-token"
+PREFIX = "a-longer-conversation-begins-with-the-shorter-one"
+
+PLANTED = {
+    "header without its newline, gorilla#430": (READ_BACK, CHATML.replace("m.role + '\n'", "m.role + ' '", 1), None),
+    "contents stripped": (READ_BACK, CHATML.replace("m.content", "m.content.strip()"), "chatml/openai"),
+    "system dropped, aprender#2023": (
+        "nothing-that-was-said-is-lost",
+        "{% set messages = messages | rejectattr('role', 'equalto', 'system') | list %}" + CHATML,
+        None,
+    ),
+    "other generation prompt": (ANSWER, CHATML.replace("assistant\n", "assistant\n\n"), None),
+    "no generation prompt, search-and-learn#23": (SUFFIX, CHATML.split("{% if add_generation_prompt")[0], None),
+    "generation prompt always, first Llama-3": (SUFFIX, LLAMA3.replace("if add_generation_prompt", "if true"), None),
+    "a message printed as it is": ("rendering-is-a-function", CHATML.replace("{% endfor %}", "{{ m }}{% endfor %}"), None),
+    "system moved to the last question": (PREFIX, MOVED, None),
+    "markers are text": ("different-conversations-have-different-tokens", TEXTUAL, None),
+    "BOS twice, OpenRLHF#393": (BOS, "{{ bos_token }}" + LLAMA3, None),
+    "BOS removed, unsloth#10312": (BOS, LLAMA3.replace("{{ bos_token }}", ""), None),
+    "end of turn outside of the generation block": (
+        END, CHATML.replace("{{ m.content + '<|im_end|>' }}{% endgeneration %}",
+                            "{{ m.content }}{% endgeneration %}{{ '<|im_end|>' }}"), None,
+    ),
+    "end of turn spelt": (END, CHATML.replace("'<|im_end|>'", "'<|im_end |>'"), None),
+    "content outside of the generation block, trl#6361": (
+        "the-prompt-at-inference-is-the-prefix-that-was-trained",
+        CHATML.replace("{% generation %}{{ m.content + ", "{{ m.content }}{% generation %}{{ "), None,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("source", [CHATML, LLAMA3], ids=["chatml", "llama3"])
+def test_a_right_template_passes_what_can_be_asked_of_it(source):
+    statuses = {name: verdict.status for name, verdict in trial(source).items()}
+    assert statuses.pop("what-cannot-be-rendered-is-refused") == "not-measured"
+    assert len(statuses) == 12 and set(statuses.values()) == {"pass"}
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_a_planted_bug_fails_its_property(bug):
+    name, source, variant = PLANTED[bug]
+    assert trial(source, [name], variant, max_examples=40)[name].status == "fail"
+
+
+def test_the_plants_are_not_the_templates_themselves():
+    assert len({source for _, source, _ in PLANTED.values()} | {CHATML, LLAMA3}) == len(PLANTED) + 2
+
+
+def test_a_control_token_that_the_tokenizer_lacks_is_text():
+    lacking = [token.content for token in load().get_added_tokens_decoder().values() if token.content != "<|im_end|>"]
+    assert trial(CHATML, [END], added=lacking, max_examples=20)[END].status == "fail"
+    small = with_control_tokens_of(lacking)
+    assert small.encode("<|im_start|>a").ids == load().encode("<|im_start|>a").ids
+    assert len(small.encode("<|im_end|>").ids) > 1
+
+
+def test_refused_conversations_are_not_failures_and_refusing_all_is_not_measured():
+    no_system = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
+    assert trial(no_system, [BOS])[BOS].status == "pass"
+    only_one = "{% if messages | length != 2 %}{{ raise_exception('two messages') }}{% endif %}" + CHATML
+    verdict = trial(only_one, [PREFIX], "chatml/openai", max_examples=40)[PREFIX]
+    assert verdict.status == "not-measured"
+
+
+def test_what_renders_no_plain_conversation_is_not_measured_and_says_why():
+    images = "{% for m in messages %}{% for part in m.content %}{{ part.text }}{% endfor %}{% endfor %}"
+    verdicts = trial(images, variant="")
+    assert {verdict.status for verdict in verdicts.values()} == {"not-measured"}
+    assert any("part" in verdict.reason or "renders no plain" in verdict.reason for verdict in verdicts.values())
+
+
+def test_every_named_variant_is_recognised_by_its_text():
+    known = traits_of_variants()
+    same = {name: variant_of(TEMPLATES[name]) for name in TEMPLATES}
+    assert same == {name: name for name in TEMPLATES} and len(known) == len(TEMPLATES)
+    assert variant_of(jinja_template(CHATML)) == "chatml/openai"
+    assert variant_of(jinja_template(LLAMA3, bos_token="<|begin_of_text|>")) == "llama3/hf"
+    assert variant_of(jinja_template(CHATML.replace("im_start", "start"))) == ""
+
+
+def test_a_folder_of_templates_is_a_matrix_and_the_exit_code_is_that_of_the_worst(tmp_path, capsys):
+    (tmp_path / "good.jinja").write_text(CHATML)
+    (tmp_path / "bad.jinja").write_text(CHATML.replace("assistant\n", "assistant\n\n"))
+    found = tmp_path / "found.json"
+    select = ["--select", f"template/{ANSWER}"]
+    assert main(["check", "template", str(tmp_path), "--json", str(found), *select]) == 1
+    said = capsys.readouterr().out
+    assert "2 templates on trial" in said and "1 of 2 templates do not conform" in said
+    documents = {document["trainer"]["name"]: document for document in json.loads(found.read_text())}
+    assert {name: item["verdicts"][0]["status"] for name, item in documents.items()} == {"good": "pass", "bad": "fail"}
+    for document in documents.values():
+        validate(document)
+    assert main(["check", "template", str(tmp_path / "good.jinja"), *select]) == 0
+    assert "judged as   chatml/openai" in capsys.readouterr().out
+
+
+def test_a_tokenizer_folder_is_judged_with_its_tokens(tmp_path, capsys):
+    (tmp_path / "tokenizer.json").write_text(load().to_str())
+    config = {"chat_template": LLAMA3, "bos_token": "<|begin_of_text|>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    folder = str(tmp_path)
+    assert main(["check", "template", folder, "--tokenizer", folder, "--select", f"template/{BOS}"]) == 0
+    assert "llama3/hf" in capsys.readouterr().out
+
+
+def test_no_code_of_a_template_runs_when_it_is_judged(tmp_path):
+    canary = tmp_path / "canary"
+    attack = f"{{{{ cycler.__init__.__globals__.os.system('touch {canary}') }}}}"
+    (tmp_path / "evil.jinja").write_text(attack + CHATML)
+    assert main(["check", "template", str(tmp_path / "evil.jinja"), "--select", f"template/{BOS}"]) in (0, 1)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [("nowhere.jinja", "no template at"), ("trl:qwen3x", "did you mean qwen3"), ("chatml/opanai", "chatml/openai")],
+)
+def test_a_place_without_a_template_is_answered_with_what_there_is(place, words):
+    pytest.importorskip("trl")
+    with pytest.raises(TrainerError, match=words):
+        list(templates_at(place))
+
+
+def test_templates_of_trl_are_found_by_name():
+    pytest.importorskip("trl")
+    ((name, template),) = templates_at("trl:llama3")
+    assert (name, template.end_of_turn, template.bos) == ("trl:llama3", "<|eot_id|>", "<|begin_of_text|>")
+
+
+def test_options_of_templates_are_refused_for_a_trainer(capsys):
+    assert main(["check", "reference", "x.jinja"]) == 2
+    assert "sftspec check template" in capsys.readouterr().err
