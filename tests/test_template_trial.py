@@ -73,7 +73,7 @@ PLANTED = {
     "other generation prompt": (ANSWER, CHATML.replace("assistant\n", "assistant\n\n"), None),
     "no generation prompt, search-and-learn#23": (SUFFIX, CHATML.split("{% if add_generation_prompt")[0], None),
     "generation prompt always, first Llama-3": (SUFFIX, LLAMA3.replace("if add_generation_prompt", "if true"), None),
-    "a message printed as it is": ("rendering-is-a-function", CHATML.replace("{% endfor %}", "{{ m }}{% endfor %}"), None),
+    "a message printed as it is": ("rendering-is-a-function", CHATML.replace("{{ m.content + ", "{{ m ~ "), None),
     "system moved to the last question": (PREFIX, MOVED, None),
     "markers are text": ("different-conversations-have-different-tokens", TEXTUAL, None),
     "BOS twice, OpenRLHF#393": (BOS, "{{ bos_token }}" + LLAMA3, None),
