@@ -12,15 +12,20 @@ A trainer may say T and beta and train others: what it says is not read here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sftspec.conformance.recovery import MIN_MARGIN, fit_bound
+from sftspec.conformance.scenarios import Writer, unequal_conversations
+from sftspec.conformance.witness import make_model, make_tokenizer
 from sftspec.divergences import forward_kl, generalised_jsd, reverse_kl
+from sftspec.run import Job
 
 TEMPERATURES = (0.5, 0.7, 0.9, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 8.0, 10.0)
 BETAS = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -170,3 +175,58 @@ def _fit(u: Tensor, soft: Tensor, hard: Tensor) -> tuple[float, list[float], lis
     weights = torch.linalg.lstsq(basis, u[..., None]).solution
     rest = u - (basis @ weights).squeeze(-1)
     return float(rest.norm() / u.norm()), weights[:, 0, 0].tolist(), weights[:, 1, 0].tolist()
+
+
+# ------------------------------------------------------------------------------------------ one step, for properties
+
+
+@dataclass(frozen=True)
+class DistilledStep:
+    """One optimizer step of a distillation trainer.
+
+    seen                   what was read off the gradients
+    divergence, temperature  what the trainer says that it trains
+    completions            (call, row, column) of the logits before each token after the prompt
+    teacher_is_untouched   it was in eval mode, got no gradient and did not move
+    """
+
+    seen: Distilled
+    divergence: str
+    temperature: float
+    completions: set[tuple[int, int, int]]
+    teacher_is_untouched: bool
+
+
+def distil_once(trainer: Any, batch_size: int = 4, accumulation: int = 1) -> DistilledStep:
+    """Run the trainer on conversations of unequal lengths, with the suite's teacher, and read its first step.
+
+    trainer: a dataclass with the fields `teacher`, the properties `divergence` and `loss_temperature`, and the methods
+    `accepts` and `train` (see sftspec.conformance.adapters.distillation).
+    """
+    student, teacher, tokenizer = make_model(seed=0), make_model(seed=7), make_tokenizer()
+    talks = [talk for talk in unequal_conversations(Writer(0)) if trainer.accepts(talk)][: batch_size * accumulation]
+    head = student.get_output_embeddings().weight.detach().clone()
+    with TemporaryDirectory(prefix="sftspec-") as folder, StudentTap(student, teacher) as tap:
+        job = Job(student, tokenizer, talks, batch_size=batch_size, accumulation=accumulation, learning_rate=0.0,
+                  policy="last", workdir=Path(folder))  # fmt: skip
+        replace(trainer, teacher=teacher).train(job)
+    calls = tap.calls[:accumulation]
+    return DistilledStep(
+        read_distillation(calls, head, teacher), trainer.divergence, trainer.loss_temperature,
+        _completions(calls, tokenizer, talks), tap.teacher_is_untouched,
+    )  # fmt: skip
+
+
+def _completions(calls: Sequence[StudentCall], tokenizer: Any, talks: Sequence[list]) -> set[tuple[int, int, int]]:
+    prompts = [
+        tokenizer.apply_chat_template(list(talk)[:-1], add_generation_prompt=True, return_dict=True)["input_ids"]
+        for talk in talks
+    ]
+    found = set()
+    for number, call in enumerate(calls):
+        mask = torch.ones_like(call.input_ids) if call.attention_mask is None else call.attention_mask
+        for row, (ids, real) in enumerate(zip(call.input_ids.tolist(), mask.bool().tolist(), strict=True)):
+            start, end = real.index(True), len(real) - real[::-1].index(True)
+            (length,) = {len(prompt) for prompt in prompts if ids[start : start + len(prompt)] == prompt}
+            found |= {(number, row, column) for column in range(start + length - 1, end - 1)}
+    return found

@@ -35,6 +35,7 @@ MODULES = {
     "distillation": "distillation",
     "distillation_parts": "distillation",
     "divergences": "distillation",
+    "distillation_runs": "distillation",
 }
 AREAS = tuple(dict.fromkeys(MODULES.values()))
 

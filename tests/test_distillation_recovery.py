@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
 
 import pytest
 import torch
 
 from sftspec.conformance.breakit.temperatures import distilling
-from sftspec.conformance.distillation_recovery import StudentTap, fit_bound, read_distillation
+from sftspec.conformance.distillation_recovery import StudentTap, distil_once, fit_bound, read_distillation
+from sftspec.conformance.judge import judge
 from sftspec.conformance.scenarios import Writer, unequal_conversations
 from sftspec.conformance.witness import make_model, make_tokenizer
 from sftspec.distillation import distillation_loss, frozen_logits
+from sftspec.masking import Conventions
+from sftspec.properties import distillation_runs
 from sftspec.run import Job
 from sftspec.step import StepReport, forward_logits, sft_loss
+from sftspec.tests.seam_verdict import properties_in
 from sftspec.trainer import Pipeline
 
 V = 320
@@ -179,3 +186,81 @@ def test_distillation_trainer_trains_at_its_temperature_without_its_square(adapt
     assert (seen.divergence, seen.temperature) == (name, temperature) and tap.teacher_is_untouched
     assert near(seen.soft, 1.0, len(seen.positions)) and near(seen.hard, 0.0, len(seen.positions))
     assert min(column for _, _, column in seen.positions) >= tap.calls[0].input_ids.shape[1] - 8 - 1
+
+
+# ---------------------------------------------------------------- the same, as properties
+
+
+once = cache(distil_once)  # the properties read the same two steps
+
+
+@dataclass(frozen=True)
+class Ours:
+    """The reference pipeline with a teacher; what it says of itself, and where it may be broken."""
+
+    teacher: Any = None
+    loss_temperature: float = 2.0
+    real_temperature: float = 2.0
+    divergence: str = "forward KL"
+    policy: str = "last"
+    each_batch_by_itself: bool = False
+    teacher_learns: bool = False
+
+    claims = frozenset({"distillation"})
+
+    @property
+    def parts(self):
+        return {"distil": partial(once, self)}
+
+    def accepts(self, conversation):
+        return len(conversation) > 1
+
+    def train(self, job):
+        job.policy = self.policy
+        Pipeline(step=self.step, conventions=Conventions(separator=True)).train(job)
+
+    def step(self, model, batches, optimizer, *_):
+        total = sum(batch.num_targets for batch in batches)
+        for batch in batches:
+            n = len(batches) * batch.num_targets if self.each_batch_by_itself else total
+            asked = (
+                forward_logits if self.teacher_learns else lambda teacher, b: frozen_logits(teacher, **b.model_inputs())
+            )
+            logits, real = asked(self.teacher, batch), self.real_temperature
+            (distillation_loss(forward_logits(model, batch), logits, batch.labels, real, 1.0, num_targets=n)).backward()
+            if self.teacher_learns:
+                logits.sum().backward()
+        optimizer.zero_grad()
+        return StepReport(0.0, total, 0.0)
+
+
+BROKEN = {
+    "what-is-declared-is-distilled": Ours(real_temperature=1.0),
+    "every-distilled-token-weighs-the-same": Ours(each_batch_by_itself=True),
+    "the-completion-is-distilled-and-nothing-else": Ours(policy="every-token"),
+    "the-teacher-is-only-asked": Ours(teacher_learns=True),
+}
+PROPERTIES = {item.id.partition("/")[2]: item for item in properties_in(distillation_runs)}
+
+
+def test_every_property_has_a_broken_trainer():
+    assert set(BROKEN) == set(PROPERTIES)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_property_holds_for_the_reference_and_fails_for_the_broken_one(name):
+    assert judge(PROPERTIES[name], Ours(), []).status == "pass"
+    for other, trainer in BROKEN.items():
+        assert judge(PROPERTIES[name], trainer, []).status == ("fail" if other == name else "pass"), other
+
+
+@pytest.mark.parametrize("make", ["GKD", "Distillation"])
+def test_the_trainers_of_trl_pass(adapters, make, monkeypatch):
+    monkeypatch.setattr(adapters, "distil_once", once)
+    for item in PROPERTIES.values():
+        verdict = judge(item, getattr(adapters, make)(beta=0.25), [])
+        assert verdict.status == "pass", verdict.counterexample
+
+
+def test_a_trainer_without_a_teacher_claims_nothing():
+    assert {judge(item, Pipeline(), []).status for item in PROPERTIES.values()} == {"not-claimed"}

@@ -7,34 +7,53 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from sftspec.conformance.adapters.transformers_trainer import run_trainer, training_arguments
+from sftspec.conformance.distillation_recovery import distil_once
 from sftspec.conversation import Conversation
 from sftspec.run import Job
+
+
+def divergence_of(beta: float) -> str:
+    """The name of TRL's beta, as the recovery says it: 0 is the forward, 1 the reverse KL."""
+    return {0.0: "forward KL", 1.0: "reverse KL"}.get(beta, f"JSD({beta:g})")
 
 
 @dataclass(frozen=True)
 class GKD:
     """`trl.experimental.gkd.GKDTrainer` without samples of its own (lmbda = 0): the dataset's last turns.
 
-    teacher      a causal LM over the student's vocabulary
+    teacher      a causal LM over the student's vocabulary; the suite puts its own there
     beta         of the generalised JSD: 0 is the forward, 1 the reverse KL
     temperature  GKDConfig's; its documentation says "for sampling"
     """
 
-    teacher: Any
+    teacher: Any = None
     beta: float = 0.5
     temperature: float = 0.9
     name: ClassVar[str] = "trl-gkd"
     policy: ClassVar[str] = "last"
-    claims: ClassVar[frozenset[str]] = frozenset({"padding", "accumulation", "clipping", "adamw", "log"})
+    claims: ClassVar[frozenset[str]] = frozenset({"distillation", "padding", "accumulation"})
 
     @property
     def version(self) -> str:
         import trl
 
         return trl.__version__
+
+    @property
+    def divergence(self) -> str:
+        return divergence_of(self.beta)
+
+    @property
+    def loss_temperature(self) -> float:
+        return 1.0  # GKDConfig's is for sampling alone (trl#5731)
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        return {"distil": partial(distil_once, self)}
 
     def accepts(self, conversation: Conversation) -> bool:
         return len(conversation) > 1 and conversation[-1]["role"] == "assistant"
@@ -64,18 +83,30 @@ class Distillation:
     completion  tokens to sample at most
     """
 
-    teacher: Any
+    teacher: Any = None
     beta: float = 1.0
     temperature: float = 1.0
     completion: int = 8
     name: ClassVar[str] = "trl-distillation"
-    claims: ClassVar[frozenset[str]] = frozenset({"padding", "accumulation", "clipping", "adamw", "log"})
+    claims: ClassVar[frozenset[str]] = frozenset({"distillation", "padding", "accumulation"})
 
     @property
     def version(self) -> str:
         import trl
 
         return trl.__version__
+
+    @property
+    def divergence(self) -> str:
+        return divergence_of(self.beta)
+
+    @property
+    def loss_temperature(self) -> float:
+        return self.temperature
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        return {"distil": partial(distil_once, self)}
 
     def accepts(self, conversation: Conversation) -> bool:
         return len(conversation) > 1 and conversation[-1]["role"] == "assistant"
