@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from sftspec.conformance.adapters.transformers_trainer import run_trainer, training_arguments
 from sftspec.conformance.distillation_recovery import distil_once
 from sftspec.conversation import Conversation
+from sftspec.masking import Conventions
 from sftspec.run import Job
 
 
@@ -35,6 +36,7 @@ class GKD:
     temperature: float = 0.9
     name: ClassVar[str] = "trl-gkd"
     policy: ClassVar[str] = "last"
+    conventions: ClassVar[Conventions] = Conventions(separator=True)
     claims: ClassVar[frozenset[str]] = frozenset({"distillation", "padding", "accumulation"})
 
     @property
