@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import shlex
 import sys
@@ -13,9 +14,11 @@ from typing import Any
 from rich.text import Text
 
 from sftspec.conformance.adapters import TrainerError
+from sftspec.conformance.adapters.encoders import LIBRARIES, encoders_at
 from sftspec.conformance.adapters.templates import templates_at
 from sftspec.conformance.capture import kept_aside
 from sftspec.conformance.document import EXIT_CONFORMS, exit_code, identify, make_document, validate
+from sftspec.conformance.encoder_trial import EncoderOnTrial, put_encoder_on_trial
 from sftspec.conformance.failures import STYLES, failures, heading, labelled, shortened, style_of
 from sftspec.conformance.report import evidence_of, make_console, summary
 from sftspec.conformance.selection import select
@@ -46,22 +49,17 @@ def check_templates(args: argparse.Namespace) -> int:
         raise TrainerError("which template? sftspec check template PLACE, such as model/chat_template.jinja or trl")
     if args.variant is not None and args.variant not in TEMPLATES:
         raise TrainerError(f"--as {args.variant}: unknown variant; known: {', '.join(TEMPLATES)}")
-    tokenizer = load_tokenizer(args.tokenizer) if args.tokenizer else None
-    variables = special_tokens_of(args.tokenizer) if args.tokenizer else {}
-    small = with_control_tokens_of(tokenizer.vocabulary.added if tokenizer else None)
-    found = [item for place in args.templates for item in templates_at(place, variables)]
     chosen = [item for item in select(args.select or ["template"]) if item.area == "template"]
-    documents = []
     with kept_aside(make_console(sys.stderr)) as diary:
-        for name, template in found:
-            variant = args.variant or ("" if why_nothing_can_be_read(template) else variant_of(template))
-            setting = {
-                "judged_as": variant or "no named variant",
-                "tokenizer": tokenizer.name if tokenizer else "small",
-            }
-            candidate = TemplateOnTrial(name, template, variant, small, setting)
-            trial = put_template_on_trial(candidate, chosen, lambda text, name=name: diary.begin(f"{name}: {text}"))
-            repeat = command(args, args.templates[0] if len(found) == 1 else again(args, name))
+        candidates = list(candidates_of(args))
+        documents = []
+        for place, candidate, setting in candidates:
+            repeat = command(args, place)
+            begin = functools.partial(_begin, diary, candidate.name)
+            if isinstance(candidate, EncoderOnTrial):
+                trial = put_encoder_on_trial(candidate.encoder, chosen, begin)
+            else:
+                trial = put_template_on_trial(candidate, chosen, begin)
             documents.append(make_document(trial, identify(candidate, setting), repeat, seed=0))
     console = make_console(sys.stdout)
     lines = one(documents[0], console.width) if len(documents) == 1 else matrix(documents, console.width)
@@ -73,6 +71,33 @@ def check_templates(args: argparse.Namespace) -> int:
     return max(map(exit_code, documents), default=EXIT_CONFORMS)
 
 
+def _begin(diary: Any, name: str, identifier: str) -> None:
+    diary.begin(f"{name}: {identifier}")
+
+
+def candidates_of(args: argparse.Namespace) -> Iterator[tuple[str, TemplateOnTrial | EncoderOnTrial, dict[str, str]]]:
+    """(place that gives it alone, candidate, setting) of everything that is asked for."""
+    tokenizer = load_tokenizer(args.tokenizer) if args.tokenizer else None
+    variables = special_tokens_of(args.tokenizer) if args.tokenizer else {}
+    small = with_control_tokens_of(tokenizer.vocabulary.added if tokenizer else None)
+    for place in args.templates:
+        if place.partition(":")[0] in LIBRARIES:
+            for encoder in encoders_at(place):
+                yield encoder.name, EncoderOnTrial(encoder), {"judged_as": encoder.variant, "tokenizer": "small"}
+            continue
+        for name, template in templates_at(place, variables):
+            variant = args.variant or ("" if why_nothing_can_be_read(template) else variant_of(template))
+            setting = {"judged_as": variant or "no named variant", **remarks(template, tokenizer)}
+            candidate = TemplateOnTrial(name, template, variant, small)
+            yield alone(place, name), candidate, setting
+
+
+def alone(place: str, name: str) -> str:
+    """The place of one of many: in a folder by its file, in a library by its name."""
+    file = Path(place) / f"{name}.jinja"
+    return str(file) if file.exists() else name if name.startswith(f"{place}:") else place
+
+
 def remarks(template: Template, tokenizer: Tokens | None) -> dict[str, str]:
     """What its user has to know beside the verdicts."""
     said = {"tokenizer": tokenizer.name if tokenizer else "small"}
@@ -82,12 +107,6 @@ def remarks(template: Template, tokenizer: Tokens | None) -> dict[str, str]:
     if tokenizer and number is not None and tokenizer.inner.encode("").ids[:1] == [number]:
         said["bos"] = "template and tokenizer both write one: encode its text with add_special_tokens=False (trl#3328)"
     return said
-
-
-def again(args: argparse.Namespace, name: str) -> str:
-    """The place of one of many: in a library by its name, in a folder by its file."""
-    folders = [Path(place) for place in args.templates if (Path(place) / f"{name}.jinja").exists()]
-    return str(folders[0] / f"{name}.jinja") if folders else name
 
 
 def command(args: argparse.Namespace, place: str) -> str:

@@ -66,7 +66,6 @@ class TemplateOnTrial:
     template: Template
     variant: str
     tokenizer: Any
-    setting: dict[str, str] = field(default_factory=dict)
     outcomes: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     claims: frozenset[str] = frozenset({"template"})
