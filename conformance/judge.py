@@ -35,6 +35,8 @@ class Verdict:
 
     evidence        pieces of evidence that hold, by scenario (or "drawn" for a seam)
     counterexample  what does not hold: scenario, subject, note
+    failures        pieces of evidence that do not hold
+    ambiguous       those of which nothing can be said
     """
 
     property: Property
@@ -43,6 +45,7 @@ class Verdict:
     evidence: dict[str, int] = field(default_factory=dict)
     counterexample: dict[str, Any] | None = None
     failures: int = 0
+    ambiguous: int = 0
 
 
 @dataclass
@@ -138,9 +141,15 @@ def reach_verdicts(
 ) -> Trial:
     """Add the verdicts of the chosen properties to a trial whose runs were made, or read from a folder."""
     started = time.perf_counter()
-    for item in chosen:
-        progress(item.id)
-        trial.verdicts.append(judge(item, trial.trainer, trial.runs, max_examples))
+    verdicts = [_open(item, trial.trainer) for item in chosen]
+    for run in trial.runs:
+        progress(f"verdicts on {run.scenario}")
+        for verdict in verdicts:
+            _read(verdict, run)
+        run.__dict__.pop("oracle", None)  # its float64 copies would add up to a gigabyte over all runs
+    for verdict in verdicts:
+        progress(verdict.property.id)
+        trial.verdicts.append(_settle(verdict, trial.trainer, trial.runs, max_examples))
     unread = {verdict.property.id for verdict in trial.verdicts if verdict.status == "fail"}
     # What needs a blocked property is blocked as well, so go on until nothing more is.
     while found := [item for item in trial.verdicts if item.status != "blocked" and unread & set(item.property.needs)]:
@@ -158,37 +167,59 @@ class Failed(AssertionError):
 
 def judge(item: Property, trainer: Any, runs: list[Run], max_examples: int = 100) -> Verdict:
     """The verdict of one property on what is known of a trainer."""
+    verdict = _open(item, trainer)
+    for run in runs:
+        _read(verdict, run)
+    return _settle(verdict, trainer, runs, max_examples)
+
+
+def _open(item: Property, trainer: Any) -> Verdict:
+    """A verdict on which nothing was read yet: it passes, until something speaks against it."""
     if item.claim and item.claim not in claims_of(trainer):
         return Verdict(item, "not-claimed", f"the trainer does not claim {item.claim!r}")
+    return Verdict(item, "pass")
+
+
+def _read(verdict: Verdict, run: Run) -> None:
+    """Add the evidence of one run; the smallest counterexample is kept."""
+    if verdict.property.seam != "run" or verdict.status in ("not-claimed", "error") or run.error:
+        return
     try:
-        if item.seam == "run":
-            return _judge_runs(item, runs)
-        return _judge_seam(item, trainer, max_examples)
-    except Exception as error:
-        return Verdict(item, "error", f"the property itself broke: {type(error).__name__}: {error}")
-
-
-def _judge_runs(item: Property, runs: list[Run]) -> Verdict:
-    verdict = Verdict(item, "pass")
-    failures: list[tuple[int, dict[str, Any]]] = []
-    ambiguous = 0
-    for run in runs:
-        if run.error:
-            continue
-        for subject, holds, *note in item.check(run):
+        for subject, holds, *note in verdict.property.check(run):
             if holds:
                 verdict.evidence[run.scenario] = verdict.evidence.get(run.scenario, 0) + 1
             elif holds is None:
-                ambiguous += 1
+                verdict.ambiguous += 1
             else:
-                found = {"scenario": run.scenario, "run": run, "subject": subject, "note": note[0] if note else ""}
-                failures.append((_size(run, subject), found))
-    verdict.failures = len(failures)
-    if failures:
-        verdict.status, verdict.counterexample = "fail", min(failures, key=lambda failure: failure[0])[1]
-    elif ambiguous:
+                verdict.failures += 1
+                size = _size(run, subject)
+                if verdict.counterexample is None or size < verdict.counterexample["size"]:
+                    verdict.counterexample = {
+                        "scenario": run.scenario, "run": run, "subject": subject, "note": note[0] if note else "",
+                        "size": size,
+                    }  # fmt: skip
+    except Exception as error:
+        verdict.status, verdict.reason = "error", _broke(error)
+
+
+def _broke(error: Exception) -> str:
+    return f"the property itself broke: {type(error).__name__}: {error}"
+
+
+def _settle(verdict: Verdict, trainer: Any, runs: list[Run], max_examples: int) -> Verdict:
+    """The status that the evidence gives."""
+    if verdict.status in ("not-claimed", "error"):
+        return verdict
+    if verdict.property.seam != "run":
+        try:
+            return _judge_seam(verdict.property, trainer, max_examples)
+        except Exception as error:
+            return Verdict(verdict.property, "error", _broke(error))
+    if verdict.failures:
+        verdict.status = "fail"
+    elif verdict.ambiguous:
         verdict.status = "ambiguous"
-        verdict.reason = f"{ambiguous} gradients fit no loss that is known"
+        verdict.reason = f"{verdict.ambiguous} gradients fit no loss that is known"
     else:
         _require_floor(verdict, runs)
     return verdict

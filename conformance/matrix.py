@@ -42,7 +42,7 @@ def kill_row(name: str, seed: int = 0) -> tuple[str, list[str]]:
 def kill_matrix(names: Iterable[str] = (), seed: int = 0, workers: int = 2) -> dict[str, list[str]]:
     """The rows of the mutants named (of all, without a name), computed in parallel."""
     chosen = list(names) or [item.name for item in load_mutants()]
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+    with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=8) as pool:
         return dict(pool.starmap(kill_row, [(name, seed) for name in chosen], chunksize=1))
 
 
