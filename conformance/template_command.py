@@ -25,6 +25,7 @@ from sftspec.conformance.selection import select
 from sftspec.conformance.show import Tokens, load_tokenizer, special_tokens_of
 from sftspec.conformance.template_trial import (
     TemplateOnTrial,
+    against_goldens,
     put_template_on_trial,
     variant_of,
     why_nothing_can_be_read,
@@ -87,7 +88,7 @@ def candidates_of(args: argparse.Namespace) -> Iterator[tuple[str, TemplateOnTri
             continue
         for name, template in templates_at(place, variables):
             variant = args.variant or ("" if why_nothing_can_be_read(template) else variant_of(template))
-            setting = {"judged_as": variant or "no named variant", **remarks(template, tokenizer)}
+            setting = {"judged_as": variant or "no named variant", **remarks(template, variant, tokenizer)}
             candidate = TemplateOnTrial(name, template, variant, small)
             yield alone(place, name), candidate, setting
 
@@ -98,9 +99,12 @@ def alone(place: str, name: str) -> str:
     return str(file) if file.exists() else name if name.startswith(f"{place}:") else place
 
 
-def remarks(template: Template, tokenizer: Tokens | None) -> dict[str, str]:
+def remarks(template: Template, variant: str, tokenizer: Tokens | None) -> dict[str, str]:
     """What its user has to know beside the verdicts."""
     said = {"tokenizer": tokenizer.name if tokenizer else "small"}
+    if variant:
+        equal, number, first = against_goldens(template, variant)
+        said["goldens"] = f"{equal} of {number} texts of {variant} are equal" + (f"; {first} differs" if first else "")
     if "strftime_now" in getattr(template.pieces, "source", ""):
         said["date"] = "it asks for today's: other tokens tomorrow (sglang#3296); judged with a fixed one"
     number = tokenizer.vocabulary.added.get(template.bos) if tokenizer else None
@@ -154,7 +158,9 @@ def matrix(documents: Sequence[dict[str, Any]], width: int) -> Iterator[Text]:
         line = Text(f"{document['trainer']['name']:{size}}")
         for verdict in document["verdicts"]:
             line.append(f"{SIGNS[verdict['status']]:>4}", style_of(verdict))
-        yield line.append(f"  {document['trainer']['setting']['judged_as']}", "dim")
+        setting = document["trainer"]["setting"]
+        goldens = f", {setting['goldens'].partition(' texts')[0]} goldens" if "goldens" in setting else ""
+        yield line.append(f"  {setting['judged_as']}{goldens}", "dim")
     for identifier in properties:
         yield from failing(identifier, documents, width)
     failed = sum(exit_code(document) == 1 for document in documents)

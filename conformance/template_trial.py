@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 
 from sftspec import encode, render
 from sftspec.conformance.judge import Trial, Verdict, reach_verdicts
+from sftspec.golden.loader import GoldenCase, load_cases
 from sftspec.golden.small_tokenizer import load
 from sftspec.properties import Property
 from sftspec.spans import Rendered, TemplateError
@@ -176,6 +177,23 @@ def why_nothing_can_be_read(template: Template) -> str:
     if lost:
         return "contents that are strings are not rendered: it wants lists of parts, as templates of vision models do"
     return ""
+
+
+def against_goldens(template: Template, variant: str) -> tuple[int, int, str]:
+    """Golden conversations of a variant that a template renders character for character as the oracle of its source.
+
+    Returns (equal, all, id of the first that differs).
+    """
+    cases = [case for case in load_cases([variant]) if case.text is not None]
+    differing = [case.id for case in cases if not _is_golden(case, template)]
+    return len(cases) - len(differing), len(cases), differing[0] if differing else ""
+
+
+def _is_golden(case: GoldenCase, template: Template) -> bool:
+    try:
+        return render(case.messages, template, case.add_generation_prompt, case.tools).text == case.text
+    except TemplateError:
+        return False
 
 
 def why_not(item: Property, candidate: TemplateOnTrial) -> str:

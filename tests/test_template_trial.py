@@ -16,6 +16,7 @@ from sftspec.conformance.document import validate
 from sftspec.conformance.encoder_trial import READS_IDS_ALONE, put_encoder_on_trial
 from sftspec.conformance.template_trial import (
     TemplateOnTrial,
+    against_goldens,
     put_template_on_trial,
     traits_of_variants,
     variant_of,
@@ -140,6 +141,15 @@ def test_every_named_variant_is_recognised_by_its_text():
     assert variant_of(jinja_template(CHATML)) == "chatml/openai"
     assert variant_of(jinja_template(LLAMA3, bos_token="<|begin_of_text|>")) == "llama3/hf"
     assert variant_of(jinja_template(CHATML.replace("im_start", "start"))) == ""
+
+
+def test_goldens_tell_a_copy_from_its_variant():
+    copy = against_goldens(jinja_template(CHATML), "chatml/openai")
+    assert copy == (copy[1], copy[1], "") and copy[1] > 40
+    equal, number, first = against_goldens(
+        jinja_template(CHATML.replace("+ '<|im_end|>'", "+ '\n<|im_end|>'")), "chatml/openai"
+    )
+    assert equal < number and first.startswith("chatml/openai/")
 
 
 def test_a_folder_of_templates_is_a_matrix_and_the_exit_code_is_that_of_the_worst(tmp_path, capsys):
