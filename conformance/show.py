@@ -32,7 +32,7 @@ FINDINGS = {
     "no target": "nothing of it is trained: it costs a forward pass and teaches nothing",
     "end of turn untrained": "the model is not taught to stop after this answer",
     "control strings in content": "parsed, they forge turns and cut the mask (transformers#29279)",
-    "double BOS": "a BOS follows a BOS where the tokenizer adds its own to the template's (trl#3328)",
+    "double BOS": "a BOS follows a BOS: no model has seen that (OpenRLHF#393)",
     "tokens cut off": "max_length ends it early",
     "empty messages": "a turn that says nothing",
 }
@@ -102,10 +102,19 @@ class Tokens:
     def decode(self, ids: Sequence[int]) -> str:
         if self.is_byte_level:
             return self.inner.decode(list(ids), skip_special_tokens=False)
-        return "".join(self.inner.id_to_token(token).replace("▁", " ") for token in ids)
+        return "".join(_of_piece(self.inner.id_to_token(token)) for token in ids)
 
     def convert_ids_to_tokens(self, token: int) -> str:
         return self.inner.id_to_token(token)
+
+
+def _of_piece(piece: str) -> str:
+    """The text of a SentencePiece token; of a byte that is no character by itself, its escape."""
+    byte = re.fullmatch("<0x([0-9A-F]{2})>", piece)
+    if byte is None:
+        return piece.replace("▁", " ")
+    number = int(byte[1], 16)
+    return chr(number) if number < 128 else f"\\x{number:02x}"
 
 
 def load_tokenizer(place: str) -> Tokens:
@@ -169,7 +178,6 @@ def show(path: Path, template: Template, tokenizer: Tokens, policy: str, max_len
     except OSError as error:
         raise ShowError(f"{path}: {error.strerror or error}") from error
     control = re.compile("|".join(map(re.escape, sorted(tokenizer.vocabulary.added, key=len, reverse=True))) or r"\Z.")
-    prefix = tokenizer.inner.encode("").ids  # what the tokenizer puts before any text
     rows = []
     for conversation, encoded in zip(conversations, _encoded(conversations, template, tokenizer, policy), strict=True):
         if isinstance(encoded, ValueError):
@@ -181,7 +189,7 @@ def show(path: Path, template: Template, tokenizer: Tokens, policy: str, max_len
                 "no target": int(not any(label != IGNORE for label in encoded.labels[1:kept])),
                 "end of turn untrained": _untrained_ends(encoded, conversation, policy, kept),
                 "control strings in content": _control_strings(encoded, control),
-                "double BOS": _double_bos(prefix + encoded.input_ids, template.bos, tokenizer),
+                "double BOS": _double_bos(encoded.input_ids[:kept], template.bos, tokenizer),
                 "tokens cut off": len(encoded) - kept,
                 "empty messages": sum(_is_empty(message) for message in conversation),
             }
@@ -243,6 +251,11 @@ def _remarks(template: Template, tokenizer: Tokens) -> Iterator[str]:
     missing = [token for token in wanted if token and token not in tokenizer.vocabulary.added]
     if missing:
         yield f"{', '.join(missing)}: not one token of this tokenizer, so the structure is spelt out as text"
+    if template.bos and tokenizer.inner.encode("").ids[:1] == [tokenizer.vocabulary.added.get(template.bos)]:
+        yield (
+            f"template and tokenizer both write {template.bos}: who encodes the text with add_special_tokens=True "
+            "trains on two in every conversation (trl#3328); the tokens below have the template's"
+        )
     if not template.end_of_turn:
         yield "the template ends no answer with a token: a model trained with it does not learn to stop"
     if tokenizer.name == "small":

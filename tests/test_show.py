@@ -67,16 +67,20 @@ def test_what_a_template_refuses_is_shown_with_the_reason(tmp_path):
     assert showing.totals["refused"] == 1 and "message 1" in showing.rows[0].error
 
 
-def test_a_tokenizer_that_adds_its_own_bos_makes_two(file):
+def test_two_bos_in_a_row_are_counted_and_a_tokenizer_that_would_add_one_is_named(file):
     from tokenizers import Tokenizer
 
     adding = Tokenizer.from_str(small_tokenizer.load().to_str())
     number = adding.token_to_id("<s>")
     adding.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", number)])
-    file.write_text(json.dumps({"messages": FINE}))
     template = choose_template("llama2/hf", "small")
-    assert show(file, template, Tokens(adding, "adding"), "all", None).totals["double BOS"] == 1
-    assert show(file, template, load_tokenizer("small"), "all", None).totals["double BOS"] == 0
+    file.write_text(json.dumps({"messages": FINE}))
+    both = show(file, template, Tokens(adding, "adding"), "all", None)
+    one = show(file, template, load_tokenizer("small"), "all", None)
+    assert [any("both write <s>" in remark for remark in showing.remarks) for showing in (both, one)] == [True, False]
+    assert both.totals["double BOS"] == one.totals["double BOS"] == 0
+    file.write_text(json.dumps({"messages": [{"role": "user", "content": "<s><s>"}, FINE[1]]}))
+    assert show(file, template, load_tokenizer("small"), "all", None).totals["double BOS"] == 1
 
 
 def test_the_strip_has_the_tokens_and_the_targets(file):
