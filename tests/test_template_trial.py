@@ -272,3 +272,20 @@ def test_a_library_is_judged_where_it_is_installed_and_named_where_not(place, ca
     assert main(["check", "template", place, "--select", f"template/{END}"]) == (0 if installed else 2)
     out, err = capsys.readouterr()
     assert "judged as" in out if installed else "is not installed here" in err
+
+
+def test_the_tokenizer_that_trainers_are_given_renders_the_goldens():
+    """What whole trainers are judged with on the witness is the published ChatML, by Hugging Face's own renderer."""
+    from sftspec.conformance.witness import make_tokenizer
+    from sftspec.golden.loader import load_cases
+
+    tokenizer = make_tokenizer()
+    cases = [case for case in load_cases(["chatml/openai"]) if case.text is not None]
+    options = {"tokenize": False}
+    found = {
+        case.id: tokenizer.apply_chat_template(
+            case.messages, add_generation_prompt=case.add_generation_prompt, **options
+        )
+        for case in cases
+    }
+    assert found == {case.id: case.text for case in cases} and len(cases) > 40
