@@ -23,12 +23,11 @@ from sftspec.conformance.failures import STYLES, failures, heading, labelled, sh
 from sftspec.conformance.report import evidence_of, make_console, summary
 from sftspec.conformance.selection import select
 from sftspec.conformance.show import Tokens, load_tokenizer, special_tokens_of
+from sftspec.conformance.template_traits import variant_of, why_nothing_can_be_read
 from sftspec.conformance.template_trial import (
     TemplateOnTrial,
     against_goldens,
     put_template_on_trial,
-    variant_of,
-    why_nothing_can_be_read,
     with_control_tokens_of,
 )
 from sftspec.templates import TEMPLATES, Template
@@ -90,6 +89,8 @@ def candidates_of(args: argparse.Namespace) -> Iterator[tuple[str, TemplateOnTri
             variant = args.variant or ("" if why_nothing_can_be_read(template) else variant_of(template))
             setting = {"judged_as": variant or "no named variant", **remarks(template, variant, tokenizer)}
             candidate = TemplateOnTrial(name, template, variant, small)
+            if candidate.conventions:
+                setting["conventions"] = ", ".join(candidate.conventions)
             yield alone(place, name), candidate, setting
 
 

@@ -3,7 +3,9 @@
 A template is judged by what it declares, never by what another one does. Its declaration is the named variant that it
 is a copy of: same markers, same trimming, same thoughts. Where it is none, the properties that need one (where a turn
 ends, which BOS) are not measured; the others hold for any template. What it refuses with raise_exception is refused,
-not wrong; what Jinja itself cannot render is wrong. Its code runs in sftspec's sandbox only.
+not wrong; what Jinja itself cannot render is wrong. Two habits are conventions, found by trying and then allowed for:
+to train the newline after the end-of-turn, and to leave an empty system message out. Its code runs in sftspec's sandbox
+only.
 
 The tokens are those of the small tokenizer. A control token that the template's own tokenizer lacks is text there too:
 an end-of-turn spelt in letters stops nothing, and that is seen here as it would be with the large vocabulary.
@@ -14,11 +16,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cached_property
 from typing import Any, TypeVar
 
 from hypothesis import reject
@@ -26,17 +27,26 @@ from hypothesis import strategies as st
 
 from sftspec import encode, render
 from sftspec.conformance.judge import Trial, Verdict, reach_verdicts
+from sftspec.conformance.template_traits import (
+    DROPS_EMPTY_SYSTEM,
+    TRAINS_SEPARATOR,
+    conventions_of,
+    has_empty_system,
+    why_nothing_can_be_read,
+    without_separators,
+)
 from sftspec.golden.loader import GoldenCase, load_cases
 from sftspec.golden.small_tokenizer import load
+from sftspec.jinja_templates import RenderBudgetError
+from sftspec.masking import Encoded
 from sftspec.properties import Property
 from sftspec.spans import Rendered, TemplateError
 from sftspec.templates import TEMPLATES, Template
 
 Result = TypeVar("Result")
 
-PROBE = [{"role": "user", "content": " Query "}, {"role": "assistant", "content": " Reply "}]
-MARKERS = ("<|im_start|>", "<|start_header_id|>", "[INST]")
 STAND_IN = "chatml/openai"  # the name that is passed where a property does not look at it
+ATTEMPTS = 3
 TEXT_ONLY = "\ufdd0"  # a noncharacter before a control token's name: no text is ever that token
 
 # What a property reads of the variant that the template is declared to be.
@@ -59,15 +69,13 @@ class TemplateOnTrial:
     template   it, as sftspec renders it
     variant    the named variant that it declares to be ("": none)
     tokenizer  the small tokenizer, with the control tokens that its own tokenizer has
-    outcomes   how often a conversation was "rendered", "refused" by it, or "unmarked" (no answer found in the text)
-    reasons    what it said when it refused, with counts
+    reasons    what it said when it refused a conversation, with counts
     """
 
     name: str
     template: Template
     variant: str
     tokenizer: Any
-    outcomes: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     claims: frozenset[str] = frozenset({"template"})
 
@@ -81,58 +89,40 @@ class TemplateOnTrial:
     def parts(self) -> dict[str, Callable[..., Any]]:
         return {"render": self.render, "encode": self.encode}
 
+    @cached_property
+    def conventions(self) -> tuple[str, ...]:
+        return () if why_nothing_can_be_read(self.template) else tuple(conventions_of(self.template))
+
     def render(self, messages: list[dict], template: str, add_generation_prompt: bool = False) -> Rendered:
-        return self._ask(lambda: render(messages, self.template, add_generation_prompt))
+        return self._ask(messages, lambda: render(messages, self.template, add_generation_prompt))
 
-    def encode(self, messages: list[dict], template: str, tokenizer: Any, **options: Any) -> Any:
-        return self._ask(lambda: encode(messages, self.template, self.tokenizer, **options))
+    def encode(self, messages: list[dict], template: str, tokenizer: Any, **options: Any) -> Encoded:
+        example = self._ask(messages, lambda: encode(messages, self.template, self.tokenizer, **options))
+        return without_separators(example) if TRAINS_SEPARATOR in self.conventions else example
 
-    def _ask(self, work: Callable[[], Result]) -> Result:
+    def _ask(self, messages: list[dict], work: Callable[[], Result]) -> Result:
         """Do it; a conversation that the template refuses is not judged, and counted."""
-        try:
-            result = work()
-        except TemplateError as error:
-            outcome = outcome_of(self.template, error)
-            if outcome == "broken":
-                raise
-            self.outcomes[outcome] += 1
-            self.reasons[str(error)] += 1
+        if DROPS_EMPTY_SYSTEM in self.conventions and has_empty_system(messages):
             reject()
-        self.outcomes["rendered"] += 1
-        return result
+        for _ in range(ATTEMPTS):
+            try:
+                return work()
+            except RenderBudgetError as error:  # on a busy machine the clock runs while the template does not
+                last: TemplateError = error
+            except TemplateError as error:
+                last = error
+                break
+        if is_broken(self.template, last):
+            raise last
+        self.reasons[str(last)] += 1
+        reject()
 
 
-def outcome_of(template: Template, error: TemplateError) -> str:
-    """The template "refused" with raise_exception, sftspec left an answer "unmarked", or rendering is "broken"."""
-    if "does not show where this answer begins" in str(error):
-        return "unmarked"
-    by_itself = template.name not in TEMPLATES and f"{template.name}: TemplateError: " not in str(error)
-    return "broken" if by_itself else "refused"
-
-
-def traits(template: Template) -> tuple:
-    """What tells families apart: markers, trimming, thoughts, dates. Where markers are text (Llama-2), the text."""
-    text = render(PROBE, template).text
-    prompt = render(PROBE[:1], template, add_generation_prompt=True).text
-    marker = next((marker for marker in MARKERS if marker in text), "")
-    thoughts = [re.findall(r"</?think>\s*", part) for part in (prompt, text)]
-    exact = text if marker == "[INST]" else " Query " in text
-    return marker, exact, *map(tuple, thoughts), "Cutting Knowledge" in text, "<|im_sep|>" in text
-
-
-@cache
-def traits_of_variants() -> dict[str, tuple[tuple, str]]:
-    return {name: (traits(template), render(PROBE, template).text) for name, template in TEMPLATES.items()}
-
-
-def variant_of(template: Template) -> str:
-    """The named variant that a template is a copy of, or ""; among several that fit, one of the same text."""
-    if template.name in TEMPLATES:
-        return template.name
-    found, text = traits(template), render(PROBE, template).text
-    fitting = [name for name, (known, _) in traits_of_variants().items() if known == found and found[0]]
-    known = traits_of_variants()
-    return min(fitting, key=lambda name: (known[name][1] != text, not name.endswith("/hf")), default="")
+def is_broken(template: Template, error: TemplateError) -> bool:
+    """Jinja could not render it. Otherwise the template refused, or sftspec did not find the answer in its text."""
+    if template.name in TEMPLATES or "does not show where this answer begins" in str(error):
+        return False
+    return f"{template.name}: TemplateError: " not in str(error)
 
 
 def with_control_tokens_of(added: Iterable[str] | None) -> Any:
@@ -167,18 +157,6 @@ def put_template_on_trial(
     return trial
 
 
-def why_nothing_can_be_read(template: Template) -> str:
-    """ "" where a plain conversation is rendered with what it says; else what happens to it."""
-    try:
-        text = render(PROBE, template).text
-    except TemplateError as error:
-        return f"it renders no plain conversation: {error}"
-    lost = [message["content"].strip() for message in PROBE if message["content"].strip() not in text]
-    if lost:
-        return "contents that are strings are not rendered: it wants lists of parts, as templates of vision models do"
-    return ""
-
-
 def against_goldens(template: Template, variant: str) -> tuple[int, int, str]:
     """Golden conversations of a variant that a template renders character for character as the oracle of its source.
 
@@ -209,8 +187,10 @@ def why_not(item: Property, candidate: TemplateOnTrial) -> str:
 
 def specialised(item: Property, variant: str) -> Property:
     """The property, asked for one template only."""
-    given = {**(item.given or {}), "template": st.just(variant)}
-    examples = tuple(example for example in item.examples if example["template"] == variant)
+    own = {"template": variant, "tokenization": "whole"}  # a Hugging Face template is encoded whole
+    own = {name: value for name, value in own.items() if name in (item.given or {})}
+    given = {**(item.given or {}), **{name: st.just(value) for name, value in own.items()}}
+    examples = tuple({**example, **own} for example in item.examples if example["template"] == variant)
     return dataclasses.replace(item, given=given, examples=examples)
 
 

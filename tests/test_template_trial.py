@@ -14,12 +14,11 @@ from sftspec.conformance.adapters.templates import templates_at
 from sftspec.conformance.cli import main
 from sftspec.conformance.document import validate
 from sftspec.conformance.encoder_trial import READS_IDS_ALONE, put_encoder_on_trial
+from sftspec.conformance.template_traits import traits_of_variants, variant_of
 from sftspec.conformance.template_trial import (
     TemplateOnTrial,
     against_goldens,
     put_template_on_trial,
-    traits_of_variants,
-    variant_of,
     with_control_tokens_of,
 )
 from sftspec.golden.small_tokenizer import load
@@ -117,6 +116,22 @@ def test_a_control_token_that_the_tokenizer_lacks_is_text():
     small = with_control_tokens_of(lacking)
     assert small.encode("<|im_start|>a").ids == load().encode("<|im_start|>a").ids
     assert len(small.encode("<|im_end|>").ids) > 1
+
+
+@pytest.mark.parametrize(
+    ("source", "convention"),
+    [
+        (CHATML.replace("+ '<|im_end|>' }}{% endgeneration %}", "+ '<|im_end|>\n' }}{% endgeneration %}", 1)
+         .replace("{% endif %}{{ '\n' }}", "{{ '\n' }}{% endif %}", 1), "trains the newline"),
+        ("{% set messages = messages[1:] if messages[0].role == 'system' and not messages[0].content else messages %}"
+         + CHATML, "leaves an empty system"),
+    ],
+)  # fmt: skip
+def test_a_convention_is_said_and_no_failure(source, convention):
+    candidate = TemplateOnTrial("mine", jinja_template(source), "chatml/openai", load())
+    assert len(candidate.conventions) == 1 and candidate.conventions[0].startswith(convention)
+    names = [END, "contents-make-no-control-token", READ_BACK]
+    assert {verdict.status for verdict in trial(source, names).values()} == {"pass"}
 
 
 def test_refused_conversations_are_not_failures_and_refusing_all_is_not_measured():

@@ -1,0 +1,95 @@
+"""What a chat template declares by what it does: the named variant that it is a copy of, and its habits.
+
+Tried on one conversation, never read off a name or a source: a template that is called ChatML may be another.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
+
+from sftspec import render
+from sftspec.masking import IGNORE, Encoded
+from sftspec.spans import Rendered, TemplateError
+from sftspec.templates import TEMPLATES, Template
+
+PROBE = [{"role": "user", "content": " Query "}, {"role": "assistant", "content": " Reply "}]
+MARKERS = ("<|im_start|>", "<|start_header_id|>", "[INST]")
+TRAINS_SEPARATOR = "trains the newline after the end-of-turn"
+DROPS_EMPTY_SYSTEM = "leaves an empty system message out"
+
+
+def traits(template: Template) -> tuple:
+    """What tells families apart: markers, trimming, thoughts, dates. Where markers are text (Llama-2), the text."""
+    text = render(PROBE, template).text
+    prompt = render(PROBE[:1], template, add_generation_prompt=True).text
+    marker = next((marker for marker in MARKERS if marker in text), "")
+    thoughts = [re.findall(r"</?think>\s*", part) for part in (prompt, text)]
+    exact = text if marker == "[INST]" else " Query " in text
+    return marker, exact, *map(tuple, thoughts), "Cutting Knowledge" in text, "<|im_sep|>" in text
+
+
+@cache
+def traits_of_variants() -> dict[str, tuple[tuple, str]]:
+    return {name: (traits(template), render(PROBE, template).text) for name, template in TEMPLATES.items()}
+
+
+def variant_of(template: Template) -> str:
+    """The named variant that a template is a copy of, or ""; among several that fit, one of the same text."""
+    if template.name in TEMPLATES:
+        return template.name
+    found, text = traits(template), render(PROBE, template).text
+    fitting = [name for name, (known, _) in traits_of_variants().items() if known == found and found[0]]
+    known = traits_of_variants()
+    return min(fitting, key=lambda name: (known[name][1] != text, not name.endswith("/hf")), default="")
+
+
+def why_nothing_can_be_read(template: Template) -> str:
+    """ "" where a plain conversation is rendered with what it says; else what happens to it."""
+    try:
+        text = render(PROBE, template).text
+    except TemplateError as error:
+        return f"it renders no plain conversation: {error}"
+    lost = [message["content"].strip() for message in PROBE if message["content"].strip() not in text]
+    if lost:
+        return "contents that are strings are not rendered: it wants lists of parts, as templates of vision models do"
+    return ""
+
+
+def conventions_of(template: Template) -> Iterator[str]:
+    """What a template does that the specification leaves to it (templates.md M1, C3)."""
+    rendered = render(PROBE, template)
+    if separators(rendered):
+        yield TRAINS_SEPARATOR
+    silent = [{"role": "system", "content": ""}, *PROBE]
+    try:
+        if render(silent, template).text == rendered.text:
+            yield DROPS_EMPTY_SYSTEM
+    except TemplateError:
+        return
+
+
+def has_empty_system(messages: list[dict]) -> bool:
+    return any(message["role"] == "system" and not message["content"].strip() for message in messages)
+
+
+def separators(rendered: Rendered) -> list[int]:
+    """The spans of white space that a template lets the model write after its end-of-turn."""
+    spans = rendered.spans
+    return [
+        index + 1
+        for index, (left, right) in enumerate(pairwise(spans))
+        if (left.kind, right.kind) == ("end_of_turn", "generated")
+        and left.message == right.message
+        and rendered.text[right.start : right.end].isspace()
+    ]
+
+
+def without_separators(example: Encoded) -> Encoded:
+    """The labels, without what was trained after the end of a turn."""
+    after = frozenset(separators(example.rendered))
+    pairs = zip(example.labels, example.owners, strict=True)
+    return dataclasses.replace(example, labels=[IGNORE if owner in after else label for label, owner in pairs])
