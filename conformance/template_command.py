@@ -89,8 +89,8 @@ def candidates_of(args: argparse.Namespace) -> Iterator[tuple[str, TemplateOnTri
             variant = args.variant or ("" if why_nothing_can_be_read(template) else variant_of(template))
             setting = {"judged_as": variant or "no named variant", **remarks(template, variant, tokenizer)}
             candidate = TemplateOnTrial(name, template, variant, small)
-            if candidate.conventions:
-                setting["conventions"] = ", ".join(candidate.conventions)
+            if candidate.habits:
+                setting["habits"] = ", ".join(candidate.habits)
             yield alone(place, name), candidate, setting
 
 

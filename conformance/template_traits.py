@@ -59,7 +59,7 @@ def why_nothing_can_be_read(template: Template) -> str:
     return ""
 
 
-def conventions_of(template: Template) -> Iterator[str]:
+def habits_of(template: Template) -> Iterator[str]:
     """What a template does that the specification leaves to it (templates.md M1, C3)."""
     rendered = render(PROBE, template)
     if separators(rendered):

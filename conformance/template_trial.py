@@ -30,7 +30,7 @@ from sftspec.conformance.judge import Trial, Verdict, reach_verdicts
 from sftspec.conformance.template_traits import (
     DROPS_EMPTY_SYSTEM,
     TRAINS_SEPARATOR,
-    conventions_of,
+    habits_of,
     has_empty_system,
     why_nothing_can_be_read,
     without_separators,
@@ -38,7 +38,7 @@ from sftspec.conformance.template_traits import (
 from sftspec.golden.loader import GoldenCase, load_cases
 from sftspec.golden.small_tokenizer import load
 from sftspec.jinja_templates import RenderBudgetError
-from sftspec.masking import Encoded
+from sftspec.masking import Conventions, Encoded
 from sftspec.properties import Property
 from sftspec.spans import Rendered, TemplateError
 from sftspec.templates import TEMPLATES, Template
@@ -90,19 +90,23 @@ class TemplateOnTrial:
         return {"render": self.render, "encode": self.encode}
 
     @cached_property
-    def conventions(self) -> tuple[str, ...]:
-        return () if why_nothing_can_be_read(self.template) else tuple(conventions_of(self.template))
+    def habits(self) -> tuple[str, ...]:
+        return () if why_nothing_can_be_read(self.template) else tuple(habits_of(self.template))
+
+    @property
+    def conventions(self) -> Conventions:
+        return Conventions(separator=TRAINS_SEPARATOR in self.habits)
 
     def render(self, messages: list[dict], template: str, add_generation_prompt: bool = False) -> Rendered:
         return self._ask(messages, lambda: render(messages, self.template, add_generation_prompt))
 
     def encode(self, messages: list[dict], template: str, tokenizer: Any, **options: Any) -> Encoded:
         example = self._ask(messages, lambda: encode(messages, self.template, self.tokenizer, **options))
-        return without_separators(example) if TRAINS_SEPARATOR in self.conventions else example
+        return without_separators(example) if TRAINS_SEPARATOR in self.habits else example
 
     def _ask(self, messages: list[dict], work: Callable[[], Result]) -> Result:
         """Do it; a conversation that the template refuses is not judged, and counted."""
-        if DROPS_EMPTY_SYSTEM in self.conventions and has_empty_system(messages):
+        if DROPS_EMPTY_SYSTEM in self.habits and has_empty_system(messages):
             reject()
         for _ in range(ATTEMPTS):
             try:

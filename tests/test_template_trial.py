@@ -118,18 +118,22 @@ def test_a_control_token_that_the_tokenizer_lacks_is_text():
     assert len(small.encode("<|im_end|>").ids) > 1
 
 
-@pytest.mark.parametrize(
-    ("source", "convention"),
-    [
-        (CHATML.replace("+ '<|im_end|>' }}{% endgeneration %}", "+ '<|im_end|>\n' }}{% endgeneration %}", 1)
-         .replace("{% endif %}{{ '\n' }}", "{{ '\n' }}{% endif %}", 1), "trains the newline"),
-        ("{% set messages = messages[1:] if messages[0].role == 'system' and not messages[0].content else messages %}"
-         + CHATML, "leaves an empty system"),
-    ],
+NEWLINE_TRAINED = (
+    CHATML.replace("+ '<|im_end|>' }}{% endgeneration %}", "+ '<|im_end|>\n' }}{% endgeneration %}")
+    .replace("{% endif %}{{ '\n' }}", "{{ '\n' }}{% endif %}")
 )  # fmt: skip
+EMPTY_DROPPED = (
+    "{% set messages = messages[1:] if messages[0].role == 'system' and not messages[0].content else messages %}"
+    + CHATML
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "convention"), [(NEWLINE_TRAINED, "trains the newline"), (EMPTY_DROPPED, "leaves an empty system")]
+)
 def test_a_convention_is_said_and_no_failure(source, convention):
     candidate = TemplateOnTrial("mine", jinja_template(source), "chatml/openai", load())
-    assert len(candidate.conventions) == 1 and candidate.conventions[0].startswith(convention)
+    assert len(candidate.habits) == 1 and candidate.habits[0].startswith(convention)
     names = [END, "contents-make-no-control-token", READ_BACK]
     assert {verdict.status for verdict in trial(source, names).values()} == {"pass"}
 
@@ -168,7 +172,7 @@ def test_goldens_tell_a_copy_from_its_variant():
 
 
 def test_a_folder_of_templates_is_a_matrix_and_the_exit_code_is_that_of_the_worst(tmp_path, capsys):
-    (tmp_path / "good.jinja").write_text(CHATML)
+    (tmp_path / "good.jinja").write_text(NEWLINE_TRAINED)
     (tmp_path / "bad.jinja").write_text(CHATML.replace("assistant\n", "assistant\n\n"))
     found = tmp_path / "found.json"
     select = ["--select", f"template/{ANSWER}"]
@@ -180,7 +184,8 @@ def test_a_folder_of_templates_is_a_matrix_and_the_exit_code_is_that_of_the_wors
     for document in documents.values():
         validate(document)
     assert main(["check", "template", str(tmp_path / "good.jinja"), *select]) == 0
-    assert "judged as   chatml/openai" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "judged as   chatml/openai" in said and "habits      trains the newline" in said
 
 
 def test_a_tokenizer_folder_is_judged_with_its_tokens(tmp_path, capsys):
