@@ -89,6 +89,9 @@ def _record_once(trainer, scenario, seed, workdir, max_replays, **changes) -> tu
         except Exception as error:
             run.error = f"{type(error).__name__}: {error}"
             run.traceback = traceback.format_exc()
+    job.report(
+        bytes_in_workdir=sum(item.stat().st_size for item in workdir.rglob("*") if item != job.path and item.is_file())
+    )
     run.final = {name: item.detach().clone() for name, item in job.model.named_parameters()}
     try:
         build_run(job, tap, run, provenance)

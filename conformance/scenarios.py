@@ -132,6 +132,12 @@ def flagged_conversations(writer: Writer) -> list[Conversation]:
     return talks
 
 
+def one_long_conversation(writer: Writer) -> list[Conversation]:
+    """Short conversations and one of about 1,200 tokens: a default max_length that nobody asked for shows."""
+    long = writer.talk(3, write=lambda: writer.words(35))
+    return [writer.talk(1, write=lambda: writer.words(2)), long, writer.talk(2, write=lambda: writer.words(1))]
+
+
 def long_conversations(writer: Writer) -> list[Conversation]:
     """Conversations of which some are longer than a pack, and one that is exactly as long as it."""
     talks = [writer.talk(1, write=lambda count=count: writer.words(count)) for count in (2, 30, 4, 50, 8, 3, 25, 1)]
@@ -173,6 +179,7 @@ SCENARIOS = (
     _scenario("pad is end-of-turn", "masking packing", (), hostile_conversations,
               batch_size=5, pad_is_end_of_turn=True),
     _scenario("one by one", "masking step", (), hostile_conversations, batch_size=1),
+    _scenario("one long conversation", "masking", ("padding",), one_long_conversation, batch_size=1),
     _scenario("two epochs", "masking step", (), unequal_conversations, epochs=2),
     _scenario("accumulation", "step", ("accumulation",), unequal_conversations, batch_size=2, accumulation=3),
     _scenario("ranks", "step", ("ranks",), unequal_conversations, batch_size=2, accumulation=2, world_size=2),
@@ -186,12 +193,19 @@ SCENARIOS = (
               max_grad_norm=100.0, learning_rate=1e-4),
     _scenario("AdamW", "step", ("adamw",), unequal_conversations,
               optimizer="adamw", learning_rate=1e-3, weight_decay=0.1),
+    _scenario("AdamW, clipped", "step", ("adamw", "clipping"), unequal_conversations,
+              optimizer="adamw", learning_rate=1e-3, max_grad_norm=0.25, batch_size=3),
     _scenario("rate zero", "step", (), unequal_conversations, learning_rate=0.0),
     _scenario("bfloat16", "masking step", ("bf16",), hostile_conversations, {"dtype": "bfloat16"}),
     _scenario("resume", "step", ("resume",), unequal_conversations, {"dropout": 0.1}, {"resume_at": None},
               optimizer="adamw", learning_rate=1e-3, resume_at=2, batch_size=3),
     _scenario("packed", "masking packing step", ("packing",), hostile_conversations, twin={},
               packing=True, batch_size=2),
+    _scenario("packed, pad is end-of-turn", "masking packing", ("packing",), hostile_conversations,
+              packing=True, batch_size=2, pad_is_end_of_turn=True),
+    _scenario("packed, last turn only", "masking", ("packing", "policy"), hostile_conversations,
+              packing=True, policy="last"),
+    _scenario("packed, turns not to train", "masking", ("packing", "train-flag"), flagged_conversations, packing=True),
     _scenario("packed, learned positions", "packing", ("packing",), hostile_conversations, LEARNED,
               packing=True, batch_size=2),
     _scenario("packed, every token", "masking packing step", ("packing", "policy"), unequal_conversations, LEARNED,

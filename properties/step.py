@@ -14,11 +14,9 @@ import math
 
 from sftspec.properties import must, should
 
-ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-8, "float16": 2.0**-11}
-
 
 def roundoff(run) -> float:
-    return ROUNDOFF[str(next(iter(run.final.values())).dtype).removeprefix("torch.")]
+    return run.oracle.roundoff
 
 
 def weight_bound(run) -> float:
@@ -245,6 +243,8 @@ def resuming_equals_not_stopping(run):
     the random state is lost and dropout draws another mask.
     """
     if run.job.resume_at is not None and run.twin is not None:
+        saved = run.job.reported.get("bytes_in_workdir", 0)
+        yield run, saved > 0, "nothing was saved in the job's workdir, so nothing was resumed"
         for name, value in run.final.items():
             yield run, bool((value == run.twin.final[name]).all()), f"{name} differs from the uninterrupted run"
 
@@ -294,6 +294,25 @@ def the_reported_loss_is_the_mean_over_targets(run):
             bound = 128 * roundoff(run) * (1 + mean)
             close = min(abs(loss - mean), abs(loss - of_labels)) <= bound
             yield step, close, f"step {step.index}: mean {mean:.6g}, reported {loss:.6g}"
+
+
+@must(laws=("ST-EPOCH",), floor=5)
+def steps_hold_the_examples_asked_for(run):
+    """An optimizer step holds batch_size times accumulation times ranks examples; the last of an epoch may hold fewer.
+
+    A setting that is ignored in silence is another batch size, and with it another learning rate. Read off padded rows.
+    """
+    if run.job.packing or run.error:
+        return
+    size = run.job.batch_size * run.job.accumulation * run.job.world_size
+    examples: dict[int, set[int]] = {step.index: set() for step in run.steps}
+    for piece in run.pieces:
+        examples.setdefault(piece.rows[0].step, set()).add(piece.example)
+    total, seen = len({piece.example for piece in run.pieces}), 0
+    for index, held in examples.items():
+        seen += len(held)
+        whole = len(held) == size or (len(held) < size and total and seen % total == 0)
+        yield run, whole, f"step {index} holds {len(held)} examples, {size} were asked for"
 
 
 @must(laws=("ST-EPOCH",), claim="accumulation", floor=3)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sftspec.run import Piece, Run, Step
 
-MAX_STEPS = 3
+MAX_STEPS = 4
 ADAMW = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
 
 
@@ -47,14 +47,21 @@ class Oracle:
 
     @property
     def roundoff(self) -> float:
-        return torch.finfo(self.dtype).eps / 2
+        """Unit roundoff of the run, float32's for a float64 model: its loss may be reduced in float32."""
+        return max(torch.finfo(self.dtype).eps / 2, 2.0**-24)
 
     @cached_property
     def steps(self) -> list[Step]:
-        """The steps that are computed again: the first few, and none under dropout (its masks are the trainer's)."""
+        """The steps that are computed again: the first and the last few, all of them where the gradient is clipped.
+
+        None under dropout: its masks are the trainer's.
+        """
         config = self.run.job.model.config
         random = any(getattr(config, name, 0.0) for name in ("attention_dropout", "attn_pdrop", "resid_pdrop"))
-        return [] if random else [step for step in self.run.steps if self.run.targets_of_step[step.index]][:MAX_STEPS]
+        steps = [] if random else [step for step in self.run.steps if self.run.targets_of_step[step.index]]
+        if self.run.job.max_grad_norm is not None or len(steps) <= MAX_STEPS:
+            return steps
+        return steps[: MAX_STEPS // 2] + steps[-(MAX_STEPS // 2) :]
 
     def reference(self, step: Step, dtype: torch.dtype) -> Reference:
         key = (step.index, dtype)
@@ -162,7 +169,7 @@ class Oracle:
     def adamw_errors(self) -> Iterator[tuple[Step, str, float, float]]:
         """(step, parameter, largest difference from AdamW in float64, bound): 16 u (|p| + lr).
 
-        A parameter may be exempt from the decay: of the two results the nearer one counts.
+        A vector (norm, bias) may be exempt from the decay: of the two results the nearer one counts.
         """
         job = self.run.job
         first: dict[str, Tensor] = {}
@@ -178,9 +185,10 @@ class Oracle:
                 moment = first[name] / (1 - beta1**count)
                 root = (second[name] / (1 - beta2**count)).sqrt() + ADAMW["eps"]
                 update = job.learning_rate * moment / root
+                decayed = 1 - job.learning_rate * job.weight_decay
                 results = [
                     self._largest(step, name, before.double() * keep - update, before.abs() + job.learning_rate, 16)
-                    for keep in (1 - job.learning_rate * job.weight_decay, 1.0)
+                    for keep in ((decayed, 1.0) if before.dim() < 2 else (decayed,))
                 ]
                 yield step, name, *min(results, key=lambda result: result[0] / result[1])
 

@@ -345,3 +345,27 @@ def separator_trained_undeclared():
         return encode(messages, **{**options, "conventions": UNDECLARED})
 
     return Pipeline(encode=broken)
+
+
+@mutant("every-conversation-with-a-target-is-trained", "huggingface/trl#2400", "long answers are never learned",
+        "no default that nobody asked for")  # fmt: skip
+def silent_default_length():
+    """Examples are cut at 1,024 tokens although no max_length was given."""
+
+    def broken(messages, **options) -> Encoded:
+        return encode(messages, **{**options, "max_length": options.get("max_length") or 1024})
+
+    return Pipeline(encode=broken)
+
+
+@mutant("end-of-turn-is-trained", "variant of huggingface/trl#976", "never stops when packed", "mask by position")
+def packed_pads_masked_by_id():
+    """Labels are ignored wherever the id is the pad's, in packed rows only."""
+
+    def broken(examples, bins=None, *, pad_token_id) -> Batch:
+        batch = collate(examples, bins, pad_token_id=pad_token_id)
+        if bins is None:
+            return batch
+        return replace(batch, labels=batch.labels.masked_fill(batch.input_ids == pad_token_id, IGNORE))
+
+    return Pipeline(collate=broken)

@@ -469,3 +469,44 @@ def evaluation_leaves_the_mode():
             return loss
 
     return Leaves()
+
+
+@mutant("steps-hold-the-examples-asked-for", "settings ignored", "another batch size, and with it another rate",
+        "use the setting, or refuse it")  # fmt: skip
+def batch_size_ignored():
+    """Every example is a step of its own, whatever the batch size."""
+
+    @dataclass(frozen=True)
+    class OneByOne(Pipeline):
+        def train(self, job) -> None:
+            super().train(replace(job, batch_size=1, accumulation=1, world_size=1))
+
+    return OneByOne()
+
+
+@mutant("resuming-equals-not-stopping", "transformers#8878", "work is lost", "save, and load what was saved")
+def never_saved():
+    """Nothing is saved where the job is to be interrupted."""
+    return Pipeline(resume=lambda job, optimizer, rebuild: optimizer)
+
+
+@mutant("adamw-decays-and-corrects", "settings not passed on", "weights are not decayed", "pass weight_decay on")
+def adamw_does_not_decay():
+    """AdamW is given no weight decay."""
+
+    def optimizer(job):
+        return make_optimizer(replace(job, weight_decay=0.0))
+
+    return Pipeline(optimizer=optimizer)
+
+
+@mutant("clipping-is-by-the-norm-of-the-whole-gradient", "a branch without the clip", "spikes pass under AdamW",
+        "clip whatever the optimizer")  # fmt: skip
+def not_clipped_with_adamw():
+    """The gradient is clipped with SGD and not with AdamW."""
+
+    def step(model, batches, optimizer, max_grad_norm=None, loss=sft_loss, clip=clip_gradients) -> StepReport:
+        limit = None if isinstance(optimizer, torch.optim.AdamW) else max_grad_norm
+        return sft_step(model, batches, optimizer, limit, loss, clip)
+
+    return Pipeline(step=step)
