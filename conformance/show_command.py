@@ -28,8 +28,9 @@ def add_show_arguments(command: ArgumentParser) -> None:
 def run_show(args: Namespace) -> int:
     """Print what is trained; exit code 0, whatever was found."""
     from sftspec.conformance.report import make_console
-    from sftspec.conformance.show import choose_template, load_tokenizer, show
+    from sftspec.conformance.show import show
     from sftspec.conformance.show_html import page
+    from sftspec.conformance.show_inputs import choose_template, load_tokenizer
     from sftspec.conformance.show_text import print_showing
 
     if args.max_length is not None and args.max_length < 1:

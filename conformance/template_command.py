@@ -22,7 +22,7 @@ from sftspec.conformance.encoder_trial import EncoderOnTrial, put_encoder_on_tri
 from sftspec.conformance.failures import STYLES, failures, heading, labelled, shortened, style_of
 from sftspec.conformance.report import evidence_of, make_console, summary
 from sftspec.conformance.selection import select
-from sftspec.conformance.show import Tokens, load_tokenizer, special_tokens_of
+from sftspec.conformance.show_inputs import Tokens, load_tokenizer, special_tokens_of
 from sftspec.conformance.template_traits import variant_of, why_nothing_can_be_read
 from sftspec.conformance.template_trial import (
     TemplateOnTrial,
