@@ -32,12 +32,12 @@ from sftspec.conformance.template_traits import (
     TRAINS_SEPARATOR,
     habits_of,
     has_empty_system,
+    patiently,
     why_nothing_can_be_read,
     without_separators,
 )
 from sftspec.golden.loader import GoldenCase, load_cases
 from sftspec.golden.small_tokenizer import load
-from sftspec.jinja_templates import RenderBudgetError
 from sftspec.masking import Conventions, Encoded
 from sftspec.properties import Property
 from sftspec.spans import Rendered, TemplateError
@@ -46,7 +46,6 @@ from sftspec.templates import TEMPLATES, Template
 Result = TypeVar("Result")
 
 STAND_IN = "chatml/openai"  # the name that is passed where a property does not look at it
-ATTEMPTS = 3
 TEXT_ONLY = "\ufdd0"  # a noncharacter before a control token's name: no text is ever that token
 
 # What a property reads of the variant that the template is declared to be.
@@ -108,18 +107,13 @@ class TemplateOnTrial:
         """Do it; a conversation that the template refuses is not judged, and counted."""
         if DROPS_EMPTY_SYSTEM in self.habits and has_empty_system(messages):
             reject()
-        for _ in range(ATTEMPTS):
-            try:
-                return work()
-            except RenderBudgetError as error:  # on a busy machine the clock runs while the template does not
-                last: TemplateError = error
-            except TemplateError as error:
-                last = error
-                break
-        if is_broken(self.template, last):
-            raise last
-        self.reasons[str(last)] += 1
-        reject()
+        try:
+            return patiently(work)
+        except TemplateError as error:
+            if is_broken(self.template, error):
+                raise
+            self.reasons[str(error)] += 1
+            reject()
 
 
 def is_broken(template: Template, error: TemplateError) -> bool:
