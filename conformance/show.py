@@ -185,13 +185,12 @@ def _remarks(template: Template, tokenizer: Tokens) -> Iterator[str]:
         yield "the small tokenizer makes about one token of a letter: give --tokenizer for your model's counts"
 
 
-def cells_of(row: Shown, tokenizer: Tokens) -> list[Cell]:
-    """The tokens of a conversation; those that are cut off are not present."""
+def cells_of(row: Shown, tokenizer: Tokens, first: int) -> list[Cell]:
+    """The first tokens of a conversation, at most so many; those that are cut off are not present."""
     if row.encoded is None:
         return []
-    scored = [IGNORE, *row.encoded.labels[1 : row.kept]]
-    trained = [label != IGNORE for label in scored] + [False] * (len(row.encoded) - row.kept)
+    labels = [IGNORE, *row.encoded.labels[1:first]]
     return [
-        Cell(tokenizer.text(token), trained=is_trained, present=place < row.kept)
-        for place, (token, is_trained) in enumerate(zip(row.encoded.input_ids, trained, strict=True))
+        Cell(tokenizer.text(token), trained=label != IGNORE and place < row.kept, present=place < row.kept)
+        for place, (token, label) in enumerate(zip(row.encoded.input_ids[:first], labels, strict=True))
     ]

@@ -126,13 +126,14 @@ def card(row: Shown, showing: Showing) -> Iterator[str]:
 def turns(row: Shown, showing: Showing) -> Iterator[str]:
     """The tokens, a line for each message; what belongs to no message is the template's."""
     rendered = row.encoded.rendered
-    placed = list(zip(cells_of(row, showing.tokenizer), row.encoded.owners, row.encoded.input_ids, strict=True))
-    for message, group in groupby(placed[:TOKENS], key=lambda item: rendered.messages[item[1]]):
+    cells = cells_of(row, showing.tokenizer, TOKENS)
+    placed = zip(cells, row.encoded.owners, row.encoded.input_ids, strict=False)
+    for message, group in groupby(placed, key=lambda item: rendered.messages[item[1]]):
         role = row.conversation[message]["role"] if message >= 0 else "template"
         boxes = "".join(box(cell, token, rendered.kinds[owner], showing) for cell, owner, token in group)
         yield f'<div class="turn"><div class="role">{role}</div><div class="strip">{boxes}</div></div>'
-    if len(placed) > TOKENS:
-        yield f'<div class="turn"><div></div><div class="quiet">… {len(placed) - TOKENS:,} more tokens</div></div>'
+    if len(row.encoded) > TOKENS:
+        yield f'<div class="turn"><div></div><div class="quiet">… {len(row.encoded) - TOKENS:,} more tokens</div></div>'
 
 
 def box(cell: Cell, token: int, kind: str, showing: Showing) -> str:

@@ -11,7 +11,7 @@ from sftspec.conformance.failures import heading, labelled
 from sftspec.conformance.show import FINDINGS, Showing, Shown, cells_of
 from sftspec.conformance.strip import LEGEND, draw, lines_of
 
-LINES = 12  # of one conversation's strip; the page has all of them
+LINES, TOKENS = 12, 1000  # of one conversation's strip; the page has more
 
 
 def print_showing(showing: Showing, limit: int, console: Console) -> None:
@@ -69,8 +69,9 @@ def says(row: Shown) -> str:
 def strip(row: Shown, showing: Showing, width: int) -> Iterator[Text]:
     if row.error:
         yield from labelled("", row.error, width, "red")
-    lines = list(lines_of(cells_of(row, showing.tokenizer), width))
+    lines = list(lines_of(cells_of(row, showing.tokenizer, TOKENS), width))
     for line in lines[:LINES]:
         yield from (text for label, text in draw(line) if label == "tokens")
     if len(lines) > LINES:
-        yield Text(f"… {sum(map(len, lines[LINES:])):,} more tokens; --html shows them", "dim")
+        more = len(row.encoded or ()) - sum(map(len, lines[:LINES]))
+        yield Text(f"… {more:,} more tokens; --html shows them", "dim")

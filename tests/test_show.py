@@ -87,7 +87,7 @@ def test_two_bos_in_a_row_are_counted_and_a_tokenizer_that_would_add_one_is_name
 def test_the_strip_has_the_tokens_and_the_targets(file):
     showing = shown(file)
     row = next(row for row in showing.rows if row.conversation.source == "data.jsonl:2")
-    cells = cells_of(row, showing.tokenizer)
+    cells = cells_of(row, showing.tokenizer, 1000)
     assert "".join(cell.text for cell in cells) == row.encoded.rendered.text.replace("\n", "⏎")
     assert [cell.present for cell in cells] == [place < 30 for place in range(len(cells))]
     assert sum(cell.trained for cell in cells) == row.targets
