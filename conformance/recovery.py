@@ -122,6 +122,12 @@ def build_run(job: Job, tap: Tap, run: Run, provenance: Provenance) -> Run:
     if not tap.calls:
         run.error = run.error or "no training call of job.model was seen: train job.model itself, not a copy of it"
         return run
+    if not tap.steps:
+        run.error = run.error or "no torch optimizer stepped job.model's output head: give one its parameters, and step it"
+        return run
+    if not any(call.step == 0 for call in tap.calls):
+        run.error = run.error or "the optimizer stepped before the model was called: call it outside optimizer.step()"
+        return run
     dtype = tap.calls[0].hidden.dtype
     for index, record in enumerate(tap.steps):
         head_name = _head_name(job)
@@ -130,7 +136,8 @@ def build_run(job: Job, tap: Tap, run: Run, provenance: Provenance) -> Run:
             run.steps.append(Step(index, record.learning_rate, 0.0, 0.0, record.gradients, record.before, record.after))
             continue
         inverse = invert_head(head)
-        calls = [call for call in tap.calls if call.step == index]
+        # What no backward pass reached was looked at (an evaluation with gradients on) and not trained on.
+        calls = [call for call in tap.calls if call.step == index and call.gradient is not None]
         readings = [_read_call(call, head, inverse, fit_bound(dtype, len(head))) for call in calls]
         scale, residual = closure(calls, inverse, record.gradients.get(head_name))
         for call, reading in zip(calls, readings, strict=True):

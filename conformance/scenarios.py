@@ -211,7 +211,9 @@ SCENARIOS = (
     _scenario("packed, every token", "masking packing step", ("packing", "policy"), unequal_conversations, LEARNED,
               packing=True, policy="every-token"),
     _scenario("packed, accumulation", "packing step", ("packing", "accumulation"), unequal_conversations,
-              packing=True, batch_size=1, accumulation=2),
+              packing=True, batch_size=1, accumulation=2, epochs=2),
+    _scenario("packed, ranks", "packing step", ("packing", "ranks"), unequal_conversations,
+              packing=True, batch_size=1, accumulation=2, world_size=2),
     _scenario("packed, examples over the capacity", "masking packing", ("packing",), long_conversations,
               packing=True, batch_size=2),
 )  # fmt: skip

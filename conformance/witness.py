@@ -179,8 +179,8 @@ class Tap:
         self.calls.append(call)
 
         def on_gradient(gradient: Tensor) -> None:
-            # A hidden state that enters the loss twice is called once, with the sum.
-            call.gradient = gradient.detach().clone()
+            # Several backward passes over one graph (a loss for each row, say) add up, as in every .grad.
+            call.gradient = gradient.detach().clone() if call.gradient is None else call.gradient + gradient
 
         hidden.register_hook(on_gradient)
         if self.replayed < self.max_replays:

@@ -104,7 +104,8 @@ def no_position_sees_what_follows_it(run):
     (transformers#38094), left padding without a mask.
     """
     for replay in run.replays:
-        places = run.places.get(replay.forward, {})
+        if not (places := run.places.get(replay.forward)):
+            continue
         first: dict[tuple[int, int], int] = {}
         for line, column in replay.changed:
             key = (line, places[line, column].example)
@@ -213,9 +214,10 @@ def reported_targets_are_the_scored_ones(run):
     """
     reported = run.job.reported.get("num_targets", [])
     counted = [number for number in reported if number]
-    for step, number in zip(run.steps, counted, strict=False):
-        expected = run.targets_of_step[step.index]
-        yield step, number == expected, f"step {step.index}: {expected} scored, {number} reported"
+    scored = [count for count in run.targets_of_step.values() if count]
+    yield run, len(counted) == len(scored), f"{len(scored)} steps had targets, {len(counted)} were reported"
+    for number, expected in zip(counted, scored, strict=False):
+        yield run, number == expected, f"{expected} were scored in a step, {number} reported"
 
 
 @must(floor=200)

@@ -31,7 +31,8 @@ def examples_do_not_see_each_other(run):
     that does not read them (trl#2834); an attention mask of ones that overrides them (fla#838).
     """
     for replay in run.replays:
-        places = run.places.get(replay.forward, {})
+        if not (places := run.places.get(replay.forward)):
+            continue
         changed = {places[place].example for place in replay.changed} - {-1}
         if not changed:
             continue
@@ -51,7 +52,8 @@ def an_example_sees_itself(run):
     if run.oracle.roundoff > 1e-6:
         return
     for replay in run.replays:
-        places = run.places.get(replay.forward, {})
+        if not (places := run.places.get(replay.forward)):
+            continue
         first: dict[tuple[int, int], int] = {}
         for place in sorted(replay.changed):
             first.setdefault((place[0], places[place].example), place[1])
@@ -76,7 +78,8 @@ def padding_is_never_attended(run):
     Left padding without a mask, pads counted as context, an attention mask of ones over pads.
     """
     for replay in run.replays:
-        places = run.places.get(replay.forward, {})
+        if not (places := run.places.get(replay.forward)):
+            continue
         if any(places[place].example >= 0 for place in replay.changed):
             continue
         for place, row in places.items():

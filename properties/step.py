@@ -286,6 +286,7 @@ def the_reported_loss_is_the_mean_over_targets(run):
     # A step that was skipped for want of targets may be reported (as nan) or not.
     stepped = run.steps if len(losses) == len(run.steps) else [s for s in run.steps if run.targets_of_step[s.index]]
     losses = losses if len(losses) == len(stepped) else [loss for loss in losses if not math.isnan(loss)]
+    yield run, len(losses) == len(stepped), f"{len(stepped)} optimizer steps, {len(losses)} losses reported"
     for step, loss in zip(stepped, losses, strict=False):
         rows = [row for row in run.rows if row.step == step.index and row.target is not None]
         if rows:
@@ -325,7 +326,7 @@ def accumulation_makes_the_steps_asked_for(run):
         return
     window = run.job.accumulation
     counts: dict[int, int] = {step.index: 0 for step in run.steps}
-    for forward in run.forwards:
+    for forward in (forward for forward in run.forwards if forward.trained):
         counts[forward.step] = counts.get(forward.step, 0) + 1
     for number, step in enumerate(run.steps):
         full = counts[step.index] == window or (number + 1 == len(run.steps) and counts[step.index] <= window)
