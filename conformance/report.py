@@ -58,7 +58,6 @@ def report_lines(document: Mapping[str, Any], width: int, output: Mapping[str, s
     for area, verdicts in itertools.groupby(document["verdicts"], key=lambda item: item["id"].partition("/")[0]):
         yield from area_table(area, list(verdicts), size, width)
     yield from failures(document, width)
-    yield from likeliest(document, width)
     yield from errors(document, width, output)
     yield from refusals(document, width)
     yield from summary(document, width)
@@ -150,22 +149,6 @@ def errors(document: Mapping[str, Any], width: int, output: Mapping[str, str]) -
             yield Text()
             yield heading(Text(f"{verdict['id']} broke", STYLES["error"]), width)
             yield from labelled("error", verdict["reason"], width, "red")
-
-
-def likeliest(document: Mapping[str, Any], width: int) -> Iterator[Text]:
-    """The planted bugs whose pattern of failing properties is nearest; or that none is near."""
-    found = document["diagnosis"]
-    if not any(verdict["status"] in ("fail", "ambiguous") for verdict in document["verdicts"]):
-        return
-    yield Text()
-    if not found:
-        yield from labelled("looks like", "no planted bug: nothing in the kill matrix fails in this pattern", width)
-    for item in found[:3]:
-        said = (
-            f"{item['mutant']} ({item['agree']} of {item['of']} failing properties agree): {item['breaks']} "
-            f"Seen in {item['seen_in']}; effect: {item['effect']}; fix: {item['fix']}."
-        )
-        yield from labelled("looks like", said, width, "bold")
 
 
 def refusals(document: Mapping[str, Any], width: int) -> Iterator[Text]:
