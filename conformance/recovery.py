@@ -123,7 +123,7 @@ def build_run(job: Job, tap: Tap, run: Run, provenance: Provenance) -> Run:
         run.error = run.error or "no training call of job.model was seen: train job.model itself, not a copy of it"
         return run
     if not tap.steps:
-        run.error = run.error or "no torch optimizer stepped job.model's output head: give one its parameters, and step it"
+        run.error = run.error or "no torch optimizer stepped job.model's output head: give its parameters to one"
         return run
     if not any(call.step == 0 for call in tap.calls):
         run.error = run.error or "the optimizer stepped before the model was called: call it outside optimizer.step()"

@@ -85,7 +85,10 @@ def _instruction(extra: str, answer: str) -> Callable[[Mapping, str], tuple[list
     def read(record: Mapping, source: str) -> tuple[list, Any]:
         instruction, more = _text(record, "instruction", source), _text(record, extra, source, optional=True)
         messages = _system(record, source)
-        for number, pair in enumerate(record.get("history") or ()):
+        history = record.get("history") or []
+        if not isinstance(history, list):
+            raise ConversationError(f"{source}, history: expected a list of [question, answer], found {shown(history)}")
+        for number, pair in enumerate(history):
             if not isinstance(pair, list) or len(pair) != 2:
                 raise ConversationError(f"{source}, history {number}: expected [question, answer], found {shown(pair)}")
             messages += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]

@@ -257,7 +257,8 @@ def _pieces(runs: list[Run], end: int, bos: str) -> Iterator[Piece]:
         (kind, message, "".join(text for _, _, text in group))
         for (kind, message), group in groupby(reversed(pieces), key=lambda piece: piece[:2])
     ]
-    for (kind, message, text), after in zip(merged, [*merged[1:], ("", -1, "")], strict=True):
+    following_pieces = [*merged, ("", -1, "")][1:]
+    for (kind, message, text), after in zip(merged, following_pieces, strict=True):
         if kind == "generated" and (after[0] not in WRITTEN_KINDS or after[1] != message):
             yield from _closing(message, text)
         else:

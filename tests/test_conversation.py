@@ -245,3 +245,11 @@ def test_any_damaged_file_is_read_or_a_clear_error(tmp_path_factory, cut, insert
 def test_the_forms_and_speakers_are_those_of_the_table():
     assert [form.name for form in FORMATS] == ["messages", "ShareGPT", "Alpaca", "Dolly", "prompt"]
     assert set(SHAREGPT_ROLES.values()) == {"system", "user", "assistant", "tool"}
+
+
+@pytest.mark.parametrize("history", ["true", "3", "1.5", '"x"'])
+def test_a_history_that_is_no_list_is_refused(tmp_path, history):
+    path = tmp_path / "talks.jsonl"
+    path.write_text(f'{{"instruction": "a", "output": "b", "history": {history}}}\n')
+    with pytest.raises(ConversationError, match=r"talks\.jsonl:1, history: expected a list"):
+        load_conversations(path)
