@@ -76,7 +76,6 @@ DOCUMENT: dict[str, Any] = {
         verdict("packing/no-pack-exceeds-its-capacity", "not-claimed", evidence={}),
         verdict("step/the-loss-is-cross-entropy", "ambiguous", reason="3 gradients fit no loss that is known"),
     ],
-    "diagnosis": [],
     "totals": {
         "must": COUNTS | {"pass": 1, "fail": 1, "not-measured": 1, "blocked": 1, "not-claimed": 1, "ambiguous": 1},
         "should": COUNTS | {"fail": 1, "not-claimed": 1},
@@ -285,13 +284,3 @@ def test_a_strip_shows_lost_and_forged_targets():
     assert (forged.trained, forged.expected, forged.seen) == (True, "—", forged.text)
     assert (lost.trained, lost.expected, lost.seen) == (False, lost.text, "—")
     assert sum(cell.wrong for cell in cells) == 2
-
-
-def test_the_likeliest_planted_bug_is_named_or_said_to_be_none():
-    document = copy.deepcopy(DOCUMENT)
-    assert "looks like  no planted bug" in printed(document)
-    document["diagnosis"] = [
-        {"mutant": "step/mean-of-means", "agree": 3, "of": 3, "breaks": "The step averages means.",
-         "seen_in": "transformers#34191", "effect": "short batches weigh more", "fix": "divide once"},
-    ]  # fmt: skip
-    assert "looks like  step/mean-of-means (3 of 3 failing properties agree)" in printed(document)
