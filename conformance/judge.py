@@ -81,6 +81,8 @@ def _record_once(trainer, scenario, seed, workdir, max_replays, **changes) -> tu
     provenance = Provenance(
         [reference_stream(job, conventions, conversation).input_ids for conversation in job.conversations],
         job.tokenizer.convert_tokens_to_ids(list(ALPHABET)),
+        job.tokenizer.pad_token_id,
+        job.max_length,
     )
     torch.manual_seed(seed)
     with Tap(job, provenance, max_replays) as tap:

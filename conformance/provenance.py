@@ -19,10 +19,15 @@ class Provenance:
     """Resolves positions to (example, offset in its token stream).
 
     streams: token ids of every example, as the specification encodes them.
+    pad, limit: the padding's id, and the length at which examples are cut (None: they are not).
     alphabet: ids of the single-character tokens that nonces are made of; substitutes are drawn from it.
     """
 
-    def __init__(self, streams: Sequence[Sequence[int]], alphabet: Sequence[int]):
+    def __init__(
+        self, streams: Sequence[Sequence[int]], alphabet: Sequence[int], pad: int | None = None, limit: int | None =
+            None
+    ):
+        self.pad, self.limit = pad, limit
         self.streams = [list(stream) for stream in streams]
         self.alphabet = list(alphabet)
         self.next_letter = {
@@ -46,6 +51,11 @@ class Provenance:
         }
         for row, origins in zip(rows, resolved, strict=True):
             self._fill(row, origins, ends)
+            # Padding behind an example that was cut just before its end-of-turn looks like that token.
+            for place in range(len(row) - 1, -1, -1):
+                if row[place] != self.pad or self.limit is None or origins[place][1] < self.limit:
+                    break
+                origins[place] = NOWHERE
         return resolved
 
     def _align(self, row: Sequence[int]) -> list[Origin]:
