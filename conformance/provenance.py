@@ -24,8 +24,11 @@ class Provenance:
     """
 
     def __init__(
-        self, streams: Sequence[Sequence[int]], alphabet: Sequence[int], pad: int | None = None, limit: int | None =
-            None
+        self,
+        streams: Sequence[Sequence[int]],
+        alphabet: Sequence[int],
+        pad: int | None = None,
+        limit: int | None = None,
     ):
         self.pad, self.limit = pad, limit
         self.streams = [list(stream) for stream in streams]
