@@ -10,6 +10,7 @@ with 1 if there was an alarm.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from collections import Counter
@@ -51,6 +52,8 @@ def main() -> int:
                 found = verdict.counterexample or {}
                 print(f"seed {seed}, {verdict.property.id}: {found.get('scenario')}: {found.get('note')}", flush=True)
         print(f"seed {seed}: {sum(conversations.values())} conversations, {trial.seconds:.0f} s", file=sys.stderr)
+        del trial, run, verdict
+        gc.collect()  # runs, jobs and models refer to one another
     print(f"{alarms} alarms in {arguments.seeds} seeds")
     for identifier, count in judged.most_common():
         print(f"{count:8,} conversations {evidence[identifier]:10,} pieces of evidence  {identifier}")
