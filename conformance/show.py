@@ -20,7 +20,6 @@ from typing import Any
 from sftspec.conformance.show_command import ShowError
 from sftspec.conformance.show_inputs import Tokens
 from sftspec.conformance.strip import Cell
-from sftspec.conformance.template_traits import patiently
 from sftspec.conversation import Conversation, ConversationError, load_conversations
 from sftspec.masking import IGNORE, Encoded, EncodingError, encode, encode_batch, trained_messages, truncate
 from sftspec.spans import DATA_KINDS, TemplateError
@@ -135,7 +134,7 @@ def _encoded(
 
 def _encoded_or_error(conversation, template: Template, tokenizer: Tokens, options: dict) -> Encoded | ValueError:
     try:
-        return patiently(lambda: encode(conversation, template, tokenizer.inner, **options))
+        return encode(conversation, template, tokenizer.inner, **options)
     except (TemplateError, ConversationError, EncodingError) as error:
         return error
 

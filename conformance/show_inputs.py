@@ -11,7 +11,6 @@ from typing import Any
 
 from sftspec.conformance.show_command import ShowError
 from sftspec.conformance.strip import visible
-from sftspec.conformance.template_traits import patiently
 from sftspec.spans import TemplateError
 from sftspec.templates import Template, find_template
 from sftspec.vocabulary import vocabulary_of
@@ -81,9 +80,9 @@ def choose_template(name: str | None, tokenizer: str) -> Template:
     own = tokenizer != "small" and folder.is_dir() and any(folder.glob("chat_template.jinja"))
     try:
         if name is not None and Path(name).exists():
-            return patiently(lambda: load_jinja_template(Path(name), **special_tokens_of(tokenizer)))
+            return load_jinja_template(Path(name), **special_tokens_of(tokenizer))
         if name is None and (own or "chat_template" in _config(folder)):
-            return patiently(lambda: load_jinja_template(folder))
+            return load_jinja_template(folder)
         return find_template(name or "chatml/openai")
     except (TemplateError, OSError, ValueError) as error:
         raise ShowError(f"--template {name or tokenizer}: {error}") from error

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
-from typing import TypeVar
 
-import sftspec
-from sftspec.jinja_templates import RenderBudgetError
+from sftspec import render
 from sftspec.masking import IGNORE, Encoded
 from sftspec.spans import Rendered, TemplateError
 from sftspec.templates import TEMPLATES, Template
@@ -22,23 +20,6 @@ PROBE = [{"role": "user", "content": " Query "}, {"role": "assistant", "content"
 MARKERS = ("<|im_start|>", "<|start_header_id|>", "[INST]")
 TRAINS_SEPARATOR = "trains the newline after the end-of-turn"
 DROPS_EMPTY_SYSTEM = "leaves an empty system message out"
-ATTEMPTS = 5
-
-Result = TypeVar("Result")
-
-
-def patiently(work: Callable[[], Result]) -> Result:
-    """Do it, again where the budget of rendering ran out: on a busy machine the clock runs while the template waits."""
-    for _ in range(ATTEMPTS - 1):
-        try:
-            return work()
-        except RenderBudgetError:
-            continue
-    return work()
-
-
-def render(messages: list[dict], template: Template, add_generation_prompt: bool = False) -> Rendered:
-    return patiently(lambda: sftspec.render(messages, template, add_generation_prompt))
 
 
 def traits(template: Template) -> tuple:

@@ -32,7 +32,6 @@ from sftspec.conformance.template_traits import (
     TRAINS_SEPARATOR,
     habits_of,
     has_empty_system,
-    patiently,
     why_nothing_can_be_read,
     without_separators,
 )
@@ -108,7 +107,7 @@ class TemplateOnTrial:
         if DROPS_EMPTY_SYSTEM in self.habits and has_empty_system(messages):
             reject()
         try:
-            return patiently(work)
+            return work()
         except TemplateError as error:
             if is_broken(self.template, error):
                 raise

@@ -16,12 +16,13 @@ import json
 import os
 import queue
 import re
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby, pairwise, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,9 +30,12 @@ from typing import Any, NamedTuple
 from sftspec.spans import DATA_KINDS, WRITTEN_KINDS, Piece, TemplateError
 from sftspec.templates import Template
 
-# For all renderings of one conversation.
+# Of processor time, for one rendering, and for all renderings of one conversation.
+SECONDS_ONCE = 0.5
 SECONDS, SECONDS_PER_MESSAGE, SECONDS_PER_CHARACTER = 0.5, 0.02, 0.2e-6
-WALL_SECONDS = 20.0  # for a machine without processor limits; elsewhere the worker's own clock ends first
+# So that nothing hangs. Where the kernel counts no processor time this is the only limit, so it is a short one.
+WALL_SECONDS = 60.0 if hasattr(signal, "setitimer") else 5.0
+CLOCK_RAN_OUT = -getattr(signal, "SIGPROF", 0)  # the exit code of a worker that the kernel ended for its time
 
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 FIRST_TOKEN, LAST_TOKEN = re.compile(r"\s*<[^<>]*>"), re.compile(r"<[^<>]*>(?=\s*\Z)")
@@ -50,52 +54,75 @@ class _Worker:
         self.owner = 0
         self.lock = threading.Lock()
 
-    def ask(self, request: dict) -> dict:
+    def ask(self, request: dict, seconds: float) -> dict:
+        """The reply of the worker, which has so many seconds of processor time for it."""
+        lines = f"{seconds}\n{json.dumps(request, ensure_ascii=False)}\n"
         with self.lock:
             if self.process is None or self.owner != os.getpid() or self.process.poll() is not None:
                 self._start()
-            replies: queue.Queue = queue.Queue()
-            threading.Thread(
-                target=self._exchange, args=(json.dumps(request, ensure_ascii=False), replies), daemon=True
-            ).start()
+            replies: queue.Queue[str] = queue.Queue()
+            threading.Thread(target=self._exchange, args=(self.process, lines, replies), daemon=True).start()
             try:
                 line = replies.get(timeout=WALL_SECONDS)
             except queue.Empty:
                 line = ""
-            if not line:
-                self.stop()
-                raise RenderBudgetError("rendering took more than half a second of processor time, or too much memory")
-            return json.loads(line)
+            return json.loads(line) if line else self._ended(seconds)
 
-    def _exchange(self, request: str, replies: queue.Queue) -> None:
+    def _ended(self, seconds: float) -> dict:
+        """Raise what became of a process that did not answer."""
+        code = self.stop()
+        if code == CLOCK_RAN_OUT:
+            raise RenderBudgetError(f"rendering took more than {seconds:.2g} seconds of processor time")
+        raise RenderBudgetError(
+            f"rendering was ended: no answer within {WALL_SECONDS:.0f} seconds, or too much memory (exit code {code})"
+        )
+
+    @staticmethod
+    def _exchange(process: subprocess.Popen, lines: str, replies: queue.Queue[str]) -> None:
         try:
-            self.process.stdin.write(request + "\n")
-            self.process.stdin.flush()
-            replies.put(self.process.stdout.readline())
+            process.stdin.write(lines)
+            process.stdin.flush()
+            replies.put(process.stdout.readline())
         except (OSError, ValueError):
             replies.put("")
 
     def _start(self) -> None:
         command = [sys.executable, "-X", "utf8", "-m", "sftspec.jinja_worker"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self.process, self.owner = subprocess.Popen(command, text=True, encoding="utf-8", **pipes), os.getpid()
+        # \ud800 in JSON is half of a surrogate pair, which has no bytes of its own.
+        form = {"text": True, "encoding": "utf-8", "errors": "backslashreplace"}
+        self.process, self.owner = subprocess.Popen(command, **form, **pipes), os.getpid()
 
-    def stop(self) -> None:
+    def stop(self) -> int:
+        """End the process. Returns its exit code; negative: the signal that ended it."""
+        code = 0
         if self.process is not None and self.owner == os.getpid():
             self.process.kill()
-            self.process.wait()
+            code = self.process.wait()
         self.process = None
+        return code
 
 
 _worker = _Worker()
 atexit.register(_worker.stop)
 
 
-class Call(NamedTuple):
-    """What all renderings of one conversation share."""
+@dataclass
+class Call:
+    """What all renderings of one conversation share: its tools, and the processor time that is left for them."""
 
     tools: list | None
-    deadline: float
+    left: float
+    started: float = field(default_factory=time.thread_time)
+
+    def ask(self, name: str, request: dict) -> dict:
+        """The reply of the worker. Its time and that of this thread, which takes the text apart, are one budget."""
+        left = self.left - (time.thread_time() - self.started)
+        if left <= 0:
+            raise RenderBudgetError(f"{name}: rendering one conversation, turn by turn, took too much processor time")
+        reply = _worker.ask(request, max(0.01, min(left, SECONDS_ONCE)))
+        self.left -= reply["seconds"]
+        return reply
 
 
 class Run(NamedTuple):
@@ -116,11 +143,9 @@ class ChatTemplate:
     variables: dict[str, Any]
 
     def runs(self, messages: Sequence[dict], generation_prompt: bool, call: Call) -> list[Run]:
-        if time.monotonic() > call.deadline:
-            raise RenderBudgetError(f"{self.name}: rendering one conversation, turn by turn, took too long")
         options = {"tools": call.tools, "documents": None, "add_generation_prompt": generation_prompt}
         options |= self.variables
-        reply = _worker.ask({"source": self.source, "messages": list(messages), "options": options})
+        reply = call.ask(self.name, {"source": self.source, "messages": list(messages), "options": options})
         if "error" in reply:
             raise TemplateError(f"{self.name}: {reply['error']}")
         return [Run(*run) for run in reply["runs"]]
@@ -131,8 +156,7 @@ class ChatTemplate:
     def __call__(self, messages: list[dict], add_generation_prompt: bool) -> Iterator[Piece]:
         size = sum(len(message["content"] or "") for message in messages)
         patience = SECONDS + SECONDS_PER_MESSAGE * len(messages) + SECONDS_PER_CHARACTER * size
-        call = Call(getattr(messages, "tools", None), time.monotonic() + patience)
-        return self.pieces(messages, add_generation_prompt, call)
+        return self.pieces(messages, add_generation_prompt, Call(getattr(messages, "tools", None), patience))
 
     def pieces(self, messages: list[dict], add_generation_prompt: bool, call: Call) -> Iterator[Piece]:
         runs = self.runs(messages, add_generation_prompt, call)
@@ -287,7 +311,7 @@ def jinja_template(source: str, name: str = "jinja", **variables: Any) -> Templa
         TemplateError, on the first rendering, with Jinja's line and message.
     """
     chat = ChatTemplate(source, name, variables)
-    call = Call(None, time.monotonic() + SECONDS)
+    call = Call(None, SECONDS)
     first, both = _tried(chat, QUESTION[:2], call), _tried(chat, QUESTION, call)
     ends = [text for kind, _, text in first if kind == "end_of_turn"]
     texts = ["".join(text for _, _, text in pieces) for pieces in (first, both)]

@@ -2,7 +2,8 @@
 
 Rule of this file: a template can neither run code, nor hang, nor eat the memory, nor ask for the time. Jinja's sandbox
 refuses what reaches into Python (llama-cpp-python#1462, CVE-2024-34359); the kernel ends this process when a request
-has used its processor time or its memory, also inside one long operation, where no Python check would ever run.
+has used its processor time or its memory, also inside one long operation, where no Python check would ever run. Only
+the time that the template itself computes counts: while the machine does something else, a template is not slow.
 
 The environment is that of transformers' `apply_chat_template` (trim_blocks, lstrip_blocks, loop controls, tojson
 without HTML escapes, raise_exception, {% generation %}): a template renders the same text. Dates are pinned.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache, wraps
@@ -27,7 +29,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
 
 from sftspec.tracked import Origin, Tracked, common_origin, joined, runs_of
 
-PROCESSOR_SECONDS = 0.5
 MEMORY_BYTES = 2 * 2**30
 RUNS, RUNS_PER_MESSAGE = 1000, 100  # real templates print under 20 pieces a message
 PINNED_DATE = datetime(2024, 7, 26)  # the default of Llama-3.1's own template
@@ -152,6 +153,7 @@ def rendered(source: str, messages: list[dict], options: dict) -> list[tuple[str
         raise ValueError(f"the text mixes messages and template in {len(text.runs)} pieces")
     stops = accumulate(length for length, _ in text.runs)
     whole = str.__getitem__(text, slice(None))
+    whole.encode()  # half of a surrogate pair is no text
     return [(whole[stop - length : stop], origin) for stop, (length, origin) in zip(stops, text.runs, strict=True)]
 
 
@@ -160,19 +162,27 @@ def answer(request: dict) -> dict:
     try:
         runs = rendered(request["source"], request["messages"], request["options"])
     except jinja2.TemplateSyntaxError as error:
-        return {"error": f"line {error.lineno}: {error.message}"}
+        return _error(f"line {error.lineno}: {error.message}")
     except Exception as error:  # whatever a template does wrong, it did it and not we
-        return {"error": f"{type(error).__name__}: {error}"[:500]}
+        return _error(f"{type(error).__name__}: {error}")
     return {"runs": [[text, *(origin or NOWHERE)] for text, origin in runs]}
 
 
+def _error(said: str) -> dict:
+    return {"error": said[:500].encode("utf-8", "backslashreplace").decode()}
+
+
 def main() -> None:
+    """Requests come in two lines: how many seconds of processor time there are, then what to render."""
     limit = _limits()
-    for line in sys.stdin:
-        limit(PROCESSOR_SECONDS)
-        reply = json.dumps(answer(json.loads(line)), ensure_ascii=False)
+    for seconds in sys.stdin:
+        request = sys.stdin.readline()
+        limit(float(seconds))
+        started = time.process_time()
+        reply = answer(json.loads(request))
+        line = json.dumps(reply | {"seconds": time.process_time() - started}, ensure_ascii=False)
         limit(0)
-        sys.stdout.write(reply + "\n")
+        sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
 

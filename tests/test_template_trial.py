@@ -14,7 +14,7 @@ from sftspec.conformance.adapters.templates import templates_at
 from sftspec.conformance.cli import main
 from sftspec.conformance.document import validate
 from sftspec.conformance.encoder_trial import READS_IDS_ALONE, put_encoder_on_trial
-from sftspec.conformance.template_traits import patiently, traits_of_variants, variant_of
+from sftspec.conformance.template_traits import traits_of_variants, variant_of
 from sftspec.conformance.template_trial import (
     TemplateOnTrial,
     against_goldens,
@@ -22,7 +22,7 @@ from sftspec.conformance.template_trial import (
     with_control_tokens_of,
 )
 from sftspec.golden.small_tokenizer import load
-from sftspec.jinja_templates import RenderBudgetError, jinja_template
+from sftspec.jinja_templates import jinja_template
 from sftspec.templates import TEMPLATES
 
 CHATML = (
@@ -160,21 +160,6 @@ def test_every_named_variant_is_recognised_by_its_text():
     assert variant_of(jinja_template(CHATML)) == "chatml/openai"
     assert variant_of(jinja_template(LLAMA3, bos_token="<|begin_of_text|>")) == "llama3/hf"
     assert variant_of(jinja_template(CHATML.replace("im_start", "start"))) == ""
-
-
-def test_a_busy_machine_is_tried_again_and_a_slow_template_is_not_excused():
-    patience = iter([RenderBudgetError("slow"), RenderBudgetError("slow"), "text"])
-
-    def work():
-        result = next(patience)
-        if isinstance(result, Exception):
-            raise result
-        return result
-
-    assert patiently(work) == "text"
-    patience = iter([RenderBudgetError("slow")] * 99)
-    with pytest.raises(RenderBudgetError):
-        patiently(work)
 
 
 def test_goldens_tell_a_copy_from_its_variant():

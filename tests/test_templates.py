@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import resource
+import signal
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sftspec import encode, render
+from sftspec import encode, jinja_templates, render
 from sftspec.golden import conversations as talks
 from sftspec.golden.small_tokenizer import load
 from sftspec.jinja_templates import RenderBudgetError, jinja_template, load_jinja_template
@@ -273,9 +277,58 @@ def test_no_template_hangs(source):
     assert render(TALK, jinja_template(CHATML, "next")).text  # and the one after it renders
 
 
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+
+
 def test_the_budget_is_an_error_of_its_own():
+    worker().stop()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with pytest.raises(RenderBudgetError, match=r"more than 0\.5 seconds of processor time"):
+        jinja_template(ENDLESS, "slow.jinja")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)  # of the worker, which was ended, its start with it
+    assert 0.4 < after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5
+
+
+def test_many_slow_renderings_share_a_budget():
+    """Each within its own limit: forty turns at a tenth of a second are refused long before four seconds."""
+    slow = "{% for a in range(60000) %}{% for b in range(20) %}{% endfor %}{% endfor %}"
+    template = jinja_template(CHATML + PROMPT, "quick")
+    template = dataclasses.replace(template, pieces=dataclasses.replace(template.pieces, source=slow + CHATML + PROMPT))
+    started = time.process_time()
     with pytest.raises(RenderBudgetError, match="processor time"):
-        jinja_template("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "slow.jinja")
+        render(TALK * 10, template)
+    assert time.process_time() - started < 1
+
+
+def test_a_worker_that_has_to_wait_is_not_slow():
+    """On a busy machine the clock runs while the template waits; here it is stopped for longer than its budget."""
+    template = jinja_template(CHATML, "mine")
+    expected = render(TALK, template).text
+    process = worker().process
+    os.kill(process.pid, signal.SIGSTOP)
+    threading.Timer(1.5, os.kill, (process.pid, signal.SIGCONT)).start()
+    started = time.monotonic()
+    assert render(TALK, template).text == expected
+    assert time.monotonic() - started > 1 and worker().process is process
+
+
+def test_a_worker_that_never_answers_is_ended(monkeypatch):
+    template = jinja_template(CHATML, "mine")
+    monkeypatch.setattr(jinja_templates, "WALL_SECONDS", 0.3)
+    os.kill(worker().process.pid, signal.SIGSTOP)
+    with pytest.raises(RenderBudgetError, match="no answer within"):
+        render(TALK, template)
+    assert render(TALK, template).text
+
+
+def worker():
+    return jinja_templates._worker
+
+
+def test_half_of_a_surrogate_pair_is_no_text():
+    for source in ("\ud800" + CHATML, CHATML + "{{ '\\ud800' }}", CHATML + "{{ raise_exception('\\ud800') }}"):
+        with pytest.raises(TemplateError, match=r"\\ud800"):
+            render(TALK, jinja_template(source, "half.jinja"))
 
 
 def test_no_code_of_a_template_runs(tmp_path):

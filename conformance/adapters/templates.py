@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from sftspec.conformance.adapters import TrainerError
-from sftspec.conformance.template_traits import patiently
 from sftspec.spans import TemplateError
 from sftspec.templates import TEMPLATES, Template
 
@@ -94,6 +93,6 @@ def _read(path: Path, variables: Mapping[str, str] | None) -> Template:
         if path.is_file() and path.suffix == ".jinja" and not variables:
             source = path.read_text(encoding="utf-8")
             variables = next(tokens for marker, tokens in TOKENS.items() if marker in source)
-        return patiently(lambda: load_jinja_template(path, **(variables or {})))
+        return load_jinja_template(path, **(variables or {}))
     except (TemplateError, OSError, ValueError) as error:
         raise TrainerError(f"{path}: {error}") from error
