@@ -29,9 +29,11 @@ from sftspec import encode, render
 from sftspec.conformance.judge import Trial, Verdict, reach_verdicts
 from sftspec.conformance.template_traits import (
     DROPS_EMPTY_SYSTEM,
+    PROBE,
     TRAINS_SEPARATOR,
     habits_of,
     has_empty_system,
+    traits_of_variants,
     why_nothing_can_be_read,
     without_separators,
 )
@@ -56,6 +58,7 @@ DECLARED = {
     "template/every-answer-ends-in-one-end-of-turn-token": "end-of-turn",
 }
 REFUSAL = "template/what-cannot-be-rendered-is-refused"
+OWN_PROMPT = "template/a-system-prompt-that-nobody-wrote-is-the-variants-own"
 PREFIX = "template/a-longer-conversation-begins-with-the-shorter-one"
 
 
@@ -149,7 +152,7 @@ def put_template_on_trial(
     reasons = {item.id: unread or why_not(item, candidate) for item in chosen}
     judged = [specialised(item, candidate.variant or STAND_IN) for item in chosen if not reasons[item.id]]
     reach_verdicts(trial, judged, progress, max_examples)
-    verdicts = {verdict.property.id: refusals_apart(verdict, candidate) for verdict in trial.verdicts}
+    verdicts = {verdict.property.id: refusals_apart(verdict, candidate.reasons) for verdict in trial.verdicts}
     trial.verdicts = [verdicts.get(item.id) or Verdict(item, "not-measured", reasons[item.id]) for item in chosen]
     return trial
 
@@ -177,9 +180,16 @@ def why_not(item: Property, candidate: TemplateOnTrial) -> str:
         return "sftspec refuses what cannot be rendered before a template sees it"
     if item.id == PREFIX and not candidate.template.prefix_preserving:
         return "it rewrites history (thoughts of earlier turns)"
+    if item.id == OWN_PROMPT and not _is_text_of_variant(candidate):
+        return "a template that is no exact copy of a named variant may have a system prompt of its own"
     if item.id in DECLARED and not candidate.variant:
         return f"it is no copy of a named variant, which would declare: {DECLARED[item.id]}"
     return ""
+
+
+def _is_text_of_variant(candidate: TemplateOnTrial) -> bool:
+    _, text = traits_of_variants().get(candidate.variant, ((), None))
+    return render(PROBE, candidate.template).text == text
 
 
 def specialised(item: Property, variant: str) -> Property:
@@ -191,10 +201,10 @@ def specialised(item: Property, variant: str) -> Property:
     return dataclasses.replace(item, given=given, examples=examples)
 
 
-def refusals_apart(verdict: Verdict, candidate: TemplateOnTrial) -> Verdict:
+def refusals_apart(verdict: Verdict, reasons: Counter[str]) -> Verdict:
     """A template that refuses nearly everything that is drawn was not measured."""
     starved = ("raised Unsatisfiable", "raised FailedHealthCheck")
     if verdict.status == "fail" and any(words in verdict.reason for words in starved):
-        said = "; ".join(reason for reason, _ in candidate.reasons.most_common(1))
+        said = "; ".join(reason for reason, _ in reasons.most_common(1))
         return Verdict(verdict.property, "not-measured", f"nearly all that was drawn is refused: {said}")
     return verdict

@@ -50,13 +50,14 @@ def each_prompt_trains_its_own_best_completion(run_round, count, n, seed, prefil
     """One conversation for each prompt that has a rewarded completion: the whole prompt, then its best completion.
 
     Completions paired with another prompt (R1-V#67), one prompt for the whole group (trl#6072), training on all n,
-    a prefilled start that is lost (trl#6966), prompts that vanish without being counted.
+    prompts that vanish without being counted; and a reward function that is not given the whole candidate: without its
+    context (ms-swift#10205), or without the start that was prefilled (trl#6966).
     """
     prompts = numbered_prompts(count, prefill)
     seen = []
 
     def watched(conversation) -> float | None:
-        seen.append([message["role"] for message in conversation])
+        seen.append(list(conversation))
         return last_number(conversation)
 
     selections = list(run_round(prompts, sample_numbers, watched, n, seed))
@@ -71,8 +72,9 @@ def each_prompt_trains_its_own_best_completion(run_round, count, n, seed, prefil
             whole = [*prompt[:2], {"role": "assistant", "content": best}]
             yield prompt, trained is not None and list(trained) == whole, f"expected {whole}, trained {trained}"
             yield prompt, best.startswith(f"{prefill}re: {prompt[1]['content']} #"), f"answers another prompt: {best}"
-    for roles in seen:
-        yield prompts, roles == ["system", "user", "assistant"], f"the reward function saw {roles}"
+    candidates = [list(candidate) for selection in selections for candidate in selection.candidates]
+    for conversation in seen:
+        yield prompts, conversation in candidates, f"the reward function saw {conversation}, which is no candidate"
 
 
 @must(seam="rejection_sample", laws="BN-SFT", floor=60, given=jobs, examples=job_examples)

@@ -13,9 +13,14 @@ from hypothesis import strategies as st
 
 from sftspec.properties import must
 from sftspec.properties.template_cases import (
+    CALLED,
+    DATES,
     EMPTY_THOUGHTS,
     HELLO,
     IN_EVERY,
+    LATE_SYSTEM,
+    OWN_SYSTEM,
+    TAKE_A_LATE_SYSTEM,
     TURN,
     hostile_text,
     names,
@@ -61,17 +66,39 @@ def what_was_said_can_be_read_back(render, messages, template):
         yield expected, (role, content) == expected, f"expected {expected!r}, found {(role, content)!r}"
 
 
-@must(seam="render", laws=("TP-PRES",), floor=50, given={"messages": talks(hostile_text), "template": names},
+@must(seam="render", laws=("TP-PARSE", "TP-DET"), floor=30, given={"messages": talks(plain_text), "template": names},
       examples=IN_EVERY)  # fmt: skip
-def nothing_that_was_said_is_lost(render, messages, template):
-    """Every character of every content stands in the text, in order, white space aside.
+def a_system_prompt_that_nobody_wrote_is_the_variants_own(render, messages, template):
+    """The system prompt is the one that was written, be it empty; where none was, the variant's own, or none.
 
-    A later system message dropped (Rapid-MLX#1765), a tool call's content dropped, a message cut with its neighbour.
+    A default where the variant has none, or a neighbour's (LlamaFactory#2987, #10772), the default in place of an empty
+    prompt, today's date where the variant's is pinned (sglang#3296): a persona that nobody asked for.
+    """
+    if template.startswith("llama2"):
+        return  # it has no system turn, and what-was-said-can-be-read-back compares its whole text
+    turns = TURN[template.split("/")[0].split(".")[0]].findall(render(messages, template).text)
+    written = [norm(message["content"], template) for message in messages if message["role"] == "system"]
+    expected = written or [OWN_SYSTEM[name] for name in (template,) if name in OWN_SYSTEM]
+    if template == "llama3.1/hf":
+        expected = [DATES + "".join(written)]
+    found = [content for role, content in turns if role == "system"]
+    yield template, found == expected, f"expected {expected!r}, found {found!r}"
+
+
+@must(seam="render", laws=("TP-PRES",), floor=50, given={"messages": talks(hostile_text), "template": names},
+      examples=[*IN_EVERY, *({"messages": LATE_SYSTEM, "template": name} for name in TAKE_A_LATE_SYSTEM),
+                {"messages": CALLED, "template": "chatml/qwen3"}])  # fmt: skip
+def nothing_that_was_said_is_lost(render, messages, template):
+    """Every character of every content and tool call stands in the text, in order, white space aside.
+
+    A later system message dropped (Rapid-MLX#1765), arguments that were text read and written again (cookbook#466), a
+    message cut with its neighbour.
     """
     letters = iter(render(messages, template).text)
     for message in messages:
-        wanted = "".join(message["content"].split())
-        yield message, all(letter in letters for letter in wanted), f"{message['content']!r} is not all there"
+        called = "".join(call["function"]["arguments"] for call in message.get("tool_calls", ()))
+        said = message["content"] + called
+        yield message, all(letter in letters for letter in "".join(said.split())), f"{said!r} is not all there"
 
 
 @must(seam="render", laws=("TP-GEN",), floor=50, given={"messages": talks(plain_text, "assistant"), "template": names},

@@ -18,6 +18,8 @@ from sftspec.properties.template_cases import (
     FORGED,
     IGNORE,
     IN_EVERY,
+    THOUGHTFUL,
+    TWO_TURNS,
     answers,
     hostile_text,
     names,
@@ -29,7 +31,8 @@ from sftspec.templates import TEMPLATES
 
 
 @must(seam="encode", laws=("TP-PREFIX",), floor=50, given={"messages": talks(hostile_text), "template": preserving},
-      examples=[arguments for arguments in IN_EVERY if TEMPLATES[arguments["template"]].prefix_preserving])  # fmt: skip
+      examples=[{"messages": talk, "template": name} for talk in (TWO_TURNS, THOUGHTFUL)
+                for name, template in sorted(TEMPLATES.items()) if template.prefix_preserving])  # fmt: skip
 def a_longer_conversation_begins_with_the_shorter_one(encode, messages, template):
     """The tokens after each answer are the first tokens of every continuation.
 

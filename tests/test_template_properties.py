@@ -178,6 +178,7 @@ BROKEN = [
     ("what-was-said-can-be-read-back", pieces_changed(content_stripped)),
     ("what-was-said-can-be-read-back", {"render": dropping_late_systems}),
     ("nothing-that-was-said-is-lost", {"render": dropping_late_systems}),
+    ("a-system-prompt-that-nobody-wrote-is-the-variants-own", {"render": dropping_late_systems}),
     ("a-longer-conversation-begins-with-the-shorter-one", {"encode": system_moved_to_the_last_user}),
     ("the-prompt-and-the-answer-are-the-training-text", pieces_changed(other_generation_prompt)),
     ("the-prompt-and-the-answer-are-the-training-text", pieces_changed(end_of_turn_spelt)),
