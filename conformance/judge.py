@@ -12,6 +12,7 @@ import importlib.util
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,8 @@ class Verdict:
     counterexample  what does not hold: scenario, subject, note
     failures        pieces of evidence that do not hold
     ambiguous       those of which nothing can be said
+    failed_in       failures and ambiguous ones, by scenario (or "drawn")
+    failed_at       the same, by the kind of token on which they were found ("" for what is no token)
     """
 
     property: Property
@@ -46,6 +49,8 @@ class Verdict:
     counterexample: dict[str, Any] | None = None
     failures: int = 0
     ambiguous: int = 0
+    failed_in: Counter[str] = field(default_factory=Counter)
+    failed_at: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass
@@ -110,28 +115,34 @@ def put_on_trial(
     progress: Callable[[str], None] = lambda text: None,
     max_examples: int = 100,
     areas: Iterable[str] = (),
+    max_replays: int = 4,
 ) -> Trial:
     """Run every scenario that the trainer claims and judge every chosen property.
 
     areas: run only the scenarios that the properties of these areas need (none named: all).
+    max_replays: how many model calls of a scenario are made again with other tokens.
     """
     chosen = list(properties.load() if chosen is None else chosen)
     trial = Trial(trainer)
     if any(item.seam == "run" for item in chosen):
         scenarios = scenarios_for(claims_of(trainer), areas) if scenarios is None else scenarios
-        run_scenarios(trial, scenarios, seed, progress)
+        run_scenarios(trial, scenarios, seed, progress, max_replays)
     return reach_verdicts(trial, chosen, progress, max_examples)
 
 
 def run_scenarios(
-    trial: Trial, scenarios: Iterable[Scenario], seed: int, progress: Callable[[str], None] = lambda text: None
+    trial: Trial,
+    scenarios: Iterable[Scenario],
+    seed: int,
+    progress: Callable[[str], None] = lambda text: None,
+    max_replays: int = 4,
 ) -> Trial:
     """Add the runs of the scenarios to a trial."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="sftspec-") as folder:
         for number, scenario in enumerate(scenarios):
             progress(scenario.name)
-            run, refused = record(trial.trainer, scenario, seed, Path(folder) / str(number))
+            run, refused = record(trial.trainer, scenario, seed, Path(folder) / str(number), max_replays)
             trial.runs.append(run)
             trial.refused[scenario.name] = refused
     trial.seconds += time.perf_counter() - started
@@ -193,7 +204,10 @@ def _read(verdict: Verdict, run: Run) -> None:
         for subject, holds, *note in verdict.property.check(run):
             if holds:
                 verdict.evidence[run.scenario] = verdict.evidence.get(run.scenario, 0) + 1
-            elif holds is None:
+                continue
+            verdict.failed_in[run.scenario] += 1
+            verdict.failed_at[_kind(run, subject)] += 1
+            if holds is None:
                 verdict.ambiguous += 1
             else:
                 verdict.failures += 1
@@ -238,6 +252,17 @@ def _require_floor(verdict: Verdict, runs: list[Run]) -> None:
         broken = [f"{run.scenario}: {run.error}" for run in runs if run.error]
         if broken:
             verdict.reason += f" ({'; '.join(broken)})"
+
+
+def _kind(run: Run, subject: Any) -> str:
+    """What kind of token a piece of evidence is about, such as "assistant content"; "" if it is about none."""
+    example, offset = getattr(subject, "example", -1), getattr(subject, "offset", getattr(subject, "start", -1))
+    if example < 0 or offset < 0:
+        return ""
+    stream = run.streams[example]
+    span = stream.rendered.spans[stream.owners[offset]]
+    role = run.job.conversations[example][span.message]["role"] if span.message >= 0 else "template"
+    return f"{role} {span.kind}"
 
 
 def _size(run: Run, subject: Any) -> int:
@@ -291,13 +316,12 @@ def _judge_seam(item: Property, trainer: Any, max_examples: int) -> Verdict:
             settings(max_examples=max_examples, derandomize=True, deadline=None, database=None)(test)()
         else:
             test()
-    except Failed:
-        return Verdict(item, "fail", evidence={"drawn": held}, counterexample=smallest, failures=1)
     except Exception as error:
-        if smallest:
-            return Verdict(item, "fail", evidence={"drawn": held}, counterexample=smallest, failures=1)
-        note = f"{item.seam} raised {type(error).__name__}: {error}"
-        return Verdict(item, "fail", note, {"drawn": held}, {"scenario": "drawn", "subject": None, "note": note}, 1)
+        note = ""
+        if not smallest:
+            note = f"{item.seam} raised {type(error).__name__}: {error}"
+            smallest = {"scenario": "drawn", "subject": None, "note": note}
+        return Verdict(item, "fail", note, {"drawn": held}, smallest, 1, 0, Counter(drawn=1), Counter({"": 1}))
     verdict = Verdict(item, "pass", evidence={"drawn": held})
     _require_floor(verdict, [])
     return verdict

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 AREAS = ("masking", "packing", "step")
+MODULES = (
+    "masking", "masking_examples", "packing", "packing_attention", "step", "step_losses", "step_updates",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ def mutant(killed_by: str, seen_in: str, effect: str, fix: str) -> Callable[[Cal
     """
 
     def register(make: Callable[[], Any]) -> Callable[[], Any]:
-        area = make.__module__.rsplit(".", 1)[-1]
+        module = make.__module__.rsplit(".", 1)[-1]
+        area = next(area for area in AREAS if module.startswith(area))
         name = f"{area}/{make.__name__.replace('_', '-')}"
         ids = tuple(item if "/" in item else f"{area}/{item}" for item in killed_by.split())
         MUTANTS[name] = Mutant(name, (make.__doc__ or "").strip(), seen_in, effect, fix, ids, make)
@@ -56,6 +60,6 @@ def mutant(killed_by: str, seen_in: str, effect: str, fix: str) -> Callable[[Cal
 
 
 def load_mutants() -> list[Mutant]:
-    for area in AREAS:
-        importlib.import_module(f"sftspec.conformance.mutants.{area}")
+    for module in MODULES:
+        importlib.import_module(f"sftspec.conformance.mutants.{module}")
     return list(MUTANTS.values())
