@@ -14,11 +14,11 @@ from typing import Any
 from rich.text import Text
 
 from sftspec.conformance.adapters import TrainerError
-from sftspec.conformance.adapters.encoders import LIBRARIES, encoders_at
+from sftspec.conformance.adapters.encoders import LIBRARIES, Encoder, encoders_at
 from sftspec.conformance.adapters.templates import templates_at
 from sftspec.conformance.capture import kept_aside
 from sftspec.conformance.document import EXIT_CONFORMS, exit_code, identify, make_document, validate
-from sftspec.conformance.encoder_trial import EncoderOnTrial, put_encoder_on_trial
+from sftspec.conformance.encoder_trial import EncoderOnTrial, put_encoder_on_trial, texts_of_goldens
 from sftspec.conformance.failures import STYLES, failures, heading, labelled, shortened, style_of
 from sftspec.conformance.report import evidence_of, make_console, summary
 from sftspec.conformance.selection import select
@@ -83,15 +83,23 @@ def candidates_of(args: argparse.Namespace) -> Iterator[tuple[str, TemplateOnTri
     for place in args.templates:
         if place.partition(":")[0] in LIBRARIES:
             for encoder in encoders_at(place):
-                yield encoder.name, EncoderOnTrial(encoder), {"judged_as": encoder.variant, "tokenizer": "small"}
+                on_trial = EncoderOnTrial(encoder)
+                yield encoder.name, on_trial, {**encoder_setting(encoder), **habits(on_trial)}
             continue
         for name, template in templates_at(place, variables):
             variant = args.variant or ("" if why_nothing_can_be_read(template) else variant_of(template))
             setting = {"judged_as": variant or "no named variant", **remarks(template, variant, tokenizer)}
             candidate = TemplateOnTrial(name, template, variant, small)
-            if candidate.habits:
-                setting["habits"] = ", ".join(candidate.habits)
-            yield alone(place, name), candidate, setting
+            yield alone(place, name), candidate, {**setting, **habits(candidate)}
+
+
+def encoder_setting(encoder: Encoder) -> dict[str, str]:
+    setting = {"judged_as": encoder.variant or "no named variant", "tokenizer": encoder.tokenizer}
+    return {**setting, **goldens(encoder.variant, *texts_of_goldens(encoder))}
+
+
+def habits(candidate: TemplateOnTrial | EncoderOnTrial) -> dict[str, str]:
+    return {"habits": ", ".join(candidate.habits)} if candidate.habits else {}
 
 
 def alone(place: str, name: str) -> str:
@@ -104,14 +112,18 @@ def remarks(template: Template, variant: str, tokenizer: Tokens | None) -> dict[
     """What its user has to know beside the verdicts."""
     said = {"tokenizer": tokenizer.name if tokenizer else "small"}
     if variant:
-        equal, number, first = against_goldens(template, variant)
-        said["goldens"] = f"{equal} of {number} texts of {variant} are equal" + (f"; {first} differs" if first else "")
+        said |= goldens(variant, *against_goldens(template, variant))
     if "strftime_now" in getattr(template.pieces, "source", ""):
         said["date"] = "it asks for today's: other tokens tomorrow (sglang#3296); judged with a fixed one"
     number = tokenizer.vocabulary.added.get(template.bos) if tokenizer else None
     if tokenizer and number is not None and tokenizer.inner.encode("").ids[:1] == [number]:
         said["bos"] = "template and tokenizer both write one: encode its text with add_special_tokens=False (trl#3328)"
     return said
+
+
+def goldens(variant: str, equal: int, number: int, first: str) -> dict[str, str]:
+    differs = f"; {first} differs" if first else ""
+    return {"goldens": f"{equal} of {number} texts of {variant} are equal{differs}"} if number else {}
 
 
 def command(args: argparse.Namespace, place: str) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
 from unicodedata import is_normalized
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -33,15 +32,19 @@ class Tokens(NamedTuple):
     stops: np.ndarray
 
 
-_vocabularies: WeakKeyDictionary = WeakKeyDictionary()
+MOST_REMEMBERED = 16
+_vocabularies: dict[int, tuple[Any, Vocabulary]] = {}  # by id; the tokenizer is kept, so that its id stays its own
 
 
 def vocabulary_of(tokenizer: Any) -> Vocabulary:
     """The Vocabulary of a `tokenizers.Tokenizer` or of a fast Hugging Face tokenizer; made once for each."""
     inner = backend(tokenizer)
-    known = _vocabularies.get(tokenizer)
+    _, known = _vocabularies.get(id(tokenizer), (None, None))
     if known is None or known.size != inner.get_vocab_size() or known.limits != (inner.truncation, inner.padding):
-        known = _vocabularies[tokenizer] = Vocabulary(inner)
+        while len(_vocabularies) >= MOST_REMEMBERED:
+            del _vocabularies[next(iter(_vocabularies))]
+        known = Vocabulary(inner)
+        _vocabularies[id(tokenizer)] = (tokenizer, known)
     return known
 
 

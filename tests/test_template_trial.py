@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 
 import pytest
 
-from sftspec import encode, properties
+from sftspec import properties
 from sftspec.conformance.adapters import TrainerError
-from sftspec.conformance.adapters.encoders import Encoder
 from sftspec.conformance.adapters.templates import templates_at
 from sftspec.conformance.cli import main
 from sftspec.conformance.document import validate
-from sftspec.conformance.encoder_trial import READS_IDS_ALONE, put_encoder_on_trial
 from sftspec.conformance.template_traits import traits_of_variants, variant_of
 from sftspec.conformance.template_trial import (
     TemplateOnTrial,
@@ -224,74 +221,6 @@ def test_templates_of_trl_are_found_by_name():
 def test_options_of_templates_are_refused_for_a_trainer(capsys):
     assert main(["check", "reference", "x.jinja"]) == 2
     assert "sftspec check template" in capsys.readouterr().err
-
-
-def ours(template="llama3/llama-models"):
-    """Our encode, in the form in which a library gives its renderer."""
-
-    def ask(messages, add_generation_prompt):
-        example = encode(messages, template, load(), add_generation_prompt=add_generation_prompt)
-        return example.input_ids, [label != -100 for label in example.labels]
-
-    return ask
-
-
-def bos_twice(messages, add_generation_prompt):
-    ids, trained = ours()(messages, add_generation_prompt)
-    return ids[:1] + ids, [False, *trained]
-
-
-def end_not_trained(messages, add_generation_prompt):
-    ids, trained = ours()(messages, add_generation_prompt)
-    end = load().token_to_id("<|eot_id|>")
-    return ids, [flag and token != end for token, flag in zip(ids, trained, strict=True)]
-
-
-def prompt_without_header(messages, add_generation_prompt):
-    return ours()(messages, False)
-
-
-def system_last(messages, add_generation_prompt):
-    system = [message for message in messages if message["role"] == "system"]
-    return ours()([message for message in messages if message["role"] != "system"] + system, add_generation_prompt)
-
-
-def contents_joined(messages, add_generation_prompt):
-    return ours()([{"role": "user", "content": "".join(item["content"] for item in messages)}], add_generation_prompt)
-
-
-def encoder_verdicts(ask, max_examples=40):
-    chosen = properties.load("template")
-    verdicts = put_encoder_on_trial(Encoder("mine", "llama3/llama-models", ask, "1"), chosen, max_examples=max_examples)
-    return {verdict.property.id: verdict.status for verdict in verdicts.verdicts}
-
-
-def test_an_encoder_is_judged_by_what_reads_ids_alone():
-    statuses = encoder_verdicts(ours(), max_examples=100)
-    assert {name for name, status in statuses.items() if status == "pass"} == set(READS_IDS_ALONE)
-    assert {status for name, status in statuses.items() if name not in READS_IDS_ALONE} == {"not-measured"}
-
-
-@pytest.mark.parametrize(
-    ("ask", "name"),
-    [
-        (bos_twice, BOS),
-        (end_not_trained, END),
-        (prompt_without_header, "the-prompt-at-inference-is-the-prefix-that-was-trained"),
-        (system_last, PREFIX),
-        (contents_joined, "different-conversations-have-different-tokens"),
-    ],
-)
-def test_a_broken_encoder_fails_the_property_of_its_bug(ask, name):
-    assert encoder_verdicts(ask)[f"template/{name}"] == "fail"
-
-
-@pytest.mark.parametrize("place", ["renderers:qwen3", "tinker-cookbook:llama3"])
-def test_a_library_is_judged_where_it_is_installed_and_named_where_not(place, capsys):
-    installed = importlib.util.find_spec(place.partition(":")[0].replace("tinker-", "tinker_")) is not None
-    assert main(["check", "template", place, "--select", f"template/{END}"]) == (0 if installed else 2)
-    out, err = capsys.readouterr()
-    assert "judged as" in out if installed else "is not installed here" in err
 
 
 def test_the_tokenizer_that_trainers_are_given_renders_the_goldens():

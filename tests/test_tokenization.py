@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
+from sftspec import vocabulary
 from sftspec.golden.conversations import CONTROL
 from sftspec.golden.small_tokenizer import load
 from sftspec.spans import assemble
@@ -183,3 +184,21 @@ def test_a_fast_hugging_face_tokenizer_is_its_backend():
     wrapped = PreTrainedTokenizerFast(tokenizer_object=SMALL)
     tokens = [lists(tokenize(rendered, TEMPLATES["chatml/openai"], tokenizer)) for tokenizer in (wrapped, SMALL)]
     assert tokens[0] == tokens[1]
+
+
+class Bare:
+    """A tokenizer as tokenizers < 0.23 has it: nothing can refer to it weakly."""
+
+    __slots__ = ("backend_tokenizer",)
+
+    def __init__(self, inner):
+        self.backend_tokenizer = inner
+
+
+def test_a_vocabulary_is_made_once_and_not_kept_for_ever():
+    bare = [Bare(Tokenizer.from_str(SMALL.to_str())) for _ in range(40)]
+    assert all(vocabulary_of(item) is vocabulary_of(item) for item in bare)
+    assert vocabulary_of(bare[-1]) is not vocabulary_of(bare[0]) and len(vocabulary._vocabularies) <= 16
+    known = vocabulary_of(bare[0])
+    bare[0].backend_tokenizer.add_tokens(["<|new|>"])
+    assert vocabulary_of(bare[0]) is not known and "<|new|>" in vocabulary_of(bare[0]).added
