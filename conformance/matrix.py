@@ -1,4 +1,4 @@
-"""The kill matrix: which properties fail on which planted bug, and where. It is the suite's proof of its own sensitivity.
+"""The kill matrix: which properties fail on which planted bug, and where; the proof that the suite is sensitive.
 
 A row is a mutant's signature: every property that fails on it at the default budget, with the scenarios and the kinds
 of token on which it fails. The committed matrix (`mutants/matrix.json`) says where each mutant is caught, so that a

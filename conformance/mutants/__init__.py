@@ -13,7 +13,8 @@ from typing import Any
 
 AREAS = ("masking", "packing", "step")
 MODULES = (
-    "masking", "masking_examples", "packing", "packing_attention", "step", "step_losses", "step_updates",
+    "masking", "masking_turns", "masking_examples", "packing", "packing_attention", "step", "step_losses",
+    "step_updates",
 )  # fmt: skip
 
 

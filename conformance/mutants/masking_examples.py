@@ -12,8 +12,8 @@ from sftspec.conformance.mutants.breaking import (
     turn_of,
 )
 from sftspec.masking import Encoded, encode
-from sftspec.step import IGNORE, StepReport, clip_gradients, forward_logits, sft_step
-from sftspec.trainer import Pipeline
+from sftspec.step import IGNORE, StepReport, clip_gradients, forward_logits, sft_loss, sft_step
+from sftspec.trainer import Pipeline, epoch_order
 
 
 @mutant("parameters-stay-finite ignored-positions-cannot-touch-the-loss a-batch-without-targets-is-refused",
@@ -160,3 +160,127 @@ def newline_of_the_template_lost():
         )  # fmt: skip
 
     return Pipeline(encode=broken)
+
+
+@mutant("a-cut-example-is-a-prefix", "truncation_side='left'", "answers without their questions", "cut the end")
+def beginning_cut_off():
+    """Too long examples lose their first tokens instead of their last."""
+
+    def broken(messages, **options) -> Encoded:
+        example = encode(messages, **{**options, "max_length": None})
+        extra = max(0, len(example) - (options.get("max_length") or len(example)))
+        return replace(
+            example, input_ids=example.input_ids[extra:], labels=example.labels[extra:],
+            owners=example.owners[extra:], truncated=extra,
+        )  # fmt: skip
+
+    return Pipeline(encode=broken)
+
+
+@mutant("a-step-without-targets-changes-nothing parameters-stay-finite", "huggingface/trl#6668",
+        "every weight is NaN after a short example", "drop after the cut, and count")  # fmt: skip
+def dropped_before_the_cut():
+    """Examples without a target are dropped before they are cut; a micro-batch of what is left divides by zero."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        if (labels[:, 1:] != IGNORE).any():
+            return sft_loss(logits, labels, num_targets, weights)
+        return logits.sum() * float("nan")
+
+    def step(model, batches, optimizer, max_grad_norm=None, loss=loss, clip=clip_gradients) -> StepReport:
+        optimizer.zero_grad()
+        count = sum(batch.num_targets for batch in batches)
+        for batch in batches:
+            loss(forward_logits(model, batch), batch.labels, num_targets=count or 1).backward()
+        optimizer.step()
+        return StepReport(float("nan"), count, float("nan"))
+
+    return KeepsAll(loss=loss, step=step)
+
+
+@mutant("every-conversation-with-a-target-is-trained", "filters on empty strings", "data is lost and nobody knows",
+        "an empty answer is an answer")  # fmt: skip
+def empty_answers_dropped():
+    """Conversations with an empty assistant message are left out and not counted."""
+    return Filters()
+
+
+@dataclass(frozen=True)
+class Filters(Pipeline):
+    def prepare(self, job):
+        kept = [
+            item
+            for item in job.conversations
+            if all(message["content"] or message["role"] != "assistant" for message in item)
+        ]
+        return super().prepare(replace(job, conversations=kept))
+
+
+@mutant("every-conversation-with-a-target-is-trained", "torch DistributedSampler, drop_last=False",
+        "some examples count twice", "weigh the repeated ones 0")  # fmt: skip
+def batch_filled_with_repeats():
+    """The last micro-batch is filled up with examples of the first."""
+    return Pipeline(order=lambda count, seed, epoch: _filled(epoch_order(count, seed, epoch)))
+
+
+def _filled(order: list[int]) -> list[int]:
+    return order + order[: -len(order) % 4]
+
+
+@mutant("conversations-stand-as-rendered", "chat templates with | trim", "indented code is learned without its indent",
+        "leave contents alone")  # fmt: skip
+def contents_stripped():
+    """Outer white space of contents is lost."""
+
+    def broken(messages, **options) -> Encoded:
+        return encode([{**item, "content": item["content"].strip()} for item in messages], **options)
+
+    return Pipeline(encode=broken)
+
+
+@mutant("conversations-stand-as-rendered", "transformers#29279, the other direction", "not what inference will see",
+        "declare how control strings are encoded")  # fmt: skip
+def control_strings_escaped():
+    """Control strings in contents are encoded as text although the tokenizer parses them at inference."""
+
+    def broken(messages, **options) -> Encoded:
+        return encode(messages, **{**options, "special_tokens": "literal"})
+
+    return Pipeline(encode=broken)
+
+
+@mutant("conversations-stand-as-rendered", "pytorch/torchtitan#4504", "words break at the wrong place",
+        "segments as declared, and the same at inference")  # fmt: skip
+def contents_tokenized_by_letter():
+    """Contents are tokenized letter by letter: no two letters merge, as at a seam between segments."""
+
+    def broken(messages, **options) -> Encoded:
+        example = encode(messages, **options)
+        owners, ids = [], []
+        for owner, token in zip(example.owners, example.input_ids, strict=True):
+            text = options["tokenizer"].decode([token])
+            plain = example.rendered.spans[owner].kind == "content" and text.isascii()
+            pieces = [options["tokenizer"].encode(letter, add_special_tokens=False) for letter in text] if plain else []
+            for piece in pieces if pieces and all(len(piece) == 1 for piece in pieces) else [[token]]:
+                ids += piece
+                owners += [owner] * len(piece)
+        trained = {owner for owner, label in zip(example.owners, example.labels, strict=True) if label != IGNORE}
+        labels = [token if owner in trained else IGNORE for token, owner in zip(ids, owners, strict=True)]
+        limit = options.get("max_length") or len(ids)
+        return replace(example, input_ids=ids[:limit], labels=labels[:limit], owners=owners[:limit])
+
+    return Pipeline(encode=broken)
+
+
+@mutant("lost-data-is-counted", "huggingface/trl#4554", "nobody knows what was lost", "count tokens, not examples")
+def truncation_not_counted():
+    """Tokens cut off are reported as none."""
+    return Understates()
+
+
+@dataclass(frozen=True)
+class Understates(Pipeline):
+    def prepare(self, job):
+        examples = super().prepare(job)
+        job.report(examples_truncated=0, tokens_truncated=0)
+        return examples
