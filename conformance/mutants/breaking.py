@@ -63,6 +63,16 @@ class KeepsAll(Pipeline):
         return examples
 
 
+def collated(change: Callable[[Batch], Batch], packed_only: bool = True) -> Pipeline:
+    """The reference with other batches: change(batch)."""
+
+    def broken(examples, bins=None, *, pad_token_id) -> Batch:
+        batch = collate(examples, bins, pad_token_id=pad_token_id)
+        return batch if packed_only and bins is None else change(batch)
+
+    return Pipeline(collate=broken)
+
+
 @dataclass(frozen=True, eq=False)
 class OtherInputs(Batch):
     """A batch that hands the model other arguments."""

@@ -8,7 +8,9 @@ import torch
 
 from sftspec.collation import Batch, collate
 from sftspec.conformance.mutants import mutant
+from sftspec.conformance.mutants.breaking import collated
 from sftspec.packing import pack
+from sftspec.step import IGNORE, StepReport, clip_gradients, sft_loss, sft_step
 from sftspec.trainer import Pipeline
 
 
@@ -66,3 +68,104 @@ def packing_switched_off():
 def last_pack_dropped():
     """The last pack, which is not full, is dropped."""
     return Pipeline(pack=lambda lengths, capacity: list(pack(lengths, capacity))[:-1])
+
+
+@mutant("masking/everything-chosen-is-trained", "transformers#31629, the fix done twice", "answers begin badly",
+        "ignore the first label of a segment, and no more")  # fmt: skip
+def two_labels_lost_at_each_boundary():
+    """The first two labels of each packed example are ignored."""
+    return collated(lambda batch: replace(batch, labels=batch.labels.masked_fill(batch.position_ids <= 1, IGNORE)))
+
+
+@mutant("step/the-denominator-is-the-number-of-targets", "unslothai/unsloth-zoo#1066", "the rate grows with the packs",
+        "count what is scored, once")  # fmt: skip
+def boundaries_subtracted_from_the_count():
+    """The denominator of a packed step is less by one for every example, whose first label is ignored already."""
+
+    def step(model, batches, optimizer, max_grad_norm=None, loss=sft_loss, clip=clip_gradients) -> StepReport:
+        count = sum(batch.num_targets for batch in batches)
+        segments = sum(len(batch.cu_seqlens) - 1 for batch in batches if batch.attention_mask is None)
+
+        def less(logits, labels, num_targets=None, weights=None):
+            return loss(logits, labels, max(1, count - segments), weights)
+
+        return sft_step(model, batches, optimizer, max_grad_norm, less, clip)
+
+    return Pipeline(step=step)
+
+
+@mutant("masking/every-conversation-with-a-target-is-trained", "NVIDIA/TransformerEngine#1930",
+        "the end of rows is never learned", "pad up, never cut down")  # fmt: skip
+def remainder_dropped():
+    """Packed rows are cut to a multiple of 16 tokens."""
+
+    def change(batch: Batch) -> Batch:
+        width = max(16, batch.input_ids.shape[1] // 16 * 16)
+        cut = {name: getattr(batch, name)[:, :width] for name in ("input_ids", "labels", "position_ids", "segment_ids")}
+        return replace(batch, **cut)
+
+    return collated(change)
+
+
+@mutant("masking/every-conversation-with-a-target-is-trained", "huggingface/trl#4554",
+        "long answers are never learned", "count what is cut, or refuse it")  # fmt: skip
+def half_of_long_examples_lost():
+    """Packed examples over half the capacity lose what is beyond it, and nobody is told."""
+
+    @dataclass(frozen=True)
+    class Halves(Pipeline):
+        def prepare(self, job):
+            examples = super().prepare(job)
+            if not job.packing:
+                return examples
+            end = job.max_length // 2
+            return [
+                replace(item, input_ids=item.input_ids[:end], labels=item.labels[:end], owners=item.owners[:end])
+                for item in examples
+            ]
+
+    return Halves()
+
+
+@mutant("masking/every-conversation-with-a-target-is-trained", "a pack filled up from its own examples",
+        "some examples count twice", "fill with padding")  # fmt: skip
+def packs_filled_with_repeats():
+    """A pack with room left gets its first example once more."""
+
+    def broken(lengths, capacity):
+        bins = [list(items) for items in pack(lengths, capacity)]
+        for items in bins:
+            if sum(lengths[item] for item in items) + lengths[items[0]] <= capacity:
+                items.append(items[0])
+        return bins
+
+    def twice(examples, bins=None, *, pad_token_id) -> Batch:
+        copies, rows = list(examples), None
+        if bins is not None:
+            rows = []
+            for items in bins:
+                seen: set[int] = set()
+                row = []
+                for item in items:
+                    if item in seen:
+                        copies.append(examples[item])
+                        item = len(copies) - 1
+                    seen.add(item)
+                    row.append(item)
+                rows.append(row)
+        return collate(copies, rows, pad_token_id=pad_token_id)
+
+    return Pipeline(pack=broken, collate=twice)
+
+
+@mutant("masking/padding-is-never-trained", "padding packed like an example",
+        "learns to write padding", "padding has no label")  # fmt: skip
+def padding_is_the_last_example():
+    """Padding behind a packed row is taken for part of its last example, labels and all."""
+
+    def change(batch: Batch) -> Batch:
+        last = batch.segment_ids.max(1, keepdim=True).values.expand_as(batch.segment_ids)
+        return replace(batch, labels=torch.where(batch.segment_ids < 0, batch.input_ids, batch.labels),
+                       segment_ids=torch.where(batch.segment_ids < 0, last, batch.segment_ids))  # fmt: skip
+
+    return collated(change)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
+from transformers import DynamicCache
 
 from sftspec.collation import Batch, collate
 from sftspec.conformance.mutants import mutant
 from sftspec.conformance.mutants.breaking import (
     additive,
     causal,
+    collated,
     with_inputs,
 )
 from sftspec.trainer import Pipeline
@@ -107,3 +111,100 @@ def left_padding_attended():
         return replace(batch, **rolled, attention_mask=torch.ones_like(batch.input_ids))
 
     return Pipeline(collate=broken)
+
+
+def masked(allowed: Callable[[Batch], Tensor]) -> Pipeline:
+    """Packed rows with a dense mask of their own: allowed(batch), (B, 1, T, T) bool."""
+    return with_inputs(lambda batch: {
+        "input_ids": batch.input_ids, "position_ids": batch.position_ids,
+        "attention_mask": additive(allowed(batch)),
+    })  # fmt: skip
+
+
+@mutant("hidden-states-equal-those-alone", "huggingface/trl#5316", "contaminated where a cache is made",
+        "use_cache=False in training")  # fmt: skip
+def cache_made():
+    """Packed rows rely on position_ids alone, and a cache is made: transformers then no longer isolates them."""
+    return with_inputs(lambda batch: {
+        "input_ids": batch.input_ids, "position_ids": batch.position_ids, "past_key_values": DynamicCache(),
+    })  # fmt: skip
+
+
+@mutant("examples-do-not-see-each-other", "axolotl-ai-cloud/axolotl#2449", "contaminated across every boundary",
+        "window AND block")  # fmt: skip
+def window_replaces_the_block():
+    """A window of 64 tokens takes the place of the block-diagonal mask."""
+
+    def allowed(batch: Batch) -> Tensor:
+        place = torch.arange(batch.input_ids.shape[1])
+        return causal(batch) & (place[:, None] - place[None, :] < 64)
+
+    return masked(allowed)
+
+
+@mutant("examples-do-not-see-each-other masking/no-position-sees-what-follows-it", "huggingface/transformers#32195",
+        "reads everything but its own context", "True means: may attend")  # fmt: skip
+def mask_inverted():
+    """The mask allows what it should forbid."""
+    return masked(lambda batch: ~batch.dense_mask())
+
+
+@mutant("hidden-states-equal-those-alone", "pytorch/pytorch#139462", "other rows are cut at the wrong places",
+        "one mask for each row")  # fmt: skip
+def first_rows_mask_for_all():
+    """The mask of a batch's first row is used for all of its rows."""
+    return masked(lambda batch: batch.dense_mask()[:1].expand(len(batch.input_ids), -1, -1, -1))
+
+
+@mutant("examples-do-not-see-each-other", "cu_seqlens off by one", "the last word of one example opens the next",
+        "boundaries are the cumulated lengths")  # fmt: skip
+def boundary_one_token_late():
+    """Each segment but the first begins one token late: its first token belongs to the segment before."""
+
+    def change(batch: Batch) -> Batch:
+        late = batch.segment_ids.roll(1, 1)
+        late[:, 0] = batch.segment_ids[:, 0]
+        return replace(batch, segment_ids=torch.where(batch.segment_ids < 0, batch.segment_ids, late))
+
+    return collated(change)
+
+
+@mutant("hidden-states-equal-those-alone", "pytorch/torchtitan#3130", "later turns forget the earlier ones",
+        "segments are examples, not stretches between end tokens")  # fmt: skip
+def segments_end_with_a_turn():
+    """Segments of packed rows are found by end-of-turn tokens: every turn of a conversation stands alone."""
+
+    def change(batch: Batch) -> Batch:
+        opening = batch.input_ids[0, 0]  # <|im_start|> stands behind every end-of-turn and its newline
+        starts = (batch.input_ids == opening).long()
+        return replace(batch, segment_ids=torch.where(batch.segment_ids < 0, -1, starts.cumsum(1)))
+
+    return collated(change)
+
+
+@mutant("positions-restart-with-each-example", "positions offset by two, as in fairseq's OPT", "learned positions move",
+        "positions begin at 0")  # fmt: skip
+def positions_begin_at_two():
+    """position_ids of packed rows begin at 2."""
+    return collated(lambda batch: replace(batch, position_ids=batch.position_ids + 2))
+
+
+@mutant("positions-restart-with-each-example", "hiyouga/LLaMA-Factory#2289, variant", "late turns have early positions",
+        "restart with the example only")  # fmt: skip
+def positions_restart_in_the_middle():
+    """position_ids of packed rows restart every 64 tokens of an example."""
+    return collated(lambda batch: replace(batch, position_ids=batch.position_ids % 64))
+
+
+@mutant("hidden-states-equal-those-alone", "NEFTune left on", "no two runs read the same", "noise only where asked for")
+def embedding_noise():
+    """Noise is added to the embeddings, which nobody asked for."""
+
+    class Noisy(Pipeline):
+        def train(self, job) -> None:
+            job.model.get_input_embeddings().register_forward_hook(
+                lambda module, args, output: output + 0.01 * torch.randn_like(output) * output.requires_grad
+            )
+            super().train(job)
+
+    return Noisy()
