@@ -59,7 +59,7 @@ def what_was_said_can_be_read_back(render, messages, template):
     yield template, len(turns) == len(messages), f"{len(turns)} turns for {len(messages)} messages in {text!r}"
     for message, (role, content) in zip(messages, turns, strict=False):
         if template == "llama3.1/hf" and role == "system":
-            content = content.split("\n\n", 1)[1]
+            content = content.split("\n\n", 1)[-1]
         expected = message["role"], norm(message["content"], template)
         if template.startswith("chatml/qwen3") and role == "assistant":
             expected, content = (role, expected[1].lstrip("\n")), content.lstrip("\n")
