@@ -186,6 +186,7 @@ class DistilledStep:
 
     seen                   what was read off the gradients
     divergence, temperature  what the trainer says that it trains
+    cross_entropy          what it says of the cross-entropy's weight, over that of the divergence
     completions            (call, row, column) of the logits before each token after the prompt
     teacher_is_untouched   it was in eval mode, got no gradient and did not move
     """
@@ -193,6 +194,7 @@ class DistilledStep:
     seen: Distilled
     divergence: str
     temperature: float
+    cross_entropy: float
     completions: set[tuple[int, int, int]]
     teacher_is_untouched: bool
 
@@ -201,7 +203,7 @@ def distil_once(trainer: Any, batch_size: int = 4, accumulation: int = 1) -> Dis
     """Run the trainer on conversations of unequal lengths, with the suite's teacher, and read its first step.
 
     trainer: a dataclass with the fields `teacher`, the properties `divergence` and `loss_temperature`, and the methods
-    `accepts` and `train` (see sftspec.conformance.adapters.distillation).
+    `accepts` and `train` (see sftspec.conformance.adapters.distillation); `cross_entropy` where it mixes that in.
     """
     student, teacher, tokenizer = make_model(seed=0), make_model(seed=7), make_tokenizer()
     talks = [talk for talk in unequal_conversations(Writer(0)) if trainer.accepts(talk)][: batch_size * accumulation]
@@ -213,7 +215,7 @@ def distil_once(trainer: Any, batch_size: int = 4, accumulation: int = 1) -> Dis
     calls = tap.calls[:accumulation]
     return DistilledStep(
         read_distillation(calls, head, teacher), trainer.divergence, trainer.loss_temperature,
-        _completions(calls, tokenizer, talks), tap.teacher_is_untouched,
+        getattr(trainer, "cross_entropy", 0.0), _completions(calls, tokenizer, talks), tap.teacher_is_untouched,
     )  # fmt: skip
 
 

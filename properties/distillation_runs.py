@@ -14,18 +14,22 @@ IN_TWO = {"batch_size": 2, "accumulation": 2}
 WEIGHT = 1e-4  # relative: twenty times the residual that float32 leaves of a fit
 
 
-@must(seam="distil", claim="distillation", laws=("KD-VAL", "KD-DIR"), floor=2)
+@must(seam="distil", claim="distillation", laws=("KD-VAL", "KD-DIR", "KD-MIX"), floor=4)
 def what_is_declared_is_distilled(distil):
-    """The student's gradient is that of the declared divergence, at the declared temperature of both models.
+    """The student's gradient is that of the declared divergence, at the declared temperature of both models, and of as
+    much cross-entropy as is declared beside it.
 
     A path that is fused, chunked or of another library drops the temperature, adds cross-entropy or swaps the models
-    (trl#5731, verl#7769): the loss looks plausible, and the gradient is that of another one.
+    (trl#5731, verl#7769, ms-swift#6857): the loss looks plausible, and the gradient is that of another one.
     """
     for settings in (WHOLE, IN_TWO):
         step = distil(**settings)
         seen = f"seen {step.seen.divergence} at T = {step.seen.temperature}"
         right = (step.seen.divergence, step.seen.temperature) == (step.divergence, step.temperature)
         yield settings, right, f"declared {step.divergence} at T = {step.temperature}, {seen}"
+        gap = float((step.seen.hard - step.cross_entropy * step.seen.soft).abs().max())
+        mixed = gap <= WEIGHT * float(step.seen.soft.abs().max())
+        yield settings, mixed, f"cross-entropy {step.cross_entropy} times the divergence is declared, and off by {gap}"
 
 
 @must(seam="distil", claim="distillation", laws=("KD-RED", "KD-ACC"), floor=20)
