@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from sftspec import encode
 from sftspec.conformance.mutants import mutant
@@ -13,6 +14,7 @@ from sftspec.conformance.mutants.template_changes import (
     other_axes,
     other_ids,
     other_pieces,
+    other_templates,
     other_text,
 )
 from sftspec.golden.small_tokenizer import load
@@ -159,12 +161,34 @@ def end_of_turn_untrained():
 
 
 @mutant("every-answer-ends-in-one-end-of-turn-token the-prompt-and-the-answer-are-the-training-text",
-        "T-19: the half that is text, modelscope/ms-swift#3113", "writes letters where it is to stop",
+        "tokenizers that lack the token", "writes letters where it is to stop",
         "the token that stops generation, as one id")  # fmt: skip
 def end_of_turn_spelt():
     """The end-of-turn token is spelt with a space in it: several ids that stop nothing."""
     spelt = str.maketrans({">": " >"})
     return other_text(lambda kind, text, _: text.translate(spelt) if kind == "end_of_turn" else text)
+
+
+BASE_END = {"<|im_end|>": "<|endoftext|>", "<|eot_id|>": "<|end_of_text|>"}
+
+
+@mutant("every-answer-ends-in-one-end-of-turn-token the-prompt-and-the-answer-are-the-training-text",
+        "T-19: huggingface/trl#3299, modelscope/ms-swift#3113", "never writes what generation stops at",
+        "one token for both: the template's")  # fmt: skip
+def end_of_text_for_end_of_turn():
+    """Turns end with the end-of-text token of the base model instead of the template's end of turn."""
+
+    def change(name):
+        variant = TEMPLATES[name]
+        end = BASE_END.get(variant.end_of_turn, variant.end_of_turn)
+
+        def pieces(*asked):
+            for kind, message, text in variant.pieces(*asked):
+                yield kind, message, text.replace(variant.end_of_turn, end) if kind == "end_of_turn" else text
+
+        return replace(variant, pieces=pieces, control=(*variant.control, end))
+
+    return other_templates(change)
 
 
 @mutant("the-prompt-at-inference-is-the-prefix-that-was-trained", "M-12: volcengine/verl#3287", "answers start badly",
