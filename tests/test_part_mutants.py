@@ -1,4 +1,4 @@
-"""Templates, best-of-N, distillation: each planted bug is killed by the properties it names, and each of these kills one.
+"""Templates, best-of-N, distillation: each planted bug is killed by what it names, and each property kills one.
 
 And no bug of the catalogue is forgotten: it is planted, or there is a reason why it is not.
 """

@@ -9,11 +9,12 @@ from sftspec.conformance.mutants.parts import Parts, broken
 from sftspec.rejection_sampling import Selection, rejection_sample
 
 
-def sampling(change: Callable[..., object]) -> Parts:
+def sampling(change: Callable[..., tuple]) -> Parts:
     """The reference with other arguments of a round: change(prompts, sample, reward) -> the three of them."""
 
     def sample_best(prompts, sample, reward, n, seed=0, start=0):
-        return rejection_sample(*change(prompts, sample, reward, seed), n, seed, start)
+        prompts, sample, reward = change(prompts, sample, reward, seed)
+        return rejection_sample(prompts, sample, reward, n, seed, start)
 
     return broken("best_of_n", rejection_sample=sample_best)
 

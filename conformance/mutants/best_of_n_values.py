@@ -22,7 +22,7 @@ def asymptote_for_the_expected_maximum():
         "more digits than are compared")  # fmt: skip
 def expected_maximum_in_five_digits():
     """E[max of n] is rounded to five digits."""
-    return broken("best_of_n", expected_max_normal=lambda n: round(expected_max_normal(n), 5))
+    return broken("best_of_n", expected_max_normal=lambda n: round(float(expected_max_normal(n)), 5))
 
 
 @mutant("the-estimate-is-the-mean-over-all-subsets known-laws-give-their-known-maxima",
