@@ -14,7 +14,7 @@ from sftspec.conformance.mutants.parts import broken
 from sftspec.conformance.mutants.template_changes import other_messages, other_pieces, other_templates, other_text
 from sftspec.conversation import ROLES
 from sftspec.llama import LLAMA31_DATES
-from sftspec.templates import find_template
+from sftspec.templates import TEMPLATES
 
 
 @mutant("what-was-said-can-be-read-back", "T-04: lm-sys/FastChat#1997", "system prompts are off the distribution",
@@ -147,8 +147,8 @@ def default_system_where_there_is_none():
         "trained behind a neighbour's persona", "read the default off the model's own template")  # fmt: skip
 def default_system_of_a_neighbour():
     """Qwen2.5's default system prompt stands in Qwen2's conversations, and the other way round."""
-    swap = {"chatml/qwen2": "chatml/qwen2.5", "chatml/qwen2.5": "chatml/qwen2"}
-    return other_templates(lambda name: find_template(swap[name] if name in swap else name))
+    read_as = {name: name for name in TEMPLATES} | {"chatml/qwen2": "chatml/qwen2.5", "chatml/qwen2.5": "chatml/qwen2"}
+    return other_templates(lambda name: TEMPLATES[read_as[name]])
 
 
 @mutant("a-system-prompt-that-nobody-wrote-is-the-variants-own", "T-09: empty is not missing",
@@ -275,8 +275,11 @@ def messages_changed_in_place():
         "every text is off the model's distribution", "choose the template by the model")  # fmt: skip
 def template_of_a_neighbour():
     """Llama-3's templates are swapped: the one that strips for the one that does not."""
-    swap = {"llama3/hf": "llama3/llama-models", "llama3/llama-models": "llama3/hf"}
-    return other_templates(lambda name: find_template(swap[name] if name in swap else name))
+    read_as = {name: name for name in TEMPLATES} | {
+        "llama3/hf": "llama3/llama-models",
+        "llama3/llama-models": "llama3/hf",
+    }
+    return other_templates(lambda name: TEMPLATES[read_as[name]])
 
 
 @mutant("nothing-that-was-said-is-lost", "T-21: fw-ai/cookbook#466", "copies arguments wrongly",
