@@ -11,10 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-AREAS = ("masking", "packing", "step")
+AREAS = ("masking", "packing", "step", "template", "best_of_n", "distillation")
 MODULES = (
     "masking", "masking_turns", "masking_examples", "packing", "packing_attention", "step", "step_losses",
-    "step_updates",
+    "step_updates", "template", "template_tokens", "best_of_n", "best_of_n_samples", "best_of_n_values",
+    "distillation", "distillation_positions", "distillation_teachers",
 )  # fmt: skip
 
 

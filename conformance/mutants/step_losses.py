@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from sftspec.conformance.mutants import mutant
-from sftspec.step import IGNORE, StepReport, count_targets, sft_loss, sft_step
+from sftspec.step import IGNORE, StepReport, count_targets, forward_logits, sft_loss, sft_step
 from sftspec.trainer import Pipeline
 
 
@@ -152,3 +152,108 @@ def loss_reported_per_micro_batch():
         return replace(report, loss=report.loss / len(batches))
 
     return Pipeline(step=step)
+
+
+@mutant("the-loss-is-the-mean-over-targets", "huggingface/transformers#34147", "gradients are coarse in 16 bits",
+        "reduce in float32 whatever the logits")  # fmt: skip
+def sixteen_bits_not_raised():
+    """Logits in bfloat16 are reduced in bfloat16; those in float32 are not touched."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        if logits.dtype != torch.bfloat16:
+            return sft_loss(logits, labels, num_targets, weights)
+        kept = labels[:, 1:] != IGNORE
+        values = cross_entropy(logits[:, :-1][kept], labels[:, 1:][kept], reduction="sum")
+        return values / (num_targets or count_targets(labels))
+
+    return Pipeline(loss=loss)
+
+
+@mutant("masking/everything-chosen-is-trained", "linkedin/Liger-Kernel#968", "the end of a batch is never learned",
+        "the last chunk counts as well")  # fmt: skip
+def last_chunk_lost():
+    """The loss is computed in chunks of 32 targets, and the last, smaller chunk is lost."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        count = num_targets or count_targets(labels)
+        places = (labels[:, 1:] != IGNORE).flatten().nonzero().flatten()
+        kept = places[: len(places) // 32 * 32] if len(places) >= 32 else places
+        shifted = torch.full_like(labels[:, 1:].flatten(), IGNORE)
+        shifted[kept] = labels[:, 1:].flatten()[kept]
+        cut = torch.cat([labels[:, :1], shifted.view_as(labels[:, 1:])], 1)
+        return sft_loss(logits, cut, count, weights)
+
+    return Pipeline(loss=loss)
+
+
+@mutant(
+    "the-loss-is-cross-entropy", "z-loss left on", "logits are pulled to a sum of 1", "no term that nobody asked for"
+)
+def z_loss_added():
+    """A thousandth of the squared logarithm of the partition function is added."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        kept = labels[:, 1:] != IGNORE
+        z = torch.logsumexp(logits[:, :-1][kept].float(), -1)
+        return sft_loss(logits, labels, num_targets, weights) + 1e-3 * (z**2).sum() / (num_targets or len(z))
+
+    return Pipeline(loss=loss)
+
+
+@mutant("every-target-of-a-step-weighs-the-same", "huggingface/trl, dft", "rare tokens are not learned",
+        "plain cross-entropy unless asked")  # fmt: skip
+def weighted_by_probability():
+    """Each target is weighted by its own probability, which nobody asked for."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        kept = labels[:, 1:] != IGNORE
+        values = cross_entropy(logits[:, :-1][kept].float(), labels[:, 1:][kept], reduction="none")
+        return (values * (-values).exp().detach()).sum() / (num_targets or len(values))
+
+    return Pipeline(loss=loss)
+
+
+@mutant("every-target-of-a-step-weighs-the-same", "means over sequences", "tokens of short answers weigh more",
+        "divide by targets, not by rows")  # fmt: skip
+def each_row_weighs_the_same():
+    """A micro-batch's loss is the mean of the means of its rows, times its targets."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        counts = (labels[:, 1:] != IGNORE).sum(1)
+        rows = [sft_loss(logits[r : r + 1], labels[r : r + 1]) for r in range(len(labels)) if counts[r]]
+        share = float(counts.sum()) / (num_targets or float(counts.sum()))
+        return torch.stack(rows).mean() * share
+
+    return Pipeline(loss=loss)
+
+
+@mutant("evaluation-neither-depends-on-batches-nor-leaves-a-trace", "huggingface/transformers#35078",
+        "evaluations are off by a factor", "a loss is not multiplied at evaluation")  # fmt: skip
+def evaluation_multiplied():
+    """The evaluation loss is multiplied by the number of batches."""
+
+    @dataclass(frozen=True)
+    class Multiplies(Pipeline):
+        def evaluate(self, model, batches):
+            return super().evaluate(model, batches) * len(batches)
+
+    return Multiplies()
+
+
+@mutant("evaluation-neither-depends-on-batches-nor-leaves-a-trace", "dropout at evaluation", "evaluations are noise",
+        "eval() before, train() after")  # fmt: skip
+def evaluation_with_dropout():
+    """The model is evaluated in training mode."""
+
+    @dataclass(frozen=True)
+    class Trains(Pipeline):
+        @torch.no_grad()
+        def evaluate(self, model, batches):
+            total = sum(batch.num_targets for batch in batches)
+            return sum(
+                float(self.loss(forward_logits(model, batch), batch.labels, num_targets=total))
+                for batch in batches
+                if batch.num_targets
+            )
+
+    return Trains()

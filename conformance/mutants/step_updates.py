@@ -210,3 +210,215 @@ def batch_size_ignored():
             super().train(replace(job, batch_size=1, accumulation=1, world_size=1))
 
     return OneByOne()
+
+
+@mutant("clipping-is-by-the-norm-of-the-whole-gradient", "milesial/Pytorch-UNet#470",
+        "the limit is a thousandth of itself", "unscale, then clip")  # fmt: skip
+def clipped_before_unscaling():
+    """Gradients are clipped while the loss scale of 1024 is still on them."""
+
+    def clip(parameters, limit):
+        parameters = [parameter for parameter in parameters if parameter.grad is not None]
+        for parameter in parameters:
+            parameter.grad.mul_(1024.0)
+        norm = clip_gradients(parameters, limit)
+        for parameter in parameters:
+            parameter.grad.div_(1024.0)
+        return norm
+
+    return Pipeline(clip=clip)
+
+
+@mutant("clipping-is-by-the-norm-of-the-whole-gradient", "max_grad_norm not passed on", "spikes pass", "pass it on")
+def never_clipped():
+    """max_grad_norm is ignored."""
+    return Pipeline(clip=lambda parameters, limit: clip_gradients(parameters, float("inf")))
+
+
+@mutant("the-denominator-is-the-number-of-targets", "a default of 1.0", "large gradients are cut unasked",
+        "no default that nobody asked for")  # fmt: skip
+def clipped_unasked():
+    """The gradient is clipped to a norm of 1 although no limit was given."""
+    return Pipeline(clip=lambda parameters, limit: clip_gradients(parameters, min(limit, 1.0)))
+
+
+@mutant("clipping-is-by-the-norm-of-the-whole-gradient one-factor-for-all-parameters",
+        "values clipped instead of the norm", "directions change", "one factor for all")  # fmt: skip
+def clipped_by_value():
+    """Every entry of the gradient is cut to the limit divided by a hundred."""
+
+    def clip(parameters, limit):
+        parameters = [parameter for parameter in parameters if parameter.grad is not None]
+        norm = clip_gradients(parameters, float("inf"))
+        if limit < float("inf") and norm > limit:
+            for parameter in parameters:
+                parameter.grad.clamp_(-limit / 100, limit / 100)
+        return norm
+
+    return Pipeline(clip=clip)
+
+
+@mutant("clipping-is-by-the-norm-of-the-whole-gradient", "pytorch/pytorch#170862", "the clip is too weak",
+        "the norm of all shards together")  # fmt: skip
+def clipped_by_the_largest_parameter():
+    """The norm is that of the largest single gradient instead of all together."""
+
+    def clip(parameters, limit):
+        parameters = [parameter for parameter in parameters if parameter.grad is not None]
+        norm = max(float(parameter.grad.norm()) for parameter in parameters)
+        if norm > limit:
+            for parameter in parameters:
+                parameter.grad.mul_(limit / norm)
+        return norm
+
+    return Pipeline(clip=clip)
+
+
+@mutant("sgd-subtracts-rate-times-gradient", "momentum left on", "steps run on", "momentum only where asked for")
+def sgd_with_momentum():
+    """SGD has a momentum of 0.9, which nobody asked for."""
+
+    def optimizer(job):
+        made = make_optimizer(job)
+        if job.optimizer == "sgd":
+            made.param_groups[0]["momentum"] = 0.9
+        return made
+
+    return Pipeline(optimizer=optimizer)
+
+
+@mutant("adamw-decays-and-corrects", "Adam without its correction", "the first steps are three times too long",
+        "correct both moments for their start")  # fmt: skip
+def moments_not_corrected():
+    """AdamW's moments are not corrected for their start at zero."""
+
+    class Uncorrected(torch.optim.AdamW):
+        @torch.no_grad()
+        def step(self, closure=None):
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is None:
+                        continue
+                    state = self.state[parameter]
+                    for name, beta, value in (("m", 0.9, parameter.grad), ("v", 0.999, parameter.grad**2)):
+                        state[name] = beta * state.get(name, torch.zeros_like(parameter)) + (1 - beta) * value
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.sub_(group["lr"] * state["m"] / (state["v"].sqrt() + group["eps"]))
+
+    def optimizer(job):
+        if job.optimizer != "adamw":
+            return make_optimizer(job)
+        return Uncorrected(job.model.parameters(), lr=job.learning_rate, weight_decay=job.weight_decay)
+
+    return Pipeline(optimizer=optimizer)
+
+
+@mutant("the-learning-rate-is-the-jobs", "huggingface/accelerate#963, variant", "the rate decays with accumulation",
+        "step the scheduler once an optimizer step")  # fmt: skip
+def rate_decays_with_micro_batches():
+    """The scheduler is stepped once for every micro-batch beyond the first of a step."""
+
+    def step(model, batches, optimizer, *rest) -> StepReport:
+        report = sft_step(model, batches, optimizer, *rest)
+        optimizer.param_groups[0]["lr"] *= 0.98 ** (len(batches) - 1)
+        return report
+
+    return Pipeline(step=step)
+
+
+@mutant("the-learning-rate-is-the-jobs", "the linear scaling rule, applied unasked", "ranks change the rate",
+        "the rate that was asked for")  # fmt: skip
+def rate_grows_with_ranks():
+    """The learning rate is multiplied by the number of ranks."""
+
+    def optimizer(job):
+        return make_optimizer(replace(job, learning_rate=job.learning_rate * job.world_size))
+
+    return Pipeline(optimizer=optimizer)
+
+
+@mutant("sgd-subtracts-rate-times-gradient", "optimizer.step called by trainer and engine", "steps are twice as long",
+        "step in one place")  # fmt: skip
+def stepped_twice():
+    """The update of every step is applied twice."""
+
+    class Twice(torch.optim.SGD):
+        @torch.no_grad()
+        def step(self, closure=None):
+            super().step()
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        parameter.sub_(group["lr"] * parameter.grad)
+
+    def optimizer(job):
+        return make_optimizer(job) if job.optimizer != "sgd" else Twice(job.model.parameters(), lr=job.learning_rate)
+
+    return Pipeline(optimizer=optimizer)
+
+
+@dataclass(frozen=True)
+class Resumes(Pipeline):
+    """After a resume the data goes on at another place: `shift` batches further, or from the start (None)."""
+
+    shift: int | None = None
+
+    def batches(self, job, examples):
+        steps = list(super().batches(job, examples))
+        at = job.resume_at
+        if at is None:
+            return iter(steps)
+        return iter(steps[:at] + (steps[: len(steps) - at] if self.shift is None else steps[at + self.shift :]))
+
+
+@mutant("resuming-equals-not-stopping", "huggingface/transformers#8878", "data is seen twice, and some never",
+        "go on where the run stopped")  # fmt: skip
+def resume_begins_the_data_again():
+    """A resumed run reads its data from the start."""
+    return Resumes()
+
+
+@mutant("resuming-equals-not-stopping", "huggingface/accelerate#4071", "a batch is never seen", "count batches once")
+def resume_skips_a_batch():
+    """A resumed run skips one step's data."""
+    return Resumes(shift=1)
+
+
+@mutant("masking/every-conversation-with-a-target-is-trained", "modelscope/ms-swift, drop_last of windows",
+        "the end of an epoch is never seen", "step on what there is")  # fmt: skip
+def partial_window_dropped():
+    """The last, partial accumulation window of an epoch makes no step."""
+
+    @dataclass(frozen=True)
+    class Drops(Pipeline):
+        def batches(self, job, examples):
+            for step in super().batches(job, examples):
+                if len(step) == job.accumulation * job.world_size:
+                    yield step
+
+    return Drops()
+
+
+@mutant("steps-hold-the-examples-asked-for", "batch size by device", "steps are larger than asked for",
+        "batch_size is what a rank holds")  # fmt: skip
+def batch_size_doubled():
+    """Micro-batches hold twice the examples that were asked for."""
+
+    @dataclass(frozen=True)
+    class Doubles(Pipeline):
+        def train(self, job) -> None:
+            super().train(replace(job, batch_size=2 * job.batch_size))
+
+    return Doubles()
+
+
+@mutant("the-reported-loss-is-the-mean-over-targets", "huggingface/trl, sum reported", "curves depend on the batch",
+        "log the mean")  # fmt: skip
+def loss_reported_as_a_sum():
+    """The reported loss is the sum over targets."""
+
+    def step(model, batches, *rest) -> StepReport:
+        report = sft_step(model, batches, *rest)
+        return replace(report, loss=report.loss * report.num_targets)
+
+    return Pipeline(step=step)
