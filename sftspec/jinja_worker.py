@@ -29,7 +29,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
 
 from sftspec.tracked import Origin, Tracked, common_origin, joined, runs_of
 
-MEMORY_BYTES = 2 * 2**30
+MEMORY_BYTES = 2**30
 RUNS, RUNS_PER_MESSAGE = 1000, 100  # real templates print under 20 pieces a message
 PINNED_DATE = datetime(2024, 7, 26)  # the default of Llama-3.1's own template
 
