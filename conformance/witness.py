@@ -46,15 +46,22 @@ def make_tokenizer(pad_is_end_of_turn: bool = False):
     )
 
 
-def make_model(kind: str = "rope", seed: int = 0, dtype: torch.dtype = torch.float32, dropout: float = 0.0):
-    """A causal LM of two layers and H = V = 320: "rope" is a Llama, "learned" a GPT-2 (absolute positions).
+def make_model(
+    kind: str = "rope",
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    dropout: float = 0.0,
+    size: int = small_tokenizer.SIZE,
+):
+    """A causal LM of two layers: "rope" is a Llama, "learned" a GPT-2 (absolute positions). V = size, and H = V, or up
+    to three more for its four heads.
 
     Rotary positions are relative: a model that has them cannot show positions that do not restart (trap H2), so the
     second kind is not optional.
     """
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-    size = small_tokenizer.SIZE
+    width = -(-size // 4) * 4
     state = torch.get_rng_state()
     torch.manual_seed(seed)
     model: Any
@@ -62,7 +69,7 @@ def make_model(kind: str = "rope", seed: int = 0, dtype: torch.dtype = torch.flo
     if kind == "rope":
         model = LlamaForCausalLM(
             LlamaConfig(
-                hidden_size=size, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+                hidden_size=width, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
                 num_key_value_heads=2, head_dim=16, max_position_embeddings=2048, attention_dropout=dropout,
                 initializer_range=0.15, **common,
             )
@@ -70,7 +77,7 @@ def make_model(kind: str = "rope", seed: int = 0, dtype: torch.dtype = torch.flo
     elif kind == "learned":
         model = GPT2LMHeadModel(
             GPT2Config(
-                n_embd=size, n_inner=64, n_layer=2, n_head=4, n_positions=1024, attn_pdrop=dropout,
+                n_embd=width, n_inner=64, n_layer=2, n_head=4, n_positions=1024, attn_pdrop=dropout,
                 resid_pdrop=dropout, embd_pdrop=dropout, initializer_range=0.15, **common,
             )
         )  # fmt: skip
@@ -139,6 +146,7 @@ class Tap:
         self.steps: list[StepRecord] = []
         self.replays: list[ReplayRecord] = []
         self.replayed = 0
+        self._depth = 0
         self._handles: list = []
 
     def __enter__(self) -> Tap:
@@ -220,7 +228,8 @@ class Tap:
     def _before_step(self, optimizer, args, kwargs) -> None:
         head = self.job.model.get_output_embeddings().weight
         groups = [group for group in optimizer.param_groups if any(item is head for item in group["params"])]
-        if groups:
+        self._depth += bool(groups)
+        if groups and self._depth == 1:  # an optimizer's step may call that of its base class, which is hooked as well
             named = dict(self.job.model.named_parameters())
             last = self.steps[-1].after if self.steps else {}
             self.steps.append(
@@ -232,7 +241,11 @@ class Tap:
             )
 
     def _after_step(self, optimizer, args, kwargs) -> None:
-        if self.steps and not self.steps[-1].after:
+        head = self.job.model.get_output_embeddings().weight
+        if not any(item is head for group in optimizer.param_groups for item in group["params"]):
+            return
+        self._depth -= 1
+        if self.steps and self._depth == 0:
             named = self.job.model.named_parameters()
             self.steps[-1].after = {name: item.detach().clone() for name, item in named}
 

@@ -22,6 +22,7 @@ from typing import Any
 MODULES = {
     "template": "template",
     "template_tokens": "template",
+    "template_goldens": "template",
     "masking": "masking",
     "masking_parts": "masking",
     "packing": "packing",

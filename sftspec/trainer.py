@@ -110,6 +110,7 @@ class Pipeline:
             "resume",
             "policy",
             "train-flag",
+            "chat-template",
         }
         | {"report", "log"}
     )

@@ -87,7 +87,8 @@ class TransformersTrainer:
 
     @property
     def claims(self) -> frozenset[str]:
-        return frozenset({"padding", "accumulation", "truncation", "clipping", "adamw", "bf16", "resume", "log"})
+        claims = {"padding", "accumulation", "truncation", "clipping", "adamw", "bf16", "resume", "log"}
+        return frozenset(claims | {"chat-template"})
 
     @property
     def policy(self) -> str:

@@ -57,7 +57,7 @@ class TRL:
         layout = {"padding", "truncation"} if self.packing == "none" else {"packing"}
         if self.padding_free:
             layout.discard("truncation")
-        return frozenset(layout | {"accumulation", "clipping", "adamw", "bf16", "resume", "log"})
+        return frozenset(layout | {"accumulation", "clipping", "adamw", "bf16", "resume", "log", "chat-template"})
 
     @property
     def policy(self) -> str:
