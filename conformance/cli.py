@@ -1,4 +1,4 @@
-"""The command line: `sftspec check`, `list`, `explain`, `record`, `judge`, `break`, `show`.
+"""The command line: `sftspec check`, `list`, `explain`, `record`, `judge`, `break`, `show`, `mutants`.
 
 Exit codes: 0 no must property fails, 1 one fails or is ambiguous, 2 the run itself broke or the command makes no sense.
 A setting, an id or a trainer that does not exist is refused with what does exist: a typo never checks less than asked.
@@ -20,6 +20,7 @@ from typing import Any
 import sftspec
 from sftspec.conformance.adapters import TrainerError, resolve
 from sftspec.conformance.breakit_command import BreakError, add_break_arguments, run_break
+from sftspec.conformance.mutants_command import MutantsError, add_mutants_arguments, run_mutants
 from sftspec.conformance.selection import SelectionError, select
 from sftspec.conformance.show_command import ShowError, add_show_arguments, run_show
 from sftspec.conformance.store import RecordingError
@@ -83,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     command("list", "list the properties, by area").add_argument("area", metavar="AREA", nargs="?")
     command("explain", "say what a property demands and why, and show its code").add_argument("id", metavar="ID")
     add_break_arguments(command("break", "make a mistake on purpose, and see what it does to a model"))
+    add_mutants_arguments(command("mutants", "plant the known bugs, and show which properties kill them"))
     add_show_arguments(command("show", "show which tokens of a file are trained, and what is wrong with it"))
     return main
 
@@ -211,7 +213,7 @@ def explain(args: argparse.Namespace) -> int:
 
 COMMANDS = {
     "check": check, "record": record, "judge": judge, "list": list_properties, "explain": explain, "break": run_break,
-    "show": run_show,
+    "show": run_show, "mutants": run_mutants,
 }  # fmt: skip
 
 
@@ -223,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     try:
         return COMMANDS[args.command](args)
-    except (UsageError, SelectionError, TrainerError, RecordingError, BreakError, ShowError) as error:
+    except (UsageError, SelectionError, TrainerError, RecordingError, BreakError, ShowError, MutantsError) as error:
         print(f"sftspec: {error}", file=sys.stderr)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

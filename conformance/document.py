@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from sftspec import SPEC_REVISION
+from sftspec.conformance import matrix
 from sftspec.conformance.counterexample import counterexample_record
+from sftspec.conformance.diagnosis import Diagnosis, diagnose_trial
 from sftspec.conformance.judge import STATUSES, Trial, Verdict, claims_of
 from sftspec.conformance.plain import plain, without_paths
 from sftspec.masking import Conventions
@@ -78,6 +80,7 @@ def make_document(
         "scenarios": [scenario_record(run, trial.refused, seconds or {}) for run in trial.runs],
         "verdicts": [verdict_record(verdict, command) for verdict in trial.verdicts],
         "totals": totals(trial.verdicts),
+        "diagnosis": [diagnosis_record(item) for item in diagnose_trial(trial, matrix.load())[:3]],
     }
 
 
@@ -135,6 +138,19 @@ def verdict_record(verdict: Verdict, command: str) -> dict[str, Any]:
         "evidence": {place: count for place, count in verdict.evidence.items() if count},
         "counterexample": None if found is None else counterexample_record(verdict, found),
         "repro": f"{command} --select {verdict.property.id}",
+    }
+
+
+def diagnosis_record(item: Diagnosis) -> dict[str, Any]:
+    return {
+        "mutant": item.mutant.name,
+        "agree": item.agree,
+        "of": item.of,
+        "likeness": round(item.likeness, 3),
+        "breaks": item.mutant.breaks,
+        "seen_in": item.mutant.seen_in,
+        "effect": item.mutant.effect,
+        "fix": item.mutant.fix,
     }
 
 

@@ -101,6 +101,8 @@ def reaches(trainer: Any, what: str) -> bool:
 
 def can_differ(item: Property, trainer: Any) -> bool:
     """May the property find on this trainer what it does not find on the reference?"""
+    if item.claim and item.claim not in claims_of(trainer):
+        return False
     if item.seam == "run":
         return all(reaches(trainer, what) for what in ("model", "gradient") if item.id in ASKS[what])
     part = part_of(trainer, item)
@@ -147,12 +149,12 @@ def _named_row(name: str, seed: int) -> tuple[str, Signature]:
 
 def kill_matrix(names: Iterable[str], seed: int = 0, workers: int = 2) -> Iterator[tuple[str, Signature]]:
     """(mutant, its signature) of the mutants named, computed in parallel, in the order in which they are done."""
-    with multiprocessing.get_context("spawn").Pool(workers, initializer=_one_thread) as pool:
+    with multiprocessing.get_context("spawn").Pool(workers, initializer=one_thread) as pool:
         work = [pool.apply_async(_named_row, (name, seed)) for name in names]
         yield from (item.get() for item in work)
 
 
-def _one_thread() -> None:
+def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
@@ -209,6 +211,7 @@ def save(matrix: dict[str, Signature], seed: int, path: Path = PATH) -> None:
     path.write_text(f'{head},\n "rows": {{\n{rows}\n }}\n}}\n', encoding="utf-8")
 
 
+@functools.lru_cache(maxsize=1)
 def load(path: Path = PATH) -> dict[str, Signature]:
     """The committed matrix: mutant -> signature."""
     return from_json(json.loads(path.read_text(encoding="utf-8")))

@@ -58,6 +58,7 @@ def report_lines(document: Mapping[str, Any], width: int, output: Mapping[str, s
     for area, verdicts in itertools.groupby(document["verdicts"], key=lambda item: item["id"].partition("/")[0]):
         yield from area_table(area, list(verdicts), size, width)
     yield from failures(document, width)
+    yield from likeliest(document, width)
     yield from errors(document, width, output)
     yield from refusals(document, width)
     yield from summary(document, width)
@@ -149,6 +150,21 @@ def errors(document: Mapping[str, Any], width: int, output: Mapping[str, str]) -
             yield Text()
             yield heading(Text(f"{verdict['id']} broke", STYLES["error"]), width)
             yield from labelled("error", verdict["reason"], width, "red")
+
+
+def likeliest(document: Mapping[str, Any], width: int) -> Iterator[Text]:
+    """The planted bugs that fail most alike; or that none does."""
+    if not any(verdict["status"] in ("fail", "ambiguous") for verdict in document["verdicts"]):
+        return
+    yield Text()
+    if not document["diagnosis"]:
+        yield from labelled("looks like", "none of the planted bugs (sftspec mutants): a fault of its own", width)
+    for place, item in enumerate(document["diagnosis"]):
+        agree = f"{item['agree']} of {item['of']} failing properties agree, likeness {item['likeness']:.2f}"
+        said = f"{item['mutant']} ({agree}): {item['breaks']}"
+        if place == 0:
+            said += f" Seen in {item['seen_in']}; effect: {item['effect']}; fix: {item['fix']}."
+        yield from labelled("or" if place else "looks like", said, width, "" if place else "bold")
 
 
 def refusals(document: Mapping[str, Any], width: int) -> Iterator[Text]:
