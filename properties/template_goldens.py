@@ -129,9 +129,7 @@ def _trained(run: Run, case: GoldenCase) -> set[int]:
     if run.job.policy == "every-token":
         return set(range(1, len(ids)))
     chosen = ranges[-1:] if run.job.policy == "last" else ranges
-    kept = {
-        place
-        for start, stop in chosen
-        for place in range(start, stop - (not run.conventions.end_of_turn) + run.conventions.separator)
-    }
+    kept = {place for start, stop in chosen for place in range(start, stop - (not run.conventions.end_of_turn))}
+    if run.conventions.separator:  # ChatML has one, Llama-3 has none
+        kept |= {stop for _, stop in chosen if run.job.tokenizer.decode(ids[stop : stop + 1]).isspace()}
     return kept & set(range(1, len(ids)))
