@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from sftspec.conformance.adapters.encoders import Encoder, Encoding
 from sftspec.conformance.judge import Trial, Verdict, reach_verdicts
 from sftspec.conformance.template_traits import PROBE, TRAINS_SEPARATOR
-from sftspec.conformance.template_trial import DECLARED, PREFIX, refusals_apart
+from sftspec.conformance.template_trial import DECLARED, PREFIX, read_functions, refusals_apart
 from sftspec.golden.loader import load_cases
 from sftspec.golden.small_tokenizer import load
 from sftspec.masking import IGNORE
@@ -125,7 +125,7 @@ def put_encoder_on_trial(
     max_examples: int = 100,
 ) -> Trial:
     """The verdicts of the chosen properties of `encode` on a library's renderer."""
-    chosen = [item for item in chosen if item.area == "template"]
+    chosen = read_functions(chosen)
     candidate = EncoderOnTrial(encoder)
     trial = Trial(candidate)
     reasons = {item.id: why_not(item, encoder) for item in chosen}

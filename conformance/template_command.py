@@ -28,8 +28,10 @@ from sftspec.conformance.template_trial import (
     TemplateOnTrial,
     against_goldens,
     put_template_on_trial,
+    read_functions,
     with_control_tokens_of,
 )
+from sftspec.properties.template_cases import Vocabulary
 from sftspec.templates import TEMPLATES, Template
 
 SIGNS = {
@@ -49,7 +51,7 @@ def check_templates(args: argparse.Namespace) -> int:
         raise TrainerError("which template? sftspec check template PLACE, such as model/chat_template.jinja or trl")
     if args.variant is not None and args.variant not in TEMPLATES:
         raise TrainerError(f"--as {args.variant}: unknown variant; known: {', '.join(TEMPLATES)}")
-    chosen = [item for item in select(args.select or ["template"]) if item.area == "template"]
+    chosen = read_functions(select(args.select or ["template"]))
     with kept_aside(make_console(sys.stderr)) as diary:
         candidates = list(candidates_of(args))
         documents = []
@@ -89,7 +91,8 @@ def candidates_of(args: argparse.Namespace) -> Iterator[tuple[str, TemplateOnTri
         for name, template in templates_at(place, variables):
             variant = args.variant or ("" if why_nothing_can_be_read(template) else variant_of(template))
             setting = {"judged_as": variant or "no named variant", **remarks(template, variant, tokenizer)}
-            candidate = TemplateOnTrial(name, template, variant, small)
+            own = Vocabulary(tokenizer.name, tokenizer.inner) if tokenizer else None
+            candidate = TemplateOnTrial(name, template, variant, small, own)
             yield alone(place, name), candidate, {**setting, **habits(candidate)}
 
 
@@ -110,7 +113,7 @@ def alone(place: str, name: str) -> str:
 
 def remarks(template: Template, variant: str, tokenizer: Tokens | None) -> dict[str, str]:
     """What its user has to know beside the verdicts."""
-    said = {"tokenizer": tokenizer.name if tokenizer else "small"}
+    said = {"tokenizer": f"small, and {tokenizer.name}" if tokenizer else "small"}
     if variant:
         said |= goldens(variant, *against_goldens(template, variant))
     if "strftime_now" in getattr(template.pieces, "source", ""):

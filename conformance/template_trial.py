@@ -7,8 +7,8 @@ not wrong; what Jinja itself cannot render is wrong. Two habits are conventions,
 to train the newline after the end-of-turn, and to leave an empty system message out. Its code runs in sftspec's sandbox
 only.
 
-The tokens are those of the small tokenizer. A control token that the template's own tokenizer lacks is text there too:
-an end-of-turn spelt in letters stops nothing, and that is seen here as it would be with the large vocabulary.
+The tokens are those of the small tokenizer, and of the template's own where that is given. A control token that its own
+lacks is text in the small one too: an end-of-turn spelt in letters stops nothing, and that is seen in both.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from sftspec.golden.loader import GoldenCase, load_cases
 from sftspec.golden.small_tokenizer import load
 from sftspec.masking import Conventions, Encoded
 from sftspec.properties import Property
+from sftspec.properties.template_cases import SMALL, Vocabulary
 from sftspec.spans import Rendered, TemplateError
 from sftspec.templates import TEMPLATES, Template
 
@@ -70,6 +71,7 @@ class TemplateOnTrial:
     template   it, as sftspec renders it
     variant    the named variant that it declares to be ("": none)
     tokenizer  the small tokenizer, with the control tokens that its own tokenizer has
+    own        its own vocabulary (None: only the small one is read)
     reasons    what it said when it refused a conversation, with counts
     """
 
@@ -77,6 +79,7 @@ class TemplateOnTrial:
     template: Template
     variant: str
     tokenizer: Any
+    own: Vocabulary | None = None
     reasons: Counter[str] = field(default_factory=Counter)
     claims: frozenset[str] = frozenset({"template"})
 
@@ -102,7 +105,8 @@ class TemplateOnTrial:
         return self._ask(messages, lambda: render(messages, self.template, add_generation_prompt))
 
     def encode(self, messages: list[dict], template: str, tokenizer: Any, **options: Any) -> Encoded:
-        example = self._ask(messages, lambda: encode(messages, self.template, self.tokenizer, **options))
+        tokenizer = self.tokenizer if tokenizer is load() else tokenizer
+        example = self._ask(messages, lambda: encode(messages, self.template, tokenizer, **options))
         return without_separators(example) if TRAINS_SEPARATOR in self.habits else example
 
     def _ask(self, messages: list[dict], work: Callable[[], Result]) -> Result:
@@ -139,6 +143,11 @@ def with_control_tokens_of(added: Iterable[str] | None) -> Any:
     return Tokenizer.from_str(json.dumps(state))
 
 
+def read_functions(chosen: Iterable[Property]) -> list[Property]:
+    """The properties that read a template's functions; those that read a run are for trainers."""
+    return [item for item in chosen if item.area == "template" and item.seam != "run"]
+
+
 def put_template_on_trial(
     candidate: TemplateOnTrial,
     chosen: Iterable[Property],
@@ -146,11 +155,13 @@ def put_template_on_trial(
     max_examples: int = 100,
 ) -> Trial:
     """The verdicts of the chosen properties of `render` and `encode` on a template."""
-    chosen = [item for item in chosen if item.area == "template"]
+    chosen = read_functions(chosen)
     trial = Trial(candidate)
     unread = why_nothing_can_be_read(candidate.template)
     reasons = {item.id: unread or why_not(item, candidate) for item in chosen}
-    judged = [specialised(item, candidate.variant or STAND_IN) for item in chosen if not reasons[item.id]]
+    judged = [
+        specialised(item, candidate.variant or STAND_IN, candidate.own) for item in chosen if not reasons[item.id]
+    ]
     reach_verdicts(trial, judged, progress, max_examples)
     verdicts = {verdict.property.id: refusals_apart(verdict, candidate.reasons) for verdict in trial.verdicts}
     trial.verdicts = [verdicts.get(item.id) or Verdict(item, "not-measured", reasons[item.id]) for item in chosen]
@@ -192,12 +203,15 @@ def _is_text_of_variant(candidate: TemplateOnTrial) -> bool:
     return render(PROBE, candidate.template).text == text
 
 
-def specialised(item: Property, variant: str) -> Property:
-    """The property, asked for one template only."""
+def specialised(item: Property, variant: str, vocabulary: Vocabulary | None = None) -> Property:
+    """The property, asked for one template only, and for the tokens of a vocabulary beside the small one's."""
     own = {"template": variant, "tokenization": "whole"}  # a Hugging Face template is encoded whole
     own = {name: value for name, value in own.items() if name in (item.given or {})}
     given = {**(item.given or {}), **{name: st.just(value) for name, value in own.items()}}
     examples = tuple({**example, **own} for example in item.examples if example["template"] == variant)
+    if vocabulary is not None and item.seam == "encode":
+        given["vocabulary"] = st.sampled_from([SMALL, vocabulary])
+        examples = tuple({**example, "vocabulary": each} for example in examples for each in (SMALL, vocabulary))
     return dataclasses.replace(item, given=given, examples=examples)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -22,7 +23,25 @@ OWN_SYSTEM = {
 }
 EMPTY_THOUGHTS = "<think>\n\n</think>\n\n"
 
-CONTROL_STRINGS = {number: token.content for number, token in load().get_added_tokens_decoder().items()}
+
+class Vocabulary:
+    """A tokenizer that a property is read on, by the name that a counterexample gives it.
+
+    added  its added tokens by id, as `tokenizers` describes them
+    """
+
+    def __init__(self, name: str, tokenizer: Any):
+        self.name, self.tokenizer = name, tokenizer
+        self.added: dict[int, Any] = tokenizer.get_added_tokens_decoder()
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def id_of(self, token: str) -> int | None:
+        return self.tokenizer.token_to_id(token)
+
+
+SMALL = Vocabulary("small", load())
 
 # How a reader takes a family apart: role and content of every turn, a system block of the template's own included.
 # Llama-2 has no such pattern: its system prompt stands inside the first user's turn.

@@ -2,7 +2,7 @@
 
 Text that is right can still be encoded wrong: two BOS tokens, a control token that somebody typed, a merge across the
 border of prompt and answer (bugs.md H13: decoded text looks the same). These properties read `encode`, over every named
-variant, with the small tokenizer.
+variant, with the small tokenizer; a template on trial is read on its own vocabulary as well.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ import re
 
 from hypothesis import strategies as st
 
-from sftspec.golden.small_tokenizer import load
 from sftspec.properties import must
 from sftspec.properties.template_cases import (
-    CONTROL_STRINGS,
     FORGED,
     IGNORE,
     IN_EVERY,
+    SMALL,
     THOUGHTFUL,
     TWO_TURNS,
     answers,
@@ -33,28 +32,28 @@ from sftspec.templates import TEMPLATES
 @must(seam="encode", laws=("TP-PREFIX",), floor=50, given={"messages": talks(hostile_text), "template": preserving},
       examples=[{"messages": talk, "template": name} for talk in (TWO_TURNS, THOUGHTFUL)
                 for name, template in sorted(TEMPLATES.items()) if template.prefix_preserving])  # fmt: skip
-def a_longer_conversation_begins_with_the_shorter_one(encode, messages, template):
+def a_longer_conversation_begins_with_the_shorter_one(encode, messages, template, vocabulary=SMALL):
     """The tokens after each answer are the first tokens of every continuation.
 
     Templates that rewrite history say so (`Template.prefix_preserving`) and are not asked; one that moves the system
     prompt, or strips thoughts in silence, makes targets of text that no prompt contains (tinker-cookbook#142).
     """
-    whole = encode(messages, template=template, tokenizer=load()).input_ids
+    whole = encode(messages, template=template, tokenizer=vocabulary.tokenizer).input_ids
     for index in answers(messages):
-        part = encode(messages[: index + 1], template=template, tokenizer=load()).input_ids
+        part = encode(messages[: index + 1], template=template, tokenizer=vocabulary.tokenizer).input_ids
         yield messages[: index + 1], whole[: len(part)] == part, f"parts after {len(part)} tokens at the latest"
 
 
 @must(seam="encode", laws=("TP-INJ",), floor=50,
       given={"messages": talks(hostile_text), "template": names, "letter": st.sampled_from("ab<]é")},
       examples=[{"messages": FORGED, "template": name, "letter": "x"} for name in sorted(TEMPLATES)])  # fmt: skip
-def different_conversations_have_different_tokens(encode, messages, template, letter):
+def different_conversations_have_different_tokens(encode, messages, template, letter, vocabulary=SMALL):
     """A letter moved over the border of two messages changes the tokens, when contents are text.
 
     Where markers are text ("User: "), a content can pass for a turn, and nobody can tell the two from the tokens.
     """
     def ids(talk):
-        return encode(talk, template=template, tokenizer=load(), special_tokens="literal").input_ids
+        return encode(talk, template=template, tokenizer=vocabulary.tokenizer, special_tokens="literal").input_ids
 
     for index in range(len(messages) - 1):
         left, right = (dict(message) for message in messages[index : index + 2])
@@ -65,14 +64,14 @@ def different_conversations_have_different_tokens(encode, messages, template, le
 
 @must(seam="encode", laws=("TP-NOFORGE",), floor=50, given={"messages": talks(hostile_text), "template": names},
       examples=[{"messages": FORGED, "template": name} for name in sorted(TEMPLATES)])  # fmt: skip
-def contents_make_no_control_token(encode, messages, template):
+def contents_make_no_control_token(encode, messages, template, vocabulary=SMALL):
     """With special_tokens="literal" the control tokens are those of the same turns with harmless contents.
 
     Parsed contents forge turns and cut masks (transformers#29279, vllm#31735, gemma#770).
     """
     def control(talk):
-        example = encode(talk, template=template, tokenizer=load(), special_tokens="literal")
-        return [token for token in example.input_ids if token in CONTROL_STRINGS]
+        example = encode(talk, template=template, tokenizer=vocabulary.tokenizer, special_tokens="literal")
+        return [token for token in example.input_ids if token in vocabulary.added]
 
     harmless = [{**message, "content": "x"} for message in messages]
     yield messages, control(messages) == control(harmless), "a content became a control token"
@@ -80,47 +79,53 @@ def contents_make_no_control_token(encode, messages, template):
 
 @must(seam="encode", laws=("TP-BOS",), floor=50, given={"messages": talks(hostile_text), "template": names},
       examples=IN_EVERY)  # fmt: skip
-def one_bos_opens_the_sequence(encode, messages, template):
+def one_bos_opens_the_sequence(encode, messages, template, vocabulary=SMALL):
     """A sequence begins with its BOS and has no other; Llama-2 has one for each round; without a BOS there is none.
 
     The template's BOS and the tokenizer's make two (OpenRLHF#393, trl#3328); removing "the second" where there was one
     makes none (unsloth#10312); Llama-2 opens every round with one (axolotl#952).
     """
     bos = TEMPLATES[template].bos
-    ids = encode(messages, template=template, tokenizer=load(), special_tokens="literal").input_ids
+    ids = encode(messages, template=template, tokenizer=vocabulary.tokenizer, special_tokens="literal").input_ids
     rounds = sum(message["role"] == "user" for message in messages) if template.startswith("llama2") else 1
     for token in ("<s>", "<|begin_of_text|>"):
         wanted = rounds if token == bos else 0
-        yield messages, ids.count(load().token_to_id(token)) == wanted, f"{token}: expected {wanted} in {ids[:6]} …"
-    yield messages, not bos or ids[:1] == [load().token_to_id(bos)], f"begins with {ids[:1]}"
+        yield messages, ids.count(vocabulary.id_of(token)) == wanted, f"{token}: expected {wanted} in {ids[:6]} …"
+    yield messages, not bos or ids[:1] == [vocabulary.id_of(bos)], f"begins with {ids[:1]}"
 
 
 @must(seam="encode", laws=("TP-EOT",), floor=50, given={"messages": talks(hostile_text), "template": names},
       examples=IN_EVERY)  # fmt: skip
-def every_answer_ends_in_one_end_of_turn_token(encode, messages, template):
+def every_answer_ends_in_one_end_of_turn_token(encode, messages, template, vocabulary=SMALL):
     """Among the targets stands the end-of-turn token, as one id, once for each answer, and last.
 
     Spelt as text it is several ids that stop nothing; a model that never learns it never stops (trl#976, axolotl#3756).
     """
-    example = encode(messages, template=template, tokenizer=load(), special_tokens="literal")
+    example = encode(messages, template=template, tokenizer=vocabulary.tokenizer, special_tokens="literal")
     targets = [label for label in example.labels if label != IGNORE]
-    end, turns = load().token_to_id(TEMPLATES[template].end_of_turn), len(answers(messages))
+    end, turns = vocabulary.id_of(TEMPLATES[template].end_of_turn), len(answers(messages))
     yield messages, targets.count(end) == turns, f"{targets.count(end)} end-of-turn tokens for {turns} answers"
     yield messages, targets[-1:] == [end] * bool(turns), f"the last target is {targets[-1:]}"
 
 
+def _pattern(token):
+    """What an added token takes of the text: some take the white space beside them (Phi-3's do)."""
+    return r"\s*" * token.lstrip + re.escape(token.content) + r"\s*" * token.rstrip
+
+
 @must(seam="encode", laws=("TP-CAT",), floor=50, given={"messages": talks(plain_text), "template": names},
       examples=IN_EVERY)  # fmt: skip
-def whole_text_is_cut_at_control_tokens_only(encode, messages, template):
+def whole_text_is_cut_at_control_tokens_only(encode, messages, template, vocabulary=SMALL):
     """Encoded whole, the tokens are those of the stretches between control tokens, each encoded in one call.
 
     Prompt and answer encoded apart give other tokens where a merge crosses their border (litgpt#1567, torchtitan#4504,
     SkyRL#2092); only next to a control token nothing can merge.
     """
-    example = encode(messages, template=template, tokenizer=load(), special_tokens="parse", tokenization="whole")
-    longest_first = sorted(CONTROL_STRINGS.values(), key=len, reverse=True)
-    parts = re.split(f"({'|'.join(map(re.escape, longest_first))})", example.rendered.text)
-    expected = [token for part in parts if part for token in load().encode(part, add_special_tokens=False).ids]
+    tokenizer = vocabulary.tokenizer
+    example = encode(messages, template=template, tokenizer=tokenizer, special_tokens="parse", tokenization="whole")
+    longest_first = sorted(vocabulary.added.values(), key=lambda token: -len(token.content))
+    parts = re.split(f"({'|'.join(map(_pattern, longest_first)) or '(?!)'})", example.rendered.text)
+    expected = [token for part in parts if part for token in tokenizer.encode(part, add_special_tokens=False).ids]
     yield messages, example.input_ids == expected, "other tokens than those of the stretches between control tokens"
 
 
@@ -128,7 +133,7 @@ def whole_text_is_cut_at_control_tokens_only(encode, messages, template):
       given={"messages": talks(hostile_text, "assistant"), "template": names,
              "tokenization": st.sampled_from(["whole", "segmented"])},
       examples=[{**arguments, "tokenization": "segmented"} for arguments in IN_EVERY])  # fmt: skip
-def the_prompt_at_inference_is_the_prefix_that_was_trained(encode, messages, template, tokenization):
+def the_prompt_at_inference_is_the_prefix_that_was_trained(encode, messages, template, tokenization, vocabulary=SMALL):
     """The tokens of the prompt are the tokens before the answer's first target, one for one.
 
     Another template, another flag or another way of cutting at inference, and the model is asked what it was never
@@ -138,7 +143,8 @@ def the_prompt_at_inference_is_the_prefix_that_was_trained(encode, messages, tem
     content = messages[-1]["content"]
     if tokenization == "whole" and content[:1].isspace():
         return
-    axes = {"template": template, "tokenizer": load(), "special_tokens": "literal", "tokenization": tokenization}
+    tokenizer = vocabulary.tokenizer
+    axes = {"template": template, "tokenizer": tokenizer, "special_tokens": "literal", "tokenization": tokenization}
     prompt = encode(messages[:-1], add_generation_prompt=True, **axes).input_ids
     example = encode(messages, **axes)
     yield messages, example.input_ids[: len(prompt)] == prompt, "the prompt's tokens are not those before the answer"
