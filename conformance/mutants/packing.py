@@ -169,3 +169,14 @@ def padding_is_the_last_example():
                        segment_ids=torch.where(batch.segment_ids < 0, last, batch.segment_ids))  # fmt: skip
 
     return collated(change)
+
+
+@mutant("no-two-packs-fit-into-one packs-stay-within-eleven-ninths-of-the-optimum", "huggingface/trl#3887",
+        "rows are half padding", "search the space that is left, whatever the capacity")  # fmt: skip
+def packs_half_as_large():
+    """Packs are filled to half of the capacity, if all examples fit there: a search tree with too few leaves."""
+
+    def broken(lengths, capacity):
+        return pack(lengths, capacity if max(lengths, default=0) > capacity // 2 else capacity // 2)
+
+    return Pipeline(pack=broken)

@@ -1,0 +1,191 @@
+"""What is right passes, however it is done: every combination of conventions, and changes that keep the behaviour.
+
+A suite that fails on a harmless change is switched off. These trainers differ from the reference in the order of sums,
+the layout of batches, the attention that computes them, the dtype of the loss, and in where a factor is put and undone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from sftspec import properties
+from sftspec.collation import Batch, collate
+from sftspec.conformance.judge import put_on_trial
+from sftspec.conformance.mutants.breaking import additive, with_inputs
+from sftspec.conformance.scenarios import SCENARIOS
+from sftspec.masking import Conventions
+from sftspec.step import IGNORE, StepReport, clip_gradients, count_targets, forward_logits, sft_loss, sft_step
+from sftspec.trainer import Pipeline, make_optimizer
+
+AREAS = ("masking", "packing", "step")
+JOBS = {scenario.name: scenario for scenario in SCENARIOS}
+
+
+def alarms(trainer, names: list[str], seed: int = 0) -> dict[str, str]:
+    """Properties of a run that do not hold, with the note of the counterexample; "error" where the run broke."""
+    chosen = [item for item in properties.load(*AREAS) if item.seam == "run"]
+    trial = put_on_trial(trainer, chosen, seed, [JOBS[name] for name in names])
+    found = {item.property.id: str(item.counterexample) for item in trial.verdicts if item.failed_in}
+    found |= {item.property.id: item.reason for item in trial.verdicts if item.status == "error"}
+    return found | {run.scenario: run.error for run in trial.runs if run.error}
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    itertools.product((True, False), (True, False), (True, False), ("parse", "literal"), ("whole", "segmented")),
+    ids=lambda chosen: "-".join(map(str, chosen)),
+)
+def test_every_combination_of_conventions_passes_as_declared(chosen):
+    trainer = Pipeline(conventions=Conventions(*chosen))
+    seed = 10 + sum(2**place for place, value in enumerate(chosen) if value in (True, "literal", "segmented"))
+    assert alarms(trainer, ["turns not to train", "packed"], seed) == {}
+
+
+def rows_added_backwards(logits, labels, num_targets=None, weights=None):
+    """Each target's loss by itself, added from the last row to the first."""
+    count = num_targets or count_targets(labels)
+    parts = [
+        torch.nn.functional.cross_entropy(row[:-1].float(), label[1:], ignore_index=IGNORE, reduction="none").flip(0)
+        for row, label in zip(logits.flip(0), labels.flip(0), strict=True)
+    ]
+    return torch.stack([part.sum() for part in parts]).sum() / count
+
+
+def loss_in_chunks(logits, labels, num_targets=None, weights=None):
+    """Chunks of 7 positions, the last one smaller, as fused kernels cut them."""
+    count = num_targets or count_targets(labels)
+    flat, targets = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+    parts = [
+        torch.nn.functional.cross_entropy(rows.float(), chosen, ignore_index=IGNORE, reduction="sum")
+        for rows, chosen in zip(flat.split(7), targets.split(7), strict=True)
+    ]
+    return sum(parts) / count
+
+
+def scaled_step(factor_of):
+    """A step that backpropagates the summed loss times factor_of(n), and undoes it before the clip."""
+
+    def step(model, batches, optimizer, max_grad_norm=None, loss=sft_loss, clip=clip_gradients) -> StepReport:
+        count = sum(batch.num_targets for batch in batches)
+        if not count:
+            return sft_step(model, batches, optimizer, max_grad_norm, loss, clip)
+        optimizer.zero_grad(set_to_none=False)
+        factor, total = factor_of(count), 0.0
+        for batch in batches:
+            if batch.num_targets:
+                part = loss(forward_logits(model, batch), batch.labels, num_targets=1) * factor
+                part.backward()
+                total += float(part.detach())
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(1 / (factor * count))
+        norm = clip(model.parameters(), max_grad_norm or float("inf"))
+        optimizer.step()
+        return StepReport(total / (factor * count), count, norm)
+
+    return Pipeline(step=step)
+
+
+@dataclass(frozen=True, eq=False)
+class LeftPadded(Batch):
+    def model_inputs(self):
+        return {"input_ids": self.input_ids, "attention_mask": self.attention_mask, "position_ids": self.position_ids}
+
+
+def padded_on_the_left(examples, bins=None, *, pad_token_id):
+    batch = collate(examples, bins, pad_token_id=pad_token_id)
+    if bins is not None:
+        return batch
+    shifts = (batch.segment_ids < 0).sum(1).tolist()
+    names = ("input_ids", "labels", "position_ids", "segment_ids", "attention_mask")
+    rolled = {
+        name: torch.stack([row.roll(by) for row, by in zip(getattr(batch, name), shifts, strict=True)])
+        for name in names
+    }
+    return LeftPadded(**{**vars(batch), **rolled})
+
+
+def packs_as_padded_rows(examples, bins=None, *, pad_token_id):
+    """Every example of the packs in a row of its own."""
+    chosen = examples if bins is None else [examples[index] for items in bins for index in items]
+    return collate(chosen, pad_token_id=pad_token_id)
+
+
+def padded_to_a_multiple_of_64(examples, bins=None, *, pad_token_id):
+    longest = max(sum(len(examples[i].input_ids) for i in row) for row in bins or [[i] for i in range(len(examples))])
+    return collate(examples, bins, pad_token_id=pad_token_id, capacity=-(-longest // 64) * 64)
+
+
+class Checkpointed(Pipeline):
+    def train(self, job):
+        job.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        super().train(job)
+
+
+class Eager(Pipeline):
+    def train(self, job):
+        job.model.set_attn_implementation("eager")
+        super().train(job)
+
+
+def looped_adamw(job):
+    if job.optimizer != "adamw":
+        return make_optimizer(job)
+    groups = [
+        {"params": [item for item in job.model.parameters() if item.dim() > 1], "weight_decay": job.weight_decay},
+        {"params": [item for item in job.model.parameters() if item.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=job.learning_rate, foreach=False)
+
+
+HARMLESS = {
+    "rows added backwards": Pipeline(loss=rows_added_backwards),
+    "loss in chunks": Pipeline(loss=loss_in_chunks),
+    "loss in float64": Pipeline(loss=lambda logits, *rest, **named: sft_loss(logits.double(), *rest, **named)),
+    "loss scale undone": scaled_step(lambda count: 1024.0),
+    "sum first, divided after backward (torchtune)": scaled_step(lambda count: 1.0),
+    "left padding": Pipeline(collate=padded_on_the_left),
+    "padded to a multiple of 64": Pipeline(collate=padded_to_a_multiple_of_64),
+    "dense mask for packs": with_inputs(lambda batch: {
+        "input_ids": batch.input_ids, "position_ids": batch.position_ids,
+        "attention_mask": additive(batch.dense_mask()),
+    }),
+    "eager attention": Eager(),
+    "gradient checkpointing": Checkpointed(),
+    "examples in order of the file, epochs apart": Pipeline(
+        order=lambda count, seed, epoch: list(range(count))[:: -1 if epoch % 2 else 1]
+    ),
+    "AdamW in a loop, vectors not decayed": Pipeline(optimizer=looped_adamw),
+}  # fmt: skip
+PLAIN = ["plain", "learned positions", "accumulation", "clipping", "AdamW, clipped", "truncation"]
+PACKED = ["packed, learned positions", "packed, every token", "packed, accumulation"]
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_a_change_that_keeps_the_behaviour_passes(name):
+    jobs = PACKED if name == "dense mask for packs" else [*PLAIN, *PACKED[1:]]
+    assert alarms(HARMLESS[name], jobs) == {}
+
+
+def test_padded_rows_for_packs_pass_and_are_said_not_to_be_packed():
+    assert alarms(Pipeline(collate=packs_as_padded_rows), PACKED).keys() <= {"packing/packing-packs"}
+
+
+def test_float64_passes():
+    @dataclass(frozen=True)
+    class Double(Pipeline):
+        def train(self, job):
+            job.model.double()
+            super().train(job)
+
+    assert alarms(Double(), ["plain", "packed, accumulation", "clipping"]) == {}
+
+
+def test_the_alarms_are_seen_where_something_is_wrong():
+    halved = Pipeline(loss=lambda *given, **named: sft_loss(*given, **named) / 2)
+    assert "step/the-denominator-is-the-number-of-targets" in alarms(halved, ["plain"])
+    assert alarms(replace(Pipeline(), conventions=Conventions(header=True)), ["plain"]) == {}
