@@ -78,7 +78,7 @@ class _Worker:
         )
 
     @staticmethod
-    def _exchange(process: subprocess.Popen, lines: str, replies: queue.Queue[str]) -> None:
+    def _exchange(process: Any, lines: str, replies: queue.Queue[str]) -> None:
         try:
             process.stdin.write(lines)
             process.stdin.flush()
@@ -88,9 +88,9 @@ class _Worker:
 
     def _start(self) -> None:
         command = [sys.executable, "-X", "utf8", "-m", "sftspec.jinja_worker"]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         # \ud800 in JSON is half of a surrogate pair, which has no bytes of its own.
-        form = {"text": True, "encoding": "utf-8", "errors": "backslashreplace"}
+        form: Any = {"text": True, "encoding": "utf-8", "errors": "backslashreplace"}
         self.process, self.owner = subprocess.Popen(command, **form, **pipes), os.getpid()
 
     def stop(self) -> int:

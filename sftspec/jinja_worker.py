@@ -89,7 +89,8 @@ class Environment(ImmutableSandboxedEnvironment):
 
     def call(self, context: Any, function: Any, *arguments: Any, **options: Any) -> Any:
         if getattr(function, "__name__", "") == "join" and isinstance(getattr(function, "__self__", None), str):
-            return joined(*arguments, function.__self__)
+            (parts,) = arguments
+            return joined(parts, function.__self__)
         return SandboxedEnvironment.call(self, context, function, *arguments, **options)
 
 
@@ -186,7 +187,7 @@ def main() -> None:
         sys.stdout.flush()
 
 
-def _limits() -> Callable[[float], None]:
+def _limits() -> Callable[[float], object]:
     """Set the limits that the system has; gives the function that starts and stops the processor clock."""
     try:
         import resource

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sftspec import chatml, llama
 from sftspec.conversation import Conversation, check_conversation
@@ -44,22 +45,23 @@ class Template:
     prefix_preserving: bool = True
 
 
-CHATML = {"control": ("<|im_start|>", "<|im_end|>"), "end_of_turn": "<|im_end|>"}
+Axes = dict[str, Any]  # of a family: fields of Template
+CHATML: Axes = {"control": ("<|im_start|>", "<|im_end|>"), "end_of_turn": "<|im_end|>"}
 TOOLS = frozenset({"tools", "tool_calls"})
-QWEN25 = CHATML | {"control": (*CHATML["control"], "<tool_call>", "</tool_call>"), "places": TOOLS}
+QWEN25: Axes = CHATML | {"control": (*CHATML["control"], "<tool_call>", "</tool_call>"), "places": TOOLS}
 THINK = ("<think>", "</think>", "<tool_response>", "</tool_response>")
-QWEN3 = QWEN25 | {
+QWEN3: Axes = QWEN25 | {
     "control": (*QWEN25["control"], *THINK),
     "places": TOOLS | {"reasoning_content"},
     "prefix_preserving": False,
 }
-LLAMA2 = {"control": ("<s>", "</s>"), "bos": "<s>", "end_of_turn": "</s>"}
-LLAMA3 = {
+LLAMA2: Axes = {"control": ("<s>", "</s>"), "bos": "<s>", "end_of_turn": "</s>"}
+LLAMA3: Axes = {
     "control": ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
     "bos": "<|begin_of_text|>",
     "end_of_turn": "<|eot_id|>",
 }
-BY_SEGMENT = {"special_tokens": "literal", "tokenization": "segmented"}
+BY_SEGMENT: Axes = {"special_tokens": "literal", "tokenization": "segmented"}
 
 TEMPLATES = {
     template.name: template

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 
 class Origin(NamedTuple):
@@ -47,8 +47,8 @@ class Tracked(str):
     def __radd__(self, other: str) -> Tracked:
         return joined((other, self))
 
-    def __mul__(self, count: int) -> Tracked:
-        return Tracked(str.__mul__(self, count), self.runs * max(count, 0))
+    def __mul__(self, count: SupportsIndex) -> Tracked:
+        return Tracked(str.__mul__(self, count), self.runs * max(count.__index__(), 0))
 
     __rmul__ = __mul__
 
@@ -96,21 +96,23 @@ class Tracked(str):
     def removesuffix(self, suffix: str) -> Tracked:
         return self._cut(0, len(self) - len(suffix)) if suffix and self.endswith(suffix) else self
 
-    def split(self, sep: str | None = None, maxsplit: int = -1) -> list[Tracked]:
-        return self._places(str.split(self, sep, maxsplit), gap=sep and len(sep))
+    def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[Any]:
+        return self._places(str.split(self, sep, maxsplit), gap=None if sep is None else len(sep))
 
-    def rsplit(self, sep: str | None = None, maxsplit: int = -1) -> list[Tracked]:
-        return self._places(str.rsplit(self, sep, maxsplit), gap=sep and len(sep))
+    def rsplit(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[Any]:
+        return self._places(str.rsplit(self, sep, maxsplit), gap=None if sep is None else len(sep))
 
-    def splitlines(self, keepends: bool = False) -> list[Tracked]:
+    def splitlines(self, keepends: bool = False) -> list[Any]:
         lines = self._places(str.splitlines(self, keepends=True), gap=0)
         return lines if keepends else [line.rstrip("\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029") for line in lines]
 
-    def partition(self, sep: str) -> tuple[Tracked, ...]:
-        return tuple(self._places(str.partition(self, sep), gap=0))
+    def partition(self, sep: str) -> tuple[Any, Any, Any]:
+        before, found, after = self._places(str.partition(self, sep), gap=0)
+        return before, found, after
 
-    def rpartition(self, sep: str) -> tuple[Tracked, ...]:
-        return tuple(self._places(str.rpartition(self, sep), gap=0))
+    def rpartition(self, sep: str) -> tuple[Any, Any, Any]:
+        before, found, after = self._places(str.rpartition(self, sep), gap=0)
+        return before, found, after
 
     def _places(self, parts: Iterable[str], gap: int | None) -> list[Tracked]:
         """The parts, which stand in this text in order: `gap` characters between two (None: white space)."""
@@ -121,7 +123,7 @@ class Tracked(str):
             position += len(part) + (gap or 0)
         return found
 
-    def replace(self, old: str, new: str, count: int = -1) -> Tracked:
+    def replace(self, old: str, new: str, count: SupportsIndex = -1) -> Tracked:
         if not old:
             return self._uniform(str.replace(self, old, new, count))
         return joined(self.split(old, count), new)
@@ -150,7 +152,8 @@ def runs_of(text: str) -> tuple[tuple[int, Origin | None], ...]:
 
 def joined(parts: Iterable[Any], separator: str = "") -> Tracked:
     """separator.join of the parts as text."""
-    texts, runs = [], []
+    texts: list[str] = []
+    runs: list[tuple[int, Origin | None]] = []
     for number, part in enumerate(parts):
         if number and separator:
             texts.append(separator)
