@@ -76,6 +76,7 @@ DOCUMENT: dict[str, Any] = {
         verdict("packing/no-pack-exceeds-its-capacity", "not-claimed", evidence={}),
         verdict("step/the-loss-is-cross-entropy", "ambiguous", reason="3 gradients fit no loss that is known"),
     ],
+    "diagnosis": [],
     "totals": {
         "must": COUNTS | {"pass": 1, "fail": 1, "not-measured": 1, "blocked": 1, "not-claimed": 1, "ambiguous": 1},
         "should": COUNTS | {"fail": 1, "not-claimed": 1},
@@ -284,3 +285,15 @@ def test_a_strip_shows_lost_and_forged_targets():
     assert (forged.trained, forged.expected, forged.seen) == (True, "—", forged.text)
     assert (lost.trained, lost.expected, lost.seen) == (False, lost.text, "—")
     assert sum(cell.wrong for cell in cells) == 2
+
+
+def test_what_a_trainer_looks_like_is_said_or_that_it_looks_like_nothing():
+    known = {
+        "mutant": "masking/mask-dropped", "agree": 3, "of": 4, "likeness": 0.81, "breaks": "Every token is trained.",
+        "seen_in": "karpathy/nanochat#582", "effect": "learns to write the user's turn", "fix": "keep the mask",
+    }  # fmt: skip
+    assert "looks like  none of the planted bugs" in printed(DOCUMENT)
+    said = printed(DOCUMENT | {"diagnosis": [known, known | {"mutant": "masking/header-trained"}]})
+    assert "looks like  masking/mask-dropped (3 of 4 failing properties agree, likeness 0.81): Every" in said
+    assert "nanochat#582" in said and "fix: keep" in said
+    assert "or          masking/header-trained (3 of 4" in said
