@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -24,12 +25,14 @@ from typing import Any
 from sftspec import SPEC_REVISION, properties
 from sftspec.conformance.judge import Trial, Verdict, claims_of, part_of, reach_verdicts, record
 from sftspec.conformance.mutants import AREAS, Mutant, load_mutants
+from sftspec.conformance.plain import short
 from sftspec.conformance.scenarios import scenarios_for
 from sftspec.properties import Property
 from sftspec.run import Run
 from sftspec.trainer import Pipeline
 
 PATH = Path(__file__).with_name("mutants") / "matrix.json"
+NOTE = 120  # characters
 
 # Stages (and methods of a Pipeline) that can change what the model is given, and those that can change its gradients.
 REACHES = {
@@ -50,10 +53,12 @@ class Mark:
 
     scenarios  name -> share of the evidence there that does not hold, in (0, 1]; "drawn" for a function
     kinds      "assistant content" and the like -> share of the failures; "" for what is no token
+    note       what the smallest counterexample says
     """
 
     scenarios: dict[str, float]
     kinds: dict[str, float]
+    note: str = ""
 
 
 Signature = dict[str, Mark]
@@ -74,7 +79,14 @@ def mark_of(verdict: Verdict) -> Mark:
         }
         or {"drawn": 1.0},
         {kind: round(count / total, 4) or 1e-4 for kind, count in verdict.failed_at.items()},
+        note_of(verdict),
     )
+
+
+def note_of(verdict: Verdict) -> str:
+    found = verdict.counterexample or {}
+    drawn = short(found.get("subject")) if found.get("scenario") == "drawn" else ""
+    return " ".join(f"{found.get('note', '')} {drawn}".split())[:NOTE]
 
 
 def signature(trial: Trial) -> Signature:
@@ -144,7 +156,9 @@ def kill_row(mutant: Mutant, seed: int = 0) -> Signature:
 
 
 def _named_row(name: str, seed: int) -> tuple[str, Signature]:
-    return name, kill_row({item.name: item for item in load_mutants()}[name], seed)
+    row = kill_row({item.name: item for item in load_mutants()}[name], seed)
+    gc.collect()  # runs, jobs and models refer to one another
+    return name, row
 
 
 def kill_matrix(names: Iterable[str], seed: int = 0, workers: int = 2) -> Iterator[tuple[str, Signature]]:
@@ -182,6 +196,7 @@ def to_json(matrix: dict[str, Signature], seed: int) -> dict[str, Any]:
             identifier: [
                 {scenarios.index(item): share for item, share in mark.scenarios.items()},
                 {kinds.index(item): share for item, share in mark.kinds.items()},
+                mark.note,
             ]
             for identifier, mark in sorted(row.items())
         }
@@ -197,8 +212,9 @@ def from_json(document: dict[str, Any]) -> dict[str, Signature]:
             identifier: Mark(
                 {scenarios[int(number)]: share for number, share in first.items()},
                 {kinds[int(number)]: share for number, share in second.items()},
+                *note,
             )
-            for identifier, (first, second) in row.items()
+            for identifier, (first, second, *note) in row.items()
         }
         for name, row in document["rows"].items()
     }

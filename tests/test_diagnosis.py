@@ -1,0 +1,176 @@
+"""Diagnosis names the fault that was planted, and says nothing of most faults that it does not know.
+
+The planted ones are tried on another seed than the matrix's, so that no figure is equal by construction; the unknown
+ones are trainers that no entry of conformance/mutants describes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sftspec import properties
+from sftspec.collation import collate
+from sftspec.conformance import matrix
+from sftspec.conformance.diagnosis import LEAST, compare, diagnose, diagnose_trial, likeness, ruzicka
+from sftspec.conformance.judge import put_on_trial
+from sftspec.conformance.matrix import Mark
+from sftspec.conformance.mutants import load_mutants
+from sftspec.conformance.mutants.breaking import additive as as_floats
+from sftspec.conformance.mutants.breaking import around, collated, masked_where, relabelled, turn_of, with_inputs
+from sftspec.conformance.scenarios import SCENARIOS
+from sftspec.masking import encode
+from sftspec.packing import pack
+from sftspec.step import IGNORE, clip_gradients, sft_loss
+from sftspec.trainer import Pipeline, make_optimizer
+
+JOBS = {scenario.name: scenario for scenario in SCENARIOS}
+SEEN = ["plain", "learned positions", "truncation", "accumulation", "clipping", "AdamW", "packed", "packed, ranks"]
+MUTANTS = {item.name: item for item in load_mutants()}
+
+
+def named(trainer, names: list[str] = SEEN, seed: int = 1) -> list[str]:
+    """Names of the mutants that a trainer is said to look like, the likeliest first."""
+    chosen = [item for item in properties.load("masking", "packing", "step") if item.seam == "run"]
+    trial = put_on_trial(trainer, chosen, seed, [JOBS[name] for name in names])
+    assert any(item.failed_in for item in trial.verdicts), "the fault is not seen at all"
+    return [item.mutant.name for item in diagnose_trial(trial, matrix.load())]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "masking/end-of-turn-masked",
+        "masking/tool-results-trained",
+        "masking/shifted-twice",
+        "packing/plain-causal-attention",
+        "packing/boundary-one-token-late",
+        "step/mean-of-means",
+        "step/clipped-per-parameter",
+    ],
+)
+def test_a_planted_fault_is_named_first_on_another_seed(name):
+    assert named(MUTANTS[name].make())[:1] == [name]
+
+
+def contents(change):
+    """The reference that reads other contents: change(content, role)."""
+
+    def broken(messages, **options):
+        return encode([{**item, "content": change(item["content"], item["role"])} for item in messages], **options)
+
+    return Pipeline(encode=broken)
+
+
+def weighted(weights):
+    """The reference with a weight for each label: weights(labels), and the plain count as denominator."""
+
+    def loss(logits, labels, num_targets=None, given=None):
+        return sft_loss(logits, labels, num_targets or int((labels[:, 1:] != IGNORE).sum()), weights(labels))
+
+    return Pipeline(loss=loss)
+
+
+def gradients(change):
+    def every(model, optimizer):
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                change(name, parameter.grad)
+
+    return around(before=every)
+
+
+def other_targets(logits, labels, num_targets=None, weights=None):
+    moved = torch.where(labels == IGNORE, labels, (labels + 1) % logits.shape[-1])
+    return sft_loss(logits, moved, num_targets, weights)
+
+
+def blind_to_the_first_token(batch):
+    allowed = batch.dense_mask().clone()
+    allowed[..., 1:, 0] = False
+    allowed |= torch.eye(allowed.shape[-1], dtype=torch.bool)
+    return {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "attention_mask": as_floats(allowed)}
+
+
+def warmed_up(model, optimizer):
+    optimizer.param_groups[0]["lr"] *= 1.5 if optimizer.param_groups[0]["lr"] < 0.5 else 1.0
+
+
+def other_betas(job):
+    made = make_optimizer(job)
+    if job.optimizer == "adamw":
+        made.param_groups[0]["betas"] = (0.5, 0.9)
+    return made
+
+
+def rows_upside_down(examples, bins=None, *, pad_token_id):
+    batch = collate(examples, bins, pad_token_id=pad_token_id)
+    return replace(batch, labels=batch.labels.flip(0)) if bins is None and len(examples) > 1 else batch
+
+
+UNKNOWN = {
+    "every fifth target masked": masked_where(lambda e, m, position: position % 5 == 0),
+    "targets one id too high": Pipeline(loss=other_targets),
+    "contents in capitals": contents(lambda text, role: text.swapcase()),
+    "user turns shortened": contents(lambda text, role: text[:6] if role == "user" else text),
+    "labels of another row": Pipeline(collate=rows_upside_down),
+    "every second conversation lost": Pipeline(order=lambda count, seed, epoch: list(range(0, count, 2))),
+    "first token invisible": with_inputs(blind_to_the_first_token, packed_only=False),
+    "noise in the gradients": gradients(lambda name, gradient: gradient.add_(torch.randn_like(gradient) * 1e-3)),
+    "norms learn backwards": gradients(lambda name, gradient: gradient.neg_() if "norm" in name else None),
+    "the head learns twice as fast": gradients(lambda name, g: g.mul_(2) if "head" in name else None),
+    "rate grows": around(after=warmed_up),
+    "other betas": Pipeline(optimizer=other_betas),
+    "early tokens weigh more": weighted(lambda labels: 2 / (1 + torch.arange(labels.shape[1]) / 64).expand_as(labels)),
+    "odd ids weigh nothing": weighted(lambda labels: (labels % 2 == 0).float()),
+    "positions doubled": collated(lambda batch: replace(batch, position_ids=batch.position_ids * 2), packed_only=False),
+    "limit of the norm doubled": Pipeline(clip=lambda parameters, limit: clip_gradients(parameters, 2 * limit)),
+    "system messages masked in": relabelled(lambda example, messages: [
+        token if turn_of(example, messages, place)[1] == "system" else label
+        for place, (token, label) in enumerate(zip(example.input_ids, example.labels, strict=True))
+    ]),
+    "logits at temperature two": Pipeline(
+        loss=lambda logits, *rest, **named: sft_loss(logits / 2, *rest, **named)
+    ),
+    "packs that lose their second example": Pipeline(
+        pack=lambda lengths, capacity: [items[:1] + items[2:] for items in map(list, pack(lengths, capacity))]
+    ),
+    "even positions trained on nothing when packed": collated(
+        lambda batch: replace(batch, labels=torch.where(batch.position_ids % 2 == 0, IGNORE, batch.labels))
+    ),
+}  # fmt: skip
+
+
+# Where all evidence of a property fails there is no share to compare: these look like a neighbour in the catalogue.
+MISTAKEN = {
+    "first token invisible": "packing/embedding-noise",
+    "noise in the gradients": "step/gradients-rounded",
+    "rate grows": "step/rate-decays",
+    "other betas": "step/adamw-does-not-decay",
+    "early tokens weigh more": "step/focal",
+    "limit of the norm doubled": "step/clipped-before-unscaling",
+    "logits at temperature two": "step/logits-capped",
+}
+
+
+def test_there_are_twenty_unknown_faults():
+    assert len(UNKNOWN) == 20 and UNKNOWN.keys() >= MISTAKEN.keys()
+
+
+@pytest.mark.parametrize("name", sorted(UNKNOWN.keys() - MISTAKEN.keys()))
+def test_an_unknown_fault_is_given_no_name(name):
+    assert named(UNKNOWN[name]) == []
+
+
+def test_a_trainer_without_failures_looks_like_nothing():
+    assert diagnose({}, {"masking/nothing-else-is-trained"}, SEEN, matrix.load()) == []
+
+
+def test_likeness_is_ruzickas_index_over_scenarios_and_kinds_of_token():
+    one = Mark({"plain": 0.5, "packed": 1.0}, {"user content": 1.0})
+    assert ruzicka(one.scenarios, {"plain": 0.25}) == 0.25 / 1.5
+    assert likeness(one, one) == 1.0 and likeness(one, dataclasses.replace(one, kinds={"": 1.0})) == 0.5
+    assert compare({"a": one}, {"a": one, "b": one}) == (1, 2, 0.5) and LEAST > 0.5
