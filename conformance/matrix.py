@@ -133,7 +133,7 @@ def reference_runs(seed: int) -> dict[str, str]:
 
 def fingerprint(run: Run) -> str:
     """A hash of all that a trainer did: rows, weights, parameters after it, report; and of its second run."""
-    said = {name: value for name, value in run.job.reported.items() if name != "bytes_in_workdir"}
+    said = run.job.reported | {"bytes_in_workdir": bool(run.job.reported.get("bytes_in_workdir"))}
     digest = hashlib.sha256(repr((run.error, run.rows, said)).encode())
     for name, parameter in sorted(run.final.items()):
         digest.update(name.encode() + parameter.float().numpy().tobytes())

@@ -293,7 +293,7 @@ def test_what_a_trainer_looks_like_is_said_or_that_it_looks_like_nothing():
         "seen_in": "karpathy/nanochat#582", "effect": "learns to write the user's turn", "fix": "keep the mask",
     }  # fmt: skip
     assert "looks like  none of the planted bugs" in printed(DOCUMENT)
-    said = printed(DOCUMENT | {"diagnosis": [known, known | {"mutant": "masking/header-trained"}]})
-    assert "looks like  masking/mask-dropped (3 of 4 failing properties agree, likeness 0.81): Every" in said
-    assert "nanochat#582" in said and "fix: keep" in said
-    assert "or          masking/header-trained (3 of 4" in said
+    said = " ".join(printed(DOCUMENT | {"diagnosis": [known, known | {"mutant": "masking/header-trained"}]}).split())
+    assert "looks like masking/mask-dropped (3 of 4 failing properties agree, likeness 0.81): Every" in said
+    assert "Seen in karpathy/nanochat#582" in said and "fix: keep the mask." in said
+    assert "or masking/header-trained (3 of 4" in said

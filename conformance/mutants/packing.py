@@ -180,3 +180,25 @@ def packs_half_as_large():
         return pack(lengths, capacity if max(lengths, default=0) > capacity // 2 else capacity // 2)
 
     return Pipeline(pack=broken)
+
+
+@mutant("cu-seqlens-are-the-boundaries-of-the-segments", "cu_seqlens without the leading 0",
+        "the first example is lost to varlen kernels", "begin with 0, end with the number of tokens")  # fmt: skip
+def cu_seqlens_without_the_start():
+    """cu_seqlens hold the ends of the segments only."""
+    return collated(lambda batch: replace(batch, cu_seqlens=batch.cu_seqlens[1:]))
+
+
+@mutant("the-flex-mask-is-the-dense-mask", "pytorch/pytorch#139462", "rows after the first are cut at the wrong places",
+        "the mask function takes the row that it is given")  # fmt: skip
+def flex_mask_of_the_first_row():
+    """FlexAttention's mask looks up the segments of the first row for every row."""
+
+    class FirstRow(Batch):
+        def flex_mask(self):
+            return replace(self, segment_ids=self.segment_ids[:1].expand_as(self.segment_ids)).dense_flex_mask()
+
+        def dense_flex_mask(self):
+            return Batch.flex_mask(self)
+
+    return collated(lambda batch: FirstRow(**vars(batch)))

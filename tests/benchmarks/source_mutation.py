@@ -4,8 +4,9 @@
 
 Mutants come from cosmic-ray's operators. Each is tried in a process forked after everything was imported, where the
 code of the module's functions is exchanged: seconds of imports are paid once. The properties of functions are drawn
-first, then the tests run until one fails. A mutant whose syntax tree, without annotations, is the module's own or an
-earlier one's is not counted. The one test that starts processes of its own is left out. Prints the survivors as diffs, to be looked at one by one, and the share that was killed.
+first, then the tests run until one fails; the one test that starts processes of its own is left out. A mutant whose
+syntax tree, without annotations, is the module's own or an earlier one's is not counted. Prints the survivors as diffs,
+to be looked at one by one, and the share that was killed.
 """
 
 from __future__ import annotations
