@@ -75,7 +75,7 @@ def the_model_sees_the_published_tokens(run):
     """Each row of a batch is published conversations, token for token, and padding.
 
     One newline more in a header, a second BOS, a content that was trimmed or not, a default system prompt, a vocabulary
-    that was converted wrong (llama.cpp#7062, transformers#24233): training goes on, on another model's language.
+    that was converted wrong (llama.cpp#7062): training goes on, on another model's language.
     """
     for line in lines_of(run):
         for place, _ in line.found:

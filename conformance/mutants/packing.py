@@ -130,13 +130,14 @@ def half_of_long_examples_lost():
 @mutant("masking/every-conversation-with-a-target-is-trained", "a pack filled up from its own examples",
         "some examples count twice", "fill with padding")  # fmt: skip
 def packs_filled_with_repeats():
-    """A pack with room left gets its first example once more."""
+    """A pack with room left gets its shortest example once more."""
 
     def broken(lengths, capacity):
         bins = [list(items) for items in pack(lengths, capacity)]
         for items in bins:
-            if sum(lengths[item] for item in items) + lengths[items[0]] <= capacity:
-                items.append(items[0])
+            shortest = min(items, key=lengths.__getitem__)
+            if sum(lengths[item] for item in items) + lengths[shortest] <= capacity:
+                items.append(shortest)
         return bins
 
     def twice(examples, bins=None, *, pad_token_id) -> Batch:
