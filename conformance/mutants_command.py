@@ -101,6 +101,5 @@ def lines(rows: Mapping, missed: Mapping[tuple[str, int], list[str]], idle: list
     for identifier in idle:
         yield f"IDLE {identifier}: kills no mutant"
     lived = len({name for name, _ in missed})
-    said = ", ".join(map(str, seeds))
     alive = f"{len(rows) - lived} of {len(rows)} mutants killed by all that they name"
-    yield f"{alive}, on seeds {said}; {len(killers)} properties kill"
+    yield f"{alive}, on seeds {', '.join(map(str, seeds))}; {len(killers)} properties kill"

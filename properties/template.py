@@ -60,10 +60,11 @@ def what_was_said_can_be_read_back(render, messages, template):
     for message, (role, content) in zip(messages, turns, strict=False):
         if template == "llama3.1/hf" and role == "system":
             content = content.split("\n\n", 1)[-1]
-        expected = message["role"], norm(message["content"], template)
+        wanted = norm(message["content"], template)
         if template.startswith("chatml/qwen3") and role == "assistant":
-            expected, content = (role, expected[1].lstrip("\n")), content.lstrip("\n")
-        yield expected, (role, content) == expected, f"expected {expected!r}, found {(role, content)!r}"
+            wanted, content = wanted.lstrip("\n"), content.lstrip("\n")
+        turn = message["role"], wanted
+        yield turn, (role, content) == turn, f"expected {turn!r}, found {(role, content)!r}"
 
 
 @must(seam="render", laws=("TP-PARSE", "TP-DET"), floor=30, given={"messages": talks(plain_text), "template": names},

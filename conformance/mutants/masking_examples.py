@@ -256,7 +256,8 @@ def contents_tokenized_by_letter():
 
     def broken(messages, **options) -> Encoded:
         example = encode(messages, **options)
-        owners, ids = [], []
+        owners: list[int] = []
+        ids: list[int] = []
         for owner, token in zip(example.owners, example.input_ids, strict=True):
             text = options["tokenizer"].decode([token])
             plain = example.rendered.spans[owner].kind == "content" and text.isascii()
