@@ -13,7 +13,8 @@ second path to the loss.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -45,59 +46,86 @@ def fit_bound(dtype: torch.dtype, vocabulary: int) -> float:
     return (2 * vocabulary**0.5 + vocabulary / 8 + 8) * roundoff
 
 
-def invert_head(head: Tensor) -> Tensor:
-    """pinv(W) (H, V) of a head (V, H), in float64: W^T (W W^T)^-1, since W has full row rank.
+class Head:
+    """An output head W (V, H) of full row rank, as it was when the model was called, and what undoes it.
 
     Raises WitnessError if its condition number is over 10: then u cannot be told from g.
     """
-    rows = head.double()
-    gram = rows @ rows.T
-    spectrum = torch.linalg.eigvalsh(gram)
-    if float(spectrum[0]) * MAX_CONDITION**2 < float(spectrum[-1]):
-        raise WitnessError("the output head was changed: its condition number is over 10")
-    return torch.cholesky_solve(rows, torch.linalg.cholesky(gram)).T
+
+    def __init__(self, weight: Tensor):
+        self.weight = weight.double()
+        gram = self.weight @ self.weight.T
+        # Gershgorin's discs bound the spectrum, tightly enough while the rows are nearly orthogonal.
+        radius = gram.abs().sum(-1) - gram.diagonal().abs()
+        least, most = float((gram.diagonal() - radius).min()), float((gram.diagonal() + radius).max())
+        if least * MAX_CONDITION**2 < most:
+            spectrum = torch.linalg.eigvalsh(gram)
+            if float(spectrum[0]) * MAX_CONDITION**2 < float(spectrum[-1]):
+                raise WitnessError("the output head was changed: its condition number is over 10")
+        self.factor = torch.linalg.cholesky(gram)
+
+    def __len__(self) -> int:
+        return len(self.weight)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(N, H) -> (N, V)."""
+        return hidden.double() @ self.weight.T
+
+    def undo(self, gradient: Tensor) -> Tensor:
+        """u = g pinv(W): (N, H) -> (N, V), float64. pinv(W) = W^T (W W^T)^-1."""
+        return torch.cholesky_solve(self.weight @ gradient.double().T, self.factor).T
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What u says, for N positions: target (-1: none), weight, fit, relative residual, nll in nats."""
+    """What u says.
 
+    trained              (N,) bool: the gradient is not exactly zero
+    u                    (n, V) of the n trained positions
+    target, weight, nll  (N,): -1 and 0 where nothing is trained; nll in nats
+    fit                  of each position; "" where nothing is trained
+    """
+
+    trained: Tensor
+    u: Tensor
     target: Tensor
     weight: Tensor
-    fit: list[str]
     nll: Tensor
+    fit: list[str]
 
 
-def read_gradients(hidden: Tensor, gradient: Tensor, head: Tensor, inverse: Tensor, bound: float) -> Reading:
+def read_gradients(hidden: Tensor, gradient: Tensor, head: Head, bound: float) -> Reading:
     """Read N positions.
 
     Args:
-        hidden, gradient: (N, H); head: (V, H), as they were when the model was called.
-        inverse: (H, V), the head's pseudo-inverse.
+        hidden, gradient: (N, H).
         bound: largest relative residual accepted as a fit.
     """
-    u = gradient.double() @ inverse
-    logits = hidden.double() @ head.double().T
-    logp = torch.log_softmax(logits, -1)
-    probability = logp.exp()
     trained = (gradient != 0).any(-1)
-    if trained.any() and float(probability[trained].max()) > MAX_PROBABILITY:
+    u = head.undo(gradient[trained])
+    logp = torch.log_softmax(head.logits(hidden[trained]), -1)
+    probability = logp.exp()
+    if len(u) and float(probability.max()) > MAX_PROBABILITY:
         raise WitnessError("the model is sure of a token (p > 0.99): p - onehot is too small to read; lower the rate")
-    target = u.argmin(-1)
-    negative = (u.gather(-1, u.argmax(-1, keepdim=True)).abs() > u.gather(-1, target[:, None]).abs()).squeeze(-1)
     # A negative weight turns the sign around: its target is the one largest entry.
-    target = torch.where(negative & (u.amax(-1) > -u.amin(-1)), u.argmax(-1), target)
+    target = torch.where(u.amax(-1) > -u.amin(-1), u.argmax(-1), u.argmin(-1))
     onehot = torch.zeros_like(u).scatter_(-1, target[:, None], 1.0)
     direction = probability - onehot
     weight = (u * direction).sum(-1) / direction.square().sum(-1)
-    size = u.norm(dim=-1).clamp_min(1e-300)
-    residual = (u - weight[:, None] * direction).norm(dim=-1) / size
-    fit = ["cross-entropy" if value <= bound else "" for value in residual.tolist()]
-    for index in torch.nonzero(trained & (residual > bound)).flatten().tolist():
-        fit[index] = _other_fit(u[index], probability[index], onehot[index], bound, float(residual[index]))
-    target = torch.where(trained, target, -1)
-    nll = -logp.gather(-1, target.clamp_min(0)[:, None]).squeeze(-1)
-    return Reading(target, torch.where(trained, weight, 0.0), fit, nll)
+    residual = (u - weight[:, None] * direction).norm(dim=-1) / u.norm(dim=-1).clamp_min(1e-300)
+    fits = [
+        "cross-entropy" if rest <= bound else _other_fit(u[index], probability[index], onehot[index], bound, rest)
+        for index, rest in enumerate(residual.tolist())
+    ]
+    fit = [""] * len(gradient)
+    for place, found in zip(trained.nonzero().flatten().tolist(), fits, strict=True):
+        fit[place] = found
+    nll = -logp.gather(-1, target[:, None]).squeeze(-1)
+
+    def spread(values: Tensor, empty: float) -> Tensor:
+        return torch.full((len(gradient),), empty, dtype=values.dtype).masked_scatter_(trained.cpu(), values.cpu())
+
+    return Reading(trained, u, spread(target, -1), spread(weight, 0.0), spread(nll, 0.0), fit)
 
 
 def _other_fit(u: Tensor, probability: Tensor, onehot: Tensor, bound: float, ce_residual: float) -> str:
@@ -135,11 +163,11 @@ def build_run(job: Job, tap: Tap, run: Run, provenance: Provenance) -> Run:
         if not head.isfinite().all():  # nothing can be read off a model of NaN; its parameters say what happened
             run.steps.append(Step(index, record.learning_rate, 0.0, 0.0, record.gradients, record.before, record.after))
             continue
-        inverse = invert_head(head)
+        undone = Head(head)
         # What no backward pass reached was looked at (an evaluation with gradients on) and not trained on.
         calls = [call for call in tap.calls if call.step == index and call.gradient is not None]
-        readings = [_read_call(call, head, inverse, fit_bound(dtype, len(head))) for call in calls]
-        scale, residual = closure(calls, inverse, record.gradients.get(head_name))
+        readings = [_read_call(call, undone, fit_bound(dtype, len(head))) for call in calls]
+        scale, residual = closure(calls, readings, record.gradients.get(head_name))
         for call, reading in zip(calls, readings, strict=True):
             run.rows.extend(_rows(call, reading, scale, provenance))
         run.steps.append(
@@ -157,56 +185,42 @@ def build_run(job: Job, tap: Tap, run: Run, provenance: Provenance) -> Run:
     return run
 
 
-def closure(calls: list[Call], inverse: Tensor, gradient: Tensor | None) -> tuple[float, float]:
+def closure(calls: list[Call], readings: list[Reading], gradient: Tensor | None) -> tuple[float, float]:
     """(scale, relative residual) of the head's gradient against the sum of u (x) h over the calls of its step."""
-    seen = torch.zeros_like(inverse.T)
-    for call in calls:
-        if call.gradient is not None:
-            width = call.hidden.shape[-1]
-            u = call.gradient.double().reshape(-1, width) @ inverse
-            seen += u.T @ call.hidden.double().reshape(-1, width)
-    norm = float(seen.norm())
+    seen = [
+        reading.u.T @ call.hidden.flatten(0, 1)[reading.trained].double()
+        for call, reading in zip(calls, readings, strict=True)
+    ]
+    total = torch.stack(seen).sum(0) if seen else torch.zeros(())
+    norm = float(total.norm())
     if gradient is None or norm == 0.0:
         left = 0.0 if gradient is None else float(gradient.double().norm())
         return (1.0 if gradient is None and norm == 0.0 else 0.0), (1.0 if left or norm else 0.0)
     got = gradient.double()
-    scale = float((got * seen).sum()) / norm**2
-    rest = float((got - scale * seen).norm())
+    scale = float((got * total).sum()) / norm**2
+    rest = float((got - scale * total).norm())
     return scale, rest / max(float(got.norm()), 1e-300)
 
 
-def _read_call(call: Call, head: Tensor, inverse: Tensor, bound: float) -> Reading | None:
-    if call.gradient is None:
-        return None
-    width = call.hidden.shape[-1]
-    return read_gradients(call.hidden.reshape(-1, width), call.gradient.reshape(-1, width), head, inverse, bound)
+def _read_call(call: Call, head: Head, bound: float) -> Reading:
+    assert call.gradient is not None
+    return read_gradients(call.hidden.flatten(0, 1), call.gradient.flatten(0, 1), head, bound)
 
 
-def _rows(call: Call, reading: Reading | None, scale: float, provenance: Provenance):
-    origins = provenance.resolve(call.input_ids.tolist())
+def _rows(call: Call, reading: Reading, scale: float, provenance: Provenance) -> Iterator[Row]:
     tokens, positions = call.input_ids.tolist(), call.position_ids.tolist()
+    origins = provenance.resolve(tokens)
+    targets, weights, nlls = reading.target.tolist(), reading.weight.tolist(), reading.nll.tolist()
     width = len(tokens[0])
     for row in range(len(tokens)):
         for column in range(width):
             index = row * width + column
-            example, offset = origins[row][column]
-            seen = Row(
-                call.step,
-                call.index,
-                call.rank,
-                row,
-                column,
-                tokens[row][column],
-                positions[row][column],
-                example,
-                offset,
-            )
-            if reading is not None and reading.target[index] >= 0:
-                seen = replace(
-                    seen, target=int(reading.target[index]), weight=scale * float(reading.weight[index]),
-                    fit=reading.fit[index], nll=float(reading.nll[index]),
-                )  # fmt: skip
-            yield seen
+            place = (call.step, call.index, call.rank, row, column, tokens[row][column], positions[row][column])
+            if targets[index] < 0:
+                yield Row(*place, *origins[row][column])
+            else:
+                read = targets[index], scale * weights[index], reading.fit[index], nlls[index]
+                yield Row(*place, *origins[row][column], *read)
 
 
 def _head_name(job: Job) -> str:

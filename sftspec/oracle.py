@@ -27,10 +27,9 @@ ADAMW = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
 
 @dataclass(frozen=True)
 class Reference:
-    """One step, computed in some dtype: hidden states and the pieces that they belong to, gradients by name."""
+    """One step, computed in some dtype: pieces with their hidden states (T, H), gradients by name."""
 
-    pieces: list[Piece]
-    hidden: Tensor
+    hidden: list[tuple[Piece, Tensor]]
     gradients: dict[str, Tensor]
 
 
@@ -82,48 +81,36 @@ class Oracle:
         return model.eval()
 
     def _compute(self, step: Step, dtype: torch.dtype) -> Reference:
-        pieces = [piece for piece in self.run.pieces if piece.rows[0].step == step.index]
-        width = max(map(len, pieces))
         model = self.model.to(dtype)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(step.before[name])
                 parameter.grad = None
-        ids = torch.zeros(len(pieces), width, dtype=torch.int64)
-        mask = torch.zeros(len(pieces), width, dtype=torch.int64)
-        targets = torch.full((len(pieces), width), -1)
-        weights = torch.zeros(len(pieces), width, dtype=torch.float64)
-        for index, piece in enumerate(pieces):
-            ids[index, : len(piece)] = torch.tensor([row.token for row in piece.rows])
-            mask[index, : len(piece)] = 1
-            targets[index, : len(piece)] = torch.tensor(
-                [-1 if row.target is None else row.target for row in piece.rows]
-            )
-            weights[index, : len(piece)] = torch.tensor([row.weight for row in piece.rows], dtype=torch.float64)
-        hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        scored = targets >= 0
-        logits = model.get_output_embeddings()(hidden[scored])
-        logits = logits if dtype == torch.float64 else logits.float()
-        losses = torch.logsumexp(logits, -1) - logits.gather(-1, targets[scored][:, None]).squeeze(-1)
-        (losses * weights[scored].to(losses.dtype)).sum().backward()
+        alike: dict[int, list[Piece]] = {}  # at most twice as long as one another, so that little is padding
+        for piece in self.run.pieces:
+            if piece.rows[0].step == step.index:
+                alike.setdefault(len(piece).bit_length(), []).append(piece)
+        hidden = [state for pieces in alike.values() for state in _backpropagate(model, pieces)]
         gradients = {
             name: parameter.grad.detach().double().clone()
             for name, parameter in model.named_parameters()
             if parameter.grad is not None
         }
-        return Reference(pieces, hidden.detach().double(), gradients)
+        return Reference(hidden, gradients)
 
     def compare_hidden(self) -> Iterator[tuple[Piece, float, float]]:
         """(piece, largest difference of its hidden states from those alone in float64, bound)."""
         for step in self.steps:
-            exact, same = self.reference(step, torch.float64), self.reference(step, self.dtype)
-            largest = float(exact.hidden.abs().max())
-            bound = 4 * float((same.hidden - exact.hidden).abs().max()) + 8 * self.roundoff * largest
-            for index, piece in enumerate(exact.pieces):
+            exact, same = self.reference(step, torch.float64).hidden, self.reference(step, self.dtype).hidden
+            largest = max(float(state.abs().max()) for _, state in exact)
+            own = max(
+                float((rounded - state).abs().max()) for (_, state), (_, rounded) in zip(exact, same, strict=True)
+            )
+            for piece, state in exact:
                 first = piece.rows[0]
                 hidden = self.run.forwards[first.forward].hidden[first.row, first.column : first.column + len(piece)]
-                error = float((hidden.cpu().double() - exact.hidden[index, : len(piece)]).abs().max())
-                yield piece, error, bound
+                error = float((hidden.cpu().double() - state).abs().max())
+                yield piece, error, 4 * own + 8 * self.roundoff * largest
 
     def compare_gradients(self) -> Iterator[tuple[Step, str, float, float]]:
         """(step, parameter, relative difference of its gradient from float64, bound)."""
@@ -200,3 +187,24 @@ class Oracle:
         bound = factor * self.roundoff * size.double() + 1e-300
         worst = int((error / bound).argmax())
         return float(error.flatten()[worst]), float(bound.flatten()[worst])
+
+
+def _backpropagate(model: Any, pieces: list[Piece]) -> list[tuple[Piece, Tensor]]:
+    """Each piece with its hidden states, computed alone; the weighted losses of their targets go into the gradients."""
+    shape = len(pieces), max(map(len, pieces))
+    ids, mask = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
+    targets = torch.full(shape, -1)
+    weights = torch.zeros(shape, dtype=torch.float64)
+    for index, piece in enumerate(pieces):
+        ids[index, : len(piece)] = torch.tensor([row.token for row in piece.rows])
+        mask[index, : len(piece)] = 1
+        targets[index, : len(piece)] = torch.tensor([-1 if row.target is None else row.target for row in piece.rows])
+        weights[index, : len(piece)] = torch.tensor([row.weight for row in piece.rows], dtype=torch.float64)
+    hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    scored = targets >= 0
+    if scored.any():
+        logits = model.get_output_embeddings()(hidden[scored])
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        losses = torch.logsumexp(logits, -1) - logits.gather(-1, targets[scored][:, None]).squeeze(-1)
+        (losses * weights[scored].to(losses.dtype)).sum().backward()
+    return [(piece, hidden[index, : len(piece)].detach().double()) for index, piece in enumerate(pieces)]

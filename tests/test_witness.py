@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from sftspec.conformance.recovery import WitnessError, fit_bound, invert_head, read_gradients
+from sftspec.conformance.recovery import Head, WitnessError, fit_bound, read_gradients
 from sftspec.conformance.witness import KINDS, make_model, make_tokenizer
 from sftspec.golden.small_tokenizer import SIZE
 
@@ -25,7 +25,7 @@ def gradients(kind: str, loss, dtype: torch.dtype = torch.float32):
 
 
 def read(hidden, gradient, head, dtype: torch.dtype = torch.float32):
-    return read_gradients(hidden, gradient, head, invert_head(head), fit_bound(dtype, SIZE))
+    return read_gradients(hidden, gradient, Head(head), fit_bound(dtype, SIZE))
 
 
 TARGETS = torch.arange(24).remainder(7)
@@ -79,18 +79,26 @@ def test_a_model_that_is_sure_of_a_token_is_not_read():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_head_has_a_right_inverse(kind):
+def test_the_head_is_undone_by_its_pseudo_inverse(kind):
     head = make_model(kind).get_output_embeddings().weight.detach()
-    inverse = invert_head(head)
+    inverse = Head(head).undo(torch.eye(head.shape[1]))
     assert torch.allclose(inverse, torch.linalg.pinv(head.double()), rtol=0, atol=1e-12)
     assert float((head.double() @ inverse - torch.eye(SIZE)).abs().max()) < 1e-12
+
+
+def test_a_head_is_read_up_to_a_condition_number_of_ten():
+    left = torch.linalg.qr(torch.randn(24, 24, generator=torch.Generator().manual_seed(1), dtype=torch.float64))[0]
+    right = torch.linalg.qr(torch.randn(24, 24, generator=torch.Generator().manual_seed(2), dtype=torch.float64))[0]
+    Head(left * torch.linspace(1, 9.9, 24) @ right)
+    with pytest.raises(WitnessError, match="condition number"):
+        Head(left * torch.linspace(1, 10.1, 24) @ right)
 
 
 def test_a_head_that_lost_its_rank_is_not_read():
     head = make_model().get_output_embeddings().weight.detach().clone()
     head[0] = head[1] * 1.01
     with pytest.raises(WitnessError, match="condition number"):
-        invert_head(head)
+        Head(head)
 
 
 def test_the_tokenizer_marks_assistant_turns_as_transformers_does():
