@@ -130,7 +130,8 @@ def record(args: argparse.Namespace) -> int:
     with kept_aside(make_console(sys.stderr)) as diary:
         candidate = resolve(args.trainer, settings_asked(args.set))
         from sftspec.conformance.document import identify
-        from sftspec.conformance.judge import Trial, claims_of, run_scenarios
+        from sftspec.conformance.judge import Trial, run_scenarios
+        from sftspec.conformance.performing import claims_of
         from sftspec.conformance.recording import save_trial
         from sftspec.conformance.scenarios import scenarios_for
 

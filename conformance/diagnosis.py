@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from sftspec.conformance.judge import Trial
-from sftspec.conformance.matrix import Mark, Signature, measured, signature
 from sftspec.conformance.mutants import Mutant, load_mutants
+from sftspec.conformance.signatures import Mark, Signature, measured, signature
 
 LEAST = 0.8  # tests/test_diagnosis.py says what it lets through and what it keeps out
 AGREES = 0.5
@@ -68,7 +68,7 @@ def diagnose(
 ) -> list[Diagnosis]:
     """The likeliest planted bugs, best first; none where nothing is like enough.
 
-    found       how the trainer's properties fail (`matrix.signature`)
+    found       how the trainer's properties fail (`signatures.signature`)
     properties  those of which something was measured
     scenarios   those that were run
     """

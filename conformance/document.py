@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from sftspec import SPEC_REVISION
-from sftspec.conformance import matrix
+from sftspec.conformance import signatures
 from sftspec.conformance.counterexample import counterexample_record
 from sftspec.conformance.diagnosis import Diagnosis, diagnose_trial
-from sftspec.conformance.judge import STATUSES, Trial, Verdict, claims_of
+from sftspec.conformance.judge import STATUSES, Trial, Verdict
+from sftspec.conformance.performing import claims_of
 from sftspec.conformance.plain import plain, without_paths
 from sftspec.masking import Conventions
 from sftspec.run import Run
@@ -80,7 +81,7 @@ def make_document(
         "scenarios": [scenario_record(run, trial.refused, seconds or {}) for run in trial.runs],
         "verdicts": [verdict_record(verdict, command) for verdict in trial.verdicts],
         "totals": totals(trial.verdicts),
-        "diagnosis": [diagnosis_record(item) for item in diagnose_trial(trial, matrix.load())[:3]],
+        "diagnosis": [diagnosis_record(item) for item in diagnose_trial(trial, signatures.load())[:3]],
     }
 
 

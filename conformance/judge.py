@@ -7,11 +7,9 @@ what the runs did not show is `not-measured`, and neither is a pass.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
+import math
 import tempfile
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -19,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from sftspec import properties
-from sftspec.conformance.provenance import Provenance
-from sftspec.conformance.recovery import WitnessError, build_run
-from sftspec.conformance.scenarios import ALPHABET, GOLDENS, Scenario, make_job, scenarios_for
-from sftspec.conformance.witness import Tap
-from sftspec.masking import Conventions
+from sftspec.conformance.performing import claims_of, perform
+from sftspec.conformance.scenarios import GOLDENS, SCENARIOS, Scenario, scenarios_for
+from sftspec.conformance.seams import draw, part_of
 from sftspec.properties import Property
-from sftspec.run import Run, reference_stream
+from sftspec.run import Run
 
+MADE_FOR = {scenario.name: scenario.areas for scenario in SCENARIOS}
 STATUSES = ("pass", "fail", "blocked", "ambiguous", "not-claimed", "not-measured", "error")
 
 
@@ -40,6 +37,7 @@ class Verdict:
     ambiguous       those of which nothing can be said
     failed_in       failures and ambiguous ones, by scenario (or "drawn")
     failed_at       the same, by the kind of token on which they were found ("" for what is no token)
+    measures        what they measured, by scenario
     """
 
     property: Property
@@ -51,6 +49,7 @@ class Verdict:
     ambiguous: int = 0
     failed_in: Counter[str] = field(default_factory=Counter)
     failed_at: Counter[str] = field(default_factory=Counter)
+    measures: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass
@@ -62,50 +61,6 @@ class Trial:
     refused: dict[str, int] = field(default_factory=dict)
     verdicts: list[Verdict] = field(default_factory=list)
     seconds: float = 0.0
-
-
-def claims_of(trainer: Any) -> frozenset[str]:
-    return frozenset(getattr(trainer, "claims", ())) or frozenset({"padding"})
-
-
-def record(trainer: Any, scenario: Scenario, seed: int, workdir: Path, max_replays: int = 4) -> tuple[Run, int]:
-    """Run the trainer once on a scenario (twice, if it has a twin). Returns the run and the conversations refused."""
-    max_replays = 0 if scenario.name in GOLDENS else max_replays  # nothing of what they show is read there
-    run, refused = _record_once(trainer, scenario, seed, workdir / "first", max_replays)
-    if scenario.twin is not None:
-        run.twin, _ = _record_once(trainer, scenario, seed, workdir / "twin", 0, **scenario.twin)
-    return run, refused
-
-
-def _record_once(trainer, scenario, seed, workdir, max_replays, **changes) -> tuple[Run, int]:
-    import torch
-
-    torch.set_num_threads(1)  # tensors are tiny: a second thread only waits, and may reorder sums
-    job, refused = make_job(scenario, trainer, seed, workdir, **changes)
-    conventions = getattr(trainer, "conventions", None) or Conventions()
-    run = Run(job, conventions, scenario=scenario.name)
-    provenance = Provenance(
-        [reference_stream(job, conventions, conversation).input_ids for conversation in job.conversations],
-        job.tokenizer.convert_tokens_to_ids(list(ALPHABET)),
-        job.tokenizer.pad_token_id,
-        job.max_length,
-    )
-    torch.manual_seed(seed)
-    with Tap(job, provenance, max_replays) as tap:
-        try:
-            trainer.train(job)
-        except Exception as error:
-            run.error = f"{type(error).__name__}: {error}"
-            run.traceback = traceback.format_exc()
-    job.report(
-        bytes_in_workdir=sum(item.stat().st_size for item in workdir.rglob("*") if item != job.path and item.is_file())
-    )
-    run.final = {name: item.detach().clone() for name, item in job.model.named_parameters()}
-    try:
-        build_run(job, tap, run, provenance)
-    except WitnessError as error:
-        run.error = run.error or f"witness: {error}"
-    return run, refused
 
 
 def put_on_trial(
@@ -143,9 +98,9 @@ def run_scenarios(
     with tempfile.TemporaryDirectory(prefix="sftspec-") as folder:
         for number, scenario in enumerate(scenarios):
             progress(scenario.name)
-            run, refused = record(trial.trainer, scenario, seed, Path(folder) / str(number), max_replays)
-            trial.runs.append(run)
-            trial.refused[scenario.name] = refused
+            performance = perform(trial.trainer, scenario, seed, Path(folder) / str(number), max_replays)
+            trial.runs.append(performance.read())
+            trial.refused[scenario.name] = performance.refused
     trial.seconds += time.perf_counter() - started
     return trial
 
@@ -178,10 +133,6 @@ def reach_verdicts(
     return trial
 
 
-class Failed(AssertionError):
-    """A piece of evidence that does not hold."""
-
-
 def judge(item: Property, trainer: Any, runs: list[Run], max_examples: int = 100) -> Verdict:
     """The verdict of one property on what is known of a trainer."""
     verdict = _open(item, trainer)
@@ -203,13 +154,18 @@ def _read(verdict: Verdict, run: Run) -> None:
         return
     if run.scenario in GOLDENS and verdict.property.area != "template":
         return
+    if verdict.property.costly and verdict.property.area not in MADE_FOR.get(run.scenario, properties.AREAS):
+        return
     try:
-        for subject, holds, *note in verdict.property.check(run):
+        for subject, holds, *said in verdict.property.check(run):
             if holds:
                 verdict.evidence[run.scenario] = verdict.evidence.get(run.scenario, 0) + 1
                 continue
+            note, measure = said[0] if said else "", said[1] if len(said) > 1 else math.nan
             verdict.failed_in[run.scenario] += 1
             verdict.failed_at[_kind(run, subject)] += 1
+            if math.isfinite(measure):
+                verdict.measures.setdefault(run.scenario, []).append(float(measure))
             if holds is None:
                 verdict.ambiguous += 1
             else:
@@ -217,7 +173,7 @@ def _read(verdict: Verdict, run: Run) -> None:
                 size = _size(run, subject)
                 if verdict.counterexample is None or size < verdict.counterexample["size"]:
                     verdict.counterexample = {
-                        "scenario": run.scenario, "run": run, "subject": subject, "note": note[0] if note else "",
+                        "scenario": run.scenario, "run": run, "subject": subject, "note": note,
                         "size": size,
                     }  # fmt: skip
     except Exception as error:
@@ -274,57 +230,16 @@ def _size(run: Run, subject: Any) -> int:
     return len(run.streams[example]) if example >= 0 else 10**6
 
 
-def part_of(trainer: Any, item: Property):
-    """The function that a seam property reads, or None if the trainer has no such part.
-
-    A Pipeline has them all; another trainer names those that it wants judged: `parts = {"pack": my_pack}`. An attribute
-    that happens to be called `encode` is not taken for one.
-    """
-    from sftspec.trainer import Pipeline
-
-    if not isinstance(trainer, Pipeline):
-        return getattr(trainer, "parts", {}).get(item.seam)
-    if hasattr(trainer, item.seam):
-        return getattr(trainer, item.seam)
-    names = ("sftspec", f"sftspec.{item.check.__module__.rsplit('.', 1)[-1]}", f"sftspec.{item.area}")
-    homes = [importlib.import_module(name) for name in names if importlib.util.find_spec(name)]
-    return next((getattr(home, item.seam) for home in homes if hasattr(home, item.seam)), None)
-
-
 def _judge_seam(item: Property, trainer: Any, max_examples: int) -> Verdict:
-    """Draw arguments with hypothesis (explicit examples first) until one does not hold, and shrink that one."""
-    from hypothesis import example, given, settings
-
+    """The verdict of a property that reads a function."""
     function = part_of(trainer, item)
     if function is None:
         return Verdict(item, "not-claimed", f"reads the function {item.seam!r}, which the trainer does not expose")
-    held = 0
-    smallest: dict[str, Any] = {}
-
-    def drawn(**arguments: Any) -> None:
-        nonlocal held
-        for subject, holds, *note in item.check(function, **arguments):
-            if not holds:
-                smallest.update(
-                    scenario="drawn", run=None, subject=subject, note=note[0] if note else "", arguments=arguments
-                )
-                raise Failed(item.sentence)
-            held += 1
-
-    test = given(**item.given)(drawn) if item.given else drawn
-    for arguments in item.examples if item.given else ():
-        test = example(**arguments)(test)
-    try:
-        if item.given:
-            settings(max_examples=max_examples, derandomize=True, deadline=None, database=None)(test)()
-        else:
-            test()
-    except Exception as error:
-        note = ""
-        if not smallest:
-            note = f"{item.seam} raised {type(error).__name__}: {error}"
-            smallest = {"scenario": "drawn", "subject": None, "note": note}
-        return Verdict(item, "fail", note, {"drawn": held}, smallest, 1, 0, Counter(drawn=1), Counter({"": 1}))
-    verdict = Verdict(item, "pass", evidence={"drawn": held})
+    found = draw(item, function, max_examples)
+    evidence = {"drawn": found.held}
+    if found.counterexample is not None:
+        once = Counter({"drawn": 1}), Counter({"": 1})
+        return Verdict(item, "fail", found.raised, evidence, found.counterexample, 1, 0, *once)
+    verdict = Verdict(item, "pass", evidence=evidence)
     _require_floor(verdict, [])
     return verdict

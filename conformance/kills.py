@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from sftspec import properties
-from sftspec.conformance import matrix
-from sftspec.conformance.judge import claims_of, judge, record
+from sftspec.conformance import matrix, signatures
+from sftspec.conformance.judge import judge
 from sftspec.conformance.mutants import Mutant, load_mutants
+from sftspec.conformance.performing import claims_of, perform
 from sftspec.conformance.scenarios import scenarios_for
 from sftspec.properties import REGISTRY
 
@@ -32,14 +33,14 @@ def kills(mutant: Mutant, seed: int = 0, ids: Iterable[str] | None = None) -> di
         if item.seam != "run" and judge(item, trainer, []).status in CAUGHT:
             killed[item.id] = "drawn"
     left = [item for item in wanted if item.seam == "run"]
-    row = matrix.load().get(mutant.name, {})
+    row = signatures.load().get(mutant.name, {})
     seen = [name for item in left if item.id in row for name in row[item.id].scenarios]
     likely_first = sorted(scenarios_for(claims_of(trainer)), key=lambda scenario: -seen.count(scenario.name))
     with tempfile.TemporaryDirectory(prefix="sftspec-") as folder:
         for number, scenario in enumerate(likely_first):
             if not left:
                 break
-            run, _ = record(trainer, scenario, seed, Path(folder) / str(number))
+            run = perform(trainer, scenario, seed, Path(folder) / str(number)).read()
             for item in list(left):
                 if judge(item, trainer, [run]).status in CAUGHT:
                     killed[item.id] = scenario.name

@@ -45,7 +45,7 @@ def chosen(names: list[str]) -> list[str]:
 
 
 def run_mutants(args: Namespace) -> int:
-    from sftspec.conformance import matrix
+    from sftspec.conformance import matrix, signatures
     from sftspec.conformance.kills import all_kills
     from sftspec.conformance.mutants_html import page
 
@@ -55,7 +55,7 @@ def run_mutants(args: Namespace) -> int:
     if args.workers < 1:
         raise MutantsError(f"--workers {args.workers}: give 1 or more")
     names, first = chosen(args.names), args.seeds[0]
-    rows: dict[str, matrix.Signature] = {}
+    rows: dict[str, signatures.Signature] = {}
     for count, (name, row) in enumerate(matrix.kill_matrix(names, first, args.workers), 1):
         rows[name] = row
         _say(f"seed {first}: {count} of {len(names)}: {name}")
@@ -69,7 +69,7 @@ def run_mutants(args: Namespace) -> int:
     idle = matrix.idle(rows) if not args.names else []
     print("\n".join(lines(rows, missed, idle, args.seeds)))
     if args.json is not None:
-        matrix.save(rows, first, args.json)
+        signatures.save(rows, first, args.json)
     if args.html is not None:
         args.html.write_text(page(rows, first), encoding="utf-8")
     return 1 if missed or idle else 0

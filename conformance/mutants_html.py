@@ -11,8 +11,8 @@ import itertools
 from collections.abc import Iterator, Mapping
 from html import escape
 
-from sftspec.conformance.matrix import Mark, Signature
 from sftspec.conformance.mutants import load_mutants
+from sftspec.conformance.signatures import Mark, Signature
 
 STYLE = """
 :root { color-scheme: light; }

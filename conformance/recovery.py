@@ -215,12 +215,13 @@ def _rows(call: Call, reading: Reading, scale: float, provenance: Provenance) ->
     for row in range(len(tokens)):
         for column in range(width):
             index = row * width + column
-            place = (call.step, call.index, call.rank, row, column, tokens[row][column], positions[row][column])
-            if targets[index] < 0:
-                yield Row(*place, *origins[row][column])
-            else:
-                read = targets[index], scale * weights[index], reading.fit[index], nlls[index]
-                yield Row(*place, *origins[row][column], *read)
+            example, offset = origins[row][column]
+            trained = targets[index] >= 0
+            yield Row(
+                call.step, call.index, call.rank, row, column, tokens[row][column], positions[row][column], example,
+                offset, targets[index] if trained else None, scale * weights[index] if trained else 0.0,
+                reading.fit[index], nlls[index],
+            )  # fmt: skip
 
 
 def _head_name(job: Job) -> str:

@@ -2,8 +2,9 @@
 
 A property is a generator. It reads either a recorded `run` (what a trainer really did to the witness model) or one
 *seam* of the pipeline (a pure function such as `pack` or `loss`, with arguments drawn by hypothesis), and yields
-`(subject, holds)` or `(subject, holds, note)` once for every piece of evidence. Nothing yielded is nothing measured:
-below its `floor` a property says `not-measured`, never `pass`.
+`(subject, holds)`, `(subject, holds, note)` or `(subject, holds, note, measure)` once for every piece of evidence. The
+measure says how far off it is (found over expected, or an error), so that one fault can be told from another. Nothing
+yielded is nothing measured: below its `floor` a property says `not-measured`, never `pass`.
 
 Ids are places (`masking/end-of-turn-is-trained`), derived from the module and the function's name. They never change
 meaning and are never reused.
@@ -49,6 +50,7 @@ class Property:
     level     "must" or "should"
     seam      "run", or the name of the Pipeline stage (or public function) that the property calls directly
     floor     the least number of yields that counts as measured
+    costly    a long computation stands behind it, so it reads only the scenarios that were made for its area
     claim     the capability a trainer must claim before this property says anything of it ("" = every trainer)
     laws      ids of the laws that it enforces
     needs     ids of properties without which this one cannot be read (their failure makes it `blocked`)
@@ -62,6 +64,7 @@ class Property:
     level: str
     seam: str = "run"
     floor: int = 1
+    costly: bool = False
     claim: str = ""
     laws: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()

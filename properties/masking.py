@@ -8,6 +8,7 @@ worse model) is seen here.
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise, takewhile
 
 from sftspec.properties import must, should
@@ -49,6 +50,12 @@ def everything_chosen_is_trained(run):
             yield row, row.target is not None, "not trained; expected a target here"
 
 
+def distance(line, row) -> float:
+    """How far ahead the token stands on which a position is trained: 0 for itself, 2 for the one after the next."""
+    places = [other.column - row.column for other in line if other.token == row.target]
+    return min(places, key=abs, default=math.nan)
+
+
 @must(laws=("MK-LABEL", "MK-SHIFT", "MK-FIRST"), floor=200)
 def each_target_is_the_next_token(run):
     """A position is trained on the token that follows it in the same row, and on no other.
@@ -60,7 +67,8 @@ def each_target_is_the_next_token(run):
         for row, following in zip(line, [*line[1:], None], strict=True):
             if row.target is not None:
                 token = following.token if following else None
-                yield row, row.target == token, f"trained on {row.target}, followed by {token}"
+                note = f"trained on {row.target}, followed by {token}"
+                yield row, row.target == token, note, row.target != token and distance(line, row)
 
 
 @must(laws=("MK-EOT",), floor=20)
@@ -188,7 +196,8 @@ def every_conversation_with_a_target_is_trained(run):
         targets = [offset for offset in kept if offset and stream.labels[offset] != -100]
         for offset in targets:
             count = seen.get((index, offset), 0)
-            yield Token(index, offset), count == run.job.epochs, f"token {offset} was seen {count} times"
+            note = f"token {offset} was seen {count} times"
+            yield Token(index, offset), count == run.job.epochs, note, count / run.job.epochs
 
 
 @should(laws=("MK-TRUNCDROP",), claim="report", floor=3)
@@ -203,7 +212,8 @@ def lost_data_is_counted(run):
     cut = sum(max(0, len(stream) - limit) for stream in run.streams)
     for name, expected in (("examples_dropped", dropped), ("tokens_truncated", cut)):
         reported = run.job.reported.get(name)
-        yield run, reported == expected, f"{name}: expected {expected}, reported {reported}"
+        note = f"{name}: expected {expected}, reported {reported}"
+        yield run, reported == expected, note, (reported or 0) - expected
 
 
 @must(laws=("MK-COUNT",), claim="report", floor=5)
@@ -217,7 +227,7 @@ def reported_targets_are_the_scored_ones(run):
     scored = [count for count in run.targets_of_step.values() if count]
     yield run, len(counted) == len(scored), f"{len(scored)} steps had targets, {len(counted)} were reported"
     for number, expected in zip(counted, scored, strict=False):
-        yield run, number == expected, f"{expected} were scored in a step, {number} reported"
+        yield run, number == expected, f"{expected} were scored in a step, {number} reported", number / expected
 
 
 @must(floor=200)

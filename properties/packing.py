@@ -96,10 +96,11 @@ def positions_restart_with_each_example(run):
     """
     for piece in run.pieces:
         for place, row in enumerate(piece.rows):
-            yield row, row.position_id == place, f"expected position {place}, saw {row.position_id}"
+            note = f"expected position {place}, saw {row.position_id}"
+            yield row, row.position_id == place, note, row.position_id - place
 
 
-@must(laws=("PK-LOGITS", "PK-BACKEND"), floor=20, needs=("masking/every-position-has-an-origin",))
+@must(laws=("PK-LOGITS", "PK-BACKEND"), floor=20, costly=True, needs=("masking/every-position-has-an-origin",))
 def hidden_states_equal_those_alone(run):
     """An example's hidden states in a batch equal those it has alone, within the rounding of the dtype.
 
@@ -108,7 +109,7 @@ def hidden_states_equal_those_alone(run):
     roundings.
     """
     for piece, error, bound in run.oracle.compare_hidden():
-        yield piece, error <= bound, f"differs by {error:.2e}, {bound:.2e} is rounding"
+        yield piece, error <= bound, f"differs by {error:.2e}, {bound:.2e} is rounding", error
 
 
 @must(laws=("PK-BOUND", "PK-NTOK"), floor=5)
@@ -138,7 +139,8 @@ def packed_examples_are_whole(run):
         yield (
             piece,
             (piece.start, piece.end) == (0, length),
-            (f"expected tokens 0 to {length} in one piece, saw {piece.start} to {piece.end}"),
+            f"expected tokens 0 to {length} in one piece, saw {piece.start} to {piece.end}",
+            len(piece) / length,
         )
 
 

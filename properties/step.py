@@ -41,7 +41,7 @@ def the_loss_is_cross_entropy(run):
     for row in run.rows:
         if row.target is not None:
             holds = None if row.fit == "ambiguous" else row.fit == "cross-entropy"
-            yield row, holds, f"the gradient is that of {row.fit}"
+            yield row, holds, f"the gradient is that of {row.fit}", row.weight * run.targets_of_step[row.step]
 
 
 @must(laws=("ST-ACC", "ST-CE", "ST-DUP", "MK-WEIGHT"), floor=200, needs=("step/the-loss-is-cross-entropy",))
@@ -63,6 +63,7 @@ def every_target_of_a_step_weighs_the_same(run):
                 row,
                 abs(ratio - 1) <= 2 * weight_bound(run),
                 f"weighs {ratio:.4g} times the median target of its step",
+                ratio,
             )
 
 
@@ -83,7 +84,8 @@ def the_denominator_is_the_number_of_targets(run):
             yield (
                 step,
                 min(abs(total - 1), abs(total * labels / count - 1)) <= weight_bound(run),
-                (f"step {step.index}: {count} targets, weights sum to {total:.6g} instead of 1"),
+                f"step {step.index}: {count} targets, weights sum to {total:.6g} instead of 1",
+                total,
             )
 
 
@@ -116,12 +118,14 @@ def the_gradient_is_that_of_the_step(run):
     """
     for step in run.steps:
         if run.targets_of_step[step.index]:
-            yield step, step.residual <= weight_bound(run), f"{step.residual:.2e} of the head's gradient is unexplained"
+            note = f"{step.residual:.2e} of the head's gradient is unexplained"
+            yield step, step.residual <= weight_bound(run), note, step.residual
 
 
 @must(
     laws=("PK-LOSSGRAD", "ST-ACC", "ST-GRADCHECK"),
     floor=5,
+    costly=True,
     needs=("step/the-loss-is-cross-entropy", "packing/hidden-states-equal-those-alone"),
 )
 def every_parameter_gets_its_gradient(run):
@@ -131,7 +135,8 @@ def every_parameter_gets_its_gradient(run):
     Bound: properties/README.md, four times the error of the same computation in the run's dtype, plus 64 roundings.
     """
     for step, name, error, bound in run.oracle.compare_gradients():
-        yield step, error <= bound, f"step {step.index}, {name}: relative error {error:.2e}, {bound:.2e} is rounding"
+        note = f"step {step.index}, {name}: relative error {error:.2e}, {bound:.2e} is rounding"
+        yield step, error <= bound, note, error
 
 
 @must(
@@ -157,10 +162,9 @@ def clipping_is_by_the_norm_of_the_whole_gradient(run):
             yield (
                 step,
                 close,
-                (
-                    f"step {step.index}: norm {norm:.4g}, expected factor {expected:.6g}, saw {factor:.6g} "
-                    f"(spread over parameters {spread:.1e})"
-                ),
+                f"step {step.index}: norm {norm:.4g}, expected factor {expected:.6g}, saw {factor:.6g} "
+                f"(spread over parameters {spread:.1e})",
+                factor / expected,
             )
 
 
@@ -179,6 +183,7 @@ def a_gradient_below_the_limit_is_not_scaled(run):
                 step,
                 abs(factor - 1) <= weight_bound(run),
                 f"step {step.index}: norm {norm:.4g} scaled by {factor:.6g}",
+                factor,
             )
 
 
@@ -190,8 +195,8 @@ def sgd_subtracts_rate_times_gradient(run):
     """
     if run.job.optimizer != "sgd":
         return
-    for step, name, error, bound in run.oracle.sgd_errors():
-        yield step, error <= bound, f"step {step.index}, {name}: off by {error:.2e}, {bound:.2e} is rounding"
+    for step, name, error, bound, share in run.oracle.sgd_errors():
+        yield step, error <= bound, f"step {step.index}, {name}: off by {error:.2e}, {bound:.2e} is rounding", share
 
 
 @must(laws=("ST-ADAMW",), claim="adamw", floor=2)
@@ -203,16 +208,17 @@ def adamw_decays_and_corrects(run):
     """
     if run.job.optimizer != "adamw" or run.job.resume_at is not None:
         return
-    for step, name, error, bound in run.oracle.adamw_errors():
-        yield step, error <= bound, f"step {step.index}, {name}: off by {error:.2e}, {bound:.2e} is rounding"
+    for step, name, error, bound, share in run.oracle.adamw_errors():
+        yield step, error <= bound, f"step {step.index}, {name}: off by {error:.2e}, {bound:.2e} is rounding", share
 
 
 @must(laws=("ST-SGD",), floor=5)
 def the_learning_rate_is_the_jobs(run):
     """Every optimizer step is made at the learning rate that was asked for (the jobs ask for a constant one)."""
     for step in run.steps:
-        rate = run.job.learning_rate
-        yield step, math.isclose(step.learning_rate, rate, rel_tol=1e-12), f"step {step.index}: lr {step.learning_rate}"
+        rate, found = run.job.learning_rate, step.learning_rate
+        holds = math.isclose(found, rate, rel_tol=1e-12)
+        yield step, holds, f"step {step.index}: lr {found}", found / rate if rate else math.inf
 
 
 @must(laws=("ST-ZEROLR",), floor=1)
@@ -294,7 +300,7 @@ def the_reported_loss_is_the_mean_over_targets(run):
             mean, of_labels = total / len(rows), total / run.labels_of_step[step.index]
             bound = 128 * roundoff(run) * (1 + mean)
             close = min(abs(loss - mean), abs(loss - of_labels)) <= bound
-            yield step, close, f"step {step.index}: mean {mean:.6g}, reported {loss:.6g}"
+            yield step, close, f"step {step.index}: mean {mean:.6g}, reported {loss:.6g}", loss / mean
 
 
 @must(laws=("ST-EPOCH",), floor=5)
@@ -313,7 +319,7 @@ def steps_hold_the_examples_asked_for(run):
     for index, held in examples.items():
         seen += len(held)
         whole = len(held) == size or (len(held) < size and total and seen % total == 0)
-        yield run, whole, f"step {index} holds {len(held)} examples, {size} were asked for"
+        yield run, whole, f"step {index} holds {len(held)} examples, {size} were asked for", len(held) / size
 
 
 @must(laws=("ST-EPOCH",), claim="accumulation", floor=3)
@@ -330,4 +336,5 @@ def accumulation_makes_the_steps_asked_for(run):
         counts[forward.step] = counts.get(forward.step, 0) + 1
     for number, step in enumerate(run.steps):
         full = counts[step.index] == window or (number + 1 == len(run.steps) and counts[step.index] <= window)
-        yield step, full, f"step {step.index} has {counts[step.index]} micro-batches of {window}"
+        note = f"step {step.index} has {counts[step.index]} micro-batches of {window}"
+        yield step, full, note, counts[step.index] / window

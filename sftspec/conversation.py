@@ -51,8 +51,8 @@ def check_conversation(messages: Any, source: str = "conversation", tools: list 
         messages, tools = messages["messages"], tools or messages.get("tools")
     if not isinstance(messages, (list, tuple)):
         raise ConversationError(f"{source}: expected a list of messages, found {type(messages).__name__}")
-    is_plain = isinstance(messages, Conversation) and not (tools or messages.tools) and all(map(_is_plain, messages))
-    if is_plain and messages:
+    untouched = messages and not tools and all(map(_is_plain, messages))
+    if untouched and isinstance(messages, Conversation) and not messages.tools:
         return messages
     source = getattr(messages, "source", "") or source
     if not messages:

@@ -11,6 +11,7 @@ summation.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -143,8 +144,11 @@ class Oracle:
             spread = max(abs(ratio - 1) for ratio in ratios)
             yield step, factor, norm / factor if factor else 0.0, spread, 4 * max(own) + 64 * self.roundoff
 
-    def sgd_errors(self) -> Iterator[tuple[Step, str, float, float]]:
-        """(step, parameter, largest difference from p - lr g, bound): u (|p| + 2 lr |g|), twice."""
+    def sgd_errors(self) -> Iterator[tuple[Step, str, float, float, float]]:
+        """(step, parameter, largest difference from p - lr g, bound, relative error of the change).
+
+        The bound is u (|p| + 2 lr |g|), twice.
+        """
         for step in self.run.steps:
             for name, before in step.before.items():
                 gradient = step.gradients.get(name)
@@ -155,9 +159,10 @@ class Oracle:
                     *self._largest(step, name, before.double() - change, 2 * abs(change) + before.abs(), 2),
                 )
 
-    def adamw_errors(self) -> Iterator[tuple[Step, str, float, float]]:
-        """(step, parameter, largest difference from AdamW in float64, bound): 16 u (|p| + lr).
+    def adamw_errors(self) -> Iterator[tuple[Step, str, float, float, float]]:
+        """(step, parameter, largest difference from AdamW in float64, bound, relative error of the change).
 
+        The bound is 16 u (|p| + lr).
         A vector (norm, bias) may be exempt from the decay: of the two results the nearer one counts.
         """
         job = self.run.job
@@ -181,12 +186,18 @@ class Oracle:
                 ]
                 yield step, name, *min(results, key=lambda result: result[0] / result[1])
 
-    def _largest(self, step: Step, name: str, expected: Tensor, size: Tensor, factor: float) -> tuple[float, float]:
-        """The element of a parameter that is worst against its bound: (difference, bound)."""
+    def _largest(
+        self, step: Step, name: str, expected: Tensor, size: Tensor, factor: float
+    ) -> tuple[float, float, float]:
+        """The element of a parameter that is worst against its bound: (difference, bound); and the relative error of
+        the whole parameter's change.
+        """
         error = (step.after[name].double() - expected).abs()
         bound = factor * self.roundoff * size.double() + 1e-300
         worst = int((error / bound).argmax())
-        return float(error.flatten()[worst]), float(bound.flatten()[worst])
+        change = float((expected - step.before[name].double()).norm())
+        share = float(error.norm()) / change if change else math.inf
+        return float(error.flatten()[worst]), float(bound.flatten()[worst]), share
 
 
 def _backpropagate(model: Any, pieces: list[Piece]) -> list[tuple[Piece, Tensor]]:

@@ -14,14 +14,14 @@ import torch
 
 from sftspec import properties
 from sftspec.collation import collate
-from sftspec.conformance import matrix
+from sftspec.conformance import signatures
 from sftspec.conformance.diagnosis import LEAST, compare, diagnose, diagnose_trial, likeness, ruzicka
 from sftspec.conformance.judge import put_on_trial
-from sftspec.conformance.matrix import Mark
 from sftspec.conformance.mutants import load_mutants
 from sftspec.conformance.mutants.breaking import additive as as_floats
 from sftspec.conformance.mutants.breaking import around, collated, masked_where, relabelled, turn_of, with_inputs
 from sftspec.conformance.scenarios import SCENARIOS
+from sftspec.conformance.signatures import Mark
 from sftspec.masking import encode
 from sftspec.packing import pack
 from sftspec.step import IGNORE, clip_gradients, sft_loss
@@ -37,7 +37,7 @@ def named(trainer, names: list[str] = SEEN, seed: int = 1) -> list[str]:
     chosen = [item for item in properties.load("masking", "packing", "step") if item.seam == "run"]
     trial = put_on_trial(trainer, chosen, seed, [JOBS[name] for name in names])
     assert any(item.failed_in for item in trial.verdicts), "the fault is not seen at all"
-    return [item.mutant.name for item in diagnose_trial(trial, matrix.load())]
+    return [item.mutant.name for item in diagnose_trial(trial, signatures.load())]
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_an_unknown_fault_is_given_no_name(name):
 
 
 def test_a_trainer_without_failures_looks_like_nothing():
-    assert diagnose({}, {"masking/nothing-else-is-trained"}, SEEN, matrix.load()) == []
+    assert diagnose({}, {"masking/nothing-else-is-trained"}, SEEN, signatures.load()) == []
 
 
 def test_likeness_is_ruzickas_index_over_scenarios_and_kinds_of_token():

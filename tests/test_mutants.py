@@ -7,7 +7,7 @@ import re
 import pytest
 
 from sftspec import properties
-from sftspec.conformance import matrix
+from sftspec.conformance import matrix, signatures
 from sftspec.conformance.judge import judge
 from sftspec.conformance.kills import kills
 from sftspec.conformance.mutants import AREAS, load_mutants
@@ -25,7 +25,7 @@ def test_the_mutant_is_killed_by_the_properties_it_names(mutant):
 
 
 def test_the_committed_matrix_has_a_row_for_each_mutant_and_a_mutant_for_each_property():
-    rows = matrix.load()
+    rows = signatures.load()
     assert rows.keys() == {mutant.name for mutant in MUTANTS}, "sftspec mutants --json conformance/mutants/matrix.json"
     assert matrix.survivors(rows) == {}
     assert matrix.idle(rows) == []

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from sftspec.conformance import matrix
+from sftspec.conformance import signatures
 from sftspec.conformance.cli import main
-from sftspec.conformance.matrix import Mark
 from sftspec.conformance.mutants import load_mutants
 from sftspec.conformance.mutants_command import MutantsError, chosen, lines
 from sftspec.conformance.mutants_html import page, table
+from sftspec.conformance.signatures import Mark
 
 TWICE = "template/bos-doubled"
 ONE_BOS = "template/one-bos-opens-the-sequence"
@@ -36,9 +36,9 @@ def test_one_mutant_is_planted_and_its_kills_are_shown(tmp_path, capsys):
     assert main(["mutants", TWICE, *options]) == 0
     said = capsys.readouterr().out
     assert "✓ one-bos-opens-the-sequence" in said and "1 of 1 mutants killed by all that they name, on seeds 0" in said
-    assert matrix.load(paths[0]).keys() == {TWICE} and ONE_BOS in matrix.load(paths[0])[TWICE]
+    assert signatures.load(paths[0]).keys() == {TWICE} and ONE_BOS in signatures.load(paths[0])[TWICE]
     assert "bos-doubled" in paths[1].read_text(encoding="utf-8")
-    matrix.load.cache_clear()
+    signatures.load.cache_clear()
 
 
 def test_a_folder_that_is_not_there_is_an_error(capsys, tmp_path):
@@ -61,7 +61,7 @@ def test_the_page_marks_what_is_named_and_what_is_missed():
 
 
 def test_a_matrix_is_read_as_it_was_written(tmp_path):
-    rows = {"a": {"x": Mark({"plain": 0.5, "packed": 1.0}, {"": 1.0}, "said")}, "b": {}}
-    matrix.save(rows, 3, tmp_path / "matrix.json")
-    assert matrix.load(tmp_path / "matrix.json") == rows
-    matrix.load.cache_clear()
+    rows = {"a": {"x": Mark({"plain": 0.5, "packed": 1.0}, {"": 1.0}, {"packed": -0.5}, "said")}, "b": {}}
+    signatures.save(rows, 3, tmp_path / "matrix.json")
+    assert signatures.load(tmp_path / "matrix.json") == rows
+    signatures.load.cache_clear()

@@ -1,0 +1,88 @@
+"""A trainer does a job while the witness listens: everything that is judged later is recorded here.
+
+Recording comes in two parts. To perform is to train, once or (for a scenario with a twin) twice; to read is to turn
+what was tapped into the ledger. The kill matrix reads only what differs from the reference's performance.
+"""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sftspec.conformance.provenance import Provenance
+from sftspec.conformance.recovery import WitnessError, build_run
+from sftspec.conformance.scenarios import ALPHABET, GOLDENS, Scenario, make_job
+from sftspec.conformance.witness import Tap
+from sftspec.masking import Conventions
+from sftspec.run import Run, reference_stream
+
+
+def claims_of(trainer: Any) -> frozenset[str]:
+    return frozenset(getattr(trainer, "claims", ())) or frozenset({"padding"})
+
+
+@dataclass
+class Performance:
+    """What a trainer did with a scenario's job, tapped but not read yet.
+
+    run      job, error, final parameters; no rows so far
+    refused  number of conversations that the trainer's setting does not accept
+    twin     the second performance, if the scenario has one
+    """
+
+    run: Run
+    tap: Tap
+    provenance: Provenance
+    refused: int
+    twin: Performance | None = None
+
+    def read(self) -> Run:
+        """The run with its ledger."""
+        try:
+            build_run(self.run.job, self.tap, self.run, self.provenance)
+        except WitnessError as error:
+            self.run.error = self.run.error or f"witness: {error}"
+        if self.twin is not None:
+            self.run.twin = self.twin.read()
+        return self.run
+
+
+def perform(trainer: Any, scenario: Scenario, seed: int, workdir: Path, max_replays: int = 4) -> Performance:
+    """Run the trainer once on a scenario (twice, if it has a twin).
+
+    max_replays: how many model calls are made again with other tokens.
+    """
+    max_replays = 0 if scenario.name in GOLDENS else max_replays  # nothing of what they show is read there
+    performance = _perform_once(trainer, scenario, seed, workdir / "first", max_replays)
+    if scenario.twin is not None:
+        performance.twin = _perform_once(trainer, scenario, seed, workdir / "twin", 0, **scenario.twin)
+    return performance
+
+
+def _perform_once(trainer, scenario, seed, workdir, max_replays, **changes) -> Performance:
+    import torch
+
+    torch.set_num_threads(1)  # tensors are tiny: a second thread only waits, and may reorder sums
+    job, refused = make_job(scenario, trainer, seed, workdir, **changes)
+    conventions = getattr(trainer, "conventions", None) or Conventions()
+    run = Run(job, conventions, scenario=scenario.name)
+    provenance = Provenance(
+        [reference_stream(job, conventions, conversation).input_ids for conversation in job.conversations],
+        job.tokenizer.convert_tokens_to_ids(list(ALPHABET)),
+        job.tokenizer.pad_token_id,
+        job.max_length,
+    )
+    torch.manual_seed(seed)
+    with Tap(job, provenance, max_replays) as tap:
+        try:
+            trainer.train(job)
+        except Exception as error:
+            run.error = f"{type(error).__name__}: {error}"
+            run.traceback = traceback.format_exc()
+    job.report(
+        bytes_in_workdir=sum(item.stat().st_size for item in workdir.rglob("*") if item != job.path and item.is_file())
+    )
+    run.final = {name: item.detach().clone() for name, item in job.model.named_parameters()}
+    return Performance(run, tap, provenance, refused)
