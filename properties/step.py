@@ -63,7 +63,7 @@ def every_target_of_a_step_weighs_the_same(run):
                 row,
                 abs(ratio - 1) <= 2 * weight_bound(run),
                 f"weighs {ratio:.4g} times the median target of its step",
-                ratio,
+                abs(ratio - 1),
             )
 
 

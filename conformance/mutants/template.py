@@ -113,8 +113,12 @@ def another_template_at_inference():
 
     return broken(
         "template",
-        render=lambda messages, template, **options: render(messages, name_of(template, options), **options),
-        encode=lambda messages, template, **options: encode(messages, name_of(template, options), **options),
+        render=lambda messages, template="chatml/openai", **options: render(
+            messages, name_of(template, options), **options
+        ),
+        encode=lambda messages, template="chatml/openai", **options: encode(
+            messages, name_of(template, options), **options
+        ),
     )
 
 

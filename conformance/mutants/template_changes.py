@@ -70,10 +70,12 @@ def other_messages(change: Callable[[list[dict]], list[dict]], only: str = "", r
 
     return broken(
         "template",
-        render=lambda messages, template, *rest, **options: render(
+        render=lambda messages, template="chatml/openai", *rest, **options: render(
             changed(messages, template), template, *rest, **options
         ),
-        encode=lambda messages, template, **options: encode(changed(messages, template), template, **options),
+        encode=lambda messages, template="chatml/openai", **options: encode(
+            changed(messages, template), template, **options
+        ),
     )
 
 
@@ -85,7 +87,7 @@ def other_axes(**axes: str) -> Parts:
 def other_ids(keep: Callable[[Encoded, int, str, bool], int]) -> Parts:
     """encode with each token repeated keep(example, position, template, is prompt) times."""
 
-    def broken_encode(messages, template, **options) -> Encoded:
+    def broken_encode(messages, template="chatml/openai", **options) -> Encoded:
         example = encode(messages, template, **options)
         is_prompt = options.get("add_generation_prompt", False)
         times = [keep(example, position, template, is_prompt) for position in range(len(example))]
@@ -101,7 +103,7 @@ def other_ids(keep: Callable[[Encoded, int, str, bool], int]) -> Parts:
 def masked_where(condition: Callable[[Encoded, int, str], bool]) -> Parts:
     """encode without the labels for which condition(example, position, template) holds."""
 
-    def broken_encode(messages, template, **options) -> Encoded:
+    def broken_encode(messages, template="chatml/openai", **options) -> Encoded:
         example = encode(messages, template, **options)
         masked = [
             IGNORE if condition(example, position, template) else label for position, label in enumerate(example.labels)
