@@ -1,7 +1,8 @@
-"""Diagnosis names the fault that was planted, and says nothing of most faults that it does not know.
+"""Diagnosis names the fault that was planted, and says nothing of a fault that it does not know.
 
-The planted ones are tried on another seed than the matrix's, so that no figure is equal by construction; the unknown
-ones are trainers that no entry of conformance/mutants describes.
+The planted ones are tried on another seed than the matrix's, and in a whole trainer (the README's, whose data come in
+another order), so that no figure is equal by construction. The unknown ones are trainers that no entry of
+conformance/mutants describes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import torch
 from sftspec import properties
 from sftspec.collation import collate
 from sftspec.conformance import signatures
-from sftspec.conformance.diagnosis import LEAST, compare, diagnose, diagnose_trial, likeness, ruzicka
+from sftspec.conformance.adapters import resolve
+from sftspec.conformance.diagnosis import compare, diagnose, diagnose_trial, nearness, overlap, ruzicka
 from sftspec.conformance.judge import put_on_trial
 from sftspec.conformance.mutants import load_mutants
 from sftspec.conformance.mutants.breaking import additive as as_floats
@@ -25,6 +27,7 @@ from sftspec.conformance.signatures import Mark
 from sftspec.masking import encode
 from sftspec.packing import pack
 from sftspec.step import IGNORE, clip_gradients, sft_loss
+from sftspec.tests.test_readme import readme_trainer
 from sftspec.trainer import Pipeline, make_optimizer
 
 JOBS = {scenario.name: scenario for scenario in SCENARIOS}
@@ -35,7 +38,8 @@ MUTANTS = {item.name: item for item in load_mutants()}
 def named(trainer, names: list[str] = SEEN, seed: int = 1) -> list[str]:
     """Names of the mutants that a trainer is said to look like, the likeliest first."""
     chosen = [item for item in properties.load("masking", "packing", "step") if item.seam == "run"]
-    trial = put_on_trial(trainer, chosen, seed, [JOBS[name] for name in names])
+    jobs = [JOBS[name] for name in names if JOBS[name].claims <= trainer.claims]
+    trial = put_on_trial(trainer, chosen, seed, jobs)
     assert any(item.failed_in for item in trial.verdicts), "the fault is not seen at all"
     return [item.mutant.name for item in diagnose_trial(trial, signatures.load())]
 
@@ -144,33 +148,66 @@ UNKNOWN = {
 }  # fmt: skip
 
 
-# Where all evidence of a property fails there is no share to compare: these look like a neighbour in the catalogue.
-MISTAKEN = {
-    "first token invisible": "packing/embedding-noise",
-    "noise in the gradients": "step/gradients-rounded",
-    "rate grows": "step/rate-decays",
-    "other betas": "step/adamw-does-not-decay",
-    "early tokens weigh more": "step/focal",
-    "limit of the norm doubled": "step/clipped-before-unscaling",
-    "logits at temperature two": "step/logits-capped",
-}
-
-
 def test_there_are_twenty_unknown_faults():
-    assert len(UNKNOWN) == 20 and UNKNOWN.keys() >= MISTAKEN.keys()
+    assert len(UNKNOWN) == 20
 
 
-@pytest.mark.parametrize("name", sorted(UNKNOWN.keys() - MISTAKEN.keys()))
+@pytest.mark.parametrize("name", UNKNOWN)
 def test_an_unknown_fault_is_given_no_name(name):
     assert named(UNKNOWN[name]) == []
+
+
+def test_of_the_planted_faults_nineteen_in_twenty_are_named_first():
+    """Each row against the whole matrix. Those that are not have a twin: another bug with the same failures."""
+    matrix = signatures.load()
+    everything = [item.id for item in properties.load()], [*JOBS]
+    first = {name: diagnose(row, *everything, matrix)[0].mutant.name for name, row in matrix.items()}
+    other = {name for name, found in first.items() if name != found}
+    assert len(other) <= len(matrix) / 20
+    assert all(matrix[name] == matrix[first[name]] for name in other)
+
+
+MASKS = 'labels = [token if on else -100 for token, on in zip(out["input_ids"], out["assistant_masks"])]'
+DIVISION = ") / count"
+CLIPPING = "torch.nn.utils.clip_grad_norm_(job.model.parameters(), job.max_grad_norm)"
+IN_A_LOOP = {  # planted bug: (code of the README's trainer, the same with the bug)
+    "masking/mask-dropped": (MASKS, 'labels = list(out["input_ids"])'),
+    "masking/end-of-turn-masked": (MASKS, MASKS.replace("if on", "if on and token != job.tokenizer.eos_token_id")),
+    "masking/shifted-twice": (
+        "labels[:, 1:].flatten()", "torch.nn.functional.pad(labels, (0, 1), value=-100)[:, 2:].flatten()",
+    ),
+    "step/mean-of-means": (DIVISION, ") / max(1, int((labels[:, 1:] != -100).sum())) / len(step)"),
+    "step/not-divided-by-accumulation": (DIVISION, ") / max(1, int((labels[:, 1:] != -100).sum()))"),
+    "step/clipped-per-parameter": (
+        CLIPPING, "[torch.nn.utils.clip_grad_norm_([p], job.max_grad_norm) for p in job.model.parameters()]",
+    ),
+    "step/labels-smoothed": ('reduction="sum"', 'reduction="sum", label_smoothing=0.1'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IN_A_LOOP)
+def test_a_planted_fault_is_named_first_in_a_trainer_of_another_kind(name, tmp_path):
+    code, path = readme_trainer(), tmp_path / "my_trainer.py"
+    assert code.count(IN_A_LOOP[name][0]) == 1
+    path.write_text(code.replace(*IN_A_LOOP[name]), encoding="utf-8")
+    assert named(resolve(str(path)).trainer, seed=0)[:1] == [name]
 
 
 def test_a_trainer_without_failures_looks_like_nothing():
     assert diagnose({}, {"masking/nothing-else-is-trained"}, SEEN, signatures.load()) == []
 
 
-def test_likeness_is_ruzickas_index_over_scenarios_and_kinds_of_token():
-    one = Mark({"plain": 0.5, "packed": 1.0}, {"user content": 1.0})
-    assert ruzicka(one.scenarios, {"plain": 0.25}) == 0.25 / 1.5
-    assert likeness(one, one) == 1.0 and likeness(one, dataclasses.replace(one, kinds={"": 1.0})) == 0.5
-    assert compare({"a": one}, {"a": one, "b": one}) == (1, 2, 0.5) and LEAST > 0.5
+def test_likeness_is_the_overlap_of_what_fails():
+    one = Mark({"plain": 0.25, "packed": 1.0}, {"user content": 1.0}, {"plain": 2.0})
+    assert ruzicka({"plain": 1.0, "packed": 0.5}, {"plain": 0.25}) == 0.25 / 1.5
+    assert (nearness(2.0, 0.5), nearness(1.0, -1.0), nearness(0.0, 0.0)) == (0.25, 0.0, 1.0)
+    assert overlap(one, one) == (1.5, 1.5)  # the roots of the shares
+    assert overlap(one, dataclasses.replace(one, kinds={"": 1.0})) == (0.75, 1.5)
+    assert overlap(one, dataclasses.replace(one, measures={"plain": 1.0})) == (1.25, 1.5)
+    assert compare({"a": one}, {"a": one, "b": one}) == (1, 2, 0.5)
+
+
+def test_two_faults_of_a_function_are_told_apart_by_what_the_smallest_counterexample_says():
+    one = Mark({"drawn": 1.0}, {"": 1.0}, note="expected 2, seen 4")
+    assert overlap(one, one) == (1.0, 1.0)
+    assert overlap(one, dataclasses.replace(one, note="expected 2, seen 1")) == (3 / 5, 1.0)

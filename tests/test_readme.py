@@ -16,10 +16,15 @@ README = Path(__file__).parents[1] / "README.md"
 pytestmark = pytest.mark.skipif(not README.exists(), reason="installed without the README")
 
 
+def readme_trainer() -> str:
+    found = re.search(r"```python\n(# my_trainer\.py.*?)```", README.read_text(encoding="utf-8"), re.S)
+    assert found is not None
+    return found.group(1)
+
+
 def test_the_trainer_of_the_readme_conforms(tmp_path):
-    code = re.search(r"```python\n(# my_trainer\.py.*?)```", README.read_text(encoding="utf-8"), re.S)
     path = tmp_path / "my_trainer.py"
-    path.write_text(code.group(1), encoding="utf-8")
+    path.write_text(readme_trainer(), encoding="utf-8")
     trial = put_on_trial(resolve(str(path)).trainer, properties.load("masking", "packing", "step"))
     assert not [run.error for run in trial.runs if run.error]
     found = {verdict.property.id: verdict.status for verdict in trial.verdicts}
