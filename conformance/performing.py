@@ -6,6 +6,7 @@ what was tapped into the ledger. The kill matrix reads only what differs from th
 
 from __future__ import annotations
 
+import copy
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,7 @@ def perform(trainer: Any, scenario: Scenario, seed: int, workdir: Path, max_repl
     return performance
 
 
-def _perform_once(trainer, scenario, seed, workdir, max_replays, **changes) -> Performance:
+def _perform_once(trainer, scenario, seed, workdir, max_replays, /, **changes) -> Performance:
     import torch
 
     torch.set_num_threads(1)  # tensors are tiny: a second thread only waits, and may reorder sums
@@ -74,6 +75,8 @@ def _perform_once(trainer, scenario, seed, workdir, max_replays, **changes) -> P
         job.tokenizer.pad_token_id,
         job.max_length,
     )
+    run.initial = {name: item.detach().clone() for name, item in job.model.named_parameters()}
+    asked = copy.deepcopy(job.model.config)
     torch.manual_seed(seed)
     with Tap(job, provenance, max_replays) as tap:
         try:
@@ -85,4 +88,5 @@ def _perform_once(trainer, scenario, seed, workdir, max_replays, **changes) -> P
         bytes_in_workdir=sum(item.stat().st_size for item in workdir.rglob("*") if item != job.path and item.is_file())
     )
     run.final = {name: item.detach().clone() for name, item in job.model.named_parameters()}
+    job.model.config = asked  # what a trainer writes into it (dropout, rope) is not what was asked
     return Performance(run, tap, provenance, refused)

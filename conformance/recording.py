@@ -61,7 +61,8 @@ def save_run(run: Run, folder: Path) -> None:
         "forwards": [
             {
                 **{
-                    name: getattr(call, name) for name in ("index", "step", "rank", "input_ids", "arguments", "trained")
+                    name: getattr(call, name)
+                    for name in ("index", "step", "rank", "input_ids", "arguments", "trained", "random", "drew")
                 },
                 "hidden": tensors.put(f"forward/{call.index}", {} if call.hidden is None else {"hidden": call.hidden}),
             }
@@ -71,6 +72,7 @@ def save_run(run: Run, folder: Path) -> None:
             {"forward": item.forward, "changed": sorted(item.changed), "moved": sorted(item.moved)}
             for item in run.replays
         ],
+        "initial": tensors.put("initial", run.initial),
         "final": tensors.put("final", run.final),
         "equal": tensors.equal,
         "twin": run.twin is not None,
@@ -114,6 +116,7 @@ def load_run(folder: Path) -> Run:
         ],
         scenario=record["scenario"],
         error=record["error"],
+        initial=tensors.take("initial", record["initial"]),
         final=tensors.take("final", record["final"]),
         twin=load_run(folder / TWIN) if record["twin"] else None,
         traceback=record["traceback"],

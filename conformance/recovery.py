@@ -160,7 +160,8 @@ def build_run(job: Job, tap: Tap, run: Run, provenance: Provenance) -> Run:
     for index, record in enumerate(tap.steps):
         head_name = _head_name(job)
         head = record.before[head_name]
-        if not head.isfinite().all():  # nothing can be read off a model of NaN; its parameters say what happened
+        # Nothing can be read off a model of NaN, or of another vocabulary; its parameters say what happened.
+        if not head.isfinite().all() or head.shape != run.initial[head_name].shape:
             run.steps.append(Step(index, record.learning_rate, 0.0, 0.0, record.gradients, record.before, record.after))
             continue
         undone = Head(head)
@@ -177,7 +178,7 @@ def build_run(job: Job, tap: Tap, run: Run, provenance: Provenance) -> Run:
         run.forwards.append(
             Forward(
                 call.index, call.step, call.rank, call.input_ids.tolist(), call.arguments,
-                call.gradient is not None, call.hidden,
+                call.gradient is not None, call.hidden, call.random, call.drew,
             )
         )  # fmt: skip
     for replay in tap.replays:

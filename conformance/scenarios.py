@@ -24,6 +24,7 @@ from sftspec.run import Job
 
 ALPHABET = string.ascii_uppercase
 CAPACITY = 224
+CUT = 40
 
 
 class Writer:
@@ -71,6 +72,13 @@ class Writer:
         if last_user:
             messages.append({"role": "user", "content": write()})
         return Conversation(messages)
+
+
+def exactly(tokens: int, writer: Writer) -> Conversation:
+    """A conversation of so many tokens: ten of ChatML, four letters asked, and the rest answered."""
+    talk = writer.talk(1, write=writer.word)
+    talk[-1]["content"] = "Z" * (tokens - 10 - 4 - 4) + talk[-1]["content"]
+    return talk
 
 
 def hostile_conversations(writer: Writer) -> list[Conversation]:
@@ -123,14 +131,42 @@ def unequal_conversations(writer: Writer) -> list[Conversation]:
     return talks
 
 
+def odd_conversations(writer: Writer) -> list[Conversation]:
+    """Shapes that a trainer may take for granted that no conversation has.
+
+    Answers that repeat a question or an answer (a search for them finds the wrong place), two answers in a row, two
+    results of tools in a row, a system message in the middle, an answer of blanks, one that is empty (a single target),
+    one conversation of exactly CUT tokens, and one that stands here twice.
+    """
+    word, words = writer.word, writer.words
+    echo, yes, blank = words(2), word(), " " * writer.random.randint(1, 3)
+    shapes = (
+        (("user", echo), ("assistant", echo), ("user", word()), ("assistant", words(2))),
+        (("user", word()), ("assistant", yes), ("user", f"{yes} {word()}"), ("assistant", yes), ("user", word())),
+        (("user", word()), ("assistant", words(2)), ("assistant", words(3)), ("user", word()), ("assistant", word())),
+        (("assistant", word()), ("assistant", word()), ("user", word())),
+        (("user", word()), ("assistant", word()), ("tool", words(2)), ("tool", words(2)), ("assistant", words(2))),
+        (("system", word()), ("user", word()), ("assistant", word()), ("system", words(2)), ("assistant", words(2))),
+        (("user", word()), ("assistant", blank), ("user", word()), ("assistant", word())),
+        (("user", words(2)), ("assistant", "")),
+    )
+    talks = [Conversation([{"role": role, "content": content} for role, content in shape]) for shape in shapes]
+    return [*talks, exactly(CUT, writer), Conversation(talks[3])]
+
+
 def flagged_conversations(writer: Writer) -> list[Conversation]:
-    """Conversations in which some assistant turns carry `"train": false`."""
+    """Conversations in which some assistant turns carry `"train": false`, and other turns `"train": true`."""
     talks = [writer.talk(turns) for turns in (1, 2, 3, 4, 3)]
     for number, talk in enumerate(talks):
         for index, message in enumerate(talk):
             if message["role"] == "assistant" and (index // 2 + number) % 2:
                 message["train"] = False
-    return talks
+    # true changes nothing; and the last answer is not trained, under whatever policy.
+    asked, kept = writer.talk(2), writer.talk(2, last_user=True)
+    for message in asked:
+        message["train"] = True
+    kept[-2]["train"] = False
+    return [*talks, asked, kept]
 
 
 def one_long_conversation(writer: Writer) -> list[Conversation]:
@@ -142,9 +178,7 @@ def one_long_conversation(writer: Writer) -> list[Conversation]:
 def long_conversations(writer: Writer) -> list[Conversation]:
     """Conversations of which some are longer than a pack, and one that is exactly as long as it."""
     talks = [writer.talk(1, write=lambda count=count: writer.words(count)) for count in (2, 30, 4, 50, 8, 3, 25, 1)]
-    exact = writer.talk(1, write=lambda: writer.words(2))
-    exact[-1]["content"] = "Z" * (CAPACITY - 4 * 2 - 2 - 6) + writer.word()
-    return [*talks, exact]
+    return [*talks, exactly(CAPACITY, writer)]
 
 
 def golden_conversations(variant: str) -> Callable[[Writer], list[Conversation]]:
@@ -189,13 +223,20 @@ SCENARIOS = (
               batch_size=5, pad_is_end_of_turn=True),
     _scenario("one by one", "masking step", (), hostile_conversations, batch_size=1),
     _scenario("one long conversation", "masking", ("padding",), one_long_conversation, batch_size=1),
-    _scenario("two epochs", "masking step", (), unequal_conversations, epochs=2),
+    _scenario("odd turns", "masking", (), odd_conversations),
+    _scenario("two epochs", "masking step", (), unequal_conversations, twin={"seed": 10**6}, epochs=2),
     _scenario("accumulation", "step", ("accumulation",), unequal_conversations, batch_size=1, accumulation=4),
     _scenario("ranks", "step", ("ranks",), unequal_conversations, batch_size=2, accumulation=2, world_size=2),
-    _scenario("truncation", "masking", ("truncation",), hostile_conversations, max_length=40),
+    _scenario("truncation", "masking", ("truncation",), hostile_conversations, max_length=CUT),
     _scenario("last turn only", "masking", ("policy",), hostile_conversations, policy="last"),
     _scenario("every token", "masking packing step", ("policy",), hostile_conversations, policy="every-token"),
+    _scenario("odd turns, last turn only, cut", "masking", ("policy", "truncation"), odd_conversations,
+              policy="last", max_length=CUT, epochs=2),
     _scenario("turns not to train", "masking", ("train-flag",), flagged_conversations),
+    _scenario("turns not to train, last turn only", "masking", ("train-flag", "policy"), flagged_conversations,
+              policy="last", batch_size=1),
+    _scenario("turns not to train, every token", "masking", ("train-flag", "policy"), flagged_conversations,
+              policy="every-token", pad_is_end_of_turn=True),
     _scenario("clipping", "step", ("clipping",), unequal_conversations,
               max_grad_norm=0.25, batch_size=2, accumulation=2),
     _scenario("clipping out of reach", "step", ("clipping",), unequal_conversations,
@@ -204,10 +245,17 @@ SCENARIOS = (
               optimizer="adamw", learning_rate=1e-3, weight_decay=0.1),
     _scenario("AdamW, clipped", "step", ("adamw", "clipping"), unequal_conversations,
               optimizer="adamw", learning_rate=1e-3, max_grad_norm=0.25, batch_size=3),
+    _scenario("AdamW, two epochs", "step", ("adamw", "accumulation"), unequal_conversations,
+              optimizer="adamw", learning_rate=1e-3, weight_decay=0.1, batch_size=1, accumulation=4, epochs=2),
+    _scenario("ranks, clipped", "step", ("ranks", "clipping"), unequal_conversations,
+              max_grad_norm=0.25, batch_size=2, world_size=2),
     _scenario("rate zero", "step", (), unequal_conversations, learning_rate=0.0),
     _scenario("bfloat16", "masking step", ("bf16",), hostile_conversations, {"dtype": "bfloat16"}),
     _scenario("resume", "step", ("resume",), unequal_conversations, {"dropout": 0.1}, {"resume_at": None},
               optimizer="adamw", learning_rate=1e-3, resume_at=2, batch_size=3),
+    _scenario("resume in the second epoch", "step", ("resume", "accumulation"), unequal_conversations,
+              {"dropout": 0.1}, {"resume_at": None},
+              optimizer="adamw", learning_rate=1e-3, resume_at=3, accumulation=2, epochs=3),
     _scenario("packed", "masking packing step", ("packing",), hostile_conversations, twin={},
               packing=True, batch_size=2),
     _scenario("packed, pad is end-of-turn", "masking packing", ("packing",), hostile_conversations,
@@ -221,6 +269,10 @@ SCENARIOS = (
               packing=True, policy="every-token"),
     _scenario("packed, accumulation", "packing step", ("packing", "accumulation"), unequal_conversations,
               packing=True, batch_size=1, accumulation=2, epochs=2),
+    _scenario("packed, bfloat16, clipped", "packing step", ("packing", "bf16", "clipping"), hostile_conversations,
+              {"dtype": "bfloat16"}, packing=True, batch_size=2, max_grad_norm=0.25),
+    _scenario("packed, resumed", "packing step", ("packing", "resume"), unequal_conversations, {"dropout": 0.1},
+              {"resume_at": None}, packing=True, batch_size=2, epochs=3, resume_at=3),
     _scenario("packed, ranks", "packing step", ("packing", "ranks"), unequal_conversations,
               packing=True, batch_size=1, accumulation=2, world_size=2),
     _scenario("packed, examples over the capacity", "masking packing", ("packing",), long_conversations,
@@ -244,7 +296,7 @@ def scenarios_for(claims: frozenset[str], areas: Iterable[str] = ()) -> list[Sce
     ]
 
 
-def make_job(scenario: Scenario, trainer: Any, seed: int, workdir: Path, **changes: Any) -> tuple[Job, int]:
+def make_job(scenario: Scenario, trainer: Any, seed: int, workdir: Path, /, **changes: Any) -> tuple[Job, int]:
     """The job of a scenario for a trainer, and how many conversations its setting does not accept."""
     import torch
 
@@ -275,7 +327,7 @@ def make_job(scenario: Scenario, trainer: Any, seed: int, workdir: Path, **chang
         tokenizer=tokenizer,
         conversations=corpus,
         path=path,
-        seed=seed,
+        seed=settings.pop("seed", seed),
         workdir=workdir,
         **settings,
     )

@@ -8,6 +8,7 @@ sliced losses are read like any other. What h and g say is turned into rows of t
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,6 +101,7 @@ class Call:
     hidden                   (B, T, H) last hidden state, as computed
     gradient                 dL/dhidden, or None while no backward pass has reached it
     arguments                names of the arguments that were given (and not None)
+    random, drew             digest of the random state with which the call began; it had changed when it ended
     """
 
     index: int
@@ -109,6 +111,8 @@ class Call:
     position_ids: Tensor
     hidden: Tensor
     arguments: tuple[str, ...]
+    random: str = ""
+    drew: bool = False
     gradient: Tensor | None = None
 
 
@@ -146,6 +150,7 @@ class Tap:
         self.steps: list[StepRecord] = []
         self.replays: list[ReplayRecord] = []
         self.replayed = 0
+        self._random = ""
         self._depth = 0
         self._handles: list = []
 
@@ -154,6 +159,7 @@ class Tap:
 
         base = self.job.model.base_model
         self._handles = [
+            base.register_forward_pre_hook(self._before_forward),
             base.register_forward_hook(self._on_forward, with_kwargs=True),
             register_optimizer_step_pre_hook(self._before_step),
             register_optimizer_step_post_hook(self._after_step),
@@ -163,6 +169,9 @@ class Tap:
     def __exit__(self, *exception) -> None:
         for handle in self._handles:
             handle.remove()
+
+    def _before_forward(self, module, args):
+        self._random = _random_state()
 
     def _on_forward(self, module, args, kwargs, output):
         hidden = output[0] if isinstance(output, tuple) else output.last_hidden_state
@@ -183,6 +192,8 @@ class Tap:
             position_ids.detach().cpu().expand(input_ids.shape).clone(),
             hidden.detach().clone(),
             given,
+            self._random,
+            self._random != _random_state(),
         )
         self.calls.append(call)
 
@@ -248,6 +259,11 @@ class Tap:
         if self.steps and self._depth == 0:
             named = self.job.model.named_parameters()
             self.steps[-1].after = {name: item.detach().clone() for name, item in named}
+
+
+def _random_state() -> str:
+    states = [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ())]
+    return hashlib.sha256(b"".join(state.numpy().tobytes() for state in states)).hexdigest()
 
 
 def _kept(last: Tensor | None, now: Tensor) -> Tensor:

@@ -182,7 +182,8 @@ def every_conversation_with_a_target_is_trained(run):
     """Every conversation that keeps a target is seen once in each epoch, and no position of it twice.
 
     Conversations otherwise vanish in silence: the whole one masked on a length mismatch (FastChat#2996), the last
-    partial batch dropped, packing that throws away long examples (trl#4554).
+    partial batch dropped, packing that throws away long examples (trl#4554). One that stands in the corpus twice is
+    seen twice: whoever repeats it wants it to weigh more.
     """
     if run.error:
         return
@@ -191,13 +192,15 @@ def every_conversation_with_a_target_is_trained(run):
     for piece in run.pieces:
         for row in piece.rows:
             seen[row.example, row.offset] = seen.get((row.example, row.offset), 0) + 1
-    for index, stream in enumerate(run.streams):
+    for index, copies in run.copies.items():
+        stream = run.streams[index]
         kept = range(len(stream) if limit is None else min(limit, len(stream)))
         targets = [offset for offset in kept if offset and stream.labels[offset] != -100]
         for offset in targets:
             count = seen.get((index, offset), 0)
             note = f"token {offset} was seen {count} times"
-            yield Token(index, offset), count == run.job.epochs, note, count / run.job.epochs
+            times = copies * run.job.epochs
+            yield Token(index, offset), count == times, note, count / times
 
 
 @should(laws=("MK-TRUNCDROP",), claim="report", floor=3)
@@ -209,8 +212,11 @@ def lost_data_is_counted(run):
     limit = run.job.max_length or 10**9
     kept = [stream.labels[1:limit] for stream in run.streams]
     dropped = sum(all(label == -100 for label in labels) for labels in kept)
-    cut = sum(max(0, len(stream) - limit) for stream in run.streams)
-    for name, expected in (("examples_dropped", dropped), ("tokens_truncated", cut)):
+    cut = [len(stream) - limit for stream in run.streams if len(stream) > limit]
+    counts = {"examples_dropped": dropped, "tokens_truncated": sum(cut)}
+    if "examples_truncated" in run.job.reported:  # it may be left out, and not be wrong
+        counts["examples_truncated"] = len(cut)
+    for name, expected in counts.items():
         reported = run.job.reported.get(name)
         note = f"{name}: expected {expected}, reported {reported}"
         yield run, reported == expected, note, (reported or 0) - expected
@@ -256,7 +262,8 @@ def conversations_stand_as_rendered(run):
         pieces.setdefault((first.forward, first.row, piece.example), []).append(piece)
     for parts in pieces.values():
         note = "is broken between tokens " + ", ".join(f"{one.end - 1} and {two.start}" for one, two in pairwise(parts))
-        yield parts[0], len(parts) == 1, note
+        twice = run.copies[parts[0].example] > 1 and all(one.start == 0 for one in parts)
+        yield parts[0], len(parts) == 1 or twice, note
 
 
 @must(floor=50)

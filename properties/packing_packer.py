@@ -44,14 +44,19 @@ OVER_HALF = Problem([5] * 7, 8)
 NO_POWER_OF_TWO = Problem([4] * 12, 9)
 # 9 packs suffice, and decreasing packers need 11: the ratio 11/9 is reached (Johnson 1973; here with C = 64).
 TIGHT = Problem([33] * 6 + [18] * 6 + [17] * 6 + [14] * 12, 64)
+# More than a trainer maps over at a time (1,000): packed so, the last of each thousand meet no partner.
+MANY = Problem([40] * 1001 + [24] * 1002, 64)
+# Lengths that 16 bits do not hold.
+WIDE = Problem([70_000, 65_536, 40_000, 3], 2**17)
 CAUGHT = [{"problem": problem} for problem in (NONE, ALL_FULL, ALL_ONE, OVER_HALF, NO_POWER_OF_TWO, TIGHT)]
+LARGE = [*CAUGHT, *({"problem": problem} for problem in (MANY, WIDE))]
 
 
 def totals(packs: Iterable[list[int]], lengths: list[int]) -> list[int]:
     return [sum(lengths[index] for index in pack) for pack in packs]
 
 
-@must(seam="pack", laws="PK-PART", floor=100, given={"problem": problems()}, examples=CAUGHT)
+@must(seam="pack", laws="PK-PART", floor=100, given={"problem": problems()}, examples=LARGE)
 def every_example_is_packed_once_and_whole(pack, problem):
     """Every example is in exactly one pack, and no pack is empty.
 
@@ -65,7 +70,7 @@ def every_example_is_packed_once_and_whole(pack, problem):
     yield problem, all(packs) and set(uses) <= set(range(len(problem.lengths))), f"{packs} of {len(problem.lengths)}"
 
 
-@must(seam="pack", laws="PK-CAP", floor=100, given={"problem": problems()}, examples=CAUGHT)
+@must(seam="pack", laws="PK-CAP", floor=100, given={"problem": problems()}, examples=LARGE)
 def no_pack_exceeds_its_capacity(pack, problem):
     """A pack holds at most `capacity` tokens.
 
@@ -98,7 +103,7 @@ def an_overlong_example_is_refused_or_declared(pack, problem, excess):
     yield lengths, fits and expected is not None and packed == list(expected), f"{policy!r} is declared; packed {packs}"
 
 
-@must(seam="pack", laws="PK-DET", floor=100, given={"problem": problems()}, examples=CAUGHT)
+@must(seam="pack", laws="PK-DET", floor=100, given={"problem": problems()}, examples=LARGE)
 def packing_depends_on_nothing_but_its_arguments(pack, problem):
     """The same lengths and capacity give the same packs, and the lengths are left as they were.
 
@@ -182,7 +187,7 @@ def packs_stay_within_eleven_ninths_of_the_optimum(pack, problem):
     yield problem, packs <= (11 * best + 6) // 9, f"{packs} packs; {best} are enough"
 
 
-@should(seam="pack", laws="PK-ANYFIT", floor=50, given={"problem": problems()}, examples=CAUGHT)
+@should(seam="pack", laws="PK-ANYFIT", floor=50, given={"problem": problems()}, examples=LARGE)
 def no_two_packs_fit_into_one(pack, problem):
     """No two packs would fit into one.
 

@@ -88,6 +88,8 @@ UNEQUAL = Problem(
     make_problem(7, 2, 9, 11, 3.0, 1.0).logits,
     torch.tensor([[-100, 4] + [-100] * 7, [1, 2, 3, 4, 5, 6, 7, 8, 9]]),
 )
+# More targets than a fused kernel takes at a time (1,024 to 4,096), and no multiple of it: the last chunk may be lost.
+LONG = make_problem(5, 2, 2200, 3, 3.0, 1.0)
 # A label on the first token (nothing precedes it), none on the last.
 FIRST_LABELLED = Problem(make_problem(3, 1, 4, 5, 2.0, 1.0).logits, torch.tensor([[2, 3, -100, -100]]))
 

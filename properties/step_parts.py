@@ -15,6 +15,7 @@ from sftspec.collation import collate
 from sftspec.properties import must
 from sftspec.properties.step_cases import (
     FIRST_LABELLED,
+    LONG,
     ROUNDOFF,
     UNEQUAL,
     Bigram,
@@ -31,7 +32,8 @@ DRAWN = {"problem": problems}
 CAUGHT = [{"problem": UNEQUAL}, {"problem": FIRST_LABELLED}]
 
 
-@must(seam="loss", laws=("ST-CE", "ST-NONNEG", "ST-UPCAST"), floor=100, given=DRAWN, examples=CAUGHT)
+@must(seam="loss", laws=("ST-CE", "ST-NONNEG", "ST-UPCAST"), floor=100, given=DRAWN,
+      examples=[*CAUGHT, {"problem": LONG}])  # fmt: skip
 def the_loss_is_the_mean_over_targets(loss, problem):
     """L = (1/n) sum of [logsumexp(z) - z_y] over the targets, in float64, float32 and from bfloat16 logits.
 

@@ -52,15 +52,28 @@ class Oracle:
         """Unit roundoff of the run's dtype."""
         return torch.finfo(self.dtype).eps / 2
 
+    @property
+    def slack(self) -> float:
+        """Relative error of a weight or a gradient by another order of summation: 64 roundings, 8 in 16 bits (sums run
+        in float32 there, properties/README.md).
+        """
+        return (8 if self.roundoff > 1e-4 else 64) * self.roundoff
+
+    def largest_logit(self, step: Step) -> float:
+        """The largest |logit| at the trained positions of a step, from the hidden states that the trainer computed."""
+        head = self.run.job.model.get_output_embeddings().weight
+        name = next(name for name, parameter in self.run.job.model.named_parameters() if parameter is head)
+        rows = [row for row in self.run.rows if row.step == step.index and row.target is not None]
+        hidden = torch.stack([self.run.forwards[row.forward].hidden[row.row, row.column] for row in rows])
+        return float((hidden.cpu().double() @ step.before[name].cpu().double().T).abs().max())
+
     @cached_property
     def steps(self) -> list[Step]:
         """The steps that are computed again: the first and the last few, all of them where the gradient is clipped.
 
         None under dropout: its masks are the trainer's.
         """
-        config = self.run.job.model.config
-        random = any(getattr(config, name, 0.0) for name in ("attention_dropout", "attn_pdrop", "resid_pdrop"))
-        steps = [] if random else [step for step in self.run.steps if self.run.targets_of_step[step.index]]
+        steps = [] if self.run.dropout else [step for step in self.run.steps if self.run.targets_of_step[step.index]]
         if self.run.job.max_grad_norm is not None or len(steps) <= MAX_STEPS:
             return steps
         return steps[: MAX_STEPS // 2] + steps[-(MAX_STEPS // 2) :]
@@ -124,7 +137,7 @@ class Oracle:
                 got = step.gradients.get(name)
                 error = 1.0 if got is None else float((got.cpu().double() - gradient).norm()) / size
                 own = float((same.gradients[name] - gradient).norm()) / size
-                yield step, name, error, 4 * own + 64 * self.roundoff
+                yield step, name, error, 4 * own + self.slack
 
     def clip_factors(self) -> Iterator[tuple[Step, float, float, float, float]]:
         """(step, factor by which its gradient was scaled, norm before, spread of the factor over parameters, rounding).
@@ -142,7 +155,7 @@ class Oracle:
             ratios = [float(step.gradients[name].cpu().double().norm() / exact[name].norm()) for name in large]
             own = [float((same[name] - exact[name]).norm() / exact[name].norm()) for name in large]
             spread = max(abs(ratio - 1) for ratio in ratios)
-            yield step, factor, norm / factor if factor else 0.0, spread, 4 * max(own) + 64 * self.roundoff
+            yield step, factor, norm / factor if factor else 0.0, spread, 4 * max(own) + self.slack
 
     def sgd_errors(self) -> Iterator[tuple[Step, str, float, float, float]]:
         """(step, parameter, largest difference from p - lr g, bound, relative error of the change).

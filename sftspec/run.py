@@ -16,6 +16,9 @@ from typing import Any
 from sftspec.conversation import Conversation, load_conversations
 from sftspec.masking import IGNORE, Conventions, Encoded, encode
 
+# What the configurations of the witnesses call it.
+DROPOUTS = ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop")
+
 
 class JobError(ValueError):
     """A job that nobody can do as it stands; says what is missing."""
@@ -176,6 +179,8 @@ class Forward:
     """One model call: token ids (B, T) as lists, which arguments it was given, and whether a gradient came back.
 
     hidden  (B, T, H) last hidden states as the trainer computed them
+    random  a digest of torch's random state as the call began: equal states draw equal dropout masks
+    drew    it was another state when the call ended
     """
 
     index: int
@@ -185,11 +190,16 @@ class Forward:
     arguments: tuple[str, ...]
     trained: bool
     hidden: Any = None
+    random: str = ""
+    drew: bool = False
 
 
 @dataclass
 class Run:
-    """What a trainer did with a job. `error` holds what it raised, if it did."""
+    """What a trainer did with a job. `error` holds what it raised, if it did.
+
+    initial, final  parameters by name, as they were given to the trainer and as it left them
+    """
 
     job: Job
     conventions: Conventions = field(default_factory=Conventions)
@@ -199,9 +209,16 @@ class Run:
     replays: list[Replay] = field(default_factory=list)
     scenario: str = ""
     error: str = ""
+    initial: Mapping[str, Any] = field(default_factory=dict)
     final: Mapping[str, Any] = field(default_factory=dict)
     twin: Run | None = None
     traceback: str = ""
+
+    @property
+    def dropout(self) -> bool:
+        """Does the model's configuration ask for dropout?"""
+        config = self.job.model.config
+        return any(getattr(config, name, 0.0) for name in DROPOUTS)
 
     @cached_property
     def oracle(self):
@@ -214,6 +231,16 @@ class Run:
     def streams(self) -> list[Encoded]:
         """Each conversation as the specification encodes it, uncut, under the conventions declared."""
         return [reference_stream(self.job, self.conventions, item) for item in self.job.conversations]
+
+    @cached_property
+    def copies(self) -> dict[int, int]:
+        """How often each conversation stands in the corpus, by the first of its copies, to which all are resolved."""
+        first: dict[tuple[int, ...], int] = {}
+        counts: dict[int, int] = {}
+        for index, stream in enumerate(self.streams):
+            example = first.setdefault(tuple(stream.input_ids), index)
+            counts[example] = counts.get(example, 0) + 1
+        return counts
 
     @cached_property
     def pieces(self) -> list[Piece]:
