@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-# Module by module, the area that its properties belong to. `masking`, `packing` and `step` read runs; beside them stand
-# the modules that read the functions behind them.
+# Module by module, the area that its properties belong to. Beside those that read runs stand the modules that read the
+# functions behind them (`…_parts`, `packing_…`).
 MODULES = {
     "template": "template",
     "template_tokens": "template",
@@ -30,6 +30,9 @@ MODULES = {
     "packing_packer": "packing",
     "packing_collator": "packing",
     "step": "step",
+    "step_updates": "step",
+    "step_epochs": "step",
+    "step_reports": "step",
     "step_parts": "step",
     "selection": "best_of_n",
     "order_statistics": "best_of_n",

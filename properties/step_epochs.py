@@ -1,0 +1,150 @@
+"""The run as a whole: which examples a step holds, in which order, and that nothing depends on an interruption.
+
+A step is made of the micro-batches that were asked for, an epoch of every example once in an order of its own, and a
+run that was saved, lost and loaded goes on as if nothing had happened. The same job gives the same model, or no other
+comparison means anything.
+"""
+
+from __future__ import annotations
+
+from sftspec.properties import must, should
+
+
+@must(laws=("ST-DET", "PK-DET"), floor=1)
+def the_same_job_gives_the_same_model(run):
+    """The same job and seed end with bitwise the same parameters.
+
+    Unseeded order, sets in the data path: then no other comparison means anything.
+    """
+    if run.job.resume_at is None and run.twin is not None and run.twin.job.seed == run.job.seed:
+        for name, value in run.final.items():
+            yield run, bool((value == run.twin.final[name]).all()), f"{name} differs between two equal runs"
+
+
+@must(laws=("ST-RESUME",), claim="resume", floor=1)
+def resuming_equals_not_stopping(run):
+    """Saved, lost and loaded again, a run ends with bitwise the parameters of the run that went on.
+
+    The data starts over (transformers#8878, accelerate#4071), the schedule or the optimizer restarts (Lightning#4655),
+    the random state is lost and dropout draws another mask.
+    """
+    if run.job.resume_at is not None and run.twin is not None:
+        saved = run.job.reported.get("bytes_in_workdir", 0)
+        yield run, saved > 0, "nothing was saved in the job's workdir, so nothing was resumed"
+        for name, value in run.final.items():
+            yield run, bool((value == run.twin.final[name]).all()), f"{name} differs from the uninterrupted run"
+
+
+@must(floor=2)
+def dropout_is_on_and_drawn_anew(run):
+    """Where the model has dropout, every call that is trained draws it, and no two begin with one random state.
+
+    A model left in evaluation mode trains without the dropout that it was given; a seed set before each micro-batch, or
+    alike on each rank, draws one mask over and over (accelerate#114).
+    """
+    if not run.dropout:
+        return
+    seen: set[str] = set()
+    for forward in run.forwards:
+        if forward.trained:
+            yield run, forward.drew, f"call {forward.index} drew no random number"
+            yield run, forward.random not in seen, f"call {forward.index} draws what an earlier one drew"
+            seen.add(forward.random)
+
+
+@should(laws=("ST-EPOCH", "ST-DET"), floor=1)
+def epochs_differ_in_order(run):
+    """The second epoch does not repeat the order of the first (trl#2030, torchtitan#2556).
+
+    Read where at least seven units are shuffled, examples or packs: by chance they repeat once in 5,040 runs.
+    """
+    if run.job.epochs < 2 or run.error:
+        return
+    packs = [tuple(row.example for row in line) for line in run.lines.values()]
+    units = packs if run.job.packing else [piece.example for piece in run.pieces]
+    half = len(units) // 2
+    if half >= 7:
+        yield run, units[:half] != units[half:], "both epochs have the same order"
+
+
+@should(laws=("ST-DET",))
+def another_seed_gives_another_order(run):
+    """With another seed the first epoch has another order, unless it has that of the file.
+
+    A seed that is not passed on makes every repetition of an experiment the same one. Read as above, of examples.
+    """
+    if run.twin is None or run.twin.job.seed == run.job.seed or run.job.packing or run.error or run.twin.error:
+        return
+    first, second = ([piece.example for piece in one.pieces] for one in (run, run.twin))
+    half = len(first) // run.job.epochs
+    if half >= 7 and first[:half] != sorted(first[:half]):
+        yield run, first[:half] != second[:half], f"seeds {run.job.seed} and {run.twin.job.seed} give the same order"
+
+
+def epochs_after(run) -> dict[int, tuple[int, int]]:
+    """For each step, how often every example was begun when it ended, and how often some example was."""
+    times = dict.fromkeys((piece.example for piece in run.pieces), 0)
+    begun: dict[int, list[int]] = {step.index: [] for step in run.steps}
+    for piece in run.pieces:
+        if piece.start == 0:
+            begun.setdefault(piece.rows[0].step, []).append(piece.example)
+    after = {}
+    for index, examples in begun.items():
+        for example in examples:
+            times[example] += 1
+        passes = [divmod(count, run.copies.get(example, 1)) for example, count in times.items()]
+        after[index] = min((whole for whole, _ in passes), default=0), max((n + bool(m) for n, m in passes), default=0)
+    return after
+
+
+@must(laws=("ST-EPOCH",), floor=5)
+def steps_hold_the_examples_asked_for(run):
+    """An optimizer step holds batch_size times accumulation times ranks examples (packed: rows) of one epoch; the last
+    of an epoch may hold fewer.
+
+    A setting that is ignored in silence is another batch size, and with it another learning rate. Packs that were
+    flattened into one row, or were never made, are not read.
+    """
+    lines = {(piece.rows[0].forward, piece.rows[0].row) for piece in run.pieces}
+    if run.error or (run.job.packing and len(lines) == len(run.pieces)):
+        return
+    size = run.job.batch_size * run.job.accumulation * run.job.world_size
+    held: dict[int, dict[tuple, int]] = {step.index: {} for step in run.steps}
+    for piece in run.pieces:
+        first = piece.rows[0]
+        begun = held.setdefault(first.step, {})
+        place = (first.forward, first.row, -1 if run.job.packing else piece.example)
+        begun[place] = begun.get(place, 0) + (piece.start == 0)
+    if run.job.packing and any(
+        len(run.forwards[forward].input_ids) == 1 and sum(row.example >= 0 for row in rows) > run.job.max_length
+        for (forward, _), rows in run.lines.items()
+    ):
+        return
+    what, finished = "rows" if run.job.packing else "examples", 0
+    for index, (least, most) in epochs_after(run).items():
+        times = held[index].values()
+        ends, count = least == most, len(times) if run.job.packing else sum(max(1, begun) for begun in times)
+        # An epoch that is over within a step, and not with it, goes on into the next.
+        whole = (count == size or (count < size and ends)) and least - finished <= ends
+        yield run, whole, f"step {index} holds {count} {what}, {size} of one epoch were asked for", count / size
+        finished = least
+
+
+@must(laws=("ST-EPOCH",), claim="accumulation", floor=3)
+def accumulation_makes_the_steps_asked_for(run):
+    """An epoch of m micro-batches makes ceil(m / accumulation) optimizer steps; the last may be smaller.
+
+    A partial window is lost, stepped never, or scaled as if it were full (ms-swift#10084).
+    """
+    if run.job.accumulation == 1 or run.error or run.job.world_size > 1:
+        return
+    window, after = run.job.accumulation, epochs_after(run)
+    counts: dict[int, int] = {step.index: 0 for step in run.steps}
+    for forward in (forward for forward in run.forwards if forward.trained):
+        counts[forward.step] = counts.get(forward.step, 0) + 1
+    for number, step in enumerate(run.steps):
+        least, most = after[step.index]
+        last = number + 1 == len(run.steps) or least == most
+        full = counts[step.index] == window or (last and counts[step.index] <= window)
+        note = f"step {step.index} has {counts[step.index]} micro-batches of {window}"
+        yield step, full, note, counts[step.index] / window

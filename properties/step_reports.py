@@ -1,0 +1,57 @@
+"""Reports: what a trainer says of its step is what happened in it.
+
+People tune by the curve that they see. What is reported is held against the model's own losses and gradients, read off
+the witness (verl#102, transformers#35527).
+"""
+
+from __future__ import annotations
+
+import math
+
+from sftspec.properties import must
+from sftspec.properties.step import norm_of, roundoff, weight_bound, weight_of
+
+
+@must(laws=("ST-REPORT",), claim="log", floor=3)
+def the_reported_loss_is_the_mean_over_targets(run):
+    """The loss that is reported for a step is the mean over its targets.
+
+    Logged times or divided by the accumulation steps, per micro-batch, over other positions than the loss
+    (transformers#34191, #35527, trl#5620, verl#102).
+    """
+    losses = run.job.reported.get("losses", [])
+    # A step that was skipped for want of targets may be reported (as nan) or not.
+    stepped = run.steps if len(losses) == len(run.steps) else [s for s in run.steps if run.targets_of_step[s.index]]
+    losses = losses if len(losses) == len(stepped) else [loss for loss in losses if not math.isnan(loss)]
+    yield run, len(losses) == len(stepped), f"{len(stepped)} optimizer steps, {len(losses)} losses reported"
+    for step, loss in zip(stepped, losses, strict=False):
+        rows = [row for row in run.rows if row.step == step.index and row.target is not None]
+        if rows:
+            total = sum(row.nll for row in rows)
+            mean, of_labels = total / len(rows), total / run.labels_of_step[step.index]
+            if roundoff(run) > 1e-4:  # logits in 16 bits, reduced in float32
+                bound = 2 * roundoff(run) * run.oracle.largest_logit(step) + 128 * 2**-24 * (1 + mean)
+            else:
+                bound = 128 * roundoff(run) * (1 + mean)
+            close = min(abs(loss - mean), abs(loss - of_labels)) <= bound
+            yield step, close, f"step {step.index}: mean {mean:.6g}, reported {loss:.6g}", loss / mean
+
+
+@must(laws=("ST-REPORT", "ST-CLIP"), claim="log", needs=("step/the-loss-is-cross-entropy",))
+def the_reported_norm_is_that_before_clipping(run):
+    """A gradient norm that is reported is that of the whole gradient of the step, before it was clipped.
+
+    After clipping it is the limit, whatever happens; of a shard, or of one parameter, it hides what explodes
+    (pytorch#72548). Read where norms are reported: what the optimizer got over the factor of the clip, which is the sum
+    of the weights.
+    """
+    norms = run.job.reported.get("grad_norms", [])
+    stepped = [step for step in run.steps if run.targets_of_step[step.index]]
+    norms = norms if len(norms) == len(run.steps) else [norm for norm in norms if norm]
+    for step, reported in zip(run.steps if len(norms) == len(run.steps) else stepped, norms, strict=False):
+        if run.targets_of_step[step.index]:
+            norm = norm_of(step)
+            if run.job.max_grad_norm is not None:
+                norm /= weight_of(run, step)
+            close = abs(reported - norm) <= weight_bound(run) * norm
+            yield step, close, f"step {step.index}: norm {norm:.6g}, reported {reported:.6g}"

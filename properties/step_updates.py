@@ -1,0 +1,82 @@
+"""The update: the optimizer writes what its rule says, at the job's learning rate, and nobody else writes at all.
+
+A rate applied twice, a decay that nobody asked for, weights rounded between two steps: the loss falls all the same.
+Each update is computed again in float64 from the gradient that the optimizer got, so that these properties judge the
+rule and not the gradient.
+"""
+
+from __future__ import annotations
+
+import math
+
+from sftspec.properties import must
+
+
+@must(laws=("ST-SGD", "ST-ZEROLR"), floor=5)
+def sgd_subtracts_rate_times_gradient(run):
+    """SGD writes p - lr g, with the learning rate of the job, and nothing more.
+
+    A rate applied twice, decay that nobody asked for, a scheduler stepped per micro-batch (accelerate#963).
+    """
+    if run.job.optimizer != "sgd":
+        return
+    for step, name, error, bound, share in run.oracle.sgd_errors():
+        yield step, error <= bound, f"step {step.index}, {name}: off by {error:.2e}, {bound:.2e} is rounding", share
+
+
+@must(laws=("ST-ADAMW",), claim="adamw", floor=2)
+def adamw_decays_and_corrects(run):
+    """AdamW: p(1 - lr wd), then minus lr m/(sqrt(v) + eps), both moments corrected for their start.
+
+    Decay put into the gradient, eps inside the root, no correction (the first steps ten times too short). Loshchilov
+    and Hutter 2019, arXiv:1711.05101, algorithm 2. Norms and biases may be exempt from the decay (transformers#35927).
+    """
+    if run.job.optimizer != "adamw" or run.job.resume_at is not None:
+        return
+    for step, name, error, bound, share in run.oracle.adamw_errors():
+        yield step, error <= bound, f"step {step.index}, {name}: off by {error:.2e}, {bound:.2e} is rounding", share
+
+
+@must(laws=("ST-SGD",), floor=5)
+def the_learning_rate_is_the_jobs(run):
+    """Every optimizer step is made at the learning rate that was asked for (the jobs ask for a constant one)."""
+    for step in run.steps:
+        rate, found = run.job.learning_rate, step.learning_rate
+        holds = math.isclose(found, rate, rel_tol=1e-12)
+        yield step, holds, f"step {step.index}: lr {found}", found / rate if rate else math.inf
+
+
+@must(laws=("ST-ZEROLR",), floor=1)
+def rate_zero_changes_nothing(run):
+    """With learning rate 0 and no decay every parameter stays bitwise as it was."""
+    if run.job.learning_rate == 0 and run.steps:
+        for name, before in run.steps[0].before.items():
+            yield run, bool((before == run.final[name]).all()), f"{name} changed at learning rate 0"
+
+
+@must(laws=("ST-SGD", "ST-ADAMW"), floor=5)
+def parameters_change_in_the_step_alone(run):
+    """Before the first optimizer step, and between steps, no parameter changes by a single bit.
+
+    Weights rounded to 16 bits as they are loaded or after each step, a row of the pad token set to zero, embeddings
+    resized, an average written back, a head tied again.
+    """
+    if not run.steps:
+        return
+    yield run, *_same(run.initial, run.steps[0].before, "before the first step")
+    states = [*[step.before for step in run.steps[1:]], run.final]
+    for step, state in zip(run.steps, states, strict=False):
+        yield step, *_same(step.after, state, f"after step {step.index}, before the next")
+
+
+def _same(before, after, when: str) -> tuple[bool, str]:
+    """Are these the same parameters, bit for bit? And a note of what is not."""
+    changed = [
+        name
+        for name in sorted(before.keys() | after.keys())
+        if name not in before
+        or name not in after
+        or before[name].shape != after[name].shape
+        or not bool((before[name] == after[name]).all())
+    ]
+    return not changed, f"{when}: {', '.join(changed[:3])} changed"
