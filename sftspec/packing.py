@@ -104,7 +104,7 @@ def pack(lengths: Lengths, capacity: int) -> Bins:
     sizes = fit(lengths, capacity).lengths
     if not sizes.size:
         return Bins(sizes, np.zeros(1, np.int64))
-    room = (capacity - sizes).astype(np.uint16 if capacity < 2**16 else np.int64)  # 16 bits: numpy sorts by radix
+    room = (capacity - sizes).astype(np.min_scalar_type(capacity))  # up to 16 bits numpy sorts by radix
     descending = np.argsort(room, kind="stable")
     room = room[descending]
     ends = np.append(np.flatnonzero(np.diff(room)) + 1, room.size)
@@ -136,8 +136,8 @@ def _plan(lengths: list[int], counts: list[int], capacity: int) -> tuple[list[in
                 packs += size
             # A pack that is best for one item stays best for its equals: placing one only makes its space smaller.
             while size:
-                each = left if left * length <= space else space // length
-                count = size if size * each <= left else left // each
+                each = min(left, space // length)
+                count = min(size, left // each) if each else size
                 if each:
                     moves += first, count, each, there
                 rest = space - each * length
@@ -173,12 +173,12 @@ def lower_bound(lengths: Lengths, capacity: int) -> int:
     sizes = np.sort(fit(lengths, capacity).lengths)
     total = np.append(0, np.cumsum(sizes))
     half = np.searchsorted(sizes, capacity // 2, side="right")
-    thresholds = np.append(0, np.unique(sizes[:half]))
+    thresholds = np.unique(sizes[:half])  # one between two lengths gives no more than the upper of them
     start = np.searchsorted(sizes, thresholds, side="left")
     large = np.searchsorted(sizes, capacity - thresholds, side="right")
     room = (large - half) * capacity - (total[large] - total[half])
     beyond = -((room - (total[half] - total[start])) // capacity)
-    return int(sizes.size - half + max(0, beyond.max()))
+    return int(sizes.size - half + beyond.max(initial=0))
 
 
 def efficiency(lengths: Lengths, bins: Sequence[Sequence[int]], capacity: int) -> float:

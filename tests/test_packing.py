@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import json
 import random
 from bisect import bisect_left, insort
+from dataclasses import FrozenInstanceError
 from fractions import Fraction
 
 import numpy as np
@@ -70,6 +73,21 @@ def test_equal_lengths_keep_their_order():
     assert list(pack([4, 4, 2, 4, 2, 2], 8)) == [[0, 1], [3, 2, 4], [5]]
 
 
+def test_of_packs_with_one_free_space_the_first_is_filled_first():
+    assert list(pack([5, 5, 3], 8)) == [[0, 2], [1]]
+    assert list(pack([3, 3, 3, 3, 3, 3, 2, 2], 8)) == [[0, 1, 6], [2, 3, 7], [4, 5]]
+
+
+def test_a_listing_leaves_the_garbage_collector_as_it_was():
+    bins = pack([5, 3, 4], 8)
+    try:
+        for switch, state in ((gc.disable, False), (gc.enable, True)):
+            switch()
+            assert list(bins) == [[0, 1], [2]] and gc.isenabled() is state
+    finally:
+        gc.enable()
+
+
 def test_bins_are_lists_and_arrays():
     bins = pack([5, 3, 4, 2, 2], 8)
     assert len(bins) == 2 and bins[0] == [0, 1] and bins[-1] == [2, 3, 4] and bins[:1] == [[0, 1]]
@@ -100,6 +118,7 @@ def test_arrays_tensors_and_tuples_are_lengths_too(lengths):
         (np.array([3.0, 2.0]), 8, r"example 0 is no integer"),
         ([True, False], 8, r"example 0 is no integer"),
         ([[3, 2]], 8, r"shape \(1, 2\)"),
+        (3, 8, r"shape \(\)"),
         ([3], 0, r"capacity 0"),
         ([3], 8.0, r"capacity 8\.0"),
         ([3, 9, 12], 8, r"example 1 has 9 tokens, the capacity is 8 \(2 such.*overlong='truncate' or 'drop'"),
@@ -112,16 +131,18 @@ def test_bad_input_is_named(lengths, capacity, message):
 
 def test_every_overlong_policy_counts_what_it_costs():
     lengths = [9, 3, 20, 8]
-    cut = fit(lengths, 8, overlong="truncate")
+    policies = json.loads('["truncate", "drop"]')  # as read from a file: other objects than the source's
+    cut, left = (fit(lengths, 8, overlong=policy) for policy in policies)
     assert (cut.kept.tolist(), cut.lengths.tolist()) == ([0, 1, 2, 3], [8, 3, 8, 8])
     assert (cut.truncated, cut.dropped, cut.tokens_lost) == (2, 0, 1 + 12)
-    left = fit(lengths, 8, overlong="drop")
     assert (left.kept.tolist(), left.lengths.tolist()) == ([1, 3], [3, 8])
     assert (left.truncated, left.dropped, left.tokens_lost) == (0, 2, 29)
     whole = fit([3, 8], 8)
     assert (whole.kept.tolist(), whole.truncated, whole.dropped, whole.tokens_lost) == ([0, 1], 0, 0, 0)
     with pytest.raises(PackingError, match="'split' is no policy"):
         fit(lengths, 8, overlong="split")
+    with pytest.raises(FrozenInstanceError):
+        left.dropped = 0  # type: ignore[misc]
 
 
 def martello_toth(lengths: list[int], capacity: int) -> int:
@@ -136,6 +157,7 @@ def martello_toth(lengths: list[int], capacity: int) -> int:
     return bound
 
 
+@pytest.mark.filterwarnings("error")  # numpy's, of a division by zero
 def test_the_lower_bound_is_martello_and_toths():
     for seed in range(1000):
         lengths, capacity = random_problem(seed)
