@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,8 @@ def draw(item: Property, function: Any, max_examples: int) -> Drawn:
 
     def drawn(**arguments: Any) -> None:
         nonlocal held
+        # What somebody's function does to its arguments must not reach the examples, which other properties share.
+        arguments = {name: deepcopy(it) if isinstance(it, list | dict) else it for name, it in arguments.items()}
         for subject, holds, *note in item.check(function, **arguments):
             if not holds:
                 smallest.update(

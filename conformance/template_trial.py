@@ -60,6 +60,15 @@ DECLARED = {
 }
 REFUSAL = "template/what-cannot-be-rendered-is-refused"
 OWN_PROMPT = "template/a-system-prompt-that-nobody-wrote-is-the-variants-own"
+NOT_ASKED = {
+    "template/what-others-published-is-rendered": "the golden conversations that it renders alike are counted apart",
+    "template/the-tokens-spell-the-published-text": "the golden conversations that it renders alike are counted apart",
+    "template/every-tool-is-listed-beside-any-system-prompt": "it reads the argument tools of sftspec's own render",
+    "template/a-call-is-json-with-the-keys-of-its-variant": "how calls are written is read off named variants alone",
+    "template/a-result-is-a-users-turn-in-tags": "how results of tools are written is read off Qwen's variants alone",
+    "template/the-first-bos-has-one-owner": "it reads the argument bos of sftspec's own render",
+    "template/an-axis-that-is-not-named-is-the-variants-own": "it reads the default axes of sftspec's own encode",
+}
 PREFIX = "template/a-longer-conversation-begins-with-the-shorter-one"
 
 
@@ -193,6 +202,8 @@ def why_not(item: Property, candidate: TemplateOnTrial) -> str:
         return "it rewrites history (thoughts of earlier turns)"
     if item.id == OWN_PROMPT and not _is_text_of_variant(candidate):
         return "a template that is no exact copy of a named variant may have a system prompt of its own"
+    if item.id in NOT_ASKED:
+        return NOT_ASKED[item.id]
     if item.id in DECLARED and not candidate.variant:
         return f"it is no copy of a named variant, which would declare: {DECLARED[item.id]}"
     return ""

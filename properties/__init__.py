@@ -39,6 +39,7 @@ MODULES = {
     "rejection_sampling": "best_of_n",
     "distillation": "distillation",
     "distillation_parts": "distillation",
+    "distillation_options": "distillation",
     "divergences": "distillation",
     "distillation_runs": "distillation",
 }
@@ -114,6 +115,12 @@ def must(**options: Any) -> Callable[[Callable], Callable]:
 def should(**options: Any) -> Callable[[Callable], Callable]:
     """Declare a property whose failure makes a trainer worse, not wrong."""
     return lambda check: _register("should", check, **options)
+
+
+def takes(function: Callable, option: str) -> bool:
+    """Whether a seam has an option: what somebody's function does not have is not asked of it."""
+    parameters = inspect.signature(function).parameters.values()
+    return any(item.name == option or item.kind is inspect.Parameter.VAR_KEYWORD for item in parameters)
 
 
 def module(name: str):

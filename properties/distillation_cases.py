@@ -101,6 +101,8 @@ UNEVEN = Case(
     teacher=[[[1.0, 0.0], [0.0, 0.0], [0.0, 2.0], [5.0, 0.0]], [[0.0, 1.0], [1.0, 0.0], [4.0, 0.0], [0.0, 0.0]]],
     labels=[[0, 1, 0, 1], [1, IGNORE, 1, IGNORE]],
 )
+# More targets than a chunk of a fused path holds, in no multiple of a power of two.
+MANY = random_case(0, 3, 801, 3, "random")
 
 
 def value_and_gradient(loss, case: Case, temperature: float = 1.0, alpha: float = 1.0) -> tuple[float, torch.Tensor]:

@@ -6,6 +6,7 @@ denominator. Positions without a target are compared exactly.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from types import SimpleNamespace
 
@@ -22,6 +23,8 @@ from sftspec.properties.distillation_cases import (
     alphas,
     cases,
     hard_bound,
+    kl,
+    log_softmax,
     soft_bound,
     soft_gradient,
     soft_loss,
@@ -61,11 +64,15 @@ def the_soft_loss_reads_the_positions_of_the_hard_loss(loss, case, temperature, 
     seam="distillation_loss",
     laws="KD-MASK",
     floor=20,
-    given={"case": cases("random"), "alpha": alphas, "value": st.sampled_from([0.0, -7.0, 1e30])},
-    examples=[{"case": UNEVEN, "alpha": 1.0, "value": 1e30}],
+    given={"case": cases("random"), "alpha": alphas, "value": st.sampled_from([0.0, -7.0, 1e30, math.nan])},
+    examples=[{"case": UNEVEN, "alpha": alpha, "value": value} for alpha in (0.0, 1.0) for value in (1e30, math.nan)],
 )
 def logits_without_a_target_do_not_matter(loss, case, alpha, value):
-    """Changing either model's logits at positions that are not scored leaves the loss bitwise as it was."""
+    """Changing either model's logits at positions that are not scored leaves the loss bitwise as it was, also if they
+    become NaN.
+
+    A row of padding that attends to nothing is NaN, and a mask that multiplies keeps it: NaN * 0 is NaN (trap H21).
+    """
     student, teacher, labels = case.tensors()
     before = loss(student, teacher, labels, temperature=2.0, alpha=alpha)
     ignored = torch.ones(labels.shape, dtype=torch.bool)
@@ -214,6 +221,33 @@ def a_wider_teacher_is_refused_or_cut(loss, case, padding):
         yield case, abs(value - expected) <= soft_bound(case, 2.0), f"expected {expected!r}, seen {value!r}"
 
 
+@must(
+    seam="distillation_loss",
+    laws="KD-VOCAB",
+    floor=20,
+    given={"case": cases("random"), "padding": st.integers(1, 5)},
+    examples=[{"case": ASYMMETRIC, "padding": 3}],
+)
+def a_wider_student_is_refused_or_cut(loss, case, padding):
+    """A student with more columns than the teacher is an error, or compared over the shared columns, or over all of its
+    own with a teacher that excludes the rest.
+
+    A teacher that is padded with zero logits teaches tokens that it does not have.
+    """
+    wide = Case([[[*row, *[8.0] * padding] for row in rows] for rows in case.student], case.teacher, case.labels)
+    none = Case(wide.student, [[[*row, *[-math.inf] * padding] for row in rows] for rows in case.teacher], case.labels)
+    try:
+        value, _ = value_and_gradient(loss, wide, 2.0)
+    except Exception as error:
+        yield case, True, f"refused: {error}"
+        return
+    logs = [[log_softmax(row, 2.0) for row in pair] for pair in none.pairs]
+    over_all = [kl(teacher[: case.vocabulary], student[: case.vocabulary]) for student, teacher in logs]
+    expected = soft_loss(case, 2.0), 4 * math.fsum(over_all) / len(over_all)
+    bound = soft_bound(wide, 2.0)
+    yield case, min(abs(value - each) for each in expected) <= bound, f"expected one of {expected}, seen {value!r}"
+
+
 class Dropped(torch.nn.Module):
     """A model whose forward pass shows whether dropout was on and whether a graph was built."""
 
@@ -235,16 +269,32 @@ class Dropped(torch.nn.Module):
     examples=[{"dropout": 0.5, "training": True, "frozen_part": True}],
 )
 def the_teacher_is_read_in_eval_mode_and_left_as_it_was(read, dropout, training, frozen_part):
-    """The teacher's forward pass has dropout off and builds no graph, and every module's mode is as before.
+    """The teacher's forward pass has dropout off and builds no graph; every module's mode is as before, also when the
+    pass raised, and so is what its parameters want, the random state and whether gradients are on.
 
     Dropout on gives another target at each call (TaCL#11); eval() on a module shared with the student switches the
-    student's dropout off; train() afterwards wakes parts that were meant to stay frozen.
+    student's dropout off; train() afterwards wakes parts that were meant to stay frozen; a parameter that is shared and
+    frozen for good is no longer trained. Logits kept from another batch of the same shape are of other tokens.
     """
     teacher, inputs = Dropped(dropout).train(training), torch.arange(1.0, 13.0).reshape(3, 4)
     teacher.dropout.train(training and not frozen_part)
-    modes = [module.training for module in teacher.modules()]
+    teacher.head.bias.requires_grad_(not frozen_part)
+    modes, state = _state(teacher), torch.get_rng_state()
     first, second = read(teacher, inputs=inputs), read(teacher, inputs=inputs)
     yield modes, torch.equal(first, teacher.head(inputs)) and torch.equal(first, second), "the logits change: dropout"
     yield modes, not first.requires_grad, "the logits carry a graph"
-    after = [module.training for module in teacher.modules()]
-    yield modes, after == modes, f"modes before {modes}, after {after}"
+    other = read(teacher, inputs=inputs + 1)
+    yield modes, torch.equal(other, teacher.head(inputs + 1)), "the logits are those of other inputs"
+    yield modes, _state(teacher) == modes, f"modes, wishes for a gradient before {modes}, after {_state(teacher)}"
+    yield modes, torch.equal(torch.get_rng_state(), state), "the random state has changed"
+    enabled = torch.is_grad_enabled()
+    torch.set_grad_enabled(True)  # whatever was left behind, for the properties that follow
+    yield modes, enabled, "gradients are off for whatever follows"
+    with contextlib.suppress(Exception):
+        read(teacher, inputs=inputs[:, :3])
+    torch.set_grad_enabled(True)
+    yield modes, _state(teacher) == modes, f"a pass that raised: before {modes}, after {_state(teacher)}"
+
+
+def _state(model: torch.nn.Module) -> tuple[list[bool], list[bool]]:
+    return [part.training for part in model.modules()], [item.requires_grad for item in model.parameters()]

@@ -45,6 +45,25 @@ def every_distilled_token_weighs_the_same(distil):
             yield (settings, position), abs(weight - middle) <= WEIGHT * abs(middle), f"weight {weight}, mean {middle}"
 
 
+@must(seam="distil", claim="distillation", laws=("KD-RED", "KD-ACC", "KD-T2"), floor=3)
+def the_weights_of_a_step_add_up_to_one(distil):
+    """However a step is cut into micro-batches, the weights of its distilled tokens add up to the same: to 1, or to
+    T**2 with Hinton's factor, where no cross-entropy is declared beside the divergence.
+
+    A sum that is divided by the wrong number is a learning rate that nobody chose: times the tokens (ms-swift#6600),
+    times the micro-batches, by the vocabulary (trl#4105). Equal weights do not show it, and AdamW hides it (trap H5).
+    """
+    totals = []
+    for settings in (WHOLE, IN_TWO):
+        step = distil(**settings)
+        totals.append(float(step.seen.soft.sum()))
+        if not step.cross_entropy:
+            gap = min(abs(totals[-1] / factor - 1) for factor in (1.0, step.temperature**2))
+            yield settings, gap <= WEIGHT, f"the weights add up to {totals[-1]}, T is {step.temperature}"
+    whole, in_two = totals
+    yield (WHOLE, IN_TWO), abs(whole - in_two) <= WEIGHT * abs(whole), f"{whole} in one batch, {in_two} in two"
+
+
 @must(seam="distil", claim="distillation", laws="KD-MASK", floor=20)
 def the_completion_is_distilled_and_nothing_else(distil):
     """Every token after the prompt is distilled, and no token of the prompt or of the padding.

@@ -6,34 +6,47 @@ number off the completion, so that every pairing and every loss shows in the con
 
 from __future__ import annotations
 
+import math
 import random
 
 from hypothesis import strategies as st
 
+from sftspec.conversation import Conversation
 from sftspec.properties import must
 from sftspec.rejection_sampling import rejection_sample  # noqa: F401 (the judge binds the seam)
 
 
-def numbered_prompts(count: int, prefill: str) -> list[list[dict]]:
-    """Prompts with a system message and an earlier turn; every third repeats the first one's words."""
+def numbered_prompts(count: int, prefill: str) -> list[Conversation]:
+    """Prompts with tools, a system message and an earlier turn; every third repeats the first one's words."""
     prompts = []
     for index in range(count):
         words = f"question {0 if index % 3 == 2 else index}"
-        prompt = [{"role": "system", "content": "rules"}, {"role": "user", "content": words}]
-        prompts.append(prompt + ([{"role": "assistant", "content": prefill}] if prefill else []))
+        prompt = [
+            {"role": "system", "content": f"rules {index}"},
+            {"role": "user", "content": "before"},
+            {"role": "assistant", "content": "then"},
+            {"role": "tool", "content": "so"},
+            {"role": "user", "content": words},
+        ]
+        prompt += [{"role": "assistant", "content": prefill}] if prefill else []
+        prompts.append(Conversation(prompt, tools=[{"name": f"tool {index}"}]))
     return prompts
 
 
-def sample_numbers(prompt, n, seed):
+def sample_numbers(prompt, n, seed, below: int = 10**6):
     """n completions that carry the prompt they answer and a number drawn from the seed."""
     draw = random.Random(seed)
-    return [f"re: {prompt[1]['content']} #{draw.randrange(10**6)}" for _ in range(n)]
+    question = next(message["content"] for message in reversed(prompt) if message["role"] == "user")
+    return [f" re: {question} #{draw.randrange(below)}" for _ in range(n)]
 
 
-def last_number(conversation) -> float | None:
-    """The number a completion carries; a multiple of 5 has no reward."""
+def reward_of(conversation) -> float | None:
+    """From -3 to 3, ties and 0 among them, by the number that a completion carries and the rules of its prompt; of five
+    numbers one has None, one NaN and one -inf."""
     number = int(conversation[-1]["content"].rsplit("#", 1)[1])
-    return None if number % 5 == 0 else float(number)
+    rules = int(conversation[0]["content"].split()[1]) if conversation[0]["role"] == "system" else 0
+    missing = {0: None, 1: math.nan, 2: -math.inf}
+    return missing[number % 5] if number % 5 in missing else float((number + rules) % 7 - 3)
 
 
 jobs = {
@@ -45,51 +58,87 @@ jobs = {
 job_examples = [{"count": 3, "n": 3, "seed": 0, "prefill": "<think>"}, {"count": 6, "n": 1, "seed": 1, "prefill": ""}]
 
 
-@must(seam="rejection_sample", laws=("BN-SFT", "BN-ALIGN"), floor=60, given=jobs, examples=job_examples)
-def each_prompt_trains_its_own_best_completion(run_round, count, n, seed, prefill):
-    """One conversation for each prompt that has a rewarded completion: the whole prompt, then its best completion.
+@must(seam="rejection_sample", laws=("BN-SFT", "BN-ALIGN"), floor=60, given={**jobs, "lost": st.integers(0, 3)},
+      examples=[{**job, "lost": lost} for job in job_examples for lost in (0, 2)])  # fmt: skip
+def each_prompt_trains_its_own_best_completion(run_round, count, n, seed, prefill, lost):
+    """One selection for each prompt, in order, with all of its n completions and their rewards; where one has a reward,
+    the whole prompt and then its best completion is trained, and where none has, the prompt is skipped and says so.
 
     Completions paired with another prompt (R1-V#67), one prompt for the whole group (trl#6072), training on all n,
-    prompts that vanish without being counted; and a reward function that is not given the whole candidate: without its
-    context (ms-swift#10205), or without the start that was prefilled (trl#6966).
+    prompts that vanish without being counted, a reward of 0 or below taken for none; and a reward function that is not
+    given the whole candidate: without its context or its tools (ms-swift#10205), or without the start that was
+    prefilled (trl#6966). Of completions that failed (here some, at times all of a prompt's) nothing is made up.
     """
     prompts = numbered_prompts(count, prefill)
-    seen = []
+    seen, sampled, asked = [], [], []
+
+    def sample(prompt, number, its_seed):
+        found = sample_numbers(prompt, number, its_seed, below=40)[: max(0, number - lost)]
+        sampled.extend(prefill + text for text in found)
+        asked.append(number)
+        return found
 
     def watched(conversation) -> float | None:
-        seen.append(list(conversation))
-        return last_number(conversation)
+        seen.append((list(conversation), getattr(conversation, "tools", None)))
+        return reward_of(conversation)
 
-    selections = list(run_round(prompts, sample_numbers, watched, n, seed))
-    yield prompts, len(selections) == count, f"{len(selections)} selections for {count} prompts"
+    selections = list(run_round(prompts, sample, watched, n, seed))
+    yield prompts, [selection.index for selection in selections] == list(range(count)), "not one selection for each"
+    yield prompts, sum(asked) == n * count, f"asked for {sum(asked)} completions, not for {n} times {count}"
+    kept = [candidate[-1]["content"] for selection in selections for candidate in selection.candidates]
+    yield prompts, kept == sampled, f"sampled {sampled}, candidates {kept}"
     for prompt, selection in zip(prompts, selections, strict=False):
-        numbers = {candidate[-1]["content"]: last_number(candidate) for candidate in selection.candidates}
-        rewarded = {text: number for text, number in numbers.items() if number is not None}
-        best = max(rewarded, key=rewarded.__getitem__, default=None)
+        rewards = [reward_of(candidate) for candidate in selection.candidates]
+        said = [None if reward is None or reward != reward else reward for reward in rewards]
+        yield prompt, list(selection.rewards) == said, f"rewards {said}, said to be {selection.rewards}"
+        best = max((reward for reward in said if reward is not None), default=None)
         trained = selection.conversation
-        yield prompt, bool(selection.skipped) == (best is None), f"rewards {numbers}, skipped: {selection.skipped!r}"
-        if best is not None:
-            whole = [*prompt[:2], {"role": "assistant", "content": best}]
-            yield prompt, trained is not None and list(trained) == whole, f"expected {whole}, trained {trained}"
-            yield prompt, best.startswith(f"{prefill}re: {prompt[1]['content']} #"), f"answers another prompt: {best}"
-    candidates = [list(candidate) for selection in selections for candidate in selection.candidates]
+        yield prompt, bool(selection.skipped) == (best is None), f"rewards {said}, skipped: {selection.skipped!r}"
+        if best is not None and trained is not None:
+            right = trained in selection.candidates and reward_of(trained) == best == selection.reward
+            yield prompt, right, f"expected a candidate of reward {best}, trained {trained}"
+        for candidate in selection.candidates:
+            whole = [*prompt[:5], {"role": "assistant", "content": candidate[-1]["content"]}]
+            own = list(candidate) == whole and candidate.tools == prompt.tools
+            yield prompt, own, f"expected {whole} with {prompt.tools}, found {candidate} with {candidate.tools}"
+            started = whole[-1]["content"].startswith(f"{prefill} re: {prompt[4]['content']} #")
+            yield prompt, started, f"answers another prompt: {whole[-1]['content']}"
+    candidates = [(list(candidate), candidate.tools) for selection in selections for candidate in selection.candidates]
     for conversation in seen:
         yield prompts, conversation in candidates, f"the reward function saw {conversation}, which is no candidate"
 
 
 @must(seam="rejection_sample", laws="BN-SFT", floor=60, given=jobs, examples=job_examples)
 def a_prompt_does_not_depend_on_the_others(run_round, count, n, seed, prefill):
-    """Stopped after any prompt and resumed, with other prompts before it, a run yields what it would have yielded.
+    """Stopped after any prompt and resumed, with other prompts before it, a run yields what it would have yielded; the
+    prompts stay as they were.
 
-    Two prompts with the same words still draw different samples, and so do the n samples of one prompt: one seed
-    for all is no selection (s1#97, mlx-vlm#1844).
+    Two prompts with the same words still draw different samples, and so do the n samples of one prompt, and a run with
+    another seed: one seed for all is no selection (s1#97, mlx-vlm#1844).
     """
     prompts = numbered_prompts(count, prefill)
-    whole = list(run_round(prompts, sample_numbers, last_number, n, seed))
-    other = [[{"role": "system", "content": ""}, {"role": "user", "content": "other"}]] * count
+    whole = list(run_round(prompts, sample_numbers, reward_of, n, seed))
+    other = [[*prompts[0][:4], {"role": "user", "content": "other"}]] * count
     for start in range(count):
         changed = [*other[:start], *prompts[start:]]
-        resumed = list(run_round(changed, sample_numbers, last_number, n, seed, start))
-        yield (prompts, start), resumed == whole[start:], f"prompts from {start} on differ after resuming"
+        resumed = list(run_round(changed, sample_numbers, reward_of, n, seed, start))
+        yield (prompts, start), resumed == whole[start:], f"prompts from {start} on differ"
     texts = [candidate[-1]["content"] for selection in whole for candidate in selection.candidates]
     yield prompts, len(set(texts)) == len(texts), f"samples repeat: {texts}"
+    again = run_round(prompts, sample_numbers, reward_of, n, seed + 1)
+    others = [candidate[-1]["content"] for selection in again for candidate in selection.candidates]
+    yield prompts, set(texts) != set(others), f"another seed, the same samples: {others}"
+    yield prompts, prompts == numbered_prompts(count, prefill), f"the prompts were changed to {prompts}"
+
+
+@must(seam="rejection_sample", laws="BN-SFT", floor=20, given=jobs, examples=job_examples)
+def more_completions_than_were_asked_for_are_no_candidates(run_round, count, n, seed, prefill):
+    """A sampler that returns more than n completions is refused, or cut to n: best of 2n is not best of n."""
+    prompts = numbered_prompts(count, prefill)
+    try:
+        selections = list(run_round(prompts, lambda *asked: sample_numbers(*asked) * 2, reward_of, n, seed))
+    except Exception as error:
+        yield prompts, True, f"refused: {error}"
+        return
+    for selection in selections:
+        yield prompts, len(selection.candidates) <= n, f"{len(selection.candidates)} candidates, {n} were asked for"

@@ -34,6 +34,7 @@ tables = st.integers(1, 6).flatmap(
 
 # Two prompts, one of them twice, and rewards that say which prompt and which candidate they belong to.
 PAIRED = [[1.0, 2.0, 3.0], [30.0, 10.0, 20.0], [1.0, 2.0, 3.0]]
+NEIGHBOURS = [[1.0, 1.0 + 2.0**-52], [-(2.0**-1074), 0.0], [-1.0, -1.0 + 2.0**-53]]  # no double lies between
 # Distinct rewards that a sigmoid in float32 (first) or bfloat16 (second) turns into ties.
 SATURATED = [[18.0, 20.0, 25.0], [6.5, 7.0, 8.0]]
 
@@ -43,13 +44,19 @@ SATURATED = [[18.0, 20.0, 25.0], [6.5, 7.0, 8.0]]
     laws="BN-ARGMAX",
     floor=20,
     given={"rewards": tables},
-    examples=[{"rewards": PAIRED}, {"rewards": SATURATED}, {"rewards": [[-INF, -1e308]]}],
+    examples=[
+        {"rewards": PAIRED},
+        {"rewards": SATURATED},
+        {"rewards": NEIGHBOURS},
+        {"rewards": [[float(number) for number in range(100)]]},
+        {"rewards": [[-INF, -1e308]]},
+    ],
 )
 def the_winner_has_the_largest_reward(select, rewards):
     """The winner's reward is the maximum of its prompt's rewards, compared as they were given.
 
-    An ascending sort keeps the worst (LLaMa2lang#52, trl#117 by label order); a squashed or rounded reward ties what
-    is distinct (trap H22). Llama-2 section 3.2.3, arXiv:2307.09288.
+    An ascending sort keeps the worst (LLaMa2lang#52, trl#117 by label order); a squashed or rounded reward, or one
+    compared with a tolerance, ties what is distinct (trap H22). Llama-2 section 3.2.3, arXiv:2307.09288.
     """
     for row, winner in zip(rewards, select(rewards), strict=True):
         yield (row, int(winner)), row[int(winner)] == max(row), f"expected {max(row)}, selected {row[int(winner)]}"
@@ -87,6 +94,37 @@ def permuting_the_candidates_moves_the_winner_along(select, row, seed):
     yield (row, shuffled), shuffled[int(select([shuffled])[0])] == row[int(select([row])[0])]
 
 
+@must(
+    seam="best_of_n",
+    laws=("BN-ALIGN", "BN-NAN"),
+    floor=20,
+    given={"rewards": st.lists(st.lists(finite | st.just(NAN), min_size=1, max_size=6), min_size=1, max_size=4)},
+    examples=[
+        {"rewards": [[-1.0], [-3.0, -2.0, -4.0], [-5.0, NAN]]},
+        {"rewards": [[1.0, 2.0], [NAN, NAN], [4.0, 3.0]]},
+        {"rewards": [[NAN], [0.0, 1.0]]},
+    ],
+)
+def a_prompt_with_fewer_rewards_moves_no_other(select, rewards):
+    """Where prompts have unequal numbers of completions, or none that has a reward, every other prompt's winner is its
+    best, in its place; or the whole is refused.
+
+    A rectangle filled up with zeros lets a missing completion win against negative rewards; cut to the shortest row, it
+    hides candidates; a prompt that is left out in silence moves all that follow.
+    """
+    try:
+        winners = list(select(rewards))
+    except Exception as error:
+        yield rewards, True, f"refused: {error}"
+        return
+    yield rewards, len(winners) == len(rewards), f"{len(winners)} winners for {len(rewards)} prompts"
+    for row, winner in zip(rewards, winners, strict=False):
+        best = max((reward for reward in row if reward == reward), default=None)
+        skipped = winner is None or int(winner) < 0
+        right = skipped if best is None else not skipped and int(winner) < len(row) and row[int(winner)] == best
+        yield (rewards, row), right, f"expected {best}, selected {winner}"
+
+
 tied = {"row": st.lists(st.sampled_from([0.0, -0.0, 1.0]), min_size=2, max_size=8)}
 tied_examples = [{"row": [1.0, 1.0, 1.0]}, {"row": [0.0, 1.0, 1.0]}, {"row": [-0.0, 0.0]}, {"row": [1.0] * 40}]
 
@@ -110,26 +148,35 @@ def the_first_of_equals_wins(select, row):
     laws="BN-NAN",
     floor=60,
     given={"row": rewards_row},
-    examples=[{"row": [1.0, 2.0]}, {"row": [-INF]}, {"row": [-INF, -INF]}, {"row": [0.0]}],
+    examples=[{"row": [1.0, 2.0]}, {"row": [-INF]}, {"row": [-INF, -INF]}, {"row": [0.0]}, {"row": [-2.0, -1.0]}],
 )
 def a_candidate_without_a_reward_never_wins(select, row):
-    """A NaN reward is not selected at any position while another candidate has a reward, be it -inf.
+    """A NaN reward is not selected at any position while another candidate has a reward, be it -inf; nor is None,
+    where it is not refused.
 
     argmax, topk and sort of PyTorch and NumPy order NaN first, Python's max keeps it where it comes first, NaN * 0 is
-    NaN, and NaN replaced by -inf ties with -inf (lassonet#20, trl#4501; trap H21).
+    NaN, and NaN replaced by -inf ties with -inf (lassonet#20, trl#4501; trap H21). A None that counts as 0 beats every
+    negative reward; one that is left out moves the indices of those behind it.
     """
     for position in range(len(row) + 1):
         broken = [*row[:position], NAN, *row[position:]]
         winner = int(select([broken])[0])
         yield broken, broken[winner] == max(row), f"selected candidate {winner}, expected reward {max(row)}"
+        missing = [*row[:position], None, *row[position:]]
+        try:
+            winner = int(select([missing])[0])
+        except Exception as error:
+            yield missing, True, f"refused: {error}"
+        else:
+            yield missing, missing[winner] == max(row), f"selected candidate {winner}, expected reward {max(row)}"
 
 
 @must(
     seam="best_of_n",
     laws="BN-NAN",
     floor=5,
-    given={"count": st.integers(1, 6)},
-    examples=[{"count": 1}, {"count": 3}],
+    given={"count": st.integers(1, 40)},
+    examples=[{"count": 1}, {"count": 3}, {"count": 40}],
 )
 def a_prompt_without_rewards_is_refused_or_skipped(select, count):
     """When no candidate has a reward, selection raises, or marks the prompt with a negative index or None."""
@@ -231,9 +278,50 @@ def the_best_of_normal_rewards_is_their_expected_maximum(select, n, seed):
     examples=[{"row": [2.0, 5.0, 1.0, 5.0], "broken": 0}, {"row": [-INF, 1.0], "broken": 1}],
 )
 def the_k_best_are_the_k_largest(select_top, row, broken):
-    """The k selected are the k largest rewards, best first and each once, and no NaN is among them."""
-    with_nan = [*row[:broken], NAN, *row[broken:]]
+    """The k selected are the k largest rewards of their prompt, best first and each once, and no NaN is among them.
+
+    Three prompts are asked together: the k best of all, or of the first, are not the k best of each.
+    """
+    rows = [row, row[::-1], [-reward if math.isfinite(reward) else reward for reward in row]]
+    table = [[*each[:broken], NAN, *each[broken:]] for each in rows]
     for k in range(1, len(row) + 1):
-        chosen = [int(index) for index in select_top([with_nan], k)[0]]
-        rewards = [with_nan[index] for index in chosen]
-        yield (with_nan, k), rewards == sorted(row, reverse=True)[:k] and len(set(chosen)) == k, f"selected {rewards}"
+        for rewards, chosen in zip(table, select_top(table, k), strict=True):
+            indices = [int(index) for index in chosen]
+            found, ranked = [rewards[index] for index in indices], sorted(rewards, key=lambda r: (r != r, -r))
+            yield (rewards, k), found == ranked[:k] and len(set(indices)) == k, f"selected {found}"
+
+
+@should(
+    seam="top_k",
+    laws=("BN-TOPK", "BN-TIE"),
+    floor=20,
+    given={"row": st.lists(st.sampled_from([0.0, -0.0, 1.0, INF, -INF]), min_size=1, max_size=8)},
+    examples=[{"row": [1.0, 1.0, 1.0]}, {"row": [0.0, INF, 1.0, INF]}, {"row": [1.0] * 40}],
+)
+def equal_rewards_rank_in_the_order_of_sampling(select_top, row):
+    """Of equal rewards the one sampled first ranks first, so that the best of the k best is the best of N; +inf is the
+    largest."""
+    chosen = [int(index) for index in select_top([row], len(row))[0]]
+    expected = sorted(range(len(row)), key=lambda index: -row[index])
+    yield row, chosen == expected, f"expected {expected}, selected {chosen}"
+
+
+@must(
+    seam="top_k",
+    laws=("BN-TOPK", "BN-NAN"),
+    floor=20,
+    given={"row": rewards_row, "missing": st.integers(1, 4)},
+    examples=[{"row": [1.0], "missing": 1}, {"row": [2.0, -INF, 3.0], "missing": 2}],
+)
+def fewer_rewards_than_k_are_refused_or_marked(select_top, row, missing):
+    """Where fewer than k candidates have a reward, selection raises, or fills up with a negative index or None."""
+    broken = [NAN] * missing + row
+    for rewards, k in ((broken, len(broken)), (broken, len(broken) + 1), (row, len(row) + 1)):
+        try:
+            (chosen,) = select_top([rewards], k)
+        except Exception as error:
+            yield (rewards, k), True, f"refused: {error}"
+            continue
+        kept = [int(index) for index in chosen if index is not None and int(index) >= 0]
+        ranked = [index for index, reward in enumerate(rewards) if reward == reward]
+        yield (rewards, k), len(list(chosen)) == k and sorted(kept) == ranked, f"selected {list(chosen)}"

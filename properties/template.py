@@ -9,30 +9,49 @@ template_tokens.
 
 from __future__ import annotations
 
+import json
+from copy import deepcopy
+
 from hypothesis import strategies as st
 
-from sftspec.properties import must
+from sftspec.properties import must, takes
 from sftspec.properties.template_cases import (
+    ALL_FIELDS,
+    BLANK_IN_EVERY,
+    CALL_KEYS,
     CALLED,
     DATES,
+    EACH_PUBLISHED,
     EMPTY_THOUGHTS,
     HELLO,
     IN_EVERY,
+    IN_TAGS,
     LATE_SYSTEM,
+    LONG,
+    ONE_FIELD,
+    OUT_OF_ORDER,
     OWN_SYSTEM,
+    RESULT_IN_EVERY,
+    SYSTEM_ONLY,
     TAKE_A_LATE_SYSTEM,
+    TAKE_TOOLS,
     TURN,
     hostile_text,
+    in_any_order,
     names,
     norm,
     plain_text,
+    published,
     talks,
+    words_of,
 )
 from sftspec.templates import TEMPLATES
 
+FAULTS = ({"role": "bot"}, {"role": None}, {"content": None}, {"content": 3})
+
 
 @must(seam="render", laws=("TP-PARSE",), floor=50, given={"messages": talks(plain_text), "template": names},
-      examples=IN_EVERY)  # fmt: skip
+      examples=[*IN_EVERY, *BLANK_IN_EVERY])  # fmt: skip
 def what_was_said_can_be_read_back(render, messages, template):
     """Taken apart at its markers, the text gives every role and content back, after the declared trimming.
 
@@ -67,6 +86,54 @@ def what_was_said_can_be_read_back(render, messages, template):
         yield turn, (role, content) == turn, f"expected {turn!r}, found {(role, content)!r}"
 
 
+@must(seam="render", laws=("TP-PARSE", "TP-GEN"), floor=30,
+      given={"template": names, "number": st.integers(0, 99)}, examples=EACH_PUBLISHED)  # fmt: skip
+def what_others_published_is_rendered(render, template, number):
+    """A golden conversation is rendered character for character as by the oracle of its variant, tools, results and
+    thoughts included; one that the oracle refuses is refused.
+
+    A template that is wrong everywhere cancels between training and evaluation (trap H12): only what others made of
+    these conversations shows a role renamed, two turns merged, a default a full stop short (LlamaFactory#10769).
+    """
+    cases = published(template)
+    if not cases:
+        return
+    case = cases[number % len(cases)]
+    tools = {"tools": case.tools} if case.tools else {}
+    if tools and not takes(render, "tools"):
+        return
+    try:
+        text = render(deepcopy(case.messages), template, case.add_generation_prompt, **tools).text
+    except ValueError as error:
+        yield case.id, case.rejected is not None, f"refused: {error}"
+    else:
+        yield case.id, text == case.text, f"expected {case.text or case.rejected!r}, found {text!r}"
+
+
+@must(seam="render", laws=("TP-ERR", "TP-PRES"), floor=50, given={"messages": in_any_order, "template": names},
+      examples=[{"messages": talk, "template": name} for name in sorted(TEMPLATES)
+                for talk in (*OUT_OF_ORDER, ALL_FIELDS, *ONE_FIELD)])  # fmt: skip
+def whoever_speaks_is_heard_or_refused(render, messages, template):
+    """Whatever the order of the roles, every message is rendered in its place with its thoughts and calls, or the
+    conversation is refused.
+
+    Consecutive messages of a role, an answer that comes first, a tool's result, a system message in the middle are
+    skipped, or overwritten by the next, where a renderer looks for pairs (aprender#2023); a field that it does not
+    know is dropped (slime#330).
+    """
+    try:
+        text = render(messages, template).text
+    except ValueError as error:
+        yield messages, True, f"refused: {error}"
+        return
+    place = 0
+    for message in messages:
+        for part in words_of(message):
+            found = text.find(part, place)
+            yield message, found >= 0, f"{part!r} does not stand after {text[:place]!r} in {text!r}"
+            place = found + len(part)
+
+
 @must(seam="render", laws=("TP-PARSE", "TP-DET"), floor=30, given={"messages": talks(plain_text), "template": names},
       examples=IN_EVERY)  # fmt: skip
 def a_system_prompt_that_nobody_wrote_is_the_variants_own(render, messages, template):
@@ -88,18 +155,85 @@ def a_system_prompt_that_nobody_wrote_is_the_variants_own(render, messages, temp
 
 @must(seam="render", laws=("TP-PRES",), floor=50, given={"messages": talks(hostile_text), "template": names},
       examples=[*IN_EVERY, *({"messages": LATE_SYSTEM, "template": name} for name in TAKE_A_LATE_SYSTEM),
+                *({"messages": LONG, "template": name} for name in sorted(TEMPLATES)),
                 {"messages": CALLED, "template": "chatml/qwen3"}])  # fmt: skip
 def nothing_that_was_said_is_lost(render, messages, template):
     """Every character of every content and tool call stands in the text, in order, white space aside.
 
     A later system message dropped (Rapid-MLX#1765), arguments that were text read and written again (cookbook#466), a
-    message cut with its neighbour.
+    message cut with its neighbour, or at a length.
     """
     letters = iter(render(messages, template).text)
     for message in messages:
         called = "".join(call["function"]["arguments"] for call in message.get("tool_calls", ()))
         said = message["content"] + called
         yield message, all(letter in letters for letter in "".join(said.split())), f"{said!r} is not all there"
+
+
+@must(seam="render", laws=("TP-PARSE", "TP-PRES"), floor=20,
+      given={"content": plain_text, "template": st.sampled_from(TAKE_TOOLS), "count": st.integers(1, 3)},
+      examples=[{"content": text, "template": name, "count": 2} for text in ("", " S") for name in TAKE_TOOLS]
+      )  # fmt: skip
+def every_tool_is_listed_beside_any_system_prompt(render, content, template, count):
+    """All tools are listed, in order, in a text that the system prompt does not change but by standing in it.
+
+    The first tool alone, or a list that is glued to an empty prompt: the model is asked for calls that it was not told
+    of (cookbook#466).
+    """
+    if not takes(render, "tools") or template not in TAKE_TOOLS:
+        return
+    tools = [{"type": "function", "function": {"name": f"tool_{number}"}} for number in range(count)]
+
+    def text(system: str) -> str:
+        return render([{"role": "system", "content": system}, *HELLO], template, tools=tools).text
+
+    found, marked = text(content), text("MARK")
+    expected = marked.replace("MARK", norm(content, template))
+    yield content, found == expected, f"expected {expected!r}, found {found!r}"
+    places = [marked.find(f'"tool_{number}"') for number in range(count)]
+    yield tools, -1 not in places and places == sorted(places), f"tools at {places} of {marked!r}"
+
+
+@must(seam="render", laws=("TP-PARSE",), floor=20,
+      given={"arguments": st.dictionaries(plain_text, plain_text | st.integers() | st.none(), max_size=3),
+             "template": st.sampled_from(sorted(CALL_KEYS))},
+      examples=[{"arguments": {"z": "Zoë", "a": None}, "template": name} for name in sorted(CALL_KEYS)])  # fmt: skip
+def a_call_is_json_with_the_keys_of_its_variant(render, arguments, template):
+    """A call stands in the text as JSON under the keys that its variant's models learnt, and its arguments can be read
+    back, in the order in which they were given.
+
+    "arguments" for "parameters", or arguments that were sorted on the way: calls that no parser of this model reads.
+    """
+    if template not in CALL_KEYS:
+        return
+    call = {"type": "function", "function": {"name": "find", "arguments": arguments}}
+    text = render([*HELLO, {"role": "assistant", "content": "", "tool_calls": [call]}], template).text
+    start = text.rindex(f'{{"{CALL_KEYS[template][0]}": ')
+    found, _ = json.JSONDecoder().raw_decode(text, start)
+    yield arguments, list(found) == CALL_KEYS[template], f"keys {list(found)}, expected {CALL_KEYS[template]}"
+    read = found.get(CALL_KEYS[template][-1])
+    same = isinstance(read, dict) and list(read.items()) == list(arguments.items())
+    yield arguments, found.get("name") == "find" and same, f"called with {arguments}, found {found}"
+
+
+@must(seam="render", laws=("TP-PARSE",), floor=20,
+      given={"content": plain_text, "thoughts": plain_text, "template": st.sampled_from(IN_TAGS)},
+      examples=[{"content": "1", "thoughts": "Hm.", "template": name} for name in IN_TAGS])  # fmt: skip
+def a_result_is_a_users_turn_in_tags(render, content, thoughts, template):
+    """A tool's result, and the same written into a user's message with its tags, give one text.
+
+    Qwen's templates have no turn for results; one that takes such a message for a new question forgets the thoughts
+    before it (tinker-cookbook#837).
+    """
+    if template not in IN_TAGS:
+        return
+    before = [*HELLO, {"role": "assistant", "content": f"<think>\n{thoughts}\n</think>\n\nLook."}]
+    forms = [("tool", content), ("user", f"<tool_response>\n{content}\n</tool_response>")]
+    one, other = (
+        render([*before, {"role": role, "content": text}, {"role": "assistant", "content": "So."}], template).text
+        for role, text in forms
+    )
+    yield content, one == other, f"as a result {one!r}, as a message {other!r}"
 
 
 @must(seam="render", laws=("TP-GEN",), floor=50, given={"messages": talks(plain_text, "assistant"), "template": names},
@@ -121,7 +255,9 @@ def the_prompt_and_the_answer_are_the_training_text(render, messages, template):
 
 
 @must(seam="render", laws=("TP-GENSUF", "TP-NOGENTRAIN"), floor=50,
-      given={"messages": talks(hostile_text, "user"), "template": names})  # fmt: skip
+      given={"messages": talks(hostile_text, "user"), "template": names},
+      examples=[*RESULT_IN_EVERY, *({"messages": SYSTEM_ONLY, "template": name} for name in TAKE_A_LATE_SYSTEM)]
+      )  # fmt: skip
 def the_generation_prompt_is_one_constant_suffix(render, messages, template):
     """A prompt is the training text and one suffix, the same for every conversation; no training text ends with it.
 
@@ -151,11 +287,46 @@ def rendering_is_a_function(render, messages, template):
     yield before, messages == before, f"the messages were changed to {messages!r}"
 
 
+@must(seam="render", laws=("TP-PRES", "TP-DET"), floor=50,
+      given={"messages": talks(plain_text), "template": names, "place": st.integers(0, 9), "cut": st.integers(0, 6)},
+      examples=[{**arguments, "place": 0, "cut": 2} for arguments in IN_EVERY])  # fmt: skip
+def the_form_of_a_message_changes_nothing(render, messages, template, place, cut):
+    """A content in text parts is their concatenation, and a message that is not to be trained is rendered all the
+    same: or these forms are refused.
+
+    Parts printed as Python prints a list, or all but the first left out; context that vanishes with its `train` flag.
+    """
+    place %= len(messages)
+    message, text = messages[place], render(messages, template).text
+    parts = [{"type": "text", "text": part} for part in (message["content"][:cut], message["content"][cut:])]
+    for form in ({"content": parts}, {"train": False}, {"weight": 0}):
+        try:
+            found = render([*messages[:place], {**message, **form}, *messages[place + 1 :]], template).text
+        except ValueError as error:
+            yield form, True, f"refused: {error}"
+        else:
+            yield form, found == text, f"expected {text!r}, found {found!r}"
+
+
+@must(seam="render", laws=("TP-BOS",), floor=50, given={"messages": talks(plain_text), "template": names},
+      examples=IN_EVERY)  # fmt: skip
+def the_first_bos_has_one_owner(render, messages, template):
+    """With bos="tokenizer" the text is the same without the BOS that opens it; those inside stay.
+
+    Both owners make two (OpenRLHF#393, trl#3328), none makes none (unsloth#10312), and Llama-2's rounds keep theirs
+    (axolotl#952): no tokenizer adds those.
+    """
+    if not takes(render, "bos"):
+        return
+    text, rest = (render(messages, template, bos=owner).text for owner in ("template", "tokenizer"))
+    yield messages, TEMPLATES[template].bos + rest == text, f"expected {text!r} without its first BOS, found {rest!r}"
+
+
 @must(seam="render", laws=("TP-ERR",), floor=20,
       given={"messages": talks(plain_text), "template": names,
-             "fault": st.sampled_from([{"role": "bot"}, {"role": None}, {"content": None}, {"content": 3}]),
-             "place": st.integers(0, 9)},
-      examples=[{"messages": HELLO, "template": "chatml/openai", "fault": {"role": "bot"}, "place": 0}])  # fmt: skip
+             "fault": st.sampled_from(FAULTS), "place": st.integers(0, 9)},
+      examples=[{**arguments, "fault": fault, "place": place}
+                for arguments in IN_EVERY for place in (0, 4) for fault in FAULTS])  # fmt: skip
 def what_cannot_be_rendered_is_refused(render, messages, template, fault, place):
     """An unknown role or a missing content is an error that names the message.
 

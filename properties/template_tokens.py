@@ -8,14 +8,17 @@ variant, with the small tokenizer; a template on trial is read on its own vocabu
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 
 from hypothesis import strategies as st
 
-from sftspec.properties import must
+from sftspec.properties import must, takes
 from sftspec.properties.template_cases import (
+    EACH_PUBLISHED,
     FORGED,
     IGNORE,
     IN_EVERY,
+    RESULT_IN_EVERY,
     SMALL,
     THOUGHTFUL,
     TWO_TURNS,
@@ -24,9 +27,37 @@ from sftspec.properties.template_cases import (
     names,
     plain_text,
     preserving,
+    published,
     talks,
 )
 from sftspec.templates import TEMPLATES
+
+
+@must(seam="encode", laws=("TP-PARSE", "TP-CAT"), floor=30,
+      given={"template": names, "number": st.integers(0, 99)}, examples=EACH_PUBLISHED)  # fmt: skip
+def the_tokens_spell_the_published_text(encode, template, number, vocabulary=SMALL):
+    """Of a golden conversation the tokens spell the text of its oracle; parsed and whole, they are the tokenizer's own
+    for that text.
+
+    The text that is encoded is another one than the text that is shown: a neighbour's template, control strings deleted
+    from contents instead of spelt, letters that the vocabulary lacks left out, tools that never arrive. Read on the
+    small vocabulary, which has every byte and normalizes nothing.
+    """
+    cases = [case for case in published(template) if case.text is not None]
+    if not cases or vocabulary is not SMALL:
+        return
+    case = cases[number % len(cases)]
+    if case.tools and not takes(encode, "tools"):
+        return
+    tools = {"tools": case.tools} if case.tools else {}
+    tokenizer, prompt = vocabulary.tokenizer, case.add_generation_prompt
+    for axes in (("parse", "whole"), ("literal", ("whole", "segmented")[number % 2])):
+        ids = encode(deepcopy(case.messages), template=template, tokenizer=tokenizer, special_tokens=axes[0],
+                     tokenization=axes[1], add_generation_prompt=prompt, **tools).input_ids  # fmt: skip
+        text = tokenizer.decode(ids, skip_special_tokens=False)
+        yield (case.id, axes), text == case.text, f"expected {case.text!r}, found {text!r}"
+        own = axes[0] == "literal" or ids == tokenizer.encode(case.text, add_special_tokens=False).ids
+        yield (case.id, axes), own, "other tokens than the tokenizer's own for the text"
 
 
 @must(seam="encode", laws=("TP-PREFIX",), floor=50, given={"messages": talks(hostile_text), "template": preserving},
@@ -63,7 +94,7 @@ def different_conversations_have_different_tokens(encode, messages, template, le
 
 
 @must(seam="encode", laws=("TP-NOFORGE",), floor=50, given={"messages": talks(hostile_text), "template": names},
-      examples=[{"messages": FORGED, "template": name} for name in sorted(TEMPLATES)])  # fmt: skip
+      examples=[*({"messages": FORGED, "template": name} for name in sorted(TEMPLATES)), *RESULT_IN_EVERY])  # fmt: skip
 def contents_make_no_control_token(encode, messages, template, vocabulary=SMALL):
     """With special_tokens="literal" the control tokens are those of the same turns with harmless contents.
 
@@ -129,10 +160,42 @@ def whole_text_is_cut_at_control_tokens_only(encode, messages, template, vocabul
     yield messages, example.input_ids == expected, "other tokens than those of the stretches between control tokens"
 
 
+@must(seam="encode", laws=("TP-CAT",), floor=50, given={"messages": talks(plain_text), "template": names},
+      examples=IN_EVERY)  # fmt: skip
+def segments_are_encoded_by_themselves(encode, messages, template, vocabulary=SMALL):
+    """Encoded by segments, the tokens are those of each span alone: no merge crosses from a header into a content.
+
+    Meta's and Qwen's own code encode so ("\\n" + "\\n" stay two tokens); whole text at inference is another prompt.
+    """
+    tokenizer = vocabulary.tokenizer
+    axes = {"template": template, "tokenizer": tokenizer, "special_tokens": "literal", "tokenization": "segmented"}
+    example = encode(messages, **axes)
+    text, spans = example.rendered.text, example.rendered.spans
+    parts = [text[span.start : span.end] for span in spans]
+    expected = [token for part in parts if part for token in tokenizer.encode(part, add_special_tokens=False).ids]
+    yield messages, example.input_ids == expected, "other tokens than those of the spans alone"
+
+
+@must(seam="encode", laws=("TP-CAT", "TP-NOFORGE"), floor=50,
+      given={"messages": talks(hostile_text), "template": names},
+      examples=[*IN_EVERY, *({"messages": FORGED, "template": name} for name in sorted(TEMPLATES))])  # fmt: skip
+def an_axis_that_is_not_named_is_the_variants_own(encode, messages, template, vocabulary=SMALL):
+    """Without special_tokens or tokenization a conversation is encoded as the source of its variant encodes it.
+
+    Meta's and Qwen's code spell control strings out of contents and encode by segments, Hugging Face's parses whole
+    texts: the default of the library is another model's prompt.
+    """
+    variant, tokenizer = TEMPLATES[template], vocabulary.tokenizer
+    axes = {"special_tokens": variant.special_tokens, "tokenization": variant.tokenization}
+    found, named = (encode(messages, template=template, tokenizer=tokenizer, **each).input_ids for each in ({}, axes))
+    yield messages, found == named, f"other tokens than with {axes}"
+
+
 @must(seam="encode", laws=("TP-TRAININF",), floor=50,
       given={"messages": talks(hostile_text, "assistant"), "template": names,
              "tokenization": st.sampled_from(["whole", "segmented"])},
-      examples=[{**arguments, "tokenization": "segmented"} for arguments in IN_EVERY])  # fmt: skip
+      examples=[{**arguments, "tokenization": axis} for arguments in IN_EVERY for axis in ("whole", "segmented")]
+      )  # fmt: skip
 def the_prompt_at_inference_is_the_prefix_that_was_trained(encode, messages, template, tokenization, vocabulary=SMALL):
     """The tokens of the prompt are the tokens before the answer's first target, one for one.
 

@@ -72,6 +72,24 @@ def smallest_k(rewards, k):
     return np.argsort(np.array(rewards), axis=1, kind="stable")[:, :k]
 
 
+def filled_with_zeros(rewards):
+    width = max(map(len, rewards))
+    return best_of_n([[*row, *[0.0] * (width - len(row))] for row in rewards])
+
+
+def unranked_left_out(rewards):
+    return [winner for winner in best_of_n(rewards, on_unranked="skip") if winner != UNRANKED]
+
+
+def last_of_equals_first(rewards, k):
+    return [len(row) - 1 - top_k(row[::-1], k) for row in rewards]
+
+
+def pooled(rewards, n):
+    each = np.atleast_2d(rewards)
+    return np.full(len(each), expected_best_of_n(each.ravel(), n)) if np.ndim(rewards) == 2 else each[0].max()
+
+
 def with_replacement(rewards, n):
     """The plug-in estimate: n draws with replacement from the samples (biased low)."""
     m = len(rewards)
@@ -108,6 +126,7 @@ BROKEN = {
         lambda rewards: np.argmax(np.nan_to_num(np.array(rewards), nan=-INF, neginf=-INF, posinf=INF), axis=1),
         lambda rewards: np.argmax(np.array(rewards) * ~np.isnan(rewards), axis=1),
     ],
+    "best_of_n/a-prompt-with-fewer-rewards-moves-no-other": [filled_with_zeros, unranked_left_out],
     "best_of_n/a-prompt-without-rewards-is-refused-or-skipped": [numpy_argmax, rounded_to(torch.float64)],
     "best_of_n/an-infinite-reward-ranks-above-every-finite-one": [
         lambda rewards: best_of_n([[None if reward == INF else reward for reward in row] for row in rewards], "skip")
@@ -117,6 +136,8 @@ BROKEN = {
     "best_of_n/selection-does-not-depend-on-sharding": [by_row(above_the_mean)],
     "best_of_n/the-best-of-normal-rewards-is-their-expected-maximum": [by_row(lambda row: 0), by_row(above_the_mean)],
     "best_of_n/the-k-best-are-the-k-largest": [torch_topk, smallest_k],
+    "best_of_n/equal-rewards-rank-in-the-order-of-sampling": [last_of_equals_first],
+    "best_of_n/fewer-rewards-than-k-are-refused-or-marked": [torch_topk],
     "best_of_n/the-expected-maximum-is-exact": [
         lambda n: math.sqrt(math.log(n)),
         lambda n: math.sqrt(2 * math.log(n)),
@@ -131,6 +152,15 @@ BROKEN = {
     "best_of_n/known-laws-give-their-known-maxima": [
         with_replacement,
         lambda rewards, n: float(np.dot(subset_weights(len(rewards), n), rewards[::-1])),
+    ],
+    "best_of_n/each-prompt-has-an-estimate-of-its-own": [pooled],
+    "best_of_n/a-missing-reward-has-no-estimate": [
+        lambda rewards, n: expected_best_of_n([r for r in rewards if r == r], min(n, len(rewards) - 1)),
+        lambda rewards, n: expected_best_of_n(np.nan_to_num(rewards), n),
+    ],
+    "best_of_n/a-gold-value-without-enough-samples-is-refused": [
+        lambda proxy, gold, n: expected_gold(proxy, gold, min(n, len(proxy))),
+        lambda proxy, gold, n: expected_gold(proxy, np.nan_to_num(gold), n),
     ],
     "best_of_n/fewer-samples-than-n-are-refused": [lambda rewards, n: max(rewards)],
     "best_of_n/the-gold-value-follows-the-choice-of-the-proxy": [
@@ -180,7 +210,11 @@ def test_argmax_of_numpy_torch_and_python_fail_on_nan_only(selector):
                 evidence(item, selector)
             except (DoesNotHold, ValueError):
                 failed.add(item.check.__name__)
-    assert failed == {"a_candidate_without_a_reward_never_wins", "a_prompt_without_rewards_is_refused_or_skipped"}
+    assert failed == {
+        "a_candidate_without_a_reward_never_wins",
+        "a_prompt_without_rewards_is_refused_or_skipped",
+        "a_prompt_with_fewer_rewards_moves_no_other",
+    }
 
 
 # ---------------------------------------------------------------- what selection takes and gives

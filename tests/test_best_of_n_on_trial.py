@@ -12,7 +12,11 @@ from sftspec.properties import selection
 from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_in
 
 # Both compare with a NaN as if it were a number: topk puts it first, and no reward is > a NaN that came first.
-NAN_WINS = {"a_candidate_without_a_reward_never_wins", "a_prompt_without_rewards_is_refused_or_skipped"}
+NAN_WINS = {
+    "a_candidate_without_a_reward_never_wins",
+    "a_prompt_without_rewards_is_refused_or_skipped",
+    "a_prompt_with_fewer_rewards_moves_no_other",
+}
 # torch.tensor(list of floats) is float32: rewards beyond 3e38 or closer than 1e-7 tie, and topk is not stable in ties.
 FLOAT32_TIES = {
     "the_winner_has_the_largest_reward",

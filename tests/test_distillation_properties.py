@@ -9,13 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sftspec.distillation import distillation_loss
-from sftspec.divergences import forward_kl, generalised_jsd
-from sftspec.properties import distillation, distillation_parts, divergences
+from sftspec.distillation import distillation_loss, frozen_logits
+from sftspec.divergences import forward_kl, generalised_jsd, with_tail_bucket
+from sftspec.properties import distillation, distillation_options, distillation_parts, divergences
 from sftspec.step import sft_loss
 from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_in, reference
 
-PROPERTIES = properties_in(distillation, distillation_parts, divergences)
+PROPERTIES = properties_in(distillation, distillation_parts, distillation_options, divergences)
 
 # The laws of distillation, all of them; what no function shows stands in NOT_OBSERVABLE with its reason.
 LAWS = {"KD-VAL", "KD-GRAD", "KD-LIM", "KD-BOUND", "KD-T2", "KD-ZERO", "KD-SHIFT", "KD-DIR", "KD-NOTEACH", "KD-MASK"}
@@ -166,6 +166,74 @@ def eval_with_graph(teacher, **inputs):
     return mode.eval()(**inputs).logits
 
 
+def both_terms_always(s, t, y, temperature=1.0, alpha=0.5):
+    return alpha * soft(s, t, y, temperature) + (1 - alpha) * sft_loss(s, y)
+
+
+def masked_by_multiplication(s, t, y, temperature=1.0, alpha=0.5):
+    mask = (y[:, 1:] != -100).to(s.dtype)
+    logs = ((z[:, :-1] / temperature).log_softmax(-1) for z in (s, t.detach()))
+    return temperature**2 * (forward_kl(*logs) * mask).sum() / mask.sum()
+
+
+def zero_padded_teacher(s, t, y, temperature=1.0, alpha=0.5):
+    return distillation_loss(s, F.pad(t, (0, s.shape[-1] - t.shape[-1])), y, temperature, alpha)
+
+
+def hard_term_of_its_own_targets(s, t, y, temperature=1.0, alpha=0.5, num_targets=None):
+    soft_term = distillation_loss(s, t, y, temperature, 1.0, num_targets=num_targets)
+    return alpha * soft_term + (1 - alpha) * sft_loss(s, y)
+
+
+def forward_under_every_name(s, t, y, temperature=1.0, alpha=0.5, divergence="forward_kl", beta=0.5):
+    return distillation_loss(s, t, y, temperature, alpha)
+
+
+def beta_lost(s, t, y, temperature=1.0, alpha=0.5, divergence="forward_kl", beta=0.5):
+    return distillation_loss(s, t, y, temperature, alpha, divergence=divergence)
+
+
+def top_k_minus_one(s, t, y, temperature=1.0, alpha=0.5, top_k=2):
+    return distillation_loss(s, t, y, temperature, alpha, top_k=max(1, top_k - 1))
+
+
+def cut_in_the_soft_term_only(s, t, y, temperature=1.0, alpha=0.5, vocab_size=None):
+    soft_term = distillation_loss(s, t, y, temperature, 1.0, vocab_size=vocab_size)
+    return alpha * soft_term + (1 - alpha) * sft_loss(s, y)
+
+
+def student_detached_in_its_kl(s, t, beta):
+    mixture = torch.logaddexp(t + math.log(beta), s + math.log(1 - beta))
+    return beta * forward_kl(mixture, t) + (1 - beta) * forward_kl(mixture, s.detach())
+
+
+def plain_products(s, t, beta):
+    mixture = torch.logaddexp(t + math.log(beta), s + math.log(1 - beta))
+    return (beta * t.exp() * (t - mixture) + (1 - beta) * s.exp() * (s - mixture)).sum(-1)
+
+
+def bucket_detached(log_probs, kept):
+    bucket = with_tail_bucket(log_probs, kept)
+    return torch.cat((bucket[..., :-1], bucket[..., -1:].detach()), -1)
+
+
+def first_rows_columns(log_probs, kept):
+    return with_tail_bucket(log_probs, kept[:1].expand_as(kept))
+
+
+def frozen_for_good(teacher, **inputs):
+    teacher.requires_grad_(False)
+    return frozen_logits(teacher, **inputs)
+
+
+def left_in_eval_by_an_error(teacher, **inputs):
+    modes = [(part, part.training) for part in teacher.modules()]
+    logits = left_in_eval(teacher, **inputs)
+    for part, mode in modes:
+        part.training = mode
+    return logits
+
+
 BROKEN = {
     "the_soft_loss_is_the_mean_kl_from_teacher_to_student": [swapped, no_square, mean_over_vocabulary, without_entropy],
     "the_soft_gradient_is_t_times_the_gap_of_probabilities": [
@@ -184,13 +252,22 @@ BROKEN = {
     "a_sure_teacher_is_a_label": [in_its_own_dtype, swapped],
     "low_precision_logits_are_reduced_in_float32": [in_its_own_dtype],
     "the_soft_loss_reads_the_positions_of_the_hard_loss": [unshifted, everything, multiplied_mask],
-    "logits_without_a_target_do_not_matter": [unshifted, everything],
+    "logits_without_a_target_do_not_matter": [unshifted, everything, masked_by_multiplication],
     "positions_without_a_target_do_not_dilute": [batchmean, over_all_positions],
     "the_cut_into_batches_does_not_matter": [mean_of_means, batchmean],
     "a_batch_without_targets_trains_nothing": [by_hand, everything],
     "the_teacher_receives_no_gradient": [teacher_with_graph],
     "padding_columns_carry_no_mass": [in_its_own_dtype, mean_over_vocabulary],
     "a_wider_teacher_is_refused_or_cut": [zero_padded, cut_after_softmax],
+    "a_wider_student_is_refused_or_cut": [zero_padded_teacher],
+    "a_term_of_weight_zero_is_left_out": [both_terms_always],
+    "both_terms_divide_by_the_denominator_that_is_given": [hard_term_of_its_own_targets],
+    "the_divergence_that_is_named_is_trained": [forward_under_every_name, beta_lost],
+    "the_top_k_of_the_teacher_and_a_bucket_are_compared": [top_k_minus_one],
+    "columns_beyond_the_shared_vocabulary_are_cut_off": [cut_in_the_soft_term_only],
+    "the_jsd_pulls_at_the_student": [student_detached_in_its_kl, swapped_mixture],
+    "an_excluded_token_makes_no_nan": [plain_products],
+    "every_row_is_cut_to_its_own_and_the_tail_is_trained": [bucket_detached, first_rows_columns, truncated],
     "the_mixture_weighs_the_teacher_by_beta": [swapped_mixture, other_mixture],
     "the_jsd_lies_between_its_limits": [swapped_mixture, other_mixture, lambda s, t, beta: forward_kl(s, t)],
     "the_ends_of_beta_are_the_two_kls": [swapped_mixture, lambda s, t, beta: beta * (1 - beta) * forward_kl(s, t)],
@@ -200,6 +277,8 @@ BROKEN = {
         left_in_eval,
         all_back_to_train,
         eval_with_graph,
+        frozen_for_good,
+        left_in_eval_by_an_error,
     ],
 }
 

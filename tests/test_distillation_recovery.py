@@ -205,6 +205,7 @@ class Ours:
     policy: str = "last"
     each_batch_by_itself: bool = False
     teacher_learns: bool = False
+    times_micro_batches: bool = False
 
     claims = frozenset({"distillation"})
 
@@ -223,6 +224,7 @@ class Ours:
         total = sum(batch.num_targets for batch in batches)
         for batch in batches:
             n = len(batches) * batch.num_targets if self.each_batch_by_itself else total
+            n = n / len(batches) if self.times_micro_batches else n
             asked = (
                 forward_logits if self.teacher_learns else lambda teacher, b: frozen_logits(teacher, **b.model_inputs())
             )
@@ -237,6 +239,7 @@ class Ours:
 BROKEN = {
     "what-is-declared-is-distilled": Ours(real_temperature=1.0),
     "every-distilled-token-weighs-the-same": Ours(each_batch_by_itself=True),
+    "the-weights-of-a-step-add-up-to-one": Ours(times_micro_batches=True),
     "the-completion-is-distilled-and-nothing-else": Ours(policy="every-token"),
     "the-teacher-is-only-asked": Ours(teacher_learns=True),
 }

@@ -49,7 +49,27 @@ def completion_only(prompts, sample, reward, n, seed=0, start=0):
 
 
 def prefill_lost(prompts, sample, reward, n, seed=0, start=0):
-    return rejection_sample([prompt[:2] for prompt in prompts], sample, reward, n, seed, start)
+    return rejection_sample([prompt[:5] for prompt in prompts], sample, reward, n, seed, start)
+
+
+def tools_lost(prompts, sample, reward, n, seed=0, start=0):
+    return rejection_sample([list(prompt) for prompt in prompts], sample, reward, n, seed, start)
+
+
+def failed_completions_made_up(prompts, sample, reward, n, seed=0, start=0):
+    def filled(prompt, n, s):
+        found = sample(prompt, n, s)
+        return found + [" #23"] * (n - len(found))
+
+    return rejection_sample(prompts, filled, reward, n, seed, start)
+
+
+def zero_is_none(prompts, sample, reward, n, seed=0, start=0):
+    return rejection_sample(prompts, sample, lambda c: reward(c) or None, n, seed, start)
+
+
+def seed_ignored(prompts, sample, reward, n, seed=0, start=0):
+    return rejection_sample(prompts, sample, reward, n, 0, start)
 
 
 def worst(prompts, sample, reward, n, seed=0, start=0):
@@ -69,6 +89,11 @@ def unrewarded_counts_zero(prompts, sample, reward, n, seed=0, start=0):
     return rejection_sample(prompts, sample, lambda c: reward(c) or 0.0, n, seed, start)
 
 
+def whatever_comes(prompts, sample, reward, n, seed=0, start=0):
+    """The number of candidates is that of the completions."""
+    return rejection_sample(prompts, lambda p, _, s: sample(p, n, s), reward, 10 * n, seed, start)
+
+
 BROKEN = {
     "each_prompt_trains_its_own_best_completion": [
         first_prompt_for_all,
@@ -77,8 +102,17 @@ BROKEN = {
         worst,
         all_of_them,
         unrewarded_counts_zero,
+        tools_lost,
+        failed_completions_made_up,
+        zero_is_none,
     ],
-    "a_prompt_does_not_depend_on_the_others": [one_seed_for_all, one_stream_of_seeds, identical_samples],
+    "a_prompt_does_not_depend_on_the_others": [
+        one_seed_for_all,
+        one_stream_of_seeds,
+        identical_samples,
+        seed_ignored,
+    ],
+    "more_completions_than_were_asked_for_are_no_candidates": [whatever_comes],
 }
 
 

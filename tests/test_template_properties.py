@@ -173,7 +173,69 @@ def first_target_lost(ids, labels, template):
     return ids, [-100 if index in lost else label for index, label in enumerate(labels)]
 
 
+def users_merged(messages, template, add_generation_prompt=False, tools=None):
+    """Two messages of a user in a row become one: every letter is there."""
+    merged = []
+    for message in messages:
+        if merged and merged[-1]["role"] == message["role"] == "user":
+            merged[-1] = {**message, "content": f"{merged[-1]['content']}\n{message['content']}"}
+        else:
+            merged.append(message)
+    return render(merged, template, add_generation_prompt, tools)
+
+
+def opening_answer_dropped(messages, template, add_generation_prompt=False):
+    start = len(messages) > 1 and messages[0]["role"] == "assistant"
+    return render(messages[start:], template, add_generation_prompt)
+
+
+def untrained_messages_dropped(messages, template, add_generation_prompt=False):
+    return render([m for m in messages if m.get("train", True)] or messages, template, add_generation_prompt)
+
+
+def tokenizers_bos_doubled(messages, template, add_generation_prompt=False, bos="template"):
+    return render(messages, template, add_generation_prompt)
+
+
+def control_strings_deleted(messages, template, **options):
+    def cleaned(text):
+        return text.replace("<|im_end|>", "") if options.get("special_tokens") == "literal" else text
+
+    return encode([{**m, "content": cleaned(m["content"] or "")} for m in messages], template=template, **options)
+
+
+def always_whole(messages, template, **options):
+    return encode(messages, template, **{**options, "tokenization": "whole"})
+
+
+def parsed_by_default(messages, template, **options):
+    return encode(messages, template, **{"special_tokens": "parse", "tokenization": "whole", **options})
+
+
+def parameters_renamed(kind, message, text):
+    return kind, message, text.replace('"parameters": ', '"arguments": ') if kind == "tool_call" else text
+
+
+def first_tool_only(messages, template, add_generation_prompt=False, tools=None):
+    return render(messages, template, add_generation_prompt, tools and tools[:1])
+
+
+def results_as_messages_of_a_tool(messages, template, add_generation_prompt=False):
+    turned = [{**m, "role": "user"} if m["role"] == "tool" else m for m in messages]
+    return render(turned, template, add_generation_prompt)
+
+
 BROKEN = [
+    ("a-call-is-json-with-the-keys-of-its-variant", pieces_changed(parameters_renamed)),
+    ("every-tool-is-listed-beside-any-system-prompt", {"render": first_tool_only}),
+    ("a-result-is-a-users-turn-in-tags", {"render": results_as_messages_of_a_tool}),
+    ("what-others-published-is-rendered", {"render": users_merged}),
+    ("whoever-speaks-is-heard-or-refused", {"render": opening_answer_dropped}),
+    ("the-form-of-a-message-changes-nothing", {"render": untrained_messages_dropped}),
+    ("the-first-bos-has-one-owner", {"render": tokenizers_bos_doubled}),
+    ("the-tokens-spell-the-published-text", {"encode": control_strings_deleted}),
+    ("segments-are-encoded-by-themselves", {"encode": always_whole}),
+    ("an-axis-that-is-not-named-is-the-variants-own", {"encode": parsed_by_default}),
     ("what-was-said-can-be-read-back", pieces_changed(header_without_newline)),
     ("what-was-said-can-be-read-back", pieces_changed(content_stripped)),
     ("what-was-said-can-be-read-back", {"render": dropping_late_systems}),
