@@ -89,7 +89,6 @@ NOT_PLANTED = {
     "P-25": "an evaluation is given its batches: that training is packed and evaluation is not cannot be seen in it",
     "L-20": "whether norms and biases decay is a convention: the property allows both for vectors, and no others",
     "L-21": "shards of a sequence that are averaged are ranks that are averaged: L-04",
-    "L-30": "dropout masks are the trainer's own, and no ledger says which were drawn; what is compared runs without",
     "L-27": "tensor, pipeline and expert parallelism need more than the one process in which a trainer is watched",
     "L-28": "the witness is dense: it has no router and no auxiliary loss",
     "B-04": "a reward function is given messages, never ids: which tokenizer it uses is its own affair",

@@ -2,7 +2,7 @@
 
 EQUIVALENT: dict[str, dict[str, tuple[str, ...]]] = {
     "masking": {
-        "the list has one element: the last is the first": (")[ -1] # fmt: skip", ")[~0] # fmt: skip"),
+        "the list has one element: the last is the first": (")[ -1] # fmt: skip",),
         "no convention's kind is among WRITTEN_KINDS, and of disjoint sets both operators make the union": (
             "return WRITTEN_KINDS ^ {kind for kind, train in chosen.items() if train}",
         ),
