@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from sftspec.divergences import forward_kl, generalised_jsd, reverse_kl, with_tail_bucket
-from sftspec.step import IGNORE, NoTargetsError, count_targets, sft_loss
+from sftspec.step import IGNORE, NoTargetsError, check_vocabulary, count_targets, sft_loss
 
 
 def distillation_loss(
@@ -76,6 +76,7 @@ def distillation_loss(
         raise ValueError(f"labels {tuple(labels.shape)} do not fit logits {tuple(student_logits.shape)}")
     if top_k is not None and not 1 <= top_k <= student_logits.shape[-1]:
         raise ValueError(f"top_k {top_k}: need 1 <= top_k <= {student_logits.shape[-1]} tokens")
+    check_vocabulary(labels[:, 1:][labels[:, 1:] != IGNORE], student_logits.shape[-1])
     n = count_targets(labels) if num_targets is None else num_targets
     if not n > 0:
         raise NoTargetsError("the batch has no target (every label is -100): drop and count it, or skip the step")

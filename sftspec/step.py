@@ -36,6 +36,12 @@ def count_targets(labels: Tensor) -> int:
     return int((labels[..., 1:] != IGNORE).sum())
 
 
+def check_vocabulary(targets: Tensor, size: int) -> None:
+    """Raise a ValueError if one of the targets (N,) is no token of a vocabulary of this size."""
+    if targets.numel() and not (int(targets.min()) >= 0 and int(targets.max()) < size):
+        raise ValueError(f"a label lies outside the vocabulary of {size}; -100 marks what is ignored")
+
+
 def sft_loss(logits: Tensor, labels: Tensor, num_targets: int | None = None, weights: Tensor | None = None) -> Tensor:
     """Token-mean cross-entropy of the next token.
 
@@ -59,8 +65,7 @@ def sft_loss(logits: Tensor, labels: Tensor, num_targets: int | None = None, wei
     targets = labels[:, 1:]
     scored = targets != IGNORE
     chosen = targets[scored]
-    if chosen.numel() and not (int(chosen.min()) >= 0 and int(chosen.max()) < logits.shape[-1]):
-        raise ValueError(f"a label lies outside the vocabulary of {logits.shape[-1]}; -100 marks what is ignored")
+    check_vocabulary(chosen, logits.shape[-1])
     # Selecting the scored rows first keeps 0 * inf = NaN out: what is ignored cannot touch the loss.
     rows = logits[:, :-1][scored]
     rows = rows if rows.dtype == torch.float64 else rows.float()

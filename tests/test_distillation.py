@@ -162,3 +162,12 @@ def test_a_student_learns_a_teacher_whose_head_is_padded(kind):
     assert sum(losses[-5:]) < sum(losses[:5]) / 2
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("label", [5, -1])
+def test_a_label_that_is_no_token_is_refused_whichever_term_reads_it(alpha, label):
+    student, teacher, labels = random_case(4, 2, 4, 5, "random").tensors()
+    labels[1, 2] = label
+    with pytest.raises(ValueError, match="a label lies outside the vocabulary of 5"):
+        distillation_loss(student, teacher, labels, 2.0, alpha)

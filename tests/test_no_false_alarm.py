@@ -161,8 +161,17 @@ HARMLESS = {
     ),
     "AdamW in a loop, vectors not decayed": Pipeline(optimizer=looped_adamw),
 }  # fmt: skip
-PLAIN = ["plain", "learned positions", "accumulation", "clipping", "AdamW, clipped", "truncation"]
-PACKED = ["packed, learned positions", "packed, every token", "packed, accumulation"]
+PLAIN = [
+    "plain",
+    "learned positions",
+    "odd turns",
+    "accumulation",
+    "clipping",
+    "AdamW, clipped",
+    "AdamW, two epochs",
+    "truncation",
+]
+PACKED = ["packed, learned positions", "packed, every token", "packed, accumulation", "packed, bfloat16, clipped"]
 
 
 @pytest.mark.parametrize("name", HARMLESS)
