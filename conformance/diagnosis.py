@@ -3,8 +3,9 @@
 Every property that fails in a scenario is a coordinate, and its length the root of the share of the evidence that fails
 there: what is seen everywhere weighs most, what is seen rarely still counts. Two trainers are alike as far as their
 lengths overlap (Ruzicka's index: the sum of the smaller over the sum of the larger ones), and a coordinate overlaps
-as far as it is equally far off on both, on the same kinds of token. Only what both have measured counts. Below LEAST
-nothing is said: a wrong name costs more time than none.
+as far as it is equally far off on both, on the same kinds of token. Only what both have measured counts, and a row of
+the matrix holds the scenarios of its mutant's areas. Below LEAST nothing is said: a wrong name costs more time than
+none.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from sftspec.conformance.judge import Trial
 from sftspec.conformance.mutants import Mutant, load_mutants
+from sftspec.conformance.scenarios import SCENARIOS
 from sftspec.conformance.signatures import Mark, Signature, measured, signature
 
 LEAST = 0.7  # tests/test_diagnosis.py says what it lets through and what it keeps out
@@ -99,8 +101,9 @@ def diagnose(
     properties, scenarios = set(properties), set(scenarios)
     candidates = []
     for mutant in load_mutants():
-        row = within(matrix.get(mutant.name, {}), properties, scenarios)
-        agree, of, value = compare(found, row) if row else (0, 1, 0.0)
+        both = {item.name for item in SCENARIOS if item.areas & mutant.areas} & scenarios
+        row, seen = (within(item, properties, both) for item in (matrix.get(mutant.name, {}), found))
+        agree, of, value = compare(seen, row) if row and seen else (0, 1, 0.0)
         if value >= LEAST:
             candidates.append(Diagnosis(mutant, agree, of, value))
     return sorted(candidates, key=lambda item: -item.likeness)

@@ -36,6 +36,8 @@ REACHES = {
     "model": {"collate", "train"},
     "gradient": {"collate", "train", "loss", "clip", "optimizer", "step", "resume"},
 }
+# Methods of a Pipeline that a property calls, and the stages that they use.
+METHODS = {"evaluate": {"evaluate", "loss"}}
 # Stages that are called only for a job with this setting.
 CALLED_WITH = {"pack": "packing", "resume": "resume_at"}
 # Properties that a long computation stands behind, and that read nothing else.
@@ -72,7 +74,9 @@ def can_differ(item: Property, trainer: Any) -> bool:
     if item.seam == "run":
         return all(reaches(trainer, what) for what in ("model", "gradient") if item.id in ASKS[what])
     part = part_of(trainer, item)
-    return part is not None and (hasattr(part, "__self__") or part is not part_of(Pipeline(), item))
+    if isinstance(trainer, Pipeline) and item.seam in METHODS:
+        return bool(changed_stages(trainer) & METHODS[item.seam])
+    return part is not None and part is not part_of(Pipeline(), item)
 
 
 @functools.lru_cache(maxsize=1)
@@ -109,14 +113,14 @@ def _add(digest: Any, tensors: Mapping[str, Tensor | None]) -> None:
 
 
 def kill_row(mutant: Mutant, seed: int = 0) -> Signature:
-    """A mutant's signature over every scenario."""
+    """A mutant's signature over the scenarios of its areas: the others show nothing that is not seen in these."""
     trainer = mutant.make()
     trial = Trial(trainer)
     chosen = [item for item in properties.load(*AREAS) if can_differ(item, trainer)]
     if hasattr(trainer, "train"):
         with tempfile.TemporaryDirectory(prefix="sftspec-") as folder:
             replays = 4 if reaches(trainer, "model") else 0
-            for number, scenario in enumerate(scenarios_for(claims_of(trainer))):
+            for number, scenario in enumerate(scenarios_for(claims_of(trainer), mutant.areas)):
                 if is_touched(trainer, scenario):
                     done = perform(trainer, scenario, seed, Path(folder) / str(number), replays)
                     if fingerprint(done) != reference_runs(seed).get(scenario.name):

@@ -40,6 +40,11 @@ class Mutant:
     killed_by: tuple[str, ...]
     make: Callable[[], Any]
 
+    @property
+    def areas(self) -> frozenset[str]:
+        """Its own, and those of the properties that it names."""
+        return frozenset(name.partition("/")[0] for name in (self.name, *self.killed_by))
+
 
 MUTANTS: dict[str, Mutant] = {}
 
