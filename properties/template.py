@@ -208,7 +208,10 @@ def a_call_is_json_with_the_keys_of_its_variant(render, arguments, template):
         return
     call = {"type": "function", "function": {"name": "find", "arguments": arguments}}
     text = render([*HELLO, {"role": "assistant", "content": "", "tool_calls": [call]}], template).text
-    start = text.rindex(f'{{"{CALL_KEYS[template][0]}": ')
+    start = text.rfind(f'{{"{CALL_KEYS[template][0]}": ')
+    if start < 0:
+        yield arguments, False, f"no call begins with the key {CALL_KEYS[template][0]!r} in {text!r}"
+        return
     found, _ = json.JSONDecoder().raw_decode(text, start)
     yield arguments, list(found) == CALL_KEYS[template], f"keys {list(found)}, expected {CALL_KEYS[template]}"
     read = found.get(CALL_KEYS[template][-1])

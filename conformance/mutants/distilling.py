@@ -59,7 +59,7 @@ class Distiller:
             "frozen_logits": self.read,
             "generalised_jsd": self.jsd,
             "with_tail_bucket": self.with_bucket,
-            "distil": cache(partial(distil_once, self)),  # four properties read the same two steps
+            "distil": cache(partial(distil_once, self)),  # five properties read the same steps
         }
 
     def accepts(self, conversation: Conversation) -> bool:
