@@ -4,7 +4,7 @@ Every property that fails in a scenario is a coordinate, and its length the root
 there: what is seen everywhere weighs most, what is seen rarely still counts. Two trainers are alike as far as their
 lengths overlap (Ruzicka's index: the sum of the smaller over the sum of the larger ones), and a coordinate overlaps
 as far as it is equally far off on both, on the same kinds of token. Only what both have measured counts, and a row of
-the matrix holds the scenarios of its mutant's areas. Below LEAST nothing is said: a wrong name costs more time than
+the matrix holds the scenarios and functions of its mutant's areas. Below LEAST nothing is said: a wrong name costs more time than
 none.
 """
 
@@ -18,6 +18,7 @@ from sftspec.conformance.judge import Trial
 from sftspec.conformance.mutants import Mutant, load_mutants
 from sftspec.conformance.scenarios import SCENARIOS
 from sftspec.conformance.signatures import Mark, Signature, measured, signature
+from sftspec.properties import REGISTRY
 
 LEAST = 0.7  # tests/test_diagnosis.py says what it lets through and what it keeps out
 AGREES = 0.5
@@ -102,7 +103,8 @@ def diagnose(
     candidates = []
     for mutant in load_mutants():
         both = {item.name for item in SCENARIOS if item.areas & mutant.areas} & scenarios
-        row, seen = (within(item, properties, both) for item in (matrix.get(mutant.name, {}), found))
+        asked = {item for item in properties if item.partition("/")[0] in mutant.areas or REGISTRY[item].seam == "run"}
+        row, seen = (within(item, asked, both) for item in (matrix.get(mutant.name, {}), found))
         agree, of, value = compare(seen, row) if row and seen else (0, 1, 0.0)
         if value >= LEAST:
             candidates.append(Diagnosis(mutant, agree, of, value))

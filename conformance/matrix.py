@@ -97,10 +97,9 @@ def fingerprint(done: Performance) -> str:
         repr((done.run.error, said, calls, [step.learning_rate for step in done.tap.steps])).encode()
     )
     for call in done.tap.calls:
-        _add(digest, {"ids": call.input_ids, "places": call.position_ids, "hidden": call.hidden, "g": call.gradient})
+        _add(digest, {"ids": call.input_ids, "places": call.position_ids, "gradient": call.gradient})
     for step in done.tap.steps:
         _add(digest, step.gradients)
-        _add(digest, step.after)
     _add(digest, done.run.final)
     return digest.hexdigest() + (fingerprint(done.twin) if done.twin is not None else "")
 
@@ -113,10 +112,14 @@ def _add(digest: Any, tensors: Mapping[str, Tensor | None]) -> None:
 
 
 def kill_row(mutant: Mutant, seed: int = 0) -> Signature:
-    """A mutant's signature over the scenarios of its areas: the others show nothing that is not seen in these."""
+    """A mutant's signature over the scenarios and the functions of its areas: the others show nothing more."""
     trainer = mutant.make()
     trial = Trial(trainer)
-    chosen = [item for item in properties.load(*AREAS) if can_differ(item, trainer)]
+    chosen = [
+        item
+        for item in properties.load(*AREAS)
+        if (item.seam == "run" or item.area in mutant.areas) and can_differ(item, trainer)
+    ]
     if hasattr(trainer, "train"):
         with tempfile.TemporaryDirectory(prefix="sftspec-") as folder:
             replays = 4 if reaches(trainer, "model") else 0

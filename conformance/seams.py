@@ -48,8 +48,10 @@ def part_of(trainer: Any, item: Property):
 
 def draw(item: Property, function: Any, max_examples: int) -> Drawn:
     """Draw arguments with hypothesis (explicit examples first) until one does not hold, and shrink that one."""
-    from hypothesis import example, given, settings
+    from hypothesis import Phase, example, given, settings
 
+    # Without the phase that explains a failing example: what it finds is shown nowhere.
+    phases = (Phase.explicit, Phase.generate, Phase.shrink)
     held = 0
     smallest: dict[str, Any] = {}
 
@@ -70,7 +72,7 @@ def draw(item: Property, function: Any, max_examples: int) -> Drawn:
         test = example(**arguments)(test)
     try:
         if item.given:
-            settings(max_examples=max_examples, derandomize=True, deadline=None, database=None)(test)()
+            settings(max_examples=max_examples, derandomize=True, deadline=None, database=None, phases=phases)(test)()
         else:
             test()
     except Exception as error:
