@@ -4,8 +4,8 @@ Every property that fails in a scenario is a coordinate, and its length the root
 there: what is seen everywhere weighs most, what is seen rarely still counts. Two trainers are alike as far as their
 lengths overlap (Ruzicka's index: the sum of the smaller over the sum of the larger ones), and a coordinate overlaps
 as far as it is equally far off on both, on the same kinds of token. Only what both have measured counts, and a row of
-the matrix holds the scenarios and functions of its mutant's areas. Below LEAST nothing is said: a wrong name costs more time than
-none.
+the matrix holds the scenarios and functions of its mutant's areas. Below LEAST nothing is said: a wrong name costs more
+time than none.
 """
 
 from __future__ import annotations

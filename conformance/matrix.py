@@ -139,9 +139,19 @@ def _named_row(name: str, seed: int) -> tuple[str, Signature]:
 
 def kill_matrix(names: Iterable[str], seed: int = 0, workers: int = 2) -> Iterator[tuple[str, Signature]]:
     """(mutant, its signature) of the mutants named, computed in parallel, in the order in which they are done."""
-    with multiprocessing.get_context("spawn").Pool(workers, initializer=one_thread) as pool:
+    with multiprocessing.get_context("spawn").Pool(workers, initializer=prepare, initargs=(seed,)) as pool:
         work = [pool.apply_async(_named_row, (name, seed)) for name in names]
         yield from (item.get() for item in work)
+
+
+def prepare(seed: int) -> None:
+    """What every mutant needs, once in a process; and no collection of garbage goes through it again."""
+    one_thread()
+    properties.load()
+    load_mutants()
+    reference_runs(seed)
+    gc.collect()
+    gc.freeze()
 
 
 def one_thread() -> None:

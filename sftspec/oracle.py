@@ -22,7 +22,6 @@ from torch import Tensor
 
 from sftspec.run import Piece, Run, Step
 
-MAX_STEPS = 4
 ADAMW = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
 
 
@@ -69,14 +68,14 @@ class Oracle:
 
     @cached_property
     def steps(self) -> list[Step]:
-        """The steps that are computed again: the first and the last few, all of them where the gradient is clipped.
+        """The steps that are computed again: first, middle and last, all of them where the gradient is clipped.
 
         None under dropout: its masks are the trainer's.
         """
         steps = [] if self.run.dropout else [step for step in self.run.steps if self.run.targets_of_step[step.index]]
-        if self.run.job.max_grad_norm is not None or len(steps) <= MAX_STEPS:
+        if self.run.job.max_grad_norm is not None:
             return steps
-        return steps[: MAX_STEPS // 2] + steps[-(MAX_STEPS // 2) :]
+        return [step for place, step in enumerate(steps) if place in (0, len(steps) // 2, len(steps) - 1)]
 
     def reference(self, step: Step, dtype: torch.dtype) -> Reference:
         key = (step.index, dtype)

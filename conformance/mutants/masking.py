@@ -75,8 +75,9 @@ def first_answer_token_lost():
     return masked_where(lambda e, m, p: p > 0 and e.labels[p] != IGNORE and e.labels[p - 1] == IGNORE)
 
 
-@mutant("end-of-turn-is-trained targets-spell-the-assistants-turns", "axolotl-ai-cloud/axolotl#3754",
-        "never stops", "find the end by the template, not by eos_token_id")  # fmt: skip
+@mutant("end-of-turn-is-trained targets-spell-the-assistants-turns template/the-published-targets-are-trained",
+        "axolotl-ai-cloud/axolotl#3754", "never stops",
+        "find the end by the template, not by eos_token_id")  # fmt: skip
 def end_of_turn_masked():
     """The end-of-turn token is no target."""
     return masked_where(lambda e, m, position: turn_of(e, m, position)[2] == "end_of_turn")

@@ -146,7 +146,12 @@ def default_system_prompt():
     return Pipeline(encode=broken)
 
 
-@mutant("conversations-stand-as-rendered", "ShishirPatil/gorilla#430", "trained on another template", "render exactly")
+@mutant(
+    "conversations-stand-as-rendered template/the-model-sees-the-published-tokens",
+    "ShishirPatil/gorilla#430",
+    "trained on another template",
+    "render exactly",
+)
 def newline_of_the_template_lost():
     """The newline between turns is missing."""
 
