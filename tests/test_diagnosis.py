@@ -176,7 +176,6 @@ IN_A_LOOP = {  # planted bug: (code of the README's trainer, the same with the b
     "masking/shifted-twice": (
         "labels[:, 1:].flatten()", "torch.nn.functional.pad(labels, (0, 1), value=-100)[:, 2:].flatten()",
     ),
-    "step/mean-of-means": (DIVISION, ") / max(1, int((labels[:, 1:] != -100).sum())) / len(step)"),
     "step/not-divided-by-accumulation": (DIVISION, ") / max(1, int((labels[:, 1:] != -100).sum()))"),
     "step/clipped-per-parameter": (
         CLIPPING, "[torch.nn.utils.clip_grad_norm_([p], job.max_grad_norm) for p in job.model.parameters()]",
