@@ -75,9 +75,13 @@ def a_longer_conversation_begins_with_the_shorter_one(encode, messages, template
         yield messages[: index + 1], whole[: len(part)] == part, f"parts after {len(part)} tokens at the latest"
 
 
+LETTERS = "ab<]é"
+
+
 @must(seam="encode", laws=("TP-INJ",), floor=50,
-      given={"messages": talks(hostile_text), "template": names, "letter": st.sampled_from("ab<]é")},
-      examples=[{"messages": FORGED, "template": name, "letter": "x"} for name in sorted(TEMPLATES)])  # fmt: skip
+      given={"messages": talks(hostile_text), "template": names, "letter": st.sampled_from(LETTERS)},
+      examples=[{"messages": FORGED, "template": name, "letter": letter}
+                for name in sorted(TEMPLATES) for letter in LETTERS])  # fmt: skip
 def different_conversations_have_different_tokens(encode, messages, template, letter, vocabulary=SMALL):
     """A letter moved over the border of two messages changes the tokens, when contents are text.
 
