@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from sftspec.properties import must
-from sftspec.properties.step import norm_of, roundoff, weight_bound, weight_of
+from sftspec.properties.step import norm_bound, norm_of, roundoff, weight_of
 
 
 @must(laws=("ST-REPORT",), claim="log", floor=3)
@@ -53,5 +53,5 @@ def the_reported_norm_is_that_before_clipping(run):
             norm = norm_of(step)
             if run.job.max_grad_norm is not None:
                 norm /= weight_of(run, step)
-            close = abs(reported - norm) <= weight_bound(run) * norm
+            close = abs(reported - norm) <= norm_bound(run, step) * norm
             yield step, close, f"step {step.index}: norm {norm:.6g}, reported {reported:.6g}"
