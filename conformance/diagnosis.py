@@ -102,8 +102,8 @@ def diagnose(
     properties, scenarios = set(properties), set(scenarios)
     candidates = []
     for mutant in load_mutants():
-        both = {item.name for item in SCENARIOS if item.areas & mutant.areas} & scenarios
-        asked = {item for item in properties if item.partition("/")[0] in mutant.areas or REGISTRY[item].seam == "run"}
+        both = {item.name for item in SCENARIOS if mutant.runs(item)} & scenarios
+        asked = {item for item in properties if mutant.asks(REGISTRY[item])}
         row, seen = (within(item, asked, both) for item in (matrix.get(mutant.name, {}), found))
         agree, of, value = compare(seen, row) if row and seen else (0, 1, 0.0)
         if value >= LEAST:

@@ -152,9 +152,8 @@ def _read(verdict: Verdict, run: Run) -> None:
     """Add the evidence of one run; the smallest counterexample is kept."""
     if verdict.property.seam != "run" or verdict.status in ("not-claimed", "error") or run.error:
         return
-    if run.scenario in GOLDENS and verdict.property.area != "template":
-        return
-    if verdict.property.costly and verdict.property.area not in MADE_FOR.get(run.scenario, properties.AREAS):
+    is_picky = verdict.property.costly or run.scenario in GOLDENS
+    if is_picky and verdict.property.area not in MADE_FOR.get(run.scenario, properties.AREAS):
         return
     try:
         for subject, holds, *said in verdict.property.check(run):

@@ -112,19 +112,15 @@ def _add(digest: Any, tensors: Mapping[str, Tensor | None]) -> None:
 
 
 def kill_row(mutant: Mutant, seed: int = 0) -> Signature:
-    """A mutant's signature over the scenarios and the functions of its areas: the others show nothing more."""
+    """A mutant's signature."""
     trainer = mutant.make()
     trial = Trial(trainer)
-    chosen = [
-        item
-        for item in properties.load(*AREAS)
-        if (item.seam == "run" or item.area in mutant.areas) and can_differ(item, trainer)
-    ]
+    chosen = [item for item in properties.load(*AREAS) if mutant.asks(item) and can_differ(item, trainer)]
     if hasattr(trainer, "train"):
         with tempfile.TemporaryDirectory(prefix="sftspec-") as folder:
             replays = 4 if reaches(trainer, "model") else 0
-            for number, scenario in enumerate(scenarios_for(claims_of(trainer), mutant.areas)):
-                if is_touched(trainer, scenario):
+            for number, scenario in enumerate(scenarios_for(claims_of(trainer))):
+                if mutant.runs(scenario) and is_touched(trainer, scenario):
                     done = perform(trainer, scenario, seed, Path(folder) / str(number), replays)
                     if fingerprint(done) != reference_runs(seed).get(scenario.name):
                         trial.runs.append(done.read())

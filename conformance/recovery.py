@@ -64,9 +64,6 @@ class Head:
                 raise WitnessError("the output head was changed: its condition number is over 10")
         self.factor = torch.linalg.cholesky(gram)
 
-    def __len__(self) -> int:
-        return len(self.weight)
-
     def logits(self, hidden: Tensor) -> Tensor:
         """(N, H) -> (N, V)."""
         return hidden.double() @ self.weight.T
@@ -157,19 +154,22 @@ def build_run(job: Job, tap: Tap, run: Run, provenance: Provenance) -> Run:
         run.error = run.error or "the optimizer stepped before the model was called: call it outside optimizer.step()"
         return run
     dtype = tap.calls[0].hidden.dtype
+    name = job.head_name
     for index, record in enumerate(tap.steps):
-        head_name = _head_name(job)
-        head = record.before[head_name]
+        head = record.before[name]
         # Nothing can be read off a model of NaN, or of another vocabulary; its parameters say what happened.
-        if not head.isfinite().all() or head.shape != run.initial[head_name].shape:
+        if not head.isfinite().all() or head.shape != run.initial[name].shape:
             run.steps.append(Step(index, record.learning_rate, 0.0, 0.0, record.gradients, record.before, record.after))
             continue
-        undone = Head(head)
+        known, bound = Head(head), fit_bound(dtype, len(head))
         # What no backward pass reached was looked at (an evaluation with gradients on) and not trained on.
-        calls = [call for call in tap.calls if call.step == index and call.gradient is not None]
-        readings = [_read_call(call, undone, fit_bound(dtype, len(head))) for call in calls]
-        scale, residual = closure(calls, readings, record.gradients.get(head_name))
-        for call, reading in zip(calls, readings, strict=True):
+        read = [
+            (call, read_gradients(call.hidden.flatten(0, 1), call.gradient.flatten(0, 1), known, bound))
+            for call in tap.calls
+            if call.step == index and call.gradient is not None
+        ]
+        scale, residual = closure(read, record.gradients.get(name))
+        for call, reading in read:
             run.rows.extend(_rows(call, reading, scale, provenance))
         run.steps.append(
             Step(index, record.learning_rate, scale, residual, record.gradients, record.before, record.after)
@@ -186,13 +186,11 @@ def build_run(job: Job, tap: Tap, run: Run, provenance: Provenance) -> Run:
     return run
 
 
-def closure(calls: list[Call], readings: list[Reading], gradient: Tensor | None) -> tuple[float, float]:
+def closure(read: list[tuple[Call, Reading]], gradient: Tensor | None) -> tuple[float, float]:
     """(scale, relative residual) of the head's gradient against the sum of u (x) h over the calls of its step."""
-    seen = [
-        reading.u.T @ call.hidden.flatten(0, 1)[reading.trained].double()
-        for call, reading in zip(calls, readings, strict=True)
-    ]
-    total = torch.stack(seen).sum(0) if seen else torch.zeros(())
+    total = sum(
+        (reading.u.T @ call.hidden.flatten(0, 1)[reading.trained].double() for call, reading in read), torch.zeros(())
+    )
     norm = float(total.norm())
     if gradient is None or norm == 0.0:
         left = 0.0 if gradient is None else float(gradient.double().norm())
@@ -201,11 +199,6 @@ def closure(calls: list[Call], readings: list[Reading], gradient: Tensor | None)
     scale = float((got * total).sum()) / norm**2
     rest = float((got - scale * total).norm())
     return scale, rest / max(float(got.norm()), 1e-300)
-
-
-def _read_call(call: Call, head: Head, bound: float) -> Reading:
-    assert call.gradient is not None
-    return read_gradients(call.hidden.flatten(0, 1), call.gradient.flatten(0, 1), head, bound)
 
 
 def _rows(call: Call, reading: Reading, scale: float, provenance: Provenance) -> Iterator[Row]:
@@ -223,11 +216,6 @@ def _rows(call: Call, reading: Reading, scale: float, provenance: Provenance) ->
                 offset, targets[index] if trained else None, scale * weights[index] if trained else 0.0,
                 reading.fit[index], nlls[index],
             )  # fmt: skip
-
-
-def _head_name(job: Job) -> str:
-    head = job.model.get_output_embeddings().weight
-    return next(name for name, parameter in job.model.named_parameters() if parameter is head)
 
 
 def _places(mask: Tensor) -> frozenset[tuple[int, int]]:

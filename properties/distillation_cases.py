@@ -101,6 +101,13 @@ UNEVEN = Case(
     teacher=[[[1.0, 0.0], [0.0, 0.0], [0.0, 2.0], [5.0, 0.0]], [[0.0, 1.0], [1.0, 0.0], [4.0, 0.0], [0.0, 0.0]]],
     labels=[[0, 1, 0, 1], [1, IGNORE, 1, IGNORE]],
 )
+
+
+def widened(logits: list[list[list[float]]], columns: int, value: float = 8.0) -> list[list[list[float]]]:
+    """The same (B, T, V) logits with more columns of this value."""
+    return [[[*row, *[value] * columns] for row in rows] for rows in logits]
+
+
 # More targets than a chunk of a fused path holds, in no multiple of a power of two.
 MANY = random_case(0, 3, 801, 3, "random")
 

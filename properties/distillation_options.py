@@ -26,6 +26,7 @@ from sftspec.properties.distillation_cases import (
     soft_bound,
     soft_loss,
     temperatures,
+    widened,
 )
 from sftspec.properties.divergences import betas, jsd_by_hand
 
@@ -141,10 +142,7 @@ def columns_beyond_the_shared_vocabulary_are_cut_off(loss, case, alpha, wide):
     """
     if not takes(loss, "vocab_size"):
         return
-    padded = [
-        [[[*row, *[8.0] * extra] for row in rows] for rows in logits]
-        for logits, extra in zip((case.student, case.teacher), wide, strict=True)
-    ]
+    padded = [widened(logits, extra) for logits, extra in zip((case.student, case.teacher), wide, strict=True)]
     student, teacher, labels = Case(*padded, case.labels).tensors()
     value = loss(student, teacher, labels, temperature=2.0, alpha=alpha, vocab_size=case.vocabulary)
     (gradient,) = torch.autograd.grad(value, student)

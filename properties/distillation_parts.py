@@ -30,6 +30,7 @@ from sftspec.properties.distillation_cases import (
     soft_loss,
     temperatures,
     value_and_gradient,
+    widened,
 )
 
 
@@ -187,9 +188,7 @@ def padding_columns_carry_no_mass(loss, case, padding, alpha):
 
     "mean" over the vocabulary fails as well: V is no denominator (trl#4105).
     """
-    student, teacher = (
-        [[row + [-math.inf] * padding for row in rows] for rows in logits] for logits in (case.student, case.teacher)
-    )
+    student, teacher = (widened(logits, padding, -math.inf) for logits in (case.student, case.teacher))
     before, gradient = value_and_gradient(loss, case, 2.0, alpha)
     after, wide_gradient = value_and_gradient(loss, Case(student, teacher, case.labels), 2.0, alpha)
     bound = soft_bound(case, 2.0) + hard_bound(case)
@@ -211,7 +210,7 @@ def a_wider_teacher_is_refused_or_cut(loss, case, padding):
     Padding the student with zero logits, or cutting after the softmax, puts mass on tokens that do not exist
     (trl#6252, torchtune#2119, LMOps#331).
     """
-    wide = Case(case.student, [[[*row, *[8.0] * padding] for row in rows] for rows in case.teacher], case.labels)
+    wide = Case(case.student, widened(case.teacher, padding), case.labels)
     try:
         value, _ = value_and_gradient(loss, wide, 2.0)
     except Exception as error:
@@ -234,8 +233,8 @@ def a_wider_student_is_refused_or_cut(loss, case, padding):
 
     A teacher that is padded with zero logits teaches tokens that it does not have.
     """
-    wide = Case([[[*row, *[8.0] * padding] for row in rows] for rows in case.student], case.teacher, case.labels)
-    none = Case(wide.student, [[[*row, *[-math.inf] * padding] for row in rows] for rows in case.teacher], case.labels)
+    wide = Case(widened(case.student, padding), case.teacher, case.labels)
+    none = Case(wide.student, widened(case.teacher, padding, -math.inf), case.labels)
     try:
         value, _ = value_and_gradient(loss, wide, 2.0)
     except Exception as error:

@@ -29,9 +29,14 @@ def bound(*rows: list[float]) -> float:
     return 2 * (3 * len(rows[0]) + 8) * 2.0**-53 * largest
 
 
+def mixture(student: list[float], teacher: list[float], beta: float) -> list[float]:
+    """Logs of m = beta teacher + (1 - beta) student."""
+    return [math.log(beta * math.exp(t) + (1 - beta) * math.exp(s)) for s, t in zip(student, teacher, strict=True)]
+
+
 def jsd_by_hand(student: list[float], teacher: list[float], beta: float) -> float:
-    """beta KL(teacher || m) + (1 - beta) KL(student || m), m = beta teacher + (1 - beta) student."""
-    mixed = [math.log(beta * math.exp(t) + (1 - beta) * math.exp(s)) for s, t in zip(student, teacher, strict=True)]
+    """beta KL(teacher || m) + (1 - beta) KL(student || m) with the mixture m."""
+    mixed = mixture(student, teacher, beta)
     return beta * kl(teacher, mixed) + (1 - beta) * kl(student, mixed)
 
 
@@ -83,7 +88,7 @@ def the_jsd_pulls_at_the_student(jsd, rows, beta):
     z = tensor(rows[0]).requires_grad_()
     (gradient,) = torch.autograd.grad(jsd(z.log_softmax(-1), tensor(log_softmax(rows[1])), beta).sum(), z)
     student, teacher = map(log_softmax, rows)
-    mixed = [math.log(beta * math.exp(t) + (1 - beta) * math.exp(s)) for s, t in zip(student, teacher, strict=True)]
+    mixed = mixture(student, teacher, beta)
     mean = kl(student, mixed)
     expected = [(1 - beta) * math.exp(s) * (s - m - mean) for s, m in zip(student, mixed, strict=True)]
     error = max(abs(x - y) for x, y in zip(gradient[0].tolist(), expected, strict=True))

@@ -65,10 +65,11 @@ def each_target_is_the_next_token(run):
     """
     for line in run.lines.values():
         for row, following in zip(line, [*line[1:], None], strict=True):
-            if row.target is not None:
-                token = following.token if following else None
-                note = f"trained on {row.target}, followed by {token}"
-                yield row, row.target == token, note, row.target != token and distance(line, row)
+            token = following.token if following else None
+            if row.target is not None and row.target == token:
+                yield row, True
+            elif row.target is not None:
+                yield row, False, f"trained on {row.target}, followed by {token}", distance(line, row)
 
 
 @must(laws=("MK-EOT",), floor=20)

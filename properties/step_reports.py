@@ -12,6 +12,14 @@ from sftspec.properties import must
 from sftspec.properties.step import norm_bound, norm_of, roundoff, weight_of
 
 
+def by_step(run, values: list[float], was_skipped) -> tuple[list, list[float]]:
+    """(steps, values) that belong together: a step that was skipped for want of targets may be reported or not."""
+    if len(values) == len(run.steps):
+        return run.steps, values
+    stepped = [step for step in run.steps if run.targets_of_step[step.index]]
+    return stepped, values if len(values) == len(stepped) else [value for value in values if not was_skipped(value)]
+
+
 @must(laws=("ST-REPORT",), claim="log", floor=3)
 def the_reported_loss_is_the_mean_over_targets(run):
     """The loss that is reported for a step is the mean over its targets.
@@ -19,10 +27,7 @@ def the_reported_loss_is_the_mean_over_targets(run):
     Logged times or divided by the accumulation steps, per micro-batch, over other positions than the loss
     (transformers#34191, #35527, trl#5620, verl#102).
     """
-    losses = run.job.reported.get("losses", [])
-    # A step that was skipped for want of targets may be reported (as nan) or not.
-    stepped = run.steps if len(losses) == len(run.steps) else [s for s in run.steps if run.targets_of_step[s.index]]
-    losses = losses if len(losses) == len(stepped) else [loss for loss in losses if not math.isnan(loss)]
+    stepped, losses = by_step(run, run.job.reported.get("losses", []), math.isnan)
     yield run, len(losses) == len(stepped), f"{len(stepped)} optimizer steps, {len(losses)} losses reported"
     for step, loss in zip(stepped, losses, strict=False):
         rows = [row for row in run.rows if row.step == step.index and row.target is not None]
@@ -45,10 +50,8 @@ def the_reported_norm_is_that_before_clipping(run):
     (pytorch#72548). Read where norms are reported: what the optimizer got over the factor of the clip, which is the sum
     of the weights.
     """
-    norms = run.job.reported.get("grad_norms", [])
-    stepped = [step for step in run.steps if run.targets_of_step[step.index]]
-    norms = norms if len(norms) == len(run.steps) else [norm for norm in norms if norm]
-    for step, reported in zip(run.steps if len(norms) == len(run.steps) else stepped, norms, strict=False):
+    steps, norms = by_step(run, run.job.reported.get("grad_norms", []), lambda norm: not norm)
+    for step, reported in zip(steps, norms, strict=False):
         if run.targets_of_step[step.index]:
             norm = norm_of(step)
             if run.job.max_grad_norm is not None:

@@ -60,11 +60,10 @@ class Oracle:
 
     def largest_logit(self, step: Step) -> float:
         """The largest |logit| at the trained positions of a step, from the hidden states that the trainer computed."""
-        head = self.run.job.model.get_output_embeddings().weight
-        name = next(name for name, parameter in self.run.job.model.named_parameters() if parameter is head)
+        head = step.before[self.run.job.head_name]
         rows = [row for row in self.run.rows if row.step == step.index and row.target is not None]
         hidden = torch.stack([self.run.forwards[row.forward].hidden[row.row, row.column] for row in rows])
-        return float((hidden.cpu().double() @ step.before[name].cpu().double().T).abs().max())
+        return float((hidden.cpu().double() @ head.cpu().double().T).abs().max())
 
     @cached_property
     def steps(self) -> list[Step]:

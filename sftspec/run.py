@@ -81,6 +81,12 @@ class Job:
             if getattr(self, name) < 1:
                 raise JobError(f"{name} is {getattr(self, name)}; give 1 or more")
 
+    @property
+    def head_name(self) -> str:
+        """The model's output head among its parameters."""
+        head = self.model.get_output_embeddings().weight
+        return next(name for name, parameter in self.model.named_parameters() if parameter is head)
+
     def report(self, **counts: Any) -> None:
         """A trainer tells what it dropped, truncated or logged: report(dropped=2), report(losses=[4.1, 4.0])."""
         self.reported.update(counts)

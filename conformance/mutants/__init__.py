@@ -9,7 +9,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+from sftspec.conformance.scenarios import Scenario
+from sftspec.properties import Property
 
 AREAS = ("masking", "packing", "step", "template", "best_of_n", "distillation")
 MODULES = (
@@ -41,10 +45,18 @@ class Mutant:
     killed_by: tuple[str, ...]
     make: Callable[[], Any]
 
-    @property
+    @cached_property
     def areas(self) -> frozenset[str]:
         """Its own, and those of the properties that it names."""
         return frozenset(name.partition("/")[0] for name in (self.name, *self.killed_by))
+
+    def runs(self, scenario: Scenario) -> bool:
+        """Is this scenario in its row of the matrix? Those made for other areas show nothing more."""
+        return bool(scenario.areas & self.areas)
+
+    def asks(self, item: Property) -> bool:
+        """Is this property in its row? Of those that read a function, the ones of its areas."""
+        return item.seam == "run" or item.area in self.areas
 
 
 MUTANTS: dict[str, Mutant] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,6 +62,27 @@ class KeepsAll(Pipeline):
         ]  # fmt: skip
         job.report(examples_dropped=0, tokens_truncated=sum(example.truncated for example in examples))
         return examples
+
+
+def prepared(change: Callable[[list[Encoded], Any], list[Encoded]]) -> Pipeline:
+    """The reference with other examples: change(examples, job), after all was encoded, cut and counted."""
+
+    @dataclass(frozen=True)
+    class Prepared(Pipeline):
+        def prepare(self, job):
+            return change(super().prepare(job), job)
+
+    return Prepared()
+
+
+def before_each_step(act: Callable[[torch.nn.Module], Any]) -> Pipeline:
+    """The reference that does something to its model before each step: act(model)."""
+
+    def step(model, *given, **named) -> StepReport:
+        act(model)
+        return sft_step(model, *given, **named)
+
+    return Pipeline(step=step)
 
 
 def collated(change: Callable[[Batch], Batch], packed_only: bool = True) -> Pipeline:

@@ -35,6 +35,18 @@ def with_terms(soft: Callable[..., Tensor], hard: Callable[..., Tensor]) -> Dist
     return Distiller(loss=loss)
 
 
+def with_jsd(inside: Callable[..., Tensor]) -> Distiller:
+    """The reference with another JSD for 0 < beta < 1: inside(student, teacher, mixture, beta), all of them logs."""
+
+    def jsd(student, teacher, beta=0.5):
+        if beta in (0, 1):
+            return generalised_jsd(student, teacher, beta)
+        mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
+        return inside(student, teacher, mixture, beta)
+
+    return Distiller(jsd=jsd)
+
+
 def right_soft(student, teacher, labels, temperature, options) -> Tensor:
     return distillation_loss(student, teacher, labels, temperature, 1.0, **options)
 
@@ -101,29 +113,23 @@ def unknown_name_is_the_forward_kl():
         "detach the teacher alone")  # fmt: skip
 def student_detached_in_its_kl():
     """The JSD's value is right, and its gradient reaches the student through the mixture only, where it cancels."""
-
-    def jsd(student, teacher, beta=0.5):
-        if beta in (0, 1):
-            return generalised_jsd(student, teacher, beta)
-        mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
-        return beta * forward_kl(mixture, teacher) + (1 - beta) * forward_kl(mixture, student.detach())
-
-    return Distiller(jsd=jsd)
+    return with_jsd(
+        lambda student, teacher, mixture, beta: (
+            beta * forward_kl(mixture, teacher) + (1 - beta) * forward_kl(mixture, student.detach())
+        )
+    )
 
 
 @mutant("an-excluded-token-makes-no-nan", "D-11: variant, padding columns of both heads", "every weight is NaN",
         "0 log 0 = 0, in the value and in the gradient")  # fmt: skip
 def jsd_of_excluded_tokens_is_nan():
     """The JSD is written as p * (log p - log m), which is 0 * NaN at a token that both models exclude."""
-
-    def jsd(student, teacher, beta=0.5):
-        if beta in (0, 1):
-            return generalised_jsd(student, teacher, beta)
-        mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
-        kls = [(row.exp() * (row - mixture)).sum(-1) for row in (teacher, student)]
-        return beta * kls[0] + (1 - beta) * kls[1]
-
-    return Distiller(jsd=jsd)
+    return with_jsd(
+        lambda student, teacher, mixture, beta: (
+            beta * (teacher.exp() * (teacher - mixture)).sum(-1)
+            + (1 - beta) * (student.exp() * (student - mixture)).sum(-1)
+        )
+    )
 
 
 @mutant("the-top-k-of-the-teacher-and-a-bucket-are-compared", "D-16: variant, the columns of whom is at hand",

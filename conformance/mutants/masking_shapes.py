@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from sftspec.conformance.mutants import mutant
-from sftspec.conformance.mutants.breaking import masked_where, trained_where, turn_of
+from sftspec.conformance.mutants.breaking import masked_where, prepared, trained_where, turn_of
 from sftspec.masking import Encoded, encode
 from sftspec.step import IGNORE
 from sftspec.trainer import Pipeline
@@ -83,24 +83,13 @@ def last_turn_that_may_be_trained():
         "compare with > max_length")  # fmt: skip
 def exact_length_dropped():
     """A conversation of exactly max_length tokens is taken for too long and left out."""
-
-    @dataclass(frozen=True)
-    class Drops(Pipeline):
-        def prepare(self, job):
-            kept = super().prepare(job)
-            return [item for item in kept if job.packing or item.truncated or len(item) != job.max_length]
-
-    return Drops()
+    return prepared(
+        lambda kept, job: [item for item in kept if job.packing or item.truncated or len(item) != job.max_length]
+    )
 
 
 @mutant("every-conversation-with-a-target-is-trained", "variant of lm-sys/FastChat#2996",
         "what was repeated on purpose counts once", "leave the corpus as it is")  # fmt: skip
 def repeated_conversations_merged():
     """A conversation that stands in the corpus twice is trained once."""
-
-    @dataclass(frozen=True)
-    class Merges(Pipeline):
-        def prepare(self, job):
-            return list({tuple(item.input_ids): item for item in super().prepare(job)}.values())
-
-    return Merges()
+    return prepared(lambda kept, job: list({tuple(item.input_ids): item for item in kept}.values()))

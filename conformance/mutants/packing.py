@@ -8,7 +8,7 @@ import torch
 
 from sftspec.collation import Batch, collate
 from sftspec.conformance.mutants import mutant
-from sftspec.conformance.mutants.breaking import collated
+from sftspec.conformance.mutants.breaking import collated, prepared
 from sftspec.packing import pack
 from sftspec.step import IGNORE, StepReport, clip_gradients, sft_loss, sft_step
 from sftspec.trainer import Pipeline
@@ -112,19 +112,14 @@ def remainder_dropped():
 def half_of_long_examples_lost():
     """Packed examples over half the capacity lose what is beyond it, and nobody is told."""
 
-    @dataclass(frozen=True)
-    class Halves(Pipeline):
-        def prepare(self, job):
-            examples = super().prepare(job)
-            if not job.packing:
-                return examples
-            end = job.max_length // 2
-            return [
-                replace(item, input_ids=item.input_ids[:end], labels=item.labels[:end], owners=item.owners[:end])
-                for item in examples
-            ]
+    def halved(examples, job):
+        end = job.max_length // 2 if job.packing else None
+        return [
+            replace(item, input_ids=item.input_ids[:end], labels=item.labels[:end], owners=item.owners[:end])
+            for item in examples
+        ]
 
-    return Halves()
+    return prepared(halved)
 
 
 @mutant("masking/every-conversation-with-a-target-is-trained", "a pack filled up from its own examples",

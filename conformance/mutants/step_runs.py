@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from sftspec.conformance.mutants import mutant
+from sftspec.conformance.mutants.breaking import before_each_step
 from sftspec.step import StepReport, clip_gradients, forward_logits, sft_loss, sft_step
 from sftspec.trainer import Pipeline, epoch_order
 
@@ -16,24 +17,14 @@ from sftspec.trainer import Pipeline, epoch_order
         "call model.train() before each epoch")  # fmt: skip
 def trained_in_eval_mode():
     """The model stays in eval mode after an evaluation: there is no dropout any more."""
-
-    def step(model, batches, optimizer, max_grad_norm=None, loss=sft_loss, clip=clip_gradients) -> StepReport:
-        model.eval()
-        return sft_step(model, batches, optimizer, max_grad_norm, loss, clip)
-
-    return Pipeline(step=step)
+    return before_each_step(lambda model: model.eval())
 
 
 @mutant("dropout-is-on-and-drawn-anew", "L-30: huggingface/accelerate#114", "less regularisation than asked for",
         "seed once, before the run")  # fmt: skip
 def dropout_masks_repeat():
     """The random state is seeded before each step, so that all steps drop the same units."""
-
-    def step(model, batches, optimizer, max_grad_norm=None, loss=sft_loss, clip=clip_gradients) -> StepReport:
-        torch.manual_seed(1234)
-        return sft_step(model, batches, optimizer, max_grad_norm, loss, clip)
-
-    return Pipeline(step=step)
+    return before_each_step(lambda model: torch.manual_seed(1234))
 
 
 @mutant("another-seed-gives-another-order", "variant of huggingface/trl#2030", "repetitions are one experiment",
