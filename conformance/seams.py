@@ -1,9 +1,15 @@
-"""Properties of functions: which function a property reads, and arguments drawn for it until one does not hold."""
+"""Properties of functions: which function a property reads, and arguments drawn for it until one does not hold.
+
+What is drawn does not depend on the function that is judged, so that a property's arguments are drawn once in a
+process, and every function is given the same ones. Only what fails is drawn again, to be shrunk.
+"""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -47,18 +53,14 @@ def part_of(trainer: Any, item: Property):
 
 
 def draw(item: Property, function: Any, max_examples: int) -> Drawn:
-    """Draw arguments with hypothesis (explicit examples first) until one does not hold, and shrink that one."""
-    from hypothesis import Phase, example, given, settings
-
-    # Without the phase that explains a failing example: what it finds is shown nowhere.
-    phases = (Phase.explicit, Phase.generate, Phase.shrink)
+    """Explicit examples first, then what hypothesis draws, until one does not hold; a drawn one is shrunk."""
     held = 0
     smallest: dict[str, Any] = {}
 
-    def drawn(**arguments: Any) -> None:
+    def judge(**arguments: Any) -> None:
         nonlocal held
-        # What somebody's function does to its arguments must not reach the examples, which other properties share.
-        arguments = {name: deepcopy(it) if isinstance(it, list | dict) else it for name, it in arguments.items()}
+        # What somebody's function does to its arguments must not reach the examples, which others are given as well.
+        arguments = deepcopy(arguments)
         for subject, holds, *note in item.check(function, **arguments):
             if not holds:
                 smallest.update(
@@ -67,17 +69,44 @@ def draw(item: Property, function: Any, max_examples: int) -> Drawn:
                 raise Failed(item.sentence)
             held += 1
 
-    test = given(**item.given)(drawn) if item.given else drawn
-    for arguments in item.examples if item.given else ():
-        test = example(**arguments)(test)
+    explicit = list(item.examples) if item.given else [{}]
+    drawn = drawn_arguments(item, max_examples)
     try:
-        if item.given:
-            settings(max_examples=max_examples, derandomize=True, deadline=None, database=None, phases=phases)(test)()
-        else:
-            test()
+        for number, arguments in enumerate(explicit + drawn):
+            try:
+                judge(**arguments)
+            except Exception:
+                if number >= len(explicit):
+                    _hypothesis(item, judge, max_examples)
+                raise
     except Exception as error:
         if smallest:
             return Drawn(held, smallest)
         raised = f"{item.seam} raised {type(error).__name__}: {error}"
         return Drawn(held, {"scenario": "drawn", "subject": None, "note": raised}, raised)
     return Drawn(held)
+
+
+@functools.cache
+def drawn_arguments(item: Property, max_examples: int) -> list[dict[str, Any]]:
+    """The arguments that hypothesis draws for a property: the same ones each time."""
+    found: list[dict[str, Any]] = []
+    if item.given:
+        _hypothesis(item, lambda **arguments: found.append(arguments), max_examples)
+    return found
+
+
+def _hypothesis(item: Property, body: Callable[..., None], max_examples: int) -> None:
+    """Call the body with drawn arguments; if it raises, shrink them and raise what it raises on the smallest."""
+    from hypothesis import Phase, given, settings
+
+    # Neither the phase that explains a failure (what it finds is shown nowhere) nor a search for further ones.
+    chosen = settings(
+        max_examples=max_examples, derandomize=True, deadline=None, database=None, report_multiple_bugs=False,
+        phases=(Phase.generate, Phase.shrink),
+    )  # fmt: skip
+
+    def drawn(**arguments: Any) -> None:  # its source is what hypothesis derives the seed from
+        body(**arguments)
+
+    chosen(given(**item.given)(drawn))()

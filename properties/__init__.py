@@ -46,7 +46,7 @@ MODULES = {
 AREAS = tuple(dict.fromkeys(MODULES.values()))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # each is itself, and may be a key
 class Property:
     """One sentence of the specification, as code.
 
