@@ -105,11 +105,11 @@ def numbers_of(run: Run, step: Any) -> dict[str, Any]:
 def settings_of(job: Job) -> dict[str, Any]:
     """The settings of a job that differ from the default."""
     return {
-        field.name: getattr(job, field.name)
+        field.name: ",".join(value) if isinstance(value, tuple) else value
         for field in dataclasses.fields(job)
-        if isinstance(getattr(job, field.name), (bool, int, float, str))
+        if isinstance(value := getattr(job, field.name), (bool, int, float, str, tuple))
         and field.name != "seed"
-        and getattr(job, field.name) != field.default
+        and value != field.default
     }
 
 

@@ -217,6 +217,8 @@ def _scenario(name: str, areas: str, claims: Iterable[str], corpus, model=None, 
 
 
 LEARNED = {"kind": "learned"}
+# An embedding, a norm and a matrix of the Llama; the rest of their layers is trained.
+FROZEN = ("model.embed_tokens.weight", "model.layers.0.input_layernorm.weight", "model.layers.1.mlp.down_proj.weight")
 # Of every variant that has a reduced vocabulary. Only the template's properties read these runs: their conversations
 # were not made to be told apart, and repeat what the others show elsewhere.
 GOLDENS = {f"goldens of {variant}": variant for variant in REDUCED}
@@ -252,6 +254,8 @@ SCENARIOS = (
               optimizer="adamw", learning_rate=1e-3, max_grad_norm=0.25, batch_size=3),
     _scenario("AdamW, two epochs", "step", ("adamw", "accumulation"), unequal_conversations,
               optimizer="adamw", learning_rate=1e-3, weight_decay=0.1, batch_size=1, accumulation=4, epochs=2),
+    _scenario("frozen parameters", "step", ("frozen", "adamw"), unequal_conversations, frozen=FROZEN,
+              optimizer="adamw", learning_rate=1e-3, weight_decay=0.1, batch_size=5, epochs=2),
     _scenario("ranks, clipped", "step", ("ranks", "clipping"), unequal_conversations,
               max_grad_norm=0.25, batch_size=2, world_size=2),
     _scenario("rate zero", "step", (), unequal_conversations, learning_rate=0.0),
@@ -327,8 +331,11 @@ def make_job(scenario: Scenario, trainer: Any, seed: int, workdir: Path, /, **ch
         model["size"] = len(tokenizer)
     else:
         tokenizer = make_tokenizer(settings.pop("pad_is_end_of_turn", False))
+    trained = make_model(seed=seed, **model)
+    for name in settings.get("frozen", ()):
+        trained.get_parameter(name).requires_grad_(False)
     job = Job(
-        model=make_model(seed=seed, **model),
+        model=trained,
         tokenizer=tokenizer,
         conversations=corpus,
         path=path,

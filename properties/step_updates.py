@@ -54,6 +54,23 @@ def rate_zero_changes_nothing(run):
             yield run, bool((before == run.final[name]).all()), f"{name} changed at learning rate 0"
 
 
+@must(laws=("ST-SGD", "ST-ADAMW"), claim="frozen", floor=3)
+def what_is_frozen_stays(run):
+    """A parameter with requires_grad False is, after every step and at the end, bitwise what the trainer was given.
+
+    A loop that sets requires_grad on every parameter (yolov5#1213), decay of what has no gradient (Muon#54), a frozen
+    embedding that was resized. Whoever freezes layers to keep what they know trains the whole model.
+    """
+
+    def frozen(state):
+        return {name: value for name, value in state.items() if name in run.job.frozen}
+
+    if run.job.frozen:
+        for step in run.steps:
+            yield step, *_same(frozen(run.initial), frozen(step.after), f"after step {step.index}")
+        yield run, *_same(frozen(run.initial), frozen(run.final), "at the end")
+
+
 @must(laws=("ST-SGD", "ST-ADAMW"), floor=5)
 def parameters_change_in_the_step_alone(run):
     """Before the first optimizer step, and between steps, no parameter changes by a single bit.

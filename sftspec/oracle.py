@@ -97,7 +97,7 @@ class Oracle:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(step.before[name])
-                parameter.grad = None
+                parameter.requires_grad_(name not in self.run.job.frozen).grad = None
         alike: dict[int, list[Piece]] = {}  # at most twice as long as one another, so that little is padding
         for piece in self.run.pieces:
             if piece.rows[0].step == step.index:

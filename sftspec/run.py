@@ -44,6 +44,7 @@ class Job:
     learning_rate    constant over the run
     weight_decay     AdamW's decoupled decay
     max_grad_norm    clip the accumulated gradient to this norm; None: do not clip
+    frozen           parameters by name that are not trained: they come with requires_grad False, and stay as they are
     seed             of the order of the examples
     resume_at        save everything after so many optimizer steps, forget it, load it, and go on
     workdir          a folder that the trainer may write to
@@ -65,6 +66,7 @@ class Job:
     learning_rate: float = 1e-2
     weight_decay: float = 0.0
     max_grad_norm: float | None = None
+    frozen: tuple[str, ...] = ()
     seed: int = 0
     resume_at: int | None = None
     workdir: Path = Path("sftspec-workdir")

@@ -106,6 +106,7 @@ class Pipeline:
             "truncation",
             "clipping",
             "adamw",
+            "frozen",
             "bf16",
             "resume",
             "policy",

@@ -90,7 +90,7 @@ class TransformersTrainer:
 
     @property
     def claims(self) -> frozenset[str]:
-        claims = {"padding", "accumulation", "truncation", "clipping", "adamw", "bf16", "resume", "log"}
+        claims = {"padding", "accumulation", "truncation", "clipping", "adamw", "frozen", "bf16", "resume", "log"}
         return frozenset(claims | {"chat-template"})
 
     @property

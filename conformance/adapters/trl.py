@@ -57,7 +57,8 @@ class TRL:
         layout = {"padding", "truncation"} if self.packing == "none" else {"packing"}
         if self.padding_free:
             layout.discard("truncation")
-        return frozenset(layout | {"accumulation", "clipping", "adamw", "bf16", "resume", "log", "chat-template"})
+        does = {"accumulation", "clipping", "adamw", "frozen", "bf16", "resume", "log", "chat-template"}
+        return frozenset(layout | does)
 
     @property
     def policy(self) -> str:

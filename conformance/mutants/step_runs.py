@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from sftspec.conformance.mutants import mutant
-from sftspec.conformance.mutants.breaking import before_each_step
+from sftspec.conformance.mutants.breaking import around, before_each_step
 from sftspec.step import StepReport, clip_gradients, forward_logits, sft_loss, sft_step
 from sftspec.trainer import Pipeline, epoch_order
 
@@ -126,6 +126,33 @@ def packed_batch_size_ignored():
             yield from super().batches(asked, examples)
 
     return OneRow()
+
+
+@mutant("what-is-frozen-stays", "ultralytics/yolov5#1213", "the layers that were to be kept are trained",
+        "leave requires_grad as it was given")  # fmt: skip
+def frozen_parameters_thawed():
+    """Every parameter is set to require a gradient before training."""
+
+    @dataclass(frozen=True)
+    class Thaws(Pipeline):
+        def train(self, job):
+            job.model.requires_grad_(True)
+            super().train(job)
+
+    return Thaws()
+
+
+@mutant("what-is-frozen-stays", "KellerJordan/Muon#54", "what was to be kept fades", "decay what has a gradient")
+def frozen_parameters_decayed():
+    """The optimizer's decay reaches parameters that have no gradient."""
+
+    def fade(model, optimizer):
+        group = optimizer.param_groups[0]
+        for parameter in model.parameters():
+            if parameter.grad is None:
+                parameter.mul_(1 - group["lr"] * group.get("weight_decay", 0.0))
+
+    return around(after=fade)
 
 
 @mutant("parameters-change-in-the-step-alone", "variant of huggingface/transformers#34147", "starts from another model",
