@@ -24,6 +24,8 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+LAST = 2000  # characters shown of what was printed before an interrupt
+
 
 class Diary:
     """What was printed and how many seconds it took, by stage; a stage begins when it is named."""
@@ -43,6 +45,12 @@ class Diary:
         self._stage, self._began, self._from = stage, now, self.stream.tell()
         if stage:
             self._announce(stage)
+
+    def where(self) -> str:
+        """What is being done, since when, and the end of what was printed meanwhile."""
+        printed = self.stream.getvalue()[self._from :].rstrip()[-LAST:]
+        since = f"{self._stage!r}, {time.perf_counter() - self._began:.0f} s after it began"
+        return since + (f"; the trainer had printed:\n{printed}" if printed else "")
 
 
 @contextlib.contextmanager
@@ -65,5 +73,7 @@ def kept_aside(progress: Console) -> Iterator[Diary]:
     with live, contextlib.redirect_stdout(diary.stream), contextlib.redirect_stderr(diary.stream):
         try:
             yield diary
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"in {diary.where()}") from None
         finally:
             diary.begin("")

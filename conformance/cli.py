@@ -11,7 +11,9 @@ import argparse
 import difflib
 import os
 import shutil
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -224,14 +226,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 gets ? instead of an error
     args = parser().parse_args(arguments)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a time limit of CI ends like Ctrl-C: it says where
     try:
         return COMMANDS[args.command](args)
     except (UsageError, SelectionError, TrainerError, RecordingError, BreakError, ShowError, MutantsError) as error:
         print(f"sftspec: {error}", file=sys.stderr)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        print("sftspec: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"sftspec: interrupted, no verdict {interrupt}", file=sys.stderr)
     except SystemExit as error:
         print(f"sftspec: the trainer ended the process (exit {error.code}); no verdict on it", file=sys.stderr)
     except Exception:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sftspec import properties
-from sftspec.conformance.performing import claims_of, perform
+from sftspec.conformance.performing import claims_of, perform, require_known_claims
 from sftspec.conformance.scenarios import GOLDENS, SCENARIOS, Scenario, scenarios_for
 from sftspec.conformance.seams import draw, part_of
 from sftspec.properties import Property
@@ -93,7 +93,8 @@ def run_scenarios(
     progress: Callable[[str], None] = lambda text: None,
     max_replays: int = 4,
 ) -> Trial:
-    """Add the runs of the scenarios to a trial."""
+    """Add the runs of the scenarios to a trial. Raises TrainerError for a claim that is none."""
+    require_known_claims(trial.trainer)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="sftspec-") as folder:
         for number, scenario in enumerate(scenarios):

@@ -7,14 +7,17 @@ what was tapped into the ledger. The kill matrix reads only what differs from th
 from __future__ import annotations
 
 import copy
+import difflib
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sftspec import properties
+from sftspec.conformance.adapters import TrainerError
 from sftspec.conformance.provenance import Provenance
 from sftspec.conformance.recovery import WitnessError, build_run
-from sftspec.conformance.scenarios import ALPHABET, GOLDENS, Scenario, make_job
+from sftspec.conformance.scenarios import ALPHABET, GOLDENS, SCENARIOS, Scenario, make_job
 from sftspec.conformance.witness import Tap
 from sftspec.masking import Conventions
 from sftspec.run import Run, reference_stream
@@ -22,6 +25,15 @@ from sftspec.run import Run, reference_stream
 
 def claims_of(trainer: Any) -> frozenset[str]:
     return frozenset(getattr(trainer, "claims", ())) or frozenset({"padding"})
+
+
+def require_known_claims(trainer: Any) -> None:
+    """A claim with a typo would be reported as not claimed. Raises TrainerError with those that there are."""
+    known = {"padding"}.union(*(item.claims for item in SCENARIOS), (item.claim for item in properties.load())) - {""}
+    for claim in sorted(claims_of(trainer) - known):
+        close = difflib.get_close_matches(claim, known, 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise TrainerError(f"the trainer claims {claim!r}, which is nothing; {hint}known: {', '.join(sorted(known))}")
 
 
 @dataclass

@@ -26,8 +26,9 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of the format that this version reads."""
+    text = present(path).read_text(encoding="utf-8")
     try:
-        record = json.loads(present(path).read_text(encoding="utf-8"), object_hook=_decoded)
+        record = json.loads(text, object_hook=_decoded)
     except ValueError as error:
         raise RecordingError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
@@ -38,7 +39,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def present(path: Path) -> Path:
     if not path.is_file():
-        raise RecordingError(f"{path}: no such file")
+        raise RecordingError(f"{path}: no such file; `sftspec record TRAINER --out DIR` writes a whole folder")
     return path
 
 

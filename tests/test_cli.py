@@ -246,3 +246,25 @@ def test_a_trial_is_recorded_and_judged_elsewhere(loop, tmp_path, capsys):
     document = json.loads(path.read_text(encoding="utf-8"))
     validate(document)
     assert document["trainer"]["name"] == "Loop" and document["trainer"]["setting"]["forget"] is True
+
+
+def test_an_unknown_claim_is_refused_with_the_one_that_was_meant(tmp_path, capsys):
+    path = tmp_path / "typo.py"
+    path.write_text(LOOP.replace('claims = {"padding"}', 'claims = {"padding", "trunctation"}'))
+    assert main(["check", str(path), "--select", "masking"]) == 2
+    assert "did you mean 'truncation'? known: accumulation, " in capsys.readouterr().err
+
+
+def test_a_trainer_that_hangs_ends_with_the_place_and_what_it_printed(tmp_path):
+    path = tmp_path / "hangs.py"
+    path.write_text("import time\nclass Hangs:\n    def train(self, job):\n        print('waiting for rank 1')\n"
+                    "        (job.workdir / '../../../started').touch()\n        time.sleep(600)\n")  # fmt: skip
+    code = f"from sftspec.conformance.cli import main; raise SystemExit(main(['check', {str(path)!r}]))"
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=environment)
+    while not (tmp_path / "started").exists() and process.poll() is None:
+        time.sleep(0.1)
+    process.terminate()
+    _, said = process.communicate()
+    assert process.returncode == 2
+    assert "interrupted, no verdict in 'plain', " in said and "waiting for rank 1" in said
