@@ -13,7 +13,8 @@ from typing import Any
 from sftspec.conformance.judge import Verdict
 from sftspec.conformance.plain import plain, short, without_paths
 from sftspec.conformance.strip import Cell, strip_of
-from sftspec.run import Job, Piece, Row, Run, Step
+from sftspec.job import Job
+from sftspec.run import Piece, Row, Run, Step
 
 
 def counterexample_record(verdict: Verdict, found: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sftspec.conformance.corpora import Writer, unequal_conversations
 from sftspec.conformance.recovery import MIN_MARGIN, fit_bound
-from sftspec.conformance.scenarios import Writer, unequal_conversations
 from sftspec.conformance.witness import make_model, make_tokenizer
 from sftspec.divergences import forward_kl, generalised_jsd, reverse_kl
-from sftspec.run import Job
+from sftspec.job import Job
 
 TEMPERATURES = (0.5, 0.7, 0.9, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 8.0, 10.0)
 BETAS = (0.1, 0.25, 0.5, 0.75, 0.9)

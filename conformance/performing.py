@@ -15,9 +15,10 @@ from typing import Any
 
 from sftspec import properties
 from sftspec.conformance.adapters import TrainerError
+from sftspec.conformance.corpora import ALPHABET
 from sftspec.conformance.provenance import Provenance
 from sftspec.conformance.recovery import WitnessError, build_run
-from sftspec.conformance.scenarios import ALPHABET, GOLDENS, SCENARIOS, Scenario, make_job
+from sftspec.conformance.scenarios import GOLDENS, SCENARIOS, Scenario, make_job
 from sftspec.conformance.witness import Tap
 from sftspec.masking import Conventions
 from sftspec.run import Run, reference_stream

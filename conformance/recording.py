@@ -24,8 +24,9 @@ from sftspec.conformance.judge import Trial
 from sftspec.conformance.plain import without_paths
 from sftspec.conformance.store import FORMAT, RecordingError, Tensors, present, read_json, write_json
 from sftspec.conversation import Conversation
+from sftspec.job import Job
 from sftspec.masking import Conventions
-from sftspec.run import Forward, Job, Replay, Row, Run, Step
+from sftspec.run import Forward, Replay, Row, Run, Step
 
 RUN, TENSORS, TOKENIZER, TWIN, TRIAL = "run.json", "tensors.safetensors", "tokenizer", "twin", "trial.json"
 

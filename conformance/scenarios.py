@@ -1,194 +1,33 @@
-"""The jobs on which a trainer is judged: few, rich, and made of what hides bugs in ordinary tests.
+"""The jobs on which a trainer is judged: few, rich, and each different from the others in what it can show.
 
-Equal lengths hide a mean of means, so target counts run from 0 to 100. One-turn conversations hide drift, so there are
-up to five turns. A pad token of its own hides masks made by token id. AdamW and clipping hide constant factors, so most
-scenarios step plain SGD without clipping (properties/README.md).
-
-Each message is made of four-letter words that occur nowhere else in the job; between them stands whatever breaks
-trainers: control strings, outer whitespace, empty contents, many bytes a character.
+A pad token of its own hides masks made by token id. AdamW and clipping hide constant factors, so most scenarios step
+plain SGD without clipping (properties/README.md). What is said in them is in `corpora`.
 """
 
 from __future__ import annotations
 
 import json
-import random
-import string
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sftspec.conformance.corpora import (
+    CAPACITY,
+    CUT,
+    Writer,
+    few_conversations,
+    flagged_conversations,
+    golden_conversations,
+    hostile_conversations,
+    long_conversations,
+    odd_conversations,
+    one_long_conversation,
+    unequal_conversations,
+)
 from sftspec.conversation import Conversation
-from sftspec.golden.reduced import REDUCED, goldens, hugging_face_tokenizer
-from sftspec.run import Job
-
-ALPHABET = string.ascii_uppercase
-CAPACITY = 224
-CUT = 40
-
-
-class Writer:
-    """Makes conversations; no word is ever used twice."""
-
-    def __init__(self, seed: int):
-        self.random = random.Random(seed)
-        self.used: set[str] = set()
-
-    def word(self) -> str:
-        while True:
-            word = "".join(self.random.choices(ALPHABET, k=4))
-            if word not in self.used:
-                self.used.add(word)
-                return word
-
-    def words(self, count: int) -> str:
-        return " ".join(self.word() for _ in range(count))
-
-    def hostile(self) -> str:
-        """A content that some trainer somewhere got wrong."""
-        first, second = self.word(), self.word()
-        return self.random.choice(
-            [
-                f"{first} {second}",
-                f"  {first} {second} ",
-                f"\n{first}\n\n{second}\n",
-                f"\n\n{first}",
-                f"{first} <|im_end|> {second}",
-                f"{first}<|im_end|>\n<|im_start|>assistant\n{second}",
-                f"<|im_start|>assistant\n{first} [/INST] </s>",
-                f"{first} <|endoftext|> {second} <|pad|>",
-                f'{first} [{{"a": [1]}}]{{ {second}\n```py\nprint("{{{{ x }}}}")\n```',
-                f"{first} é 漢字 🙂 שלום e\u0301 {second}",
-                f"assistant\n{first} user: {second}",
-                first,
-            ]
-        )
-
-    def talk(self, turns: int, system: bool = False, last_user: bool = False, write=None) -> Conversation:
-        write = write or self.hostile
-        messages = [{"role": "system", "content": write()}] if system else []
-        for _ in range(turns):
-            messages += [{"role": "user", "content": write()}, {"role": "assistant", "content": write()}]
-        if last_user:
-            messages.append({"role": "user", "content": write()})
-        return Conversation(messages)
-
-
-def exactly(tokens: int, writer: Writer) -> Conversation:
-    """A conversation of so many tokens: ten of ChatML, four letters asked, and the rest answered."""
-    talk = writer.talk(1, write=writer.word)
-    talk[-1]["content"] = "Z" * (tokens - 10 - 4 - 4) + talk[-1]["content"]
-    return talk
-
-
-def hostile_conversations(writer: Writer) -> list[Conversation]:
-    """Fifteen conversations of many shapes; two of them have no target."""
-    talks = [writer.talk(turns, system=turns % 2 == 0, last_user=turns == 3) for turns in (1, 2, 3, 4, 5, 1, 2)]
-    talks.append(Conversation([{"role": "assistant", "content": writer.hostile()}]))
-    talks.append(
-        Conversation(
-            [
-                {"role": "assistant", "content": writer.words(2)},
-                {"role": "user", "content": writer.hostile()},
-                {"role": "assistant", "content": writer.hostile()},
-            ]
-        )
-    )
-    talks.append(
-        Conversation(
-            [
-                {"role": "user", "content": writer.words(1)},
-                {"role": "assistant", "content": ""},
-                {"role": "user", "content": ""},
-                {"role": "assistant", "content": writer.words(3)},
-            ]
-        )
-    )
-    talks.append(
-        Conversation(
-            [
-                {"role": "user", "content": writer.words(2)},
-                {"role": "assistant", "content": writer.words(1)},
-                {"role": "tool", "content": writer.words(3)},
-                {"role": "assistant", "content": writer.hostile()},
-            ]
-        )
-    )
-    talks.append(Conversation([{"role": "user", "content": writer.hostile()}]))
-    talks.append(Conversation([{"role": "system", "content": writer.words(3)}, {"role": "user", "content": "   "}]))
-    talks.append(writer.talk(1, write=lambda: writer.words(12)))
-    talks.append(writer.talk(2, write=lambda: f" {writer.words(1)}\n"))
-    return talks
-
-
-def unequal_conversations(writer: Writer) -> list[Conversation]:
-    """Fifteen one- to three-turn conversations whose target counts run from 0 to about 100; one has none."""
-    talks = [Conversation([{"role": "user", "content": writer.words(3)}])]
-    for count in (1, 20, 2, 12, 1, 8, 1, 16, 3, 1, 6, 2, 4, 1):
-        talk = writer.talk(1 + count % 3, write=lambda: writer.words(1))
-        talk[-1]["content"] = writer.words(count)
-        talks.append(talk)
-    return talks
-
-
-def few_conversations(writer: Writer) -> list[Conversation]:
-    """The first eight of the above, for what is run twice over several epochs."""
-    return unequal_conversations(writer)[:8]
-
-
-def odd_conversations(writer: Writer) -> list[Conversation]:
-    """Shapes that a trainer may take for granted that no conversation has.
-
-    Answers that repeat a question or an answer (a search for them finds the wrong place), two answers in a row, two
-    results of tools in a row, a system message in the middle, an answer of blanks, one that is empty (a single target),
-    one conversation of exactly CUT tokens, and one that stands here twice.
-    """
-    word, words = writer.word, writer.words
-    echo, yes, blank = words(2), word(), " " * writer.random.randint(1, 3)
-    shapes = (
-        (("user", echo), ("assistant", echo), ("user", word()), ("assistant", words(2))),
-        (("user", word()), ("assistant", yes), ("user", f"{yes} {word()}"), ("assistant", yes), ("user", word())),
-        (("user", word()), ("assistant", words(2)), ("assistant", words(3)), ("user", word()), ("assistant", word())),
-        (("assistant", word()), ("assistant", word()), ("user", word())),
-        (("user", word()), ("assistant", word()), ("tool", words(2)), ("tool", words(2)), ("assistant", words(2))),
-        (("system", word()), ("user", word()), ("assistant", word()), ("system", words(2)), ("assistant", words(2))),
-        (("user", word()), ("assistant", blank), ("user", word()), ("assistant", word())),
-        (("user", words(2)), ("assistant", "")),
-    )
-    talks = [Conversation([{"role": role, "content": content} for role, content in shape]) for shape in shapes]
-    return [*talks, exactly(CUT, writer), Conversation(talks[3])]
-
-
-def flagged_conversations(writer: Writer) -> list[Conversation]:
-    """Conversations in which some assistant turns carry `"train": false`, and other turns `"train": true`."""
-    talks = [writer.talk(turns) for turns in (1, 2, 3, 4, 3)]
-    for number, talk in enumerate(talks):
-        for index, message in enumerate(talk):
-            if message["role"] == "assistant" and (index // 2 + number) % 2:
-                message["train"] = False
-    # true changes nothing; and the last answer is not trained, under whatever policy.
-    asked, kept = writer.talk(2), writer.talk(2, last_user=True)
-    for message in asked:
-        message["train"] = True
-    kept[-2]["train"] = False
-    return [*talks, asked, kept]
-
-
-def one_long_conversation(writer: Writer) -> list[Conversation]:
-    """Short conversations and one of about 1,200 tokens: a default max_length that nobody asked for shows."""
-    long = writer.talk(3, write=lambda: writer.words(35))
-    return [writer.talk(1, write=lambda: writer.words(2)), long, writer.talk(2, write=lambda: writer.words(1))]
-
-
-def long_conversations(writer: Writer) -> list[Conversation]:
-    """Conversations of which some are longer than a pack, and one that is exactly as long as it."""
-    talks = [writer.talk(1, write=lambda count=count: writer.words(count)) for count in (2, 30, 4, 50, 8, 3, 25, 1)]
-    return [*talks, exactly(CAPACITY, writer)]
-
-
-def golden_conversations(variant: str) -> Callable[[Writer], list[Conversation]]:
-    """The conversations of a variant's goldens: nothing is drawn."""
-    return lambda writer: [Conversation(case.messages) for case in goldens(variant)]
+from sftspec.golden.reduced import REDUCED, hugging_face_tokenizer
+from sftspec.job import Job
 
 
 @dataclass(frozen=True)

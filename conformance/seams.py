@@ -7,13 +7,12 @@ process, and every function is given the same ones. Only what fails is drawn aga
 from __future__ import annotations
 
 import functools
-import importlib
-import importlib.util
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+import sftspec
 from sftspec.properties import Property
 
 
@@ -38,18 +37,14 @@ class Drawn:
 def part_of(trainer: Any, item: Property):
     """The function that a seam property reads, or None if the trainer has no such part.
 
-    A Pipeline has them all; another trainer names those that it wants judged: `parts = {"pack": my_pack}`. An attribute
-    that happens to be called `encode` is not taken for one.
+    A Pipeline has the stages, and the library the other functions. Another trainer names those that it wants judged:
+    `parts = {"pack": my_pack}`; an attribute that happens to be called `encode` is not taken for one.
     """
     from sftspec.trainer import Pipeline
 
     if not isinstance(trainer, Pipeline):
         return getattr(trainer, "parts", {}).get(item.seam)
-    if hasattr(trainer, item.seam):
-        return getattr(trainer, item.seam)
-    names = ("sftspec", f"sftspec.{item.check.__module__.rsplit('.', 1)[-1]}", f"sftspec.{item.area}")
-    homes = [importlib.import_module(name) for name in names if importlib.util.find_spec(name)]
-    return next((getattr(home, item.seam) for home in homes if hasattr(home, item.seam)), None)
+    return getattr(trainer, item.seam, None) or getattr(sftspec, item.seam, None)
 
 
 def draw(item: Property, function: Any, max_examples: int) -> Drawn:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sftspec.conformance.provenance import Provenance
 from sftspec.golden import small_tokenizer
-from sftspec.run import Job
+from sftspec.job import Job
 from sftspec.step import RANK
 
 END_OF_TURN = "<|im_end|>"

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from sftspec.conversation import Conversation
 from sftspec.properties import must
-from sftspec.rejection_sampling import rejection_sample  # noqa: F401 (the judge binds the seam)
 
 
 def numbered_prompts(count: int, prefill: str) -> list[Conversation]:

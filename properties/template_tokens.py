@@ -87,6 +87,7 @@ def different_conversations_have_different_tokens(encode, messages, template, le
 
     Where markers are text ("User: "), a content can pass for a turn, and nobody can tell the two from the tokens.
     """
+
     def ids(talk):
         return encode(talk, template=template, tokenizer=vocabulary.tokenizer, special_tokens="literal").input_ids
 
@@ -104,6 +105,7 @@ def contents_make_no_control_token(encode, messages, template, vocabulary=SMALL)
 
     Parsed contents forge turns and cut masks (transformers#29279, vllm#31735, gemma#770).
     """
+
     def control(talk):
         example = encode(talk, template=template, tokenizer=vocabulary.tokenizer, special_tokens="literal")
         return [token for token in example.input_ids if token in vocabulary.added]

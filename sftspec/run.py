@@ -1,4 +1,4 @@
-"""What was asked (Job) and what was really done (Run): one ledger, whatever the trainer.
+"""What was really done: one ledger, whatever the trainer.
 
 A Run is a table with one row for each position that the model saw while it was trained: which token, where it came
 from, whether it was a target, on which token, with which weight. The rows are read off the gradient at the model's
@@ -10,88 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from sftspec.conversation import Conversation, load_conversations
+from sftspec.conversation import Conversation
+from sftspec.job import Job
 from sftspec.masking import IGNORE, Conventions, Encoded, encode
 
 # What the configurations of the witnesses call it.
 DROPOUTS = ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop")
-
-
-class JobError(ValueError):
-    """A job that nobody can do as it stands; says what is missing."""
-
-
-@dataclass
-class Job:
-    """Train `model` on `conversations`, exactly so.
-
-    model            a Hugging Face causal LM, to be trained in place (not a copy of it)
-    tokenizer        a fast Hugging Face tokenizer with a chat template; pad may equal the end-of-turn token
-    conversations    the corpus, in order; read from `path` if it is not given
-    path             the corpus as JSONL of {"messages": [...]}
-    template         the chat template, by name
-    policy           "all" assistant turns, the "last" one, or "every-token"
-    batch_size       rows of one micro-batch (packing: packed rows)
-    accumulation     micro-batches of one optimizer step; the last step of an epoch may have fewer
-    world_size       ranks that share a step
-    epochs           passes over the corpus
-    max_length       tokens of one row at most: longer examples are cut at the right end, packs never exceed it
-    packing          put several examples into one row
-    optimizer        "sgd" (no momentum) or "adamw" (betas 0.9 and 0.999, eps 1e-8)
-    learning_rate    constant over the run
-    weight_decay     AdamW's decoupled decay
-    max_grad_norm    clip the accumulated gradient to this norm; None: do not clip
-    frozen           parameters by name that are not trained: they come with requires_grad False, and stay as they are
-    seed             of the order of the examples
-    resume_at        save everything after so many optimizer steps, forget it, load it, and go on
-    workdir          a folder that the trainer may write to
-    """
-
-    model: Any
-    tokenizer: Any
-    conversations: list[Conversation] = field(default_factory=list)
-    path: Path | None = None
-    template: str = "chatml/openai"
-    policy: str = "all"
-    batch_size: int = 4
-    accumulation: int = 1
-    world_size: int = 1
-    epochs: int = 1
-    max_length: int | None = None
-    packing: bool = False
-    optimizer: str = "sgd"
-    learning_rate: float = 1e-2
-    weight_decay: float = 0.0
-    max_grad_norm: float | None = None
-    frozen: tuple[str, ...] = ()
-    seed: int = 0
-    resume_at: int | None = None
-    workdir: Path = Path("sftspec-workdir")
-    reported: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not self.conversations:
-            if self.path is None:
-                raise JobError("the job has nothing to train on: give conversations, or the path of a JSONL file")
-            self.conversations = load_conversations(self.path)
-        if self.packing and not self.max_length:
-            raise JobError("packing needs max_length, the number of tokens of a row")
-        for name in ("batch_size", "accumulation", "world_size", "epochs"):
-            if getattr(self, name) < 1:
-                raise JobError(f"{name} is {getattr(self, name)}; give 1 or more")
-
-    @property
-    def head_name(self) -> str:
-        """The model's output head among its parameters."""
-        head = self.model.get_output_embeddings().weight
-        return next(name for name, parameter in self.model.named_parameters() if parameter is head)
-
-    def report(self, **counts: Any) -> None:
-        """A trainer tells what it dropped, truncated or logged: report(dropped=2), report(losses=[4.1, 4.0])."""
-        self.reported.update(counts)
 
 
 @dataclass(frozen=True)

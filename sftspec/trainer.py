@@ -16,9 +16,9 @@ import torch
 
 from sftspec.attention import NAME as PACKED_ATTENTION
 from sftspec.collation import Batch, collate
+from sftspec.job import Job
 from sftspec.masking import Conventions, Encoded, encode
 from sftspec.packing import pack
-from sftspec.run import Job
 from sftspec.step import StepReport, clip_gradients, forward_logits, sft_loss, sft_step
 
 

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 
 from sftspec.distillation import distillation_loss
-from sftspec.properties import REGISTRY, distillation, distillation_parts, divergences
+from sftspec.properties import REGISTRY
 from sftspec.properties.distillation_cases import UNEVEN, random_case, soft_bound
 from sftspec.step import sft_loss
-from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_in
+from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_of
 
 
 def as_a_part(kl):
@@ -58,9 +58,7 @@ def trl():
 
 def failing(kl) -> set[str]:
     failed = set()
-    for item in properties_in(distillation, distillation_parts):
-        if item.seam != "distillation_loss":
-            continue
+    for item in properties_of("distillation", "distillation_loss"):
         try:
             evidence(item, as_a_part(kl), max_examples=15)
         except DoesNotHold:
@@ -81,9 +79,7 @@ def test_trl_generalized_jsd_loss_on_trial(trl, name):
     """All properties of the forward KL, and of the JSD, hold but those on excluded columns and on bfloat16."""
     jsd = trl["jsd"][name]
     assert failing(lambda s, t, y, T: jsd(s, t, y, beta=0, temperature=T)) == NAN_AND_DTYPE
-    for item in properties_in(divergences):
-        if item.seam != "generalised_jsd":
-            continue
+    for item in properties_of("distillation", "generalised_jsd"):
         part = lambda s, t, beta: jsd(s, t, beta=beta, reduction="none").sum(-1)  # noqa: E731
         if item.check.__name__ == "an_excluded_token_makes_no_nan":
             with pytest.raises(DoesNotHold, match="nan"):
@@ -165,11 +161,8 @@ def test_liger_pads_a_narrow_student_with_zero_logits():
         as_a_part(loss)(student, teacher, labels, 2.0, 1.0),
     )
     assert abs(ours - theirs) <= soft_bound(random_case(0, 2, 5, 9, "random"), 2.0, unit=2.0**-24)
-    (item,) = (
-        item for item in properties_in(distillation_parts) if item.check.__name__ == "a_wider_teacher_is_refused_or_cut"
-    )
     with pytest.raises(DoesNotHold):
-        evidence(item, as_a_part(loss))
+        evidence(REGISTRY["distillation/a-wider-teacher-is-refused-or-cut"], as_a_part(loss))
 
 
 def test_torchtune_calls_a_cross_entropy_forward_kl():

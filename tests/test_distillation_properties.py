@@ -11,11 +11,11 @@ import torch.nn.functional as F
 
 from sftspec.distillation import distillation_loss, frozen_logits
 from sftspec.divergences import forward_kl, generalised_jsd, with_tail_bucket
-from sftspec.properties import distillation, distillation_options, distillation_parts, divergences
+from sftspec.properties import distillation
 from sftspec.step import sft_loss
-from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_in, reference
+from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_of, reference
 
-PROPERTIES = properties_in(distillation, distillation_parts, distillation_options, divergences)
+PROPERTIES = properties_of("distillation")
 
 # The laws of distillation, all of them; what no function shows stands in NOT_OBSERVABLE with its reason.
 LAWS = {"KD-VAL", "KD-GRAD", "KD-LIM", "KD-BOUND", "KD-T2", "KD-ZERO", "KD-SHIFT", "KD-DIR", "KD-NOTEACH", "KD-MASK"}

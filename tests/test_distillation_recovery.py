@@ -11,16 +11,15 @@ import pytest
 import torch
 
 from sftspec.conformance.breakit.temperatures import distilling
+from sftspec.conformance.corpora import Writer, unequal_conversations
 from sftspec.conformance.distillation_recovery import StudentTap, distil_once, fit_bound, read_distillation
 from sftspec.conformance.judge import judge
-from sftspec.conformance.scenarios import Writer, unequal_conversations
 from sftspec.conformance.witness import make_model, make_tokenizer
 from sftspec.distillation import distillation_loss, frozen_logits
+from sftspec.job import Job
 from sftspec.masking import Conventions
-from sftspec.properties import distillation_runs
-from sftspec.run import Job
 from sftspec.step import StepReport, forward_logits, sft_loss
-from sftspec.tests.seam_verdict import properties_in
+from sftspec.tests.seam_verdict import properties_of
 from sftspec.trainer import Pipeline
 
 V = 320
@@ -243,7 +242,7 @@ BROKEN = {
     "the-completion-is-distilled-and-nothing-else": Ours(policy="every-token"),
     "the-teacher-is-only-asked": Ours(teacher_learns=True),
 }
-PROPERTIES = {item.id.partition("/")[2]: item for item in properties_in(distillation_runs)}
+PROPERTIES = {item.id.partition("/")[2]: item for item in properties_of("distillation", "distil")}
 
 
 def test_every_property_has_a_broken_trainer():

@@ -187,6 +187,4 @@ def test_other_areas_do_not_read_the_goldens_and_these_read_nothing_else():
     trial = put_on_trial(Pipeline(), chosen, scenarios=[BY_NAME[name] for name in (*GOLDENS, "one by one")])
     for verdict in trial.verdicts:
         if verdict.property.seam == "run":
-            assert set(verdict.evidence) <= (
-                set(GOLDENS) if verdict.property.area == "template" else {"one by one"}
-            )
+            assert set(verdict.evidence) <= (set(GOLDENS) if verdict.property.area == "template" else {"one by one"})

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
+from sftspec.conformance.corpora import ALPHABET, Writer, hostile_conversations, unequal_conversations
 from sftspec.conformance.provenance import NOWHERE, Provenance
-from sftspec.conformance.scenarios import ALPHABET, Writer, hostile_conversations, unequal_conversations
 from sftspec.conformance.witness import make_tokenizer
 from sftspec.masking import encode
 

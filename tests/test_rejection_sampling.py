@@ -11,7 +11,6 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from sftspec.order_statistics import best_of_n_law, expected_max_normal
-from sftspec.properties import rejection_sampling as properties
 from sftspec.rejection_sampling import (
     Round,
     Selection,
@@ -21,9 +20,9 @@ from sftspec.rejection_sampling import (
     select,
 )
 from sftspec.selection import UNRANKED
-from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_in
+from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_of
 
-PROPERTIES = {item.check.__name__: item for item in properties_in(properties)}
+PROPERTIES = {item.check.__name__: item for item in properties_of("best_of_n", "rejection_sample")}
 
 
 def one_seed_for_all(prompts, sample, reward, n, seed=0, start=0):

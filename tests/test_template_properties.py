@@ -9,13 +9,12 @@ import pytest
 
 from sftspec import encode, render
 from sftspec.golden.small_tokenizer import load
-from sftspec.properties import REGISTRY, laws, module
+from sftspec.properties import REGISTRY, laws
 from sftspec.spans import assemble
 from sftspec.templates import TEMPLATES, find_template
-from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_in
+from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_of
 
-MODULES = [module("template"), module("template_tokens")]
-PROPERTIES = properties_in(*MODULES)
+PROPERTIES = properties_of("template")
 OURS = {"render": render, "encode": encode}
 
 

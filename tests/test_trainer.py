@@ -11,7 +11,7 @@ import torch
 
 from sftspec import Job, Pipeline
 from sftspec.collation import collate
-from sftspec.conformance.scenarios import Writer, unequal_conversations
+from sftspec.conformance.corpora import Writer, unequal_conversations
 from sftspec.conformance.witness import make_model, make_tokenizer
 from sftspec.masking import encode
 from sftspec.step import sft_step

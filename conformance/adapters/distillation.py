@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 from sftspec.conformance.adapters.transformers_trainer import run_trainer, training_arguments
 from sftspec.conformance.distillation_recovery import distil_once
 from sftspec.conversation import Conversation
+from sftspec.job import Job
 from sftspec.masking import Conventions
-from sftspec.run import Job
 
 
 def divergence_of(beta: float) -> str:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from sftspec.job import Job
 from sftspec.masking import Conventions
-from sftspec.run import Job
 
 COLLATORS = ("padded", "flattening", "language-modeling")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from sftspec.conformance.adapters.transformers_trainer import run_trainer, training_arguments
 from sftspec.conversation import Conversation
+from sftspec.job import Job
 from sftspec.masking import Conventions
-from sftspec.run import Job
 
 CHOICES = {
     "packing": ("none", "bfd", "bfd_split", "wrapped"),

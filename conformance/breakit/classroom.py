@@ -18,8 +18,8 @@ from torch import Tensor
 
 from sftspec.conformance.mutants import load_mutants
 from sftspec.conversation import Conversation
+from sftspec.job import Job
 from sftspec.masking import Encoded, encode
-from sftspec.run import Job
 from sftspec.trainer import Pipeline
 
 TEMPLATE = "llama3/hf"

@@ -18,8 +18,8 @@ from sftspec.conformance.distillation_recovery import distil_once
 from sftspec.conversation import Conversation
 from sftspec.distillation import distillation_loss, frozen_logits
 from sftspec.divergences import generalised_jsd, with_tail_bucket
+from sftspec.job import Job
 from sftspec.masking import IGNORE, Conventions
-from sftspec.run import Job
 from sftspec.step import NoTargetsError, StepReport, count_targets, forward_logits, sft_loss
 from sftspec.trainer import Pipeline
 

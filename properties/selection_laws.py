@@ -1,0 +1,165 @@
+"""Best-of-N: what leaves the choice as it is, what it is worth, and which candidates are the k best.
+
+Expected values come from sorting and from enumeration, never from the function that is judged.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+
+from hypothesis import strategies as st
+
+from sftspec.order_statistics import expected_max_normal
+from sftspec.properties import must, should
+
+INF, NAN = math.inf, math.nan
+
+few = st.integers(-4, 4).map(float)  # small integers, so that ties are common
+
+finite = st.floats(allow_nan=False, allow_infinity=False) | few | st.sampled_from([0.0, -0.0, 5e-324, 1e308])
+
+rewards_row = st.lists(finite | st.just(-INF), min_size=1, max_size=7)
+
+distinct_row = st.lists(st.integers(-200, 200), min_size=2, max_size=7, unique=True).map(
+    lambda eighths: [k / 8 for k in eighths]
+)
+
+tables = st.integers(1, 6).flatmap(
+    lambda n: st.lists(st.lists(finite | st.just(-INF), min_size=n, max_size=n), min_size=1, max_size=4)
+)
+
+# Two prompts, one of them twice, and rewards that say which prompt and which candidate they belong to.
+PAIRED = [[1.0, 2.0, 3.0], [30.0, 10.0, 20.0], [1.0, 2.0, 3.0]]
+
+NEIGHBOURS = [[1.0, 1.0 + 2.0**-52], [-(2.0**-1074), 0.0], [-1.0, -1.0 + 2.0**-53]]  # no double lies between
+
+# Distinct rewards that a sigmoid in float32 (first) or bfloat16 (second) turns into ties.
+SATURATED = [[18.0, 20.0, 25.0], [6.5, 7.0, 8.0]]
+
+
+@must(
+    seam="best_of_n",
+    laws="BN-MONO",
+    floor=60,
+    given={"row": st.lists(st.integers(-64, 64).map(lambda k: k / 8), min_size=1, max_size=7)},
+    examples=[{"row": [0.125, 0.25, 0.0]}, {"row": [5.0, 7.0, 6.0]}],
+)
+def only_the_order_of_rewards_matters(select, row):
+    """A strictly increasing function of the rewards leaves the winner where it was, also if each prompt has its own.
+
+    All functions here are exact in float32. Whitening over prompts, a global top-k, softmax sampling and rounding
+    before ranking fail (ms-swift#6683, LMFlow#293).
+    """
+    order = sorted(set(row))
+    changed = [[2 * r for r in row], [r + 2.0**17 for r in row], [float(order.index(r)) for r in row]]
+    expected = int(select([row])[0])
+    for new, winner in zip(changed, select(changed), strict=True):
+        yield (row, new), int(winner) == expected, f"expected {expected}, selected {int(winner)}"
+
+
+@must(
+    seam="best_of_n",
+    laws="BN-SUB",
+    floor=40,
+    given={"row": rewards_row},
+    examples=[{"row": [3.0]}, {"row": [2.0, 1.0, 4.0, 3.0]}],
+)
+def more_candidates_never_make_the_winner_worse(select, row):
+    """Best of one is that one, and the best of N + M is at least the best of N."""
+    best = [row[int(select([row[:n]])[0])] for n in range(1, len(row) + 1)]
+    yield row, best[0] == row[0]
+    for fewer, more in itertools.pairwise(best):
+        yield row, more >= fewer, f"winners' rewards with growing N: {best}"
+
+
+@must(
+    seam="best_of_n",
+    laws="BN-ARGMAX",
+    floor=20,
+    given={"row": rewards_row, "cut": st.integers(1, 6)},
+    examples=[{"row": [1.0, 9.0, 2.0, 8.0], "cut": 2}],
+)
+def selection_does_not_depend_on_sharding(select, row, cut):
+    """The winner among the winners of shards is the winner of all (ms-swift#10205: statistics per worker)."""
+    shards = [shard for shard in (row[:cut], row[cut:]) if shard]
+    best = [shard[int(select([shard])[0])] for shard in shards]
+    yield row, best[int(select([best])[0])] == row[int(select([row])[0])]
+
+
+@must(
+    seam="best_of_n",
+    laws="BN-EMAX",
+    floor=5,
+    given={"n": st.sampled_from([2, 4, 16]), "seed": st.integers(0, 9)},
+    examples=[{"n": 4, "seed": 0}],
+)
+def the_best_of_normal_rewards_is_their_expected_maximum(select, n, seed):
+    """Over 2,000 prompts with independent N(0, 1) rewards, the winners' mean is E[max of n] within five errors.
+
+    The maximum is a 1-Lipschitz function of n normals, so its variance is at most 1 (Poincaré): five standard errors
+    are 5 / sqrt(2000).
+    """
+    draw = random.Random(seed)
+    rewards = [[draw.gauss(0, 1) for _ in range(n)] for _ in range(2000)]
+    mean = math.fsum(row[int(winner)] for row, winner in zip(rewards, select(rewards), strict=True)) / 2000
+    expected = float(expected_max_normal(n))
+    yield n, abs(mean - expected) <= 5 / math.sqrt(2000), f"expected {expected:.4f}, mean {mean:.4f}"
+
+
+@must(
+    seam="top_k",
+    laws="BN-TOPK",
+    floor=60,
+    given={"row": rewards_row, "broken": st.integers(0, 7)},
+    examples=[{"row": [2.0, 5.0, 1.0, 5.0], "broken": 0}, {"row": [-INF, 1.0], "broken": 1}],
+)
+def the_k_best_are_the_k_largest(select_top, row, broken):
+    """The k selected are the k largest rewards of their prompt, best first and each once, and no NaN is among them.
+
+    Three prompts are asked together: the k best of all, or of the first, are not the k best of each.
+    """
+    rows = [row, row[::-1], [-reward if math.isfinite(reward) else reward for reward in row]]
+    table = [[*each[:broken], NAN, *each[broken:]] for each in rows]
+    for k in range(1, len(row) + 1):
+        for rewards, chosen in zip(table, select_top(table, k), strict=True):
+            indices = [int(index) for index in chosen]
+            found, ranked = [rewards[index] for index in indices], sorted(rewards, key=lambda r: (r != r, -r))
+            yield (rewards, k), found == ranked[:k] and len(set(indices)) == k, f"selected {found}"
+
+
+@should(
+    seam="top_k",
+    laws=("BN-TOPK", "BN-TIE"),
+    floor=20,
+    given={"row": st.lists(st.sampled_from([0.0, -0.0, 1.0, INF, -INF]), min_size=1, max_size=8)},
+    examples=[{"row": [1.0, 1.0, 1.0]}, {"row": [0.0, INF, 1.0, INF]}, {"row": [1.0] * 40}],
+)
+def equal_rewards_rank_in_the_order_of_sampling(select_top, row):
+    """Of equal rewards the one sampled first ranks first, so that the best of the k best is the best of N; +inf is the
+    largest."""
+    chosen = [int(index) for index in select_top([row], len(row))[0]]
+    expected = sorted(range(len(row)), key=lambda index: -row[index])
+    yield row, chosen == expected, f"expected {expected}, selected {chosen}"
+
+
+@must(
+    seam="top_k",
+    laws=("BN-TOPK", "BN-NAN"),
+    floor=20,
+    given={"row": rewards_row, "missing": st.integers(1, 4)},
+    examples=[{"row": [1.0], "missing": 1}, {"row": [2.0, -INF, 3.0], "missing": 2}],
+)
+def fewer_rewards_than_k_are_refused_or_marked(select_top, row, missing):
+    """Where fewer than k candidates have a reward, selection raises, or fills up with a negative index or None."""
+    broken = [NAN] * missing + row
+    for rewards, k in ((broken, len(broken)), (broken, len(broken) + 1), (row, len(row) + 1)):
+        try:
+            (chosen,) = select_top([rewards], k)
+        except Exception as error:
+            yield (rewards, k), True, f"refused: {error}"
+            continue
+        kept = [int(index) for index in chosen if index is not None and int(index) >= 0]
+        ranked = [index for index, reward in enumerate(rewards) if reward == reward]
+        yield (rewards, k), len(list(chosen)) == k and sorted(kept) == ranked, f"selected {list(chosen)}"

@@ -1,0 +1,128 @@
+"""The step, in the functions behind the loss: the clip, and an evaluation."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from hypothesis import strategies as st
+
+from sftspec.collation import collate
+from sftspec.properties import must
+from sftspec.properties.step_cases import (
+    FIRST_LABELLED,
+    ROUNDOFF,
+    UNEQUAL,
+    Bigram,
+    Example,
+    Problem,
+    loss_bound,
+    problems,
+)
+
+DRAWN = {"problem": problems}
+
+CAUGHT = [{"problem": UNEQUAL}, {"problem": FIRST_LABELLED}]
+
+gradients = st.builds(
+    lambda seed, shapes, scale: [scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed + index),
+                                                     dtype=torch.float64) for index, shape in enumerate(shapes)],
+    st.integers(0, 2**30),
+    st.lists(st.tuples(st.integers(1, 4), st.integers(1, 5)), min_size=1, max_size=4),
+    st.sampled_from([1e-3, 1.0, 50.0]),
+)  # fmt: skip
+
+LIMITS = st.sampled_from([0.01, 1.0, 30.0])
+
+SKEWED = [torch.tensor([[3.0, 4.0, 12.0]], dtype=torch.float64), torch.tensor([[0.1]], dtype=torch.float64)]
+
+
+def clipped(clip, values, limit):
+    """(norm that the clip reports, gradients after it)."""
+    parameters = [torch.nn.Parameter(torch.zeros_like(value)) for value in values]
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.grad = value.clone()
+    return clip(parameters, limit), [parameter.grad for parameter in parameters]
+
+
+@must(seam="clip", laws=("ST-CLIP", "ST-CLIPDIR", "ST-CLIPHOM", "ST-CLIPIDEM"), floor=50,
+      given={"values": gradients, "limit": LIMITS}, examples=[{"values": SKEWED, "limit": 1.0}])  # fmt: skip
+def one_factor_for_all_parameters(clip, values, limit):
+    """g' = min(1, c/|g|) g with the norm over all parameters together: direction kept, clipping twice clips once.
+
+    Per tensor the norm may reach sqrt(K) c; by value [3, 4, 12] becomes [1, 1, 1]. torch adds 1e-6 to the norm.
+    """
+    norm = math.sqrt(math.fsum(float(x) ** 2 for value in values for x in value.flatten()))
+    factor = min(1.0, limit / norm) if norm else 1.0
+    size = sum(value.numel() for value in values)
+    bound = (size / 2 + 8) * ROUNDOFF[torch.float64] + 1e-6 / max(norm, 1e-6)
+    reported, after = clipped(clip, values, limit)
+    yield values, abs(float(reported) - norm) <= bound * norm, f"reported norm {float(reported):.6g}, is {norm:.6g}"
+    for value, got in zip(values, after, strict=True):
+        error = float((got - factor * value).abs().max())
+        yield (
+            values,
+            error <= bound * factor * float(value.abs().max()),
+            f"expected factor {factor:.6g}, off by {error:.1e}",
+        )
+    _, again = clipped(clip, after, limit)
+    error = max(float((x - y).abs().max()) for x, y in zip(after, again, strict=True))
+    yield values, error <= (1e-6 / limit + bound) * norm * factor, "clipping twice is not clipping once"
+
+
+@must(seam="clip", laws=("ST-CLIPNOOP",), floor=20, given={"values": gradients}, examples=[{"values": SKEWED}])
+def below_the_limit_not_a_bit_changes(clip, values):
+    """A gradient whose norm is below the limit stays bitwise as it was."""
+    norm = math.sqrt(math.fsum(float(x) ** 2 for value in values for x in value.flatten()))
+    _, after = clipped(clip, values, norm + 1e-3 + norm * 1e-3)
+    yield values, all(torch.equal(x, y) for x, y in zip(values, after, strict=True))
+
+
+@must(
+    seam="clip",
+    laws=("ST-NONFINITE",),
+    floor=3,
+    given={"values": gradients, "bad": st.sampled_from([math.inf, math.nan])},
+)
+def a_gradient_that_is_not_finite_is_refused(clip, values, bad):
+    """inf or NaN in a gradient is an error, and no gradient is changed: inf * 0 = NaN would reach every parameter."""
+    values = [value.clone() for value in values]
+    values[-1].view(-1)[0] = bad
+    parameters = [torch.nn.Parameter(torch.zeros_like(value)) for value in values]
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.grad = value.clone()
+    try:
+        clip(parameters, 1.0)
+    except ValueError:
+        same = all(
+            parameter.grad is not None and torch.equal(parameter.grad.nan_to_num(7.0), value.nan_to_num(7.0))
+            for parameter, value in zip(parameters, values, strict=True)
+        )
+        yield values, same, "the gradients were changed all the same"
+    else:
+        yield values, False, "no error was raised"
+
+
+@must(seam="evaluate", laws=("ST-EVAL",), floor=50,
+      given={"problem": problems, "cut": st.integers(1, 5), "dropout": st.sampled_from([0.0, 0.5])},
+      examples=[{"problem": UNEQUAL, "cut": 1, "dropout": 0.5}])  # fmt: skip
+def evaluation_neither_depends_on_batches_nor_leaves_a_trace(evaluate, problem, cut, dropout):
+    """The evaluation loss is the same however the data is cut, free of dropout, and changes nothing in the model.
+
+    A mean of batch means depends on the batch size (transformers#39241); a model left in the wrong mode, or random
+    numbers drawn, change the training that follows.
+    """
+    vocabulary = problem.logits.shape[-1]
+    model = Bigram(vocabulary, 1, dropout).train()
+    ids = problem.labels.clamp_min(0)
+    rows = [Example(one.tolist(), labels.tolist()) for one, labels in zip(ids, problem.labels, strict=True)]
+    one = [collate(rows, pad_token_id=0)]
+    several = [collate(rows[start : start + cut], pad_token_id=0) for start in range(0, len(rows), cut)]
+    before, state = model.table.detach().clone(), torch.get_rng_state()
+    first, second = evaluate(model, one), evaluate(model, several)
+    same = Problem(model.table.detach()[ids], problem.labels)
+    expected = math.fsum(same.losses()) / len(same.scored)
+    for value in (first, second):
+        yield problem, abs(value - expected) <= 4 * loss_bound(same), f"expected {expected:.9g}, saw {value:.9g}"
+    yield problem, model.training and torch.equal(model.table, before), "the model was changed"
+    yield problem, torch.equal(torch.get_rng_state(), state), "random numbers were drawn"

@@ -1,0 +1,131 @@
+"""Templates: what is asked at inference is the text that was trained, and rendering is a function of the messages.
+
+A prompt that differs from the training text by one newline asks the model for something that it never saw.
+"""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from sftspec.properties import must, takes
+from sftspec.properties.template_cases import (
+    EMPTY_THOUGHTS,
+    HELLO,
+    IN_EVERY,
+    RESULT_IN_EVERY,
+    SYSTEM_ONLY,
+    TAKE_A_LATE_SYSTEM,
+    hostile_text,
+    names,
+    plain_text,
+    talks,
+)
+from sftspec.templates import TEMPLATES
+
+FAULTS = ({"role": "bot"}, {"role": None}, {"content": None}, {"content": 3})
+
+
+@must(seam="render", laws=("TP-GEN",), floor=50, given={"messages": talks(plain_text, "assistant"), "template": names},
+      examples=IN_EVERY)  # fmt: skip
+def the_prompt_and_the_answer_are_the_training_text(render, messages, template):
+    """After the prompt for a turn the training text goes on with the answer, and one token ends the turn.
+
+    A generation prompt with another newline or space, or one that is missing (search-and-learn#23, instructlab#232):
+    the model then writes its own header.
+    """
+    prompt = render(messages[:-1], template, add_generation_prompt=True).text
+    text = render(messages, template).text
+    yield messages, text.startswith(prompt), f"the prompt {prompt[-40:]!r} is not the beginning of {text[-80:]!r}"
+    thoughts = EMPTY_THOUGHTS if template == "chatml/qwen3" else ""
+    said = thoughts + messages[-1]["content"] + TEMPLATES[template].end_of_turn
+    rest = text[len(prompt) :]
+    yield messages, "".join(rest.split()) == "".join(said.split()), f"expected {said!r}, found {rest!r}"
+    yield messages, rest.rstrip("\n").endswith(TEMPLATES[template].end_of_turn), f"the turn ends with {rest[-12:]!r}"
+
+
+@must(seam="render", laws=("TP-GENSUF", "TP-NOGENTRAIN"), floor=50,
+      given={"messages": talks(hostile_text, "user"), "template": names},
+      examples=[*RESULT_IN_EVERY, *({"messages": SYSTEM_ONLY, "template": name} for name in TAKE_A_LATE_SYSTEM)]
+      )  # fmt: skip
+def the_generation_prompt_is_one_constant_suffix(render, messages, template):
+    """A prompt is the training text and one suffix, the same for every conversation; no training text ends with it.
+
+    A suffix that depends on the last role, or a training text with a dangling header of a turn that nobody wrote (the
+    first published Llama-3 template). In Llama-2 the suffix is empty: " [/INST]" belongs to the user's turn.
+    """
+    bare = render(HELLO, template).text
+    suffix = render(HELLO, template, add_generation_prompt=True).text[len(bare) :]
+    text, prompt = render(messages, template).text, render(messages, template, add_generation_prompt=True).text
+    yield template, bool(suffix) != template.startswith("llama2"), f"the generation prompt is {suffix!r}"
+    yield messages, prompt == text + suffix, f"expected {suffix!r} at the end, found {prompt[-40:]!r}"
+    yield messages, not suffix or not text.endswith(suffix), f"the training text ends with {suffix!r}"
+
+
+@must(seam="render", laws=("TP-DET",), floor=50, given={"messages": talks(hostile_text), "template": names},
+      examples=IN_EVERY)  # fmt: skip
+def rendering_is_a_function(render, messages, template):
+    """The same conversation gives the same text, whatever the order of its keys; and it is not changed.
+
+    A date in the system prompt (sglang#3296) changes tokens overnight.
+    """
+    before = [dict(message) for message in messages]
+    text = render(messages, template).text
+    turned = [dict(reversed(message.items())) for message in messages]
+    yield messages, render(turned, template).text == text, "another text when the keys stand in another order"
+    yield messages, render(messages, template).text == text, "another text the second time"
+    yield before, messages == before, f"the messages were changed to {messages!r}"
+
+
+@must(seam="render", laws=("TP-PRES", "TP-DET"), floor=50,
+      given={"messages": talks(plain_text), "template": names, "place": st.integers(0, 9), "cut": st.integers(0, 6)},
+      examples=[{**arguments, "place": 0, "cut": 2} for arguments in IN_EVERY])  # fmt: skip
+def the_form_of_a_message_changes_nothing(render, messages, template, place, cut):
+    """A content in text parts is their concatenation, and a message that is not to be trained is rendered all the
+    same: or these forms are refused.
+
+    Parts printed as Python prints a list, or all but the first left out; context that vanishes with its `train` flag.
+    """
+    place %= len(messages)
+    message, text = messages[place], render(messages, template).text
+    parts = [{"type": "text", "text": part} for part in (message["content"][:cut], message["content"][cut:])]
+    for form in ({"content": parts}, {"train": False}, {"weight": 0}):
+        try:
+            found = render([*messages[:place], {**message, **form}, *messages[place + 1 :]], template).text
+        except ValueError as error:
+            yield form, True, f"refused: {error}"
+        else:
+            yield form, found == text, f"expected {text!r}, found {found!r}"
+
+
+@must(seam="render", laws=("TP-BOS",), floor=50, given={"messages": talks(plain_text), "template": names},
+      examples=IN_EVERY)  # fmt: skip
+def the_first_bos_has_one_owner(render, messages, template):
+    """With bos="tokenizer" the text is the same without the BOS that opens it; those inside stay.
+
+    Both owners make two (OpenRLHF#393, trl#3328), none makes none (unsloth#10312), and Llama-2's rounds keep theirs
+    (axolotl#952): no tokenizer adds those.
+    """
+    if not takes(render, "bos"):
+        return
+    text, rest = (render(messages, template, bos=owner).text for owner in ("template", "tokenizer"))
+    yield messages, TEMPLATES[template].bos + rest == text, f"expected {text!r} without its first BOS, found {rest!r}"
+
+
+@must(seam="render", laws=("TP-ERR",), floor=20,
+      given={"messages": talks(plain_text), "template": names,
+             "fault": st.sampled_from(FAULTS), "place": st.integers(0, 9)},
+      examples=[{**arguments, "fault": fault, "place": place}
+                for arguments in IN_EVERY for place in (0, 4) for fault in FAULTS])  # fmt: skip
+def what_cannot_be_rendered_is_refused(render, messages, template, fault, place):
+    """An unknown role or a missing content is an error that names the message.
+
+    Skipped messages are lost data; a None that is rendered trains the word "None".
+    """
+    place %= len(messages)
+    broken = [*messages[:place], {**messages[place], **fault}, *messages[place + 1 :]]
+    try:
+        text = render(broken, template).text
+    except ValueError as error:
+        yield broken, f"message {place}" in str(error), f"the error does not say which message: {error}"
+    else:
+        yield broken, False, f"rendered as {text!r}"
