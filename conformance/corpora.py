@@ -18,6 +18,7 @@ ALPHABET = string.ascii_uppercase
 
 CAPACITY = 224
 
+SMALL = 150
 CUT = 40
 
 
@@ -130,27 +131,47 @@ def few_conversations(writer: Writer) -> list[Conversation]:
     return unequal_conversations(writer)[:8]
 
 
-def odd_conversations(writer: Writer) -> list[Conversation]:
-    """Shapes that a trainer may take for granted that no conversation has.
+def seven_packs(writer: Writer) -> list[Conversation]:
+    """The unequal ones, and one that fills a pack of SMALL tokens: seven packs, enough to see in which order."""
+    return [*unequal_conversations(writer), exactly(SMALL, writer)]
 
-    Answers that repeat a question or an answer (a search for them finds the wrong place), two answers in a row, two
-    results of tools in a row, a system message in the middle, an answer of blanks, one that is empty (a single target),
-    one conversation of exactly CUT tokens, and one that stands here twice.
+
+def odd_conversations(writer: Writer) -> list[Conversation]:
+    """Shapes and texts that a trainer may take for granted that no conversation has.
+
+    Answers that repeat a question or an answer (a search for them finds the wrong place), one question with two
+    answers, two messages of one role in a row, a system message in the middle, ten turns, an answer of blanks, one that
+    is empty (a single target); lengths about CUT, with one target before it; and a conversation that stands here twice.
     """
     word, words = writer.word, writer.words
-    echo, yes, blank = words(2), word(), " " * writer.random.randint(1, 3)
+    echo, yes, asked, blank = words(2), word(), words(2), " " * writer.random.randint(1, 3)
     shapes = (
         (("user", echo), ("assistant", echo), ("user", word()), ("assistant", words(2))),
         (("user", word()), ("assistant", yes), ("user", f"{yes} {word()}"), ("assistant", yes), ("user", word())),
         (("user", word()), ("assistant", words(2)), ("assistant", words(3)), ("user", word()), ("assistant", word())),
         (("assistant", word()), ("assistant", word()), ("user", word())),
+        (("user", word()), ("user", words(2)), ("assistant", word()), ("tool", word())),
         (("user", word()), ("assistant", word()), ("tool", words(2)), ("tool", words(2)), ("assistant", words(2))),
         (("system", word()), ("user", word()), ("assistant", word()), ("system", words(2)), ("assistant", words(2))),
+        (("system", word()), ("system", word()), ("user", word()), ("assistant", words(2))),
+        (("user", asked), ("assistant", words(2))),
+        (("user", asked), ("assistant", words(3))),
+        tuple((role, word()) for _ in range(10) for role in ("user", "assistant")),
         (("user", word()), ("assistant", blank), ("user", word()), ("assistant", word())),
         (("user", words(2)), ("assistant", "")),
+        (("user", strange_text(writer)), ("assistant", f"{strange_text(writer)}! <unk> <s> <|reserved_10|>{word()}")),
+        (("user", word()), ("assistant", "None")),
     )
     talks = [Conversation([{"role": role, "content": content} for role, content in shape]) for shape in shapes]
-    return [*talks, exactly(CUT, writer), Conversation(talks[3])]
+    last = Conversation(
+        [{"role": "user", "content": "Z" * (CUT - 13) + word()}, {"role": "assistant", "content": word()}]
+    )
+    return [*talks, exactly(CUT, writer), exactly(CUT + 1, writer), last, Conversation(talks[3])]
+
+
+def strange_text(writer: Writer) -> str:
+    """What text processing changes on the way: ends of lines, blanks of all kinds, escapes, entities."""
+    return "{}\r\n{}\t{}\\n{} &amp; \u00a0{}\u2028{}\u0085{}\u200b{} \n{}".format(*(writer.word() for _ in range(9)))
 
 
 def flagged_conversations(writer: Writer) -> list[Conversation]:
@@ -175,9 +196,9 @@ def one_long_conversation(writer: Writer) -> list[Conversation]:
 
 
 def long_conversations(writer: Writer) -> list[Conversation]:
-    """Conversations of which some are longer than a pack, and one that is exactly as long as it."""
+    """Conversations of which some are longer than a pack, one that is exactly as long as it, and one a token longer."""
     talks = [writer.talk(1, write=lambda count=count: writer.words(count)) for count in (2, 30, 4, 50, 8, 3, 25, 1)]
-    return [*talks, exactly(CAPACITY, writer)]
+    return [*talks, exactly(CAPACITY, writer), exactly(CAPACITY + 1, writer)]
 
 
 def golden_conversations(variant: str) -> Callable[[Writer], list[Conversation]]:

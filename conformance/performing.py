@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import difflib
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from sftspec.conformance.corpora import ALPHABET
 from sftspec.conformance.provenance import Provenance
 from sftspec.conformance.recovery import WitnessError, build_run
 from sftspec.conformance.scenarios import GOLDENS, SCENARIOS, Scenario, make_job
-from sftspec.conformance.witness import Tap
+from sftspec.conformance.tap import Tap
 from sftspec.masking import Conventions
 from sftspec.run import Run, reference_stream
 
@@ -91,9 +91,11 @@ def _perform_once(trainer, scenario, seed, workdir, max_replays, /, **changes) -
     run.initial = {name: item.detach().clone() for name, item in job.model.named_parameters()}
     asked = copy.deepcopy(job.model.config)
     torch.manual_seed(seed)
+    # What a trainer writes into its job, or into the conversations, changes nothing of what was asked of it.
+    given = replace(job, conversations=copy.deepcopy(job.conversations), tokenizer=copy.deepcopy(job.tokenizer))
     with Tap(job, provenance, max_replays) as tap:
         try:
-            trainer.train(job)
+            trainer.train(given)
         except Exception as error:
             run.error = f"{type(error).__name__}: {error}"
             run.traceback = traceback.format_exc()

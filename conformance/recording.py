@@ -33,7 +33,7 @@ RUN, TENSORS, TOKENIZER, TWIN, TRIAL = "run.json", "tensors.safetensors", "token
 COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
 NOT_SETTINGS = ("model", "tokenizer", "conversations", "path", "workdir", "reported")
 SETTINGS = tuple(field.name for field in dataclasses.fields(Job) if field.name not in NOT_SETTINGS)
-PARAMETERS = ("gradients", "before", "after")
+PARAMETERS = ("gradients", "before", "after", "again")
 
 
 def save_run(run: Run, folder: Path) -> None:

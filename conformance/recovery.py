@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sftspec.conformance.provenance import Provenance
-from sftspec.conformance.witness import Call, Tap
+from sftspec.conformance.tap import Call, Tap
 from sftspec.job import Job
 from sftspec.run import Forward, Replay, Row, Run, Step
 
@@ -157,10 +157,10 @@ def build_run(job: Job, tap: Tap, run: Run, provenance: Provenance) -> Run:
     dtype = tap.calls[0].hidden.dtype
     name = job.head_name
     for index, record in enumerate(tap.steps):
-        head = record.before[name]
+        head, states = record.before[name], (record.gradients, record.before, record.after, record.again)
         # Nothing can be read off a model of NaN, or of another vocabulary; its parameters say what happened.
         if not head.isfinite().all() or head.shape != run.initial[name].shape:
-            run.steps.append(Step(index, record.learning_rate, 0.0, 0.0, record.gradients, record.before, record.after))
+            run.steps.append(Step(index, record.learning_rate, 0.0, 0.0, *states))
             continue
         known, bound = Head(head), fit_bound(dtype, len(head))
         # What no backward pass reached was looked at (an evaluation with gradients on) and not trained on.
@@ -172,9 +172,7 @@ def build_run(job: Job, tap: Tap, run: Run, provenance: Provenance) -> Run:
         scale, residual = closure(read, record.gradients.get(name))
         for call, reading in read:
             run.rows.extend(_rows(call, reading, scale, provenance))
-        run.steps.append(
-            Step(index, record.learning_rate, scale, residual, record.gradients, record.before, record.after)
-        )
+        run.steps.append(Step(index, record.learning_rate, scale, residual, *states))
     for call in tap.calls:
         run.forwards.append(
             Forward(
@@ -203,7 +201,7 @@ def closure(read: list[tuple[Call, Reading]], gradient: Tensor | None) -> tuple[
 
 
 def _rows(call: Call, reading: Reading, scale: float, provenance: Provenance) -> Iterator[Row]:
-    tokens, positions = call.input_ids.tolist(), call.position_ids.tolist()
+    tokens, positions, attended = call.input_ids.tolist(), call.position_ids.tolist(), call.attended.tolist()
     origins = provenance.resolve(tokens)
     targets, weights, nlls = reading.target.tolist(), reading.weight.tolist(), reading.nll.tolist()
     width = len(tokens[0])
@@ -215,7 +213,7 @@ def _rows(call: Call, reading: Reading, scale: float, provenance: Provenance) ->
             yield Row(
                 call.step, call.index, call.rank, row, column, tokens[row][column], positions[row][column], example,
                 offset, targets[index] if trained else None, scale * weights[index] if trained else 0.0,
-                reading.fit[index], nlls[index],
+                reading.fit[index], nlls[index], attended[row][column],
             )  # fmt: skip
 
 

@@ -33,6 +33,7 @@ MODULES = {
     "packing_collator": "packing",
     "step": "step",
     "step_updates": "step",
+    "step_dropout": "step",
     "step_epochs": "step",
     "step_reports": "step",
     "step_parts": "step",

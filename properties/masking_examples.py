@@ -94,14 +94,15 @@ def reported_targets_are_the_scored_ones(run):
 
 @must(floor=200)
 def every_position_has_an_origin(run):
-    """Every token that the model saw comes from a conversation, or is a control token.
+    """Every token that the model saw comes from a conversation, or is a control token, or hidden by the attention mask.
 
     Text that stands in no conversation was made up on the way: a template with one newline more or less, a default
     system prompt that nobody wrote (LLaMA-Factory#10772), a header doubled.
     """
     control = set(run.job.tokenizer.all_special_ids)
     for row in run.rows:
-        known = row.example >= 0 or (row.token in control and row.target is None)
+        filler = row.token in control or not row.attended
+        known = row.example >= 0 or (filler and row.target is None)
         yield row, known, f"token {row.token} at row {row.row}, column {row.column} comes from no conversation"
 
 

@@ -7,6 +7,8 @@ comparison means anything.
 
 from __future__ import annotations
 
+from itertools import combinations
+
 from sftspec.properties import must, should
 
 
@@ -35,50 +37,37 @@ def resuming_equals_not_stopping(run):
             yield run, bool((value == run.twin.final[name]).all()), f"{name} differs from the uninterrupted run"
 
 
-@must(floor=2)
-def dropout_is_on_and_drawn_anew(run):
-    """Where the model has dropout, every call that is trained draws it, and no two begin with one random state.
-
-    A model left in evaluation mode trains without the dropout that it was given; a seed set before each micro-batch, or
-    alike on each rank, draws one mask over and over (accelerate#114).
+def epochs_of(run) -> list[list]:
+    """What was shuffled, examples or packs, epoch by epoch; nothing if they are fewer than seven, which by chance come
+    twice in one order once in 5,040 runs.
     """
-    if not run.dropout:
-        return
-    seen: set[str] = set()
-    for forward in run.forwards:
-        if forward.trained:
-            yield run, forward.drew, f"call {forward.index} drew no random number"
-            yield run, forward.random not in seen, f"call {forward.index} draws what an earlier one drew"
-            seen.add(forward.random)
+    packs = [tuple(row.example for row in line) for line in run.lines.values()]
+    units: list = packs if run.job.packing else [piece.example for piece in run.pieces]
+    size = len(units) // run.job.epochs
+    return [units[place * size : (place + 1) * size] for place in range(run.job.epochs)] if size >= 7 else []
 
 
 @should(laws=("ST-EPOCH", "ST-DET"), floor=1)
 def epochs_differ_in_order(run):
-    """The second epoch does not repeat the order of the first (trl#2030, torchtitan#2556).
-
-    Read where at least seven units are shuffled, examples or packs: by chance they repeat once in 5,040 runs.
-    """
-    if run.job.epochs < 2 or run.error:
-        return
-    packs = [tuple(row.example for row in line) for line in run.lines.values()]
-    units = packs if run.job.packing else [piece.example for piece in run.pieces]
-    half = len(units) // 2
-    if half >= 7:
-        yield run, units[:half] != units[half:], "both epochs have the same order"
+    """No epoch repeats the order of another one (trl#2030, torchtitan#2556)."""
+    if run.job.epochs > 1 and not run.error:
+        for (one, first), (two, second) in combinations(enumerate(epochs_of(run), 1), 2):
+            yield run, first != second, f"epochs {one} and {two} have the same order"
 
 
 @should(laws=("ST-DET",))
 def another_seed_gives_another_order(run):
-    """With another seed the first epoch has another order, unless it has that of the file.
+    """With another seed every epoch has another order, unless nothing is shuffled.
 
-    A seed that is not passed on makes every repetition of an experiment the same one. Read as above, of examples.
+    A seed that is not passed on makes every repetition of an experiment the same one.
     """
-    if run.twin is None or run.twin.job.seed == run.job.seed or run.job.packing or run.error or run.twin.error:
+    if run.twin is None or run.twin.job.seed == run.job.seed or run.error or run.twin.error:
         return
-    first, second = ([piece.example for piece in one.pieces] for one in (run, run.twin))
-    half = len(first) // run.job.epochs
-    if half >= 7 and first[:half] != sorted(first[:half]):
-        yield run, first[:half] != second[:half], f"seeds {run.job.seed} and {run.twin.job.seed} give the same order"
+    mine, other = epochs_of(run), epochs_of(run.twin)
+    if mine and (mine[0] != mine[-1] if run.job.packing else mine[0] != sorted(mine[0])):
+        for number, (first, second) in enumerate(zip(mine, other, strict=False), 1):
+            note = f"epoch {number}: seeds {run.job.seed} and {run.twin.job.seed} give the same order"
+            yield run, first != second, note
 
 
 def epochs_after(run) -> dict[int, tuple[int, int]]:

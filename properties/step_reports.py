@@ -47,10 +47,13 @@ def the_reported_norm_is_that_before_clipping(run):
     """A gradient norm that is reported is that of the whole gradient of the step, before it was clipped.
 
     After clipping it is the limit, whatever happens; of a shard, or of one parameter, it hides what explodes
-    (pytorch#72548). Read where norms are reported: what the optimizer got over the factor of the clip, which is the sum
-    of the weights.
+    (pytorch#72548). Read where norms are reported, which is then asked of every step: what the optimizer got over the
+    factor of the clip, which is the sum of the weights.
     """
-    steps, norms = by_step(run, run.job.reported.get("grad_norms", []), lambda norm: not norm)
+    if "grad_norms" not in run.job.reported:
+        return
+    steps, norms = by_step(run, run.job.reported["grad_norms"], lambda norm: not norm)
+    yield run, len(norms) == len(steps), f"{len(steps)} optimizer steps, {len(norms)} norms reported"
     for step, reported in zip(steps, norms, strict=False):
         if run.targets_of_step[step.index]:
             norm = norm_of(step)

@@ -20,6 +20,10 @@ from sftspec.masking import IGNORE, Conventions, Encoded, encode
 DROPOUTS = ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop")
 
 
+def has_dropout(config: Any) -> bool:
+    return any(getattr(config, name, 0.0) for name in DROPOUTS)
+
+
 @dataclass(frozen=True)
 class Row:
     """One position that the model saw.
@@ -32,6 +36,7 @@ class Row:
     weight               of this target in the optimizer's gradient (1/n for a token mean)
     fit                  "cross-entropy", "label-smoothing", "ambiguous", or "" for no target
     nll                  negative log-likelihood of the target, in nats
+    attended             False where the attention mask of the call hides the position
     """
 
     step: int
@@ -47,6 +52,7 @@ class Row:
     weight: float = 0.0
     fit: str = ""
     nll: float = 0.0
+    attended: bool = True
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,7 @@ class Step:
     residual       part of the head's gradient that no position explains, relative to its norm
     gradients      by parameter name, as the optimizer got them
     before, after  parameters by name
+    again          with dropout: the gradients of the step's calls, made again; {} where they were not
     """
 
     index: int
@@ -94,6 +101,7 @@ class Step:
     gradients: Mapping[str, Any]
     before: Mapping[str, Any]
     after: Mapping[str, Any]
+    again: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -151,8 +159,7 @@ class Run:
     @property
     def dropout(self) -> bool:
         """Does the model's configuration ask for dropout?"""
-        config = self.job.model.config
-        return any(getattr(config, name, 0.0) for name in DROPOUTS)
+        return has_dropout(self.job.model.config)
 
     @cached_property
     def oracle(self):

@@ -167,7 +167,7 @@ def test_exit_codes(case):
 
 
 def test_a_second_run_that_raised_is_an_error_of_its_scenario():
-    trial = run_scenarios(Trial(Pipeline()), scenarios("resume"), 0)
+    trial = run_scenarios(Trial(Pipeline()), scenarios("resume after one step"), 0)
     trial.runs[0].twin.error = "OSError: disk full"
     document = make_document(reach_verdicts(trial, []), identify(Pipeline(), {}), "", 0)
     assert document["scenarios"][0]["error"] == "second run: OSError: disk full"

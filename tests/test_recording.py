@@ -21,7 +21,7 @@ from sftspec.masking import Conventions
 from sftspec.run import Run
 from sftspec.trainer import Pipeline
 
-RECORDED = ("accumulation", "bfloat16", "resume", "packed, learned positions")
+RECORDED = ("accumulation", "bfloat16", "resume after one step", "packed, learned positions")
 
 
 @pytest.fixture(scope="module")

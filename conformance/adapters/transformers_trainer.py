@@ -57,10 +57,9 @@ def run_trainer(trainer: Any, job: Job, rebuild: Any) -> None:
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(job.workdir / "output" / f"checkpoint-{job.resume_at}"))
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
-    job.report(
-        losses=[entry["loss"] for entry in history],
-        grad_norms=[entry["grad_norm"] for entry in history if "grad_norm" in entry],
-    )
+    job.report(losses=[entry["loss"] for entry in history])
+    if norms := [entry["grad_norm"] for entry in history if "grad_norm" in entry]:
+        job.report(grad_norms=norms)
 
 
 @dataclass(frozen=True)

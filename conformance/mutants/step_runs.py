@@ -27,6 +27,21 @@ def dropout_masks_repeat():
     return before_each_step(lambda model: torch.manual_seed(1234))
 
 
+@mutant("dropout-is-the-same-on-the-way-back", "preserve_rng_state=False", "a gradient of no function",
+        "bring the random state back before computing again")  # fmt: skip
+def checkpoints_draw_again():
+    """Activations are computed again on the way back, with another draw of the dropout."""
+
+    @dataclass(frozen=True)
+    class Checkpoints(Pipeline):
+        def train(self, job):
+            how = {"use_reentrant": False, "preserve_rng_state": False, "determinism_check": "none"}
+            job.model.gradient_checkpointing_enable(how)
+            super().train(job)
+
+    return Checkpoints()
+
+
 @mutant("another-seed-gives-another-order", "variant of huggingface/trl#2030", "repetitions are one experiment",
         "pass the seed on")  # fmt: skip
 def seed_ignored():
