@@ -101,7 +101,7 @@ NO_BATCH = {
 @should(
     seam="collate",
     laws=("PK-PART", "MK-LABEL"),
-    floor=len(NO_BATCH),
+    floor=8,
     given={"fault": st.sampled_from(sorted(NO_BATCH))},
     examples=[{"fault": fault} for fault in NO_BATCH],
 )
