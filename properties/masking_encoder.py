@@ -72,8 +72,8 @@ def _targets(talk: list[dict], policy: str, chosen: dict[str, bool]) -> str:
       examples=[{"turns": 3, "length": 0, "policy": policy, "flag": flag, "untrained": {5}, "chosen": AS_DEFAULT}
                 for policy in ("all", "last") for flag in FLAGS])  # fmt: skip
 def targets_spell_the_assistants_turns(encode, turns, length, policy, flag, untrained, chosen):
-    """Decoded, the targets are the trained answers, each with its end-of-turn token, and nothing besides; what a
-    convention adds or takes away is declared.
+    """Decoded, the targets are the trained answers, each with its end-of-turn token, and nothing besides, but for what
+    a convention declares; under the policy "every-token" they are the whole of every message.
 
     Counted by another route than the spans: text in, text out (FastChat#2996 drifts by one token a turn). A message
     with `"train": false`, or OpenAI's `"weight": 0`, is not trained; who does not know the flag may refuse it. Where
