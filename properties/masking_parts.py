@@ -1,15 +1,17 @@
-"""Masking, in the functions: what the loss ignores, and where `encode` puts the labels.
+"""Masking, in the loss: what it ignores, what it refuses, and what it divides by.
 
 A run shows what one trainer did with a few hundred conversations. Here hypothesis draws arguments for the function
-itself: thousands of masks, extreme logits under the mask, every length of truncation.
+itself: thousands of masks, extreme logits under the mask, labels that are no tokens, weights.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from hypothesis import strategies as st
 
-from sftspec.properties import must
+from sftspec.properties import must, takes
 from sftspec.properties.step_cases import FIRST_LABELLED, UNEQUAL, Problem, loss_bound, problems
 from sftspec.step import IGNORE
 
@@ -69,76 +71,73 @@ def rows_without_a_target_have_no_gradient(loss, problem):
                 yield (b, t), bool((leaf.grad[b, t] == 0).all())
 
 
-@must(seam="loss", laws=("MK-NONEMPTY",), floor=3, given={"shape": st.tuples(st.integers(1, 3), st.integers(1, 5))})
+@must(seam="loss", laws=("MK-NONEMPTY",), floor=3, given={"shape": st.tuples(st.integers(1, 3), st.integers(1, 5))},
+      examples=[{"shape": (1, 2)}])  # fmt: skip
 def a_batch_without_targets_is_refused(loss, shape):
-    """No target and no denominator: a clear error, not 0/0. torch's mean is NaN here (trl#6668, nanochat#590)."""
-    logits = torch.zeros(*shape, 5)
-    for labels in (torch.full(shape, IGNORE), torch.full(shape, IGNORE).index_fill(1, torch.tensor([0]), 2)):
-        try:
-            value = loss(logits, labels)
-        except ValueError:
-            yield shape, True
-        else:
-            yield shape, False, f"the loss is {float(value)}"
+    """No target, or weights of zero alone, and no denominator: an error, or a loss of zero that moves nothing.
 
-
-@must(seam="loss", laws=("MK-COUNT", "MK-WEIGHT"), floor=50, given={"problem": problems, "seed": st.integers(0, 2**20)})
-def weights_replace_the_count(loss, problem, seed):
-    """With weights w the loss is sum(w l) / sum(w); weights of 0 and 1 are a mask.
-
-    Divided by the number of targets instead, the scale of the weights becomes a learning rate.
+    0/0 otherwise: torch's mean is NaN here (trl#6668, nanochat#590). A loss of zero is a batch that is skipped.
     """
-    generator = torch.Generator().manual_seed(seed)
-    weights = torch.randint(0, 3, problem.labels.shape, generator=generator).double()
+    none, first = torch.full(shape, IGNORE), torch.full(shape, IGNORE).index_fill(1, torch.tensor([0]), 2)
+    cases = [(none, {}), (first, {})]
+    if takes(loss, "weights"):
+        cases.append((torch.full(shape, 2), {"weights": torch.zeros(shape)}))
+    for labels, options in cases:
+        logits = torch.arange(5.0).expand(*shape, 5).clone().requires_grad_(True)
+        try:
+            value = loss(logits, labels, **options)
+        except Exception as error:
+            yield shape, True, f"refused: {error}"
+            continue
+        moves = torch.autograd.grad(value, logits)[0] if value.requires_grad else torch.zeros(1)
+        yield shape, float(value.detach()) == 0 and not moves.any(), f"the loss is {value}, its gradient {moves}"
+
+
+@must(seam="loss", laws=("MK-LABEL",), floor=50,
+      given={"problem": problems, "place": st.integers(0, 99), "label": st.sampled_from(["the size", -1, -99, -101])},
+      examples=[{"problem": UNEQUAL, "place": 1, "label": label} for label in ("the size", -1)])  # fmt: skip
+def a_label_outside_the_vocabulary_is_refused(loss, problem, place, label):
+    """A label that is neither a token of the vocabulary nor -100 is an error, also beside labels that are right.
+
+    It is the id of a token that was added to the tokenizer and not to the model, or another library's mark of what is
+    ignored. Clamped or wrapped, another token is trained in its place; ignored, it is never learned.
+    """
+    batch, length = problem.labels.shape
+    row, column = place % batch, 1 + place % (length - 1)
+    labels = problem.labels.clone()
+    labels[row, column] = problem.logits.shape[-1] if label == "the size" else label
+    try:
+        value = float(loss(problem.logits, labels))
+    except Exception as error:
+        yield problem, True, f"refused: {error}"
+    else:
+        yield problem, False, f"the label {int(labels[row, column])} was taken: the loss is {value}"
+
+
+@must(seam="loss", laws=("MK-COUNT", "MK-WEIGHT"), floor=50,
+      given={"problem": problems, "seed": st.integers(0, 2**20), "more": st.integers(0, 9)},
+      examples=[{"problem": UNEQUAL, "seed": 1, "more": 3}])  # fmt: skip
+def weights_replace_the_count(loss, problem, seed, more):
+    """With weights w the loss is sum(w l) / sum(w), or sum(w l) over num_targets if it is given; weights of 0 and 1
+    are a mask.
+
+    Divided by the number of targets instead, the scale of the weights becomes a learning rate; divided by its own
+    weights, a micro-batch counts as much as the whole step.
+    """
+    weights = torch.randint(0, 3, problem.labels.shape, generator=torch.Generator().manual_seed(seed)).double()
     used = [float(weights[b, t + 1]) for b, t in problem.scored]
-    if sum(used) == 0:
+    if sum(used) == 0 or not takes(loss, "weights"):
         return
-    expected = sum(w * value for w, value in zip(used, problem.losses(), strict=True)) / sum(used)
-    got = float(loss(problem.logits, problem.labels, weights=weights))
-    yield problem, abs(got - expected) <= 2 * loss_bound(problem), f"expected {expected:.12g}, saw {got:.12g}"
+    total = math.fsum(w * value for w, value in zip(used, problem.losses(), strict=True))
+    denominators = {sum(used): {}}
+    if takes(loss, "num_targets"):
+        denominators[len(used) + more + 0.0] = {"num_targets": len(used) + more}
+    for denominator, options in denominators.items():
+        got = float(loss(problem.logits, problem.labels, weights=weights, **options))
+        bound = 2 * loss_bound(problem) * max(1.0, sum(used) / denominator)
+        expected = total / denominator
+        yield problem, abs(got - expected) <= bound, f"{options} expected {expected:.12g}, saw {got:.12g}"
     mask = (weights > 0).double()
     masked = torch.where(weights > 0, problem.labels, IGNORE)
     same = float(loss(problem.logits, problem.labels, weights=mask)) - float(loss(problem.logits, masked))
     yield problem, abs(same) <= 2 * loss_bound(problem), "weights of 0 and 1 are not the mask"
-
-
-def _talk(turns: int, length: int) -> list[dict]:
-    text = "ABC DEF\nGHI "[: length % 12] * (1 + length // 12)
-    return [{"role": role, "content": text[: length + turn]} for turn in range(turns) for role in ("user", "assistant")]
-
-
-@must(seam="encode", laws=("MK-TRUNC", "MK-LABEL", "MK-TRUNCDROP"), floor=50,
-      given={"turns": st.integers(1, 4), "length": st.integers(0, 20), "cut": st.integers(1, 90)})  # fmt: skip
-def truncation_cuts_ids_and_labels_together(encode, turns, length, cut):
-    """max_length keeps the first tokens with their labels and puts nothing in place of the rest; the loss is counted.
-
-    Ids cut without labels, or an end-of-turn token appended to a sentence that was broken off.
-    """
-    from sftspec.golden.small_tokenizer import load
-
-    whole = encode(_talk(turns, length), tokenizer=load())
-    short = encode(_talk(turns, length), tokenizer=load(), max_length=cut)
-    yield cut, short.input_ids == whole.input_ids[:cut]
-    yield cut, short.labels == whole.labels[:cut]
-    yield cut, all(label in (IGNORE, token) for token, label in zip(short.input_ids, short.labels, strict=True))
-    yield cut, short.truncated == max(0, len(whole.input_ids) - cut)
-
-
-@must(seam="encode", laws=("MK-SPAN", "MK-EOT"), floor=50,
-      given={"turns": st.integers(1, 5), "length": st.integers(0, 20), "policy": st.sampled_from(["all", "last"])},
-      examples=[{"turns": 3, "length": 0, "policy": "all"}])  # fmt: skip
-def targets_spell_the_assistants_turns(encode, turns, length, policy):
-    """Decoded, the targets are the trained answers, each with its end-of-turn token, and nothing besides.
-
-    Counted by another route than the spans: text in, text out (FastChat#2996 drifts by one token a turn).
-    """
-    from sftspec.golden.small_tokenizer import load
-
-    talk = _talk(turns, length)
-    example = encode(talk, tokenizer=load(), policy=policy)
-    answers = [message["content"] + "<|im_end|>" for message in talk if message["role"] == "assistant"]
-    targets = [label for label in example.labels if label != IGNORE]
-    text = load().decode(targets, skip_special_tokens=False)
-    expected = "".join(answers if policy == "all" else answers[-1:])
-    # The newline of the header may merge with one that opens the answer; nothing here opens with a newline.
-    yield talk, text == expected, f"expected {expected!r}, saw {text!r}"

@@ -7,7 +7,8 @@ of the next, and the loss moves by less than a percent (trap H1). Here the tenso
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ class Packed:
 
     examples: list[Example]
     bins: list[list[int]]
-    pad_token_id: int
+    pad_token_id: int | None
 
     def segments(self) -> Iterator[tuple[int, int, int, Example]]:
         """Row, first and one-past-last column, and example of every segment: bin k is row k, in the bin's order."""
@@ -60,11 +61,16 @@ def _all_trained(*ids: list[int]) -> list[Example]:
 ONE_TOKEN_EACH = Packed(_all_trained([3], [3], [3]), [[0, 1, 2]], 0)
 # Rows are filled with the end-of-turn (5), so ids say nothing of padding; and every row has another layout.
 PAD_IS_END_OF_TURN = Packed(_all_trained([1, 2, 5], [5, 5], [4, 5], [1, 2, 3, 4, 1, 2, 5, 1]), [[2, 0], [3], [1]], 5)
-COLLATIONS = {"given": {"packed": packings()}, "examples": [{"packed": ONE_TOKEN_EACH}, {"packed": PAD_IS_END_OF_TURN}]}
+# Two blocks of a kernel and a bit (128 positions each), with more segments, and more positions, than 8 bits count.
+WIDE = Packed(_all_trained(*[[3]] * 300, [1, 2, 4] * 100), [list(range(300)), [300]], 0)
+COLLATIONS = {
+    "given": {"packed": packings()},
+    "examples": [{"packed": packed} for packed in (ONE_TOKEN_EACH, PAD_IS_END_OF_TURN, WIDE)],
+}
 
 
-def collated(collate, packed: Packed):
-    return collate(packed.examples, packed.bins, pad_token_id=packed.pad_token_id)
+def collated(collate, packed: Packed, **options):
+    return collate(packed.examples, packed.bins, pad_token_id=packed.pad_token_id, **options)
 
 
 @must(seam="collate", laws="PK-PART", floor=100, **COLLATIONS)
@@ -72,9 +78,17 @@ def every_row_holds_its_examples_in_order(collate, packed):
     """Row k holds the examples of bin k one after another, ids and labels as they were, and then nothing but padding.
 
     A separator that is built into the mask and not into the ids makes documents merge (torchtitan#3130); a row rounded
-    to a divisible length loses its last tokens (TransformerEngine#1930).
+    to a divisible length loses its last tokens (TransformerEngine#1930). The batch is read after the next one was made,
+    which a loader does ahead of the step, and the examples are needed again in the next epoch.
     """
+    before, others = deepcopy(packed), [Example([0] * len(ids), [-100] * len(ids)) for ids, _ in packed.examples]
     batch = collated(collate, packed)
+    collated(collate, replace(packed, examples=others))
+    yield packed, packed == before, "the examples or the bins were changed"
+    packed = before
+    for name in ("input_ids", "labels"):
+        kind = getattr(batch, name).dtype
+        yield packed, str(kind) == "torch.int64", f"{name} are {kind}"
     yield packed, len(batch.input_ids) == len(packed.bins), f"{len(batch.input_ids)} rows for {len(packed.bins)} bins"
     for row, start, end, example in packed.segments():
         ids, labels = batch.input_ids[row, start:end].tolist(), batch.labels[row, start:end].tolist()
@@ -115,15 +129,18 @@ def the_dense_mask_is_causal_inside_each_segment(collate, packed):
 def the_flex_mask_is_the_dense_mask(collate, packed):
     """FlexAttention's mask allows, in every row of the batch, the pairs that the dense mask allows.
 
-    Masks that capture one row's layout are right for the first row alone (transformers#37406, pytorch#139462).
+    Masks that capture one row's layout are right for the first row alone (transformers#37406, pytorch#139462). A block
+    that is not computed hides its pairs, whatever the mask says of them.
     """
     batch = collated(collate, packed)
     block_mask, dense = batch.flex_mask(), batch.dense_mask()
     index = dense.new_ones(dense.shape[-1]).cumsum(0) - 1
+    computed = block_mask.to_dense() > 0
     for row in range(len(packed.bins)):
         allowed = block_mask.mask_mod(index.new_tensor(row), index.new_tensor(0), index[:, None], index)
         yield packed, bool((allowed == dense[row, 0]).all()), f"row {row} differs"
-        yield packed, bool(block_mask.to_dense()[row].any()), f"row {row} has no block that is computed"
+        i, j = (places // size for places, size in zip(dense[row, 0].nonzero().T, block_mask.BLOCK_SIZE, strict=True))
+        yield packed, bool(computed[row, 0, i, j].all()), f"a block of row {row} is not computed"
 
 
 @must(seam="collate", laws="PK-MASK", floor=50, **COLLATIONS)

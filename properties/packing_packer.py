@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from fractions import Fraction
 from functools import cache
 from itertools import combinations
 from random import Random
 from typing import NamedTuple
 
+import numpy as np
 from hypothesis import strategies as st
 
 from sftspec.properties import must, should
@@ -48,8 +50,15 @@ TIGHT = Problem([33] * 6 + [18] * 6 + [17] * 6 + [14] * 12, 64)
 MANY = Problem([40] * 1001 + [24] * 1002, 64)
 # Lengths that 16 bits do not hold.
 WIDE = Problem([70_000, 65_536, 40_000, 3], 2**17)
+# Lengths that 8 bits hold, and whose sums they do not.
+NARROW = Problem([200, 250, 100, 55, 255], 300)
 CAUGHT = [{"problem": problem} for problem in (NONE, ALL_FULL, ALL_ONE, OVER_HALF, NO_POWER_OF_TWO, TIGHT)]
-LARGE = [*CAUGHT, *({"problem": problem} for problem in (MANY, WIDE))]
+LARGE = [*CAUGHT, *({"problem": problem} for problem in (MANY, WIDE, NARROW))]
+
+
+def as_array(lengths: list[int]) -> np.ndarray:
+    """The lengths in the narrowest type that holds them, as a data set's column may have it."""
+    return np.array(lengths, dtype=np.min_scalar_type(max(lengths, default=0)))
 
 
 def totals(packs: Iterable[list[int]], lengths: list[int]) -> list[int]:
@@ -72,35 +81,22 @@ def every_example_is_packed_once_and_whole(pack, problem):
 
 @must(seam="pack", laws="PK-CAP", floor=100, given={"problem": problems()}, examples=LARGE)
 def no_pack_exceeds_its_capacity(pack, problem):
-    """A pack holds at most `capacity` tokens.
+    """A pack holds at most `capacity` tokens, in whatever order and type the lengths come.
 
-    What does not fit into the row is cut off by the next stage, or runs out of memory.
+    What does not fit into the row is cut off by the next stage, or runs out of memory. Packs that were kept from
+    another order of the same lengths are over full; so are those whose tokens are summed in the 8 or 16 bits of an
+    array. (A packer may refuse arrays.)
     """
-    packs = [list(one) for one in pack(problem.lengths, problem.capacity)]
-    for one, tokens in zip(packs, totals(packs, problem.lengths), strict=True):
-        yield one, tokens <= problem.capacity, f"{tokens} tokens in a pack of {problem.capacity}"
-
-
-@must(seam="pack", laws="PK-LONG", floor=50, given={"problem": problems(most=10), "excess": st.integers(1, 64)},
-      examples=[{"problem": Problem([3, 5], 8), "excess": 1}, {"problem": NONE, "excess": 8}])  # fmt: skip
-def an_overlong_example_is_refused_or_declared(pack, problem, excess):
-    """An example over the capacity is refused with a ValueError, or treated as the packer declares.
-
-    Silently cut, 99.8 % of the tokens of a set of long code were lost (trl#4554, #5076); split into fragments, answers
-    lose their questions (trl#5075). A packer declares by an attribute `overlong`: "truncate" (it stays, cut to the
-    capacity) or "drop" (it is left out).
-    """
-    lengths = [*problem.lengths, problem.capacity + excess]
-    policy = getattr(pack, "overlong", "error")
-    try:
-        packs = [list(one) for one in pack(lengths, problem.capacity)]
-    except ValueError as error:
-        yield lengths, policy == "error", f"declared {policy!r}, and refused: {error}"
-        return
-    expected = {"error": None, "truncate": range(len(lengths)), "drop": range(len(problem.lengths))}[policy]
-    packed = sorted(index for one in packs for index in one)
-    fits = all(tokens <= problem.capacity for tokens in totals(packs, [min(n, problem.capacity) for n in lengths]))
-    yield lengths, fits and expected is not None and packed == list(expected), f"{policy!r} is declared; packed {packs}"
+    orders = [problem.lengths, problem.lengths[::-1]]
+    for lengths, given in [*zip(orders, orders, strict=True), (problem.lengths, as_array(problem.lengths))]:
+        try:
+            packs = [list(one) for one in pack(given, problem.capacity)]
+        except Exception:
+            if given is lengths:
+                raise
+            continue
+        for one, tokens in zip(packs, totals(packs, lengths), strict=True):
+            yield one, tokens <= problem.capacity, f"{tokens} tokens in a pack of {problem.capacity}"
 
 
 @must(seam="pack", laws="PK-DET", floor=100, given={"problem": problems()}, examples=LARGE)
@@ -113,6 +109,10 @@ def packing_depends_on_nothing_but_its_arguments(pack, problem):
     first, second = ([list(one) for one in pack(lengths, problem.capacity)] for _ in range(2))
     yield problem, first == second, f"first {first}, then {second}"
     yield problem, lengths == problem.lengths, f"the lengths became {lengths}"
+    array = as_array(problem.lengths)
+    with suppress(Exception):  # a packer may refuse arrays
+        list(pack(array, problem.capacity))
+    yield problem, array.tolist() == problem.lengths, f"the lengths became {array}"
 
 
 @should(seam="pack", laws="PK-DET", floor=100, given={"problem": problems(), "seed": st.integers(0, 2**20)},

@@ -18,7 +18,14 @@ from torch import Tensor
 
 from sftspec.step import IGNORE
 
-ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8}
+ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+# Types of logits, and the type that their loss is computed in (law ST-UPCAST).
+REDUCED_IN = {
+    torch.float64: torch.float64,
+    torch.float32: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.float16: torch.float32,
+}
 
 
 @dataclass(frozen=True)

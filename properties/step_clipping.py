@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from sftspec.collation import collate
 from sftspec.properties import must
 from sftspec.properties.step_cases import (
-    FIRST_LABELLED,
     ROUNDOFF,
     UNEQUAL,
     Bigram,
@@ -19,10 +18,6 @@ from sftspec.properties.step_cases import (
     loss_bound,
     problems,
 )
-
-DRAWN = {"problem": problems}
-
-CAUGHT = [{"problem": UNEQUAL}, {"problem": FIRST_LABELLED}]
 
 gradients = st.builds(
     lambda seed, shapes, scale: [scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed + index),
@@ -34,19 +29,28 @@ gradients = st.builds(
 
 LIMITS = st.sampled_from([0.01, 1.0, 30.0])
 
+# A gradient of zero is one: nothing is divided by its norm.
+ZERO = torch.zeros(2, 2, dtype=torch.float64)
 SKEWED = [torch.tensor([[3.0, 4.0, 12.0]], dtype=torch.float64), torch.tensor([[0.1]], dtype=torch.float64)]
 
 
-def clipped(clip, values, limit):
-    """(norm that the clip reports, gradients after it)."""
-    parameters = [torch.nn.Parameter(torch.zeros_like(value)) for value in values]
-    for parameter, value in zip(parameters, values, strict=True):
+def with_gradients(values):
+    """Parameters with these gradients, behind one that has none: it is frozen, or the step did not reach it."""
+    parameters = [torch.nn.Parameter(torch.zeros_like(value)) for value in (ZERO, *values)]
+    for parameter, value in zip(parameters[1:], values, strict=True):
         parameter.grad = value.clone()
-    return clip(parameters, limit), [parameter.grad for parameter in parameters]
+    return parameters
+
+
+def clipped(clip, values, limit):
+    """(norm that the clip reports, gradients after it); parameters come as a model gives them, one after another."""
+    parameters = with_gradients(values)
+    return clip(iter(parameters), limit), [parameter.grad for parameter in parameters[1:]]
 
 
 @must(seam="clip", laws=("ST-CLIP", "ST-CLIPDIR", "ST-CLIPHOM", "ST-CLIPIDEM"), floor=50,
-      given={"values": gradients, "limit": LIMITS}, examples=[{"values": SKEWED, "limit": 1.0}])  # fmt: skip
+      given={"values": gradients, "limit": LIMITS},
+      examples=[{"values": values, "limit": 1.0} for values in (SKEWED, [*SKEWED, ZERO], [ZERO])])  # fmt: skip
 def one_factor_for_all_parameters(clip, values, limit):
     """g' = min(1, c/|g|) g with the norm over all parameters together: direction kept, clipping twice clips once.
 
@@ -72,31 +76,36 @@ def one_factor_for_all_parameters(clip, values, limit):
 
 @must(seam="clip", laws=("ST-CLIPNOOP",), floor=20, given={"values": gradients}, examples=[{"values": SKEWED}])
 def below_the_limit_not_a_bit_changes(clip, values):
-    """A gradient whose norm is below the limit stays bitwise as it was."""
+    """A gradient whose norm is below the limit stays bitwise as it was, and no parameter gets one that had none.
+
+    AdamW moves a parameter whose gradient is zero: by its momentum, and by decay.
+    """
     norm = math.sqrt(math.fsum(float(x) ** 2 for value in values for x in value.flatten()))
     _, after = clipped(clip, values, norm + 1e-3 + norm * 1e-3)
     yield values, all(torch.equal(x, y) for x, y in zip(values, after, strict=True))
+    parameters = with_gradients(values)
+    clip(iter(parameters), norm / 2)
+    yield values, parameters[0].grad is None, "a parameter without a gradient has one now"
 
 
-@must(
-    seam="clip",
-    laws=("ST-NONFINITE",),
-    floor=3,
-    given={"values": gradients, "bad": st.sampled_from([math.inf, math.nan])},
-)
-def a_gradient_that_is_not_finite_is_refused(clip, values, bad):
-    """inf or NaN in a gradient is an error, and no gradient is changed: inf * 0 = NaN would reach every parameter."""
+@must(seam="clip", laws=("ST-NONFINITE",), floor=3,
+      given={"values": gradients, "bad": st.sampled_from([math.inf, -math.inf, math.nan]), "place": st.integers(0, 99)},
+      examples=[{"values": SKEWED, "bad": bad, "place": place} for bad in (math.inf, -math.inf, math.nan)
+                for place in range(4)])  # fmt: skip
+def a_gradient_that_is_not_finite_is_refused(clip, values, bad, place):
+    """inf or NaN anywhere in a gradient is an error, and no gradient is changed: inf * 0 = NaN would reach every
+    parameter.
+    """
     values = [value.clone() for value in values]
-    values[-1].view(-1)[0] = bad
-    parameters = [torch.nn.Parameter(torch.zeros_like(value)) for value in values]
-    for parameter, value in zip(parameters, values, strict=True):
-        parameter.grad = value.clone()
+    chosen = values[place % len(values)].view(-1)
+    chosen[place // len(values) % len(chosen)] = bad
+    parameters = with_gradients(values)
     try:
-        clip(parameters, 1.0)
-    except ValueError:
+        clip(iter(parameters), 1.0)
+    except Exception:
         same = all(
             parameter.grad is not None and torch.equal(parameter.grad.nan_to_num(7.0), value.nan_to_num(7.0))
-            for parameter, value in zip(parameters, values, strict=True)
+            for parameter, value in zip(parameters[1:], values, strict=True)
         )
         yield values, same, "the gradients were changed all the same"
     else:

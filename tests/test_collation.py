@@ -11,13 +11,11 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from sftspec.collation import Batch, CollationError, collate
 from sftspec.conformance.judge import judge
-from sftspec.properties import REGISTRY
 from sftspec.properties.packing_collator import Example
 from sftspec.trainer import Pipeline
+from tests.seam_verdict import properties_of
 
-PROPERTIES = {
-    item.id.split("/")[1]: item for item in REGISTRY.values() if item.area == "packing" and item.seam == "collate"
-}
+PROPERTIES = {item.id.split("/")[1]: item for item in properties_of("packing", "collate")}
 THREE = [Example([5, 6, 7], [5, 6, 7]), Example([1, 2], [-100, 2]), Example([9], [9])]
 
 
@@ -198,6 +196,61 @@ def drops_the_last_token(examples, bins, **options):
     return collate([Example(one.input_ids[:-1] or [0], one.labels[:-1] or [0]) for one in examples], bins, **options)
 
 
+def cuts_at_the_capacity(examples, bins, *, pad_token_id, capacity=None):
+    batch = collate(examples, bins, pad_token_id=pad_token_id)
+    if capacity is None or batch.input_ids.shape[1] <= capacity:
+        return collate(examples, bins, pad_token_id=pad_token_id, capacity=capacity)
+    names = ("input_ids", "labels", "position_ids", "segment_ids")
+    return replace(batch, **{name: getattr(batch, name)[:, :capacity] for name in names})
+
+
+def pads_to_the_longest_row(examples, bins, *, pad_token_id, capacity=None):
+    collate(examples, bins, pad_token_id=pad_token_id, capacity=capacity)
+    return collate(examples, bins, pad_token_id=pad_token_id)
+
+
+def takes_any_label(examples, bins, **options):
+    aligned = [Example(ids, [token if label >= 0 else -100 for token, label in zip(ids, labels, strict=True)])
+               for ids, labels in examples]  # fmt: skip
+    return collate(aligned, bins, **options)
+
+
+def counts_from_the_end(examples, bins, **options):
+    return collate(examples, [[index % len(examples) for index in row] for row in bins], **options)
+
+
+def writes_into_one_buffer(*arguments, buffers={}, **options):  # noqa: B006
+    batch = collate(*arguments, **options)
+    kept = buffers.setdefault(tuple(batch.input_ids.shape), batch)
+    kept.input_ids.copy_(batch.input_ids)
+    return replace(batch, input_ids=kept.input_ids)
+
+
+def ignores_first_labels_in_place(examples, bins, **options):
+    batch = collate(examples, bins, **options)
+    for example in examples:
+        example.labels[:1] = [-100]
+    return batch
+
+
+def collates_in_32_bits(*arguments, **options):
+    batch = collate(*arguments, **options)
+    return replace(batch, input_ids=batch.input_ids.int(), labels=batch.labels.int())
+
+
+def counts_segments_in_8_bits(*arguments, **options):
+    batch = collate(*arguments, **options)
+    return replace(batch, segment_ids=torch.where(batch.segment_ids < 0, -1, batch.segment_ids % 256))
+
+
+class BlocksOfTheDiagonal(Batch):
+    def flex_mask(self):
+        blocks = torch.arange(self.input_ids.shape[1]) // 128
+        inside = Batch.flex_mask(replace(self, segment_ids=self.segment_ids * len(blocks) + blocks))
+        inside.mask_mod = Batch.flex_mask(self).mask_mod
+        return inside
+
+
 def turns_rows_around(examples, bins, **options):
     return collate(examples, [one[::-1] for one in bins], **options)
 
@@ -225,6 +278,15 @@ BROKEN = {
     trains_on_padding: {PADDED, COUNT},
     drops_the_last_token: {ROWS},
     turns_rows_around: {ROWS},
+    writes_into_one_buffer: {ROWS},
+    ignores_first_labels_in_place: {ROWS},
+    collates_in_32_bits: {ROWS},
+    counts_segments_in_8_bits: {DENSE},
+    masked_by(BlocksOfTheDiagonal): {FLEX},
+    cuts_at_the_capacity: {"rows-are-as-long-as-the-capacity"},
+    pads_to_the_longest_row: {"rows-are-as-long-as-the-capacity"},
+    takes_any_label: {"what-makes-no-batch-is-refused"},
+    counts_from_the_end: {"what-makes-no-batch-is-refused"},
 }
 
 
@@ -244,3 +306,12 @@ def test_the_property_fails_for_the_broken_collator(collator, name):
 
 def test_every_property_has_failed_once():
     assert set().union(*BROKEN.values()) == set(PROPERTIES)
+
+
+def test_a_collator_without_a_capacity_is_not_asked_for_one():
+    def plain(examples, bins=None, *, pad_token_id):
+        return collate(examples, bins, pad_token_id=pad_token_id)
+
+    verdicts = {name: judge(item, Pipeline(collate=plain), []).status for name, item in PROPERTIES.items()}
+    assert verdicts.pop("rows-are-as-long-as-the-capacity") == "not-measured"
+    assert set(verdicts.values()) == {"pass"}

@@ -16,13 +16,11 @@ import torch
 
 from sftspec.conformance.judge import judge
 from sftspec.packing import Bins, PackingError, efficiency, fit, lower_bound, pack
-from sftspec.properties import REGISTRY
 from sftspec.properties.packing_packer import TIGHT, optimum
 from sftspec.trainer import Pipeline
+from tests.seam_verdict import properties_of
 
-PROPERTIES = {
-    item.id.split("/")[1]: item for item in REGISTRY.values() if item.area == "packing" and item.seam == "pack"
-}
+PROPERTIES = {item.id.split("/")[1]: item for item in properties_of("packing", "pack")}
 
 
 def best_fit_decreasing(lengths: list[int], capacity: int) -> list[int]:
@@ -219,6 +217,12 @@ def truncates_silently(lengths, capacity):
     return list(pack(np.minimum(lengths, capacity) if lengths else [], capacity))
 
 
+def looks_at_the_last_length(lengths, capacity):
+    if len(lengths) and lengths[-1] > capacity:
+        raise ValueError("the last example is too long")
+    return truncates_silently(lengths, capacity)
+
+
 def declares_and_does_not_drop(lengths, capacity):
     return truncates_silently(lengths, capacity)
 
@@ -236,6 +240,43 @@ def sorts_its_argument(lengths, capacity):
     """As LLaMA-Factory's greedy knapsack does, which returns lengths."""
     lengths.sort()
     return list(pack(lengths, capacity))
+
+
+def sorts_an_array(lengths, capacity):
+    packs = list(pack(lengths, capacity))
+    if isinstance(lengths, np.ndarray):
+        lengths.sort()
+    return packs
+
+
+def keeps_packs_of_the_same_lengths(lengths, capacity, kept={}):  # noqa: B006
+    return kept.setdefault((*sorted(lengths), capacity), list(pack(lengths, capacity)))
+
+
+def adds_up_in_the_arrays_type(lengths, capacity):
+    """Next fit over an array, whose 8 bits wrap around."""
+    if not isinstance(lengths, np.ndarray):
+        return pack(lengths, capacity)
+    packs, tokens = [[]], 0
+    for index, length in enumerate(lengths.tolist()):
+        if packs[-1] and (tokens + length) % 256**lengths.itemsize > capacity:
+            packs, tokens = [*packs, []], 0
+        packs[-1].append(index)
+        tokens = (tokens + length) % 256**lengths.itemsize
+    return packs
+
+
+def rounds_lengths(lengths, capacity):
+    return list(pack([int(length) for length in lengths], capacity))
+
+
+def leaves_out_the_empty(lengths, capacity):
+    kept = [index for index, length in enumerate(lengths) if length]
+    return [[kept[index] for index in one] for one in pack([lengths[index] for index in kept], capacity)]
+
+
+def needs_no_capacity(lengths, capacity):
+    return pack(lengths, capacity) if capacity > 0 else [[index] for index in range(len(lengths))]
 
 
 def takes_examples_as_they_come(lengths, capacity):
@@ -310,9 +351,16 @@ BROKEN = {
     cuts_at_the_capacity: {ONCE, "no-pack-exceeds-its-capacity"},
     forgets_the_separator: {"no-pack-exceeds-its-capacity"},
     truncates_silently: {"an-overlong-example-is-refused-or-declared"},
+    looks_at_the_last_length: {"an-overlong-example-is-refused-or-declared"},
     declares_and_does_not_drop: {"an-overlong-example-is-refused-or-declared"},
     turns_with_every_call: {"packing-depends-on-nothing-but-its-arguments"},
     sorts_its_argument: {"packing-depends-on-nothing-but-its-arguments"},
+    sorts_an_array: {"packing-depends-on-nothing-but-its-arguments"},
+    keeps_packs_of_the_same_lengths: {"no-pack-exceeds-its-capacity"},
+    adds_up_in_the_arrays_type: {"no-pack-exceeds-its-capacity"},
+    rounds_lengths: {"what-is-no-length-is-refused"},
+    leaves_out_the_empty: {"what-is-no-length-is-refused"},
+    needs_no_capacity: {"what-is-no-length-is-refused"},
     takes_examples_as_they_come: {ORDER},
     closes_every_pack: {RATIO, "no-two-packs-fit-into-one"},
     searches_a_tree_of_the_wrong_size: {"no-two-packs-fit-into-one", "packs-are-more-than-half-full"},
@@ -344,3 +392,12 @@ def test_a_packer_that_drops_as_it_declares_passes():
 
     drops.overlong = "drop"
     assert all(judge(item, Pipeline(pack=drops), []).status == "pass" for item in PROPERTIES.values())
+
+
+def test_a_packer_of_lists_alone_passes():
+    def packs_lists(lengths, capacity):
+        if not isinstance(lengths, list):
+            raise TypeError("lengths is no list")
+        return pack(lengths, capacity)
+
+    assert all(judge(item, Pipeline(pack=packs_lists), []).status == "pass" for item in PROPERTIES.values())

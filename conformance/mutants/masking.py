@@ -179,3 +179,40 @@ def separator_trained_undeclared():
         return encode(messages, **{**options, "conventions": UNDECLARED})
 
     return Pipeline(encode=broken)
+
+
+@mutant("a-label-outside-the-vocabulary-is-refused", "tokens added to the tokenizer and not to the model",
+        "another token is trained", "refuse it, and resize the embeddings")  # fmt: skip
+def label_clamped():
+    """A label beyond the vocabulary is taken for its last token."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        return sft_loss(logits, labels.clamp(max=logits.shape[-1] - 1), num_targets, weights)
+
+    return Pipeline(loss=loss)
+
+
+@mutant("truncation-cuts-ids-and-labels-together", "an end-of-turn put at the cut, in one family of templates",
+        "stops in the middle of a sentence", "put nothing in place of what was cut")  # fmt: skip
+def end_of_turn_at_the_cut():
+    """Llama-3's end-of-turn token replaces the last token of an example that was cut."""
+
+    def broken(messages, **options) -> Encoded:
+        example = encode(messages, **options)
+        if not example.truncated or "<|eot_id|>" not in example.rendered.text:
+            return example
+        last = encode(messages, **{**options, "max_length": None}).input_ids[-1]
+        return replace(example, input_ids=[*example.input_ids[:-1], last], labels=[*example.labels[:-1], last])
+
+    return Pipeline(encode=broken)
+
+
+@mutant("targets-spell-the-assistants-turns", "OpenAI's field read by nobody", "learns an answer that was taken out",
+        "read weight as train")  # fmt: skip
+def weight_of_zero_ignored():
+    """A message with `"weight": 0` is trained like any other."""
+
+    def broken(messages, **options) -> Encoded:
+        return encode([{key: message[key] for key in message.keys() - {"weight"}} for message in messages], **options)
+
+    return Pipeline(encode=broken)
