@@ -43,6 +43,8 @@ MODULES = {
     "selection": "best_of_n",
     "selection_laws": "best_of_n",
     "order_statistics": "best_of_n",
+    "order_statistics_normal": "best_of_n",
+    "order_statistics_gold": "best_of_n",
     "order_statistics_laws": "best_of_n",
     "rejection_sampling": "best_of_n",
     "distillation": "distillation",

@@ -11,14 +11,15 @@ from fractions import Fraction
 
 from hypothesis import strategies as st
 
-from sftspec.properties import must
+from sftspec.properties import must, should
 
 U = 2.0**-53
+INF, NAN = math.inf, math.nan
 
-# Outcomes that never happen, rewards of both signs and -inf are among them.
-spaces = st.lists(st.tuples(st.integers(0, 8), st.integers(-2, 2) | st.just(-math.inf)), min_size=1, max_size=4).filter(
-    lambda space: any(weight for weight, _ in space)
-)
+# Outcomes that never happen, rewards of both signs, -inf and +inf are among them.
+spaces = st.lists(
+    st.tuples(st.integers(0, 8), st.integers(-2, 2) | st.sampled_from([-INF, INF])), min_size=1, max_size=4
+).filter(lambda space: any(weight for weight, _ in space))
 
 
 def base_of(space: list[tuple[int, int]]) -> list[Fraction]:
@@ -35,7 +36,8 @@ def base_of(space: list[tuple[int, int]]) -> list[Fraction]:
     examples=[
         {"space": [(1, 0), (1, 1)], "n": 2},
         {"space": [(2, 1), (3, 1), (5, 0)], "n": 3},
-        {"space": [(0, 2), (1, -2), (1, -math.inf), (0, -3)], "n": 2},
+        {"space": [(0, 2), (1, -2), (1, -INF), (0, -3)], "n": 2},
+        {"space": [(1, 1), (1, INF)], "n": 2},
     ],
 )
 def the_law_of_the_winner_is_the_enumerated_one(law_of, space, n):
@@ -50,6 +52,34 @@ def the_law_of_the_winner_is_the_enumerated_one(law_of, space, n):
     law = law_of([float(p) for p in base], rewards, n)
     for y, (value, true) in enumerate(zip(law, exact, strict=True)):
         yield (space, n, y), abs(Fraction(float(value)) - true) <= (n + 8) * U, f"expected {float(true)}, seen {value}"
+
+
+@should(
+    seam="best_of_n_law",
+    laws="BN-LAW",
+    floor=20,
+    given={"space": spaces, "n": st.integers(1, 4)},
+    examples=[{"space": [(1, 0), (1, 1)], "n": 2}],
+)
+def what_is_no_distribution_has_no_winner(law_of, space, n):
+    """Probabilities that do not sum to 1, or of which one is negative, an outcome whose reward is NaN, and best-of-0
+    have no law: an error or NaN, not that of another distribution."""
+    base, rewards = [float(p) for p in base_of(space)], [float(reward) for _, reward in space]
+    cases = {
+        "a sum below 1": ([p / 2 for p in base], rewards, n),
+        "a sum above 1": ([*base, 0.25], [*rewards, 0.0], n),
+        "a negative probability": ([*base, 0.5, -0.5], [*rewards, 0.0, 1.0], n),
+        "a negative probability beside a distribution": ([*base, -0.5], [*rewards, 0.0], n),
+        "a reward that is NaN": ([*(p / 2 for p in base), 0.5], [*rewards, NAN], n),
+        "no draw": (base, rewards, 0),
+    }
+    for case, arguments in cases.items():
+        try:
+            law = [float(mass) for mass in law_of(*arguments)]
+        except Exception as error:
+            yield (case, *arguments), True, f"refused: {error}"
+        else:
+            yield (case, *arguments), any(mass != mass for mass in law), f"{case}: {law}"
 
 
 @must(
@@ -90,7 +120,7 @@ def selection_moves_no_further_than_its_bounds(law_of, space, n):
 )
 def the_bound_is_attained_by_rewards_that_never_tie(kl_bound, n):
     """On V equally likely outcomes with distinct rewards the KL lies under the bound, by at most 2n/V; in the limit it
-    is the bound, ln n - (n-1)/n, within 4 roundings.
+    is the bound, ln n - (n-1)/n, within 4 roundings. For n = 0 there is none.
 
     Inside a cell (i-1, i] of the uniform law the winner's density n x**(n-1) varies by the factor (i/(i-1))**(n-1),
     which costs (n-1)/(i-1) nats there, n/V in the mean over the winner's law; twice that covers the first cells. The
@@ -98,6 +128,12 @@ def the_bound_is_attained_by_rewards_that_never_tie(kl_bound, n):
     """
     limit = math.log(n) + (n - 1) * (-1 / n)
     yield n, abs(kl_bound(n) - limit) <= 4 * U * (1 + math.log(n)), f"expected {limit!r}, seen {kl_bound(n)!r}"
+    try:
+        none = float(kl_bound(0))
+    except Exception as error:
+        yield 0, True, f"refused: {error}"
+    else:
+        yield 0, not math.isfinite(none), f"n = 0: seen {none!r}"
     if n > 64:
         return
     size = 4096

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 import random
 
+import numpy as np
+import torch
 from hypothesis import strategies as st
 
 from sftspec.properties import must, should
@@ -36,6 +38,18 @@ NEIGHBOURS = [[1.0, 1.0 + 2.0**-52], [-(2.0**-1074), 0.0], [-1.0, -1.0 + 2.0**-5
 SATURATED = [[18.0, 20.0, 25.0], [6.5, 7.0, 8.0]]
 
 
+def in_each_form(select, rewards, *k, dtype="float64"):
+    """(form, what is selected) of a table as lists, and as an array and a tensor, where those are not refused."""
+    yield "lists", list(select(rewards, *k))
+    table = np.array(rewards, dtype=dtype)
+    for form in (table, torch.from_numpy(table.copy())):
+        try:
+            selected = list(select(form, *k))
+        except Exception:
+            continue
+        yield type(form).__name__, selected
+
+
 @must(
     seam="best_of_n",
     laws="BN-ARGMAX",
@@ -45,18 +59,33 @@ SATURATED = [[18.0, 20.0, 25.0], [6.5, 7.0, 8.0]]
         {"rewards": PAIRED},
         {"rewards": SATURATED},
         {"rewards": NEIGHBOURS},
-        {"rewards": [[float(number) for number in range(100)]]},
+        {"rewards": [[float(number) for number in range(1000)]]},
         {"rewards": [[-INF, -1e308]]},
     ],
 )
 def the_winner_has_the_largest_reward(select, rewards):
-    """The winner's reward is the maximum of its prompt's rewards, compared as they were given.
+    """The winner's reward is the maximum of its prompt's rewards, compared as they were given, be it in lists, an array
+    or a tensor.
 
     An ascending sort keeps the worst (LLaMa2lang#52, trl#117 by label order); a squashed or rounded reward, or one
     compared with a tolerance, ties what is distinct (trap H22). Llama-2 section 3.2.3, arXiv:2307.09288.
     """
-    for row, winner in zip(rewards, select(rewards), strict=True):
-        yield (row, int(winner)), row[int(winner)] == max(row), f"expected {max(row)}, selected {row[int(winner)]}"
+    for form, winners in in_each_form(select, rewards):
+        for row, winner in zip(rewards, map(int, winners), strict=True):
+            yield (form, row, winner), row[winner] == max(row), f"expected {max(row)}, selected {row[winner]}"
+
+
+@should(
+    seam="best_of_n",
+    laws="BN-ARGMAX",
+    floor=20,
+    given={"row": st.lists(st.integers(-4, 4).map(lambda k: 2**53 + k), min_size=2, max_size=6)},
+    examples=[{"row": [2**53, 2**53 + 1]}, {"row": [2**62, 2**62 + 1, 2**62 - 1]}],
+)
+def whole_numbers_are_compared_as_whole_numbers(select, row):
+    """Rewards that are integers are compared as integers: 2**53 and 2**53 + 1, which are one float64, do not tie."""
+    for form, (winner,) in in_each_form(select, [row], dtype="int64"):
+        yield (form, row), row[int(winner)] == max(row), f"expected {max(row)}, selected {row[int(winner)]}"
 
 
 @must(
@@ -122,7 +151,7 @@ def a_prompt_with_fewer_rewards_moves_no_other(select, rewards):
         yield (rewards, row), right, f"expected {best}, selected {winner}"
 
 
-tied = {"row": st.lists(st.sampled_from([0.0, -0.0, 1.0]), min_size=2, max_size=8)}
+tied = {"row": st.lists(st.sampled_from([0.0, -0.0, 1.0, -INF]), min_size=2, max_size=8)}
 tied_examples = [{"row": [1.0, 1.0, 1.0]}, {"row": [0.0, 1.0, 1.0]}, {"row": [-0.0, 0.0]}, {"row": [1.0] * 40}]
 
 
@@ -148,8 +177,8 @@ def the_first_of_equals_wins(select, row):
     examples=[{"row": [1.0, 2.0]}, {"row": [-INF]}, {"row": [-INF, -INF]}, {"row": [0.0]}, {"row": [-2.0, -1.0]}],
 )
 def a_candidate_without_a_reward_never_wins(select, row):
-    """A NaN reward is not selected at any position while another candidate has a reward, be it -inf; nor is None,
-    where it is not refused.
+    """A NaN reward is not selected at any position while another candidate has a reward, be it -inf, and whether
+    rewards come in lists, an array or a tensor; nor is None, where it is not refused.
 
     argmax, topk and sort of PyTorch and NumPy order NaN first, Python's max keeps it where it comes first, NaN * 0 is
     NaN, and NaN replaced by -inf ties with -inf (lassonet#20, trl#4501; trap H21). A None that counts as 0 beats every
@@ -157,8 +186,9 @@ def a_candidate_without_a_reward_never_wins(select, row):
     """
     for position in range(len(row) + 1):
         broken = [*row[:position], NAN, *row[position:]]
-        winner = int(select([broken])[0])
-        yield broken, broken[winner] == max(row), f"selected candidate {winner}, expected reward {max(row)}"
+        for form, (winner,) in in_each_form(select, [broken]):
+            right = broken[int(winner)] == max(row)
+            yield (form, broken), right, f"selected candidate {int(winner)}, expected reward {max(row)}"
         missing = [*row[:position], None, *row[position:]]
         try:
             winner = int(select([missing])[0])
@@ -190,9 +220,10 @@ def a_prompt_without_rewards_is_refused_or_skipped(select, count):
     laws="BN-NAN",
     floor=20,
     given={"row": rewards_row, "position": st.integers(0, 7)},
-    examples=[{"row": [1e308, 1.0], "position": 2}],
+    examples=[{"row": [1e308, 1.0], "position": 2}, {"row": [0.0, INF, 0.0], "position": 3}],
 )
 def an_infinite_reward_ranks_above_every_finite_one(select, row, position):
-    """+inf is a reward, and the largest."""
-    row = [*row[:position], INF, *row[position:]]
-    yield row, row[int(select([row])[0])] == INF
+    """+inf is a reward, and the largest; of several the one that was sampled first wins."""
+    for infinite in ([*row[:position], INF, *row[position:]], [*row[:position], INF, *row[position:], INF]):
+        winner = int(select([infinite])[0])
+        yield infinite, winner == infinite.index(INF), f"expected {infinite.index(INF)}, selected {winner}"

@@ -13,30 +13,7 @@ from hypothesis import strategies as st
 
 from sftspec.order_statistics import expected_max_normal
 from sftspec.properties import must, should
-
-INF, NAN = math.inf, math.nan
-
-few = st.integers(-4, 4).map(float)  # small integers, so that ties are common
-
-finite = st.floats(allow_nan=False, allow_infinity=False) | few | st.sampled_from([0.0, -0.0, 5e-324, 1e308])
-
-rewards_row = st.lists(finite | st.just(-INF), min_size=1, max_size=7)
-
-distinct_row = st.lists(st.integers(-200, 200), min_size=2, max_size=7, unique=True).map(
-    lambda eighths: [k / 8 for k in eighths]
-)
-
-tables = st.integers(1, 6).flatmap(
-    lambda n: st.lists(st.lists(finite | st.just(-INF), min_size=n, max_size=n), min_size=1, max_size=4)
-)
-
-# Two prompts, one of them twice, and rewards that say which prompt and which candidate they belong to.
-PAIRED = [[1.0, 2.0, 3.0], [30.0, 10.0, 20.0], [1.0, 2.0, 3.0]]
-
-NEIGHBOURS = [[1.0, 1.0 + 2.0**-52], [-(2.0**-1074), 0.0], [-1.0, -1.0 + 2.0**-53]]  # no double lies between
-
-# Distinct rewards that a sigmoid in float32 (first) or bfloat16 (second) turns into ties.
-SATURATED = [[18.0, 20.0, 25.0], [6.5, 7.0, 8.0]]
+from sftspec.properties.selection import INF, NAN, in_each_form, rewards_row
 
 
 @must(
@@ -118,15 +95,17 @@ def the_best_of_normal_rewards_is_their_expected_maximum(select, n, seed):
 def the_k_best_are_the_k_largest(select_top, row, broken):
     """The k selected are the k largest rewards of their prompt, best first and each once, and no NaN is among them.
 
-    Three prompts are asked together: the k best of all, or of the first, are not the k best of each.
+    Three prompts are asked together, in lists, an array and a tensor: the k best of all, or of the first, are not the
+    k best of each.
     """
     rows = [row, row[::-1], [-reward if math.isfinite(reward) else reward for reward in row]]
     table = [[*each[:broken], NAN, *each[broken:]] for each in rows]
     for k in range(1, len(row) + 1):
-        for rewards, chosen in zip(table, select_top(table, k), strict=True):
-            indices = [int(index) for index in chosen]
-            found, ranked = [rewards[index] for index in indices], sorted(rewards, key=lambda r: (r != r, -r))
-            yield (rewards, k), found == ranked[:k] and len(set(indices)) == k, f"selected {found}"
+        for form, selected in in_each_form(select_top, table, k):
+            for rewards, chosen in zip(table, selected, strict=True):
+                indices = [int(index) for index in chosen]
+                found, ranked = [rewards[index] for index in indices], ranked_rewards(rewards)
+                yield (form, rewards, k), found == ranked[:k] and len(set(indices)) == k, f"selected {found}"
 
 
 @should(
@@ -137,11 +116,15 @@ def the_k_best_are_the_k_largest(select_top, row, broken):
     examples=[{"row": [1.0, 1.0, 1.0]}, {"row": [0.0, INF, 1.0, INF]}, {"row": [1.0] * 40}],
 )
 def equal_rewards_rank_in_the_order_of_sampling(select_top, row):
-    """Of equal rewards the one sampled first ranks first, so that the best of the k best is the best of N; +inf is the
-    largest."""
-    chosen = [int(index) for index in select_top([row], len(row))[0]]
+    """Of equal rewards the one sampled first ranks first, so that the k best are the first k of the N best for every k;
+    +inf is the largest.
+
+    A partial sort (topk, argpartition) keeps any of the equals at the cut.
+    """
     expected = sorted(range(len(row)), key=lambda index: -row[index])
-    yield row, chosen == expected, f"expected {expected}, selected {chosen}"
+    for k in range(1, len(row) + 1):
+        chosen = [int(index) for index in select_top([row], k)[0]]
+        yield (row, k), chosen == expected[:k], f"expected {expected[:k]}, selected {chosen}"
 
 
 @must(
@@ -152,14 +135,26 @@ def equal_rewards_rank_in_the_order_of_sampling(select_top, row):
     examples=[{"row": [1.0], "missing": 1}, {"row": [2.0, -INF, 3.0], "missing": 2}],
 )
 def fewer_rewards_than_k_are_refused_or_marked(select_top, row, missing):
-    """Where fewer than k candidates have a reward, selection raises, or fills up with a negative index or None."""
-    broken = [NAN] * missing + row
-    for rewards, k in ((broken, len(broken)), (broken, len(broken) + 1), (row, len(row) + 1)):
+    """Where fewer than k candidates of a prompt have a reward (NaN, None or a shorter row), selection raises, or those
+    that have one take the first of its k places, best first, and a negative index or None stands in the others; beside
+    it, other prompts keep their k best."""
+    broken, unscored = [NAN] * missing + row, [None] * missing + row
+    tables = [([broken], len(broken)), ([broken], len(broken) + 1), ([row], len(row) + 1), ([unscored], len(broken))]
+    for table, k in [*tables, ([row, [*row, *row]], len(row) + 1), ([row, broken], len(row))]:
         try:
-            (chosen,) = select_top([rewards], k)
+            selected = [list(chosen) for chosen in select_top(table, k)]
         except Exception as error:
-            yield (rewards, k), True, f"refused: {error}"
+            yield (table, k), True, f"refused: {error}"
             continue
-        kept = [int(index) for index in chosen if index is not None and int(index) >= 0]
-        ranked = [index for index, reward in enumerate(rewards) if reward == reward]
-        yield (rewards, k), len(list(chosen)) == k and sorted(kept) == ranked, f"selected {list(chosen)}"
+        for rewards, chosen in zip(table, selected, strict=True):
+            ranked = ranked_rewards(rewards)[:k]
+            kept = [int(index) for index in chosen[: len(ranked)] if index is not None]
+            marks = [index is None or int(index) < 0 for index in chosen]
+            first = marks == [False] * len(ranked) + [True] * (k - len(ranked)) and max(kept) < len(rewards)
+            right = first and len({*kept}) == len(kept) and [rewards[index] for index in kept] == ranked
+            yield (rewards, k), right, f"expected {ranked}, selected {chosen}"
+
+
+def ranked_rewards(rewards: list[float | None]) -> list[float]:
+    """The rewards that there are, the largest first."""
+    return sorted((reward for reward in rewards if reward is not None and reward == reward), reverse=True)

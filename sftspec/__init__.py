@@ -27,6 +27,7 @@ _PLACES = {
     "expected_max_normal": "order_statistics",
     "expected_best_of_n": "order_statistics",
     "expected_gold": "order_statistics",
+    "pass_at_n": "order_statistics",
     "best_of_n_law": "order_statistics",
     "best_of_n_kl_bound": "order_statistics",
     "win_rate": "order_statistics",

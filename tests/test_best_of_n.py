@@ -33,6 +33,14 @@ LAWS = {"BN-ARGMAX", "BN-ALIGN", "BN-PERM", "BN-TIE", "BN-NAN", "BN-MONO", "BN-S
 LAWS |= {"BN-HD", "BN-CONC", "BN-OTHER", "BN-EST", "BN-ESTTRUE", "BN-LAW", "BN-KL", "BN-WIN", "BN-GOODHART"}
 
 
+def arrays_by_argmax(rewards):
+    return np.argmax(rewards, axis=1) if isinstance(rewards, np.ndarray) else best_of_n(rewards, "skip")
+
+
+def tensors_by_argmax(rewards):
+    return rewards.argmax(-1) if isinstance(rewards, torch.Tensor) else best_of_n(rewards, "skip")
+
+
 def by_row(choose):
     """A selector that decides each prompt alone with `choose(row)`."""
     return lambda rewards: [choose(row) for row in rewards]
@@ -84,6 +92,28 @@ def last_of_equals_first(rewards, k):
     return [len(row) - 1 - top_k(row[::-1], k) for row in rewards]
 
 
+def last_of_equals_alone(rewards, k):
+    """Right for every k but 1."""
+    return top_k(rewards, k) if k > 1 else last_of_equals_first(rewards, k)
+
+
+def sorted_in_place(rewards, n):
+    value = expected_best_of_n(rewards, n)
+    rewards.sort()
+    return value
+
+
+def gold_of_the_pool(proxy, gold, n):
+    value = expected_gold(np.ravel(proxy), np.ravel(gold), n)
+    return np.full(len(proxy), value) if np.ndim(proxy) == 2 else value
+
+
+def gold_in_the_order_of_sampling(proxy, gold, n):
+    """Of candidates that tie in the proxy, the last has the largest weight."""
+    order = np.argsort(proxy, kind="stable")
+    return math.fsum(np.asarray(gold)[order] * subset_weights(len(proxy), n))
+
+
 def pooled(rewards, n):
     each = np.atleast_2d(rewards)
     return np.full(len(each), expected_best_of_n(each.ravel(), n)) if np.ndim(rewards) == 2 else each[0].max()
@@ -93,6 +123,10 @@ def with_replacement(rewards, n):
     """The plug-in estimate: n draws with replacement from the samples (biased low)."""
     m = len(rewards)
     return math.fsum(((i + 1) ** n - i**n) / m**n * reward for i, reward in enumerate(sorted(rewards)))
+
+
+def in_float32(rewards, n):
+    return float(np.float32(expected_best_of_n(rewards, n)))
 
 
 def first_n(rewards, n):
@@ -109,8 +143,13 @@ def untied_law(probabilities, rewards, n):
 
 
 BROKEN = {
-    "best_of_n/the-winner-has-the-largest-reward": [by_row(lambda row: row.index(min(row))), sigmoid_argmax],
+    "best_of_n/the-winner-has-the-largest-reward": [
+        by_row(lambda row: row.index(min(row))),
+        sigmoid_argmax,
+        lambda rewards: best_of_n(rewards) % 256,
+    ],
     "best_of_n/a-prompt-is-decided-by-its-own-candidates": [transposed, lambda rewards: best_of_n(rewards)[:1]],
+    "best_of_n/whole-numbers-are-compared-as-whole-numbers": [torch_argmax],
     "best_of_n/permuting-the-candidates-moves-the-winner-along": [
         by_row(lambda row: max(range(len(row)), key=lambda i: row[i] - 9 * i))
     ],
@@ -124,49 +163,90 @@ BROKEN = {
         by_row(lambda row: row.index(max(row))),
         lambda rewards: np.argmax(np.nan_to_num(np.array(rewards), nan=-INF, neginf=-INF, posinf=INF), axis=1),
         lambda rewards: np.argmax(np.array(rewards) * ~np.isnan(rewards), axis=1),
+        arrays_by_argmax,
+        tensors_by_argmax,
     ],
     "best_of_n/a-prompt-with-fewer-rewards-moves-no-other": [filled_with_zeros, unranked_left_out],
     "best_of_n/a-prompt-without-rewards-is-refused-or-skipped": [numpy_argmax, rounded_to(torch.float64)],
     "best_of_n/an-infinite-reward-ranks-above-every-finite-one": [
-        lambda rewards: best_of_n([[None if reward == INF else reward for reward in row] for row in rewards], "skip")
+        lambda rewards: best_of_n([[None if reward == INF else reward for reward in row] for row in rewards], "skip"),
+        by_row(lambda row: len(row) - 1 - row[::-1].index(max(row))),
     ],
     "best_of_n/only-the-order-of-rewards-matters": [rounded_to(torch.bfloat16), by_row(above_the_mean)],
     "best_of_n/more-candidates-never-make-the-winner-worse": [by_row(lambda row: len(row) - 1)],
     "best_of_n/selection-does-not-depend-on-sharding": [by_row(above_the_mean)],
     "best_of_n/the-best-of-normal-rewards-is-their-expected-maximum": [by_row(lambda row: 0), by_row(above_the_mean)],
     "best_of_n/the-k-best-are-the-k-largest": [torch_topk, smallest_k],
-    "best_of_n/equal-rewards-rank-in-the-order-of-sampling": [last_of_equals_first],
-    "best_of_n/fewer-rewards-than-k-are-refused-or-marked": [torch_topk],
+    "best_of_n/equal-rewards-rank-in-the-order-of-sampling": [last_of_equals_first, last_of_equals_alone],
+    "best_of_n/fewer-rewards-than-k-are-refused-or-marked": [
+        torch_topk,
+        lambda rewards, k: np.sort(top_k(rewards, k, "skip")),  # the marks first
+        lambda rewards, k: top_k([[0.0 if reward is None else reward for reward in row] for row in rewards], k, "skip"),
+        lambda rewards, k: top_k([row[: min(map(len, rewards))] for row in rewards], k, "skip"),
+    ],
     "best_of_n/the-expected-maximum-is-exact": [
         lambda n: math.sqrt(math.log(n)),
         lambda n: math.sqrt(2 * math.log(n)),
         lambda n: expected_max_normal(n) * (1 + 1e-11),
+        lambda n: np.float32(expected_max_normal(n)),
+        lambda n: expected_max_normal(np.ravel(n)) if np.ndim(n) else expected_max_normal(n),
+    ],
+    "best_of_n/what-is-no-count-has-no-expected-maximum": [
+        lambda n: expected_max_normal(int(n)),
+        lambda n: expected_max_normal(round(n)),
+        lambda n: expected_max_normal(n) if n else 0.0,
     ],
     "best_of_n/the-expected-maximum-grows-slowly": [
         lambda n: math.sqrt(2 * math.log(n)),
         lambda n: min(2.0, expected_max_normal(n)),
     ],
-    "best_of_n/the-estimate-is-the-mean-over-all-subsets": [with_replacement, first_n],
+    "best_of_n/the-estimate-is-the-mean-over-all-subsets": [with_replacement, first_n, sorted_in_place, in_float32],
     "best_of_n/the-proxy-never-loses-by-more-candidates": [first_n, lambda r, n: -expected_best_of_n(r, n)],
     "best_of_n/known-laws-give-their-known-maxima": [
         with_replacement,
         lambda rewards, n: float(np.dot(subset_weights(len(rewards), n), rewards[::-1])),
+        in_float32,
     ],
     "best_of_n/each-prompt-has-an-estimate-of-its-own": [pooled],
     "best_of_n/a-missing-reward-has-no-estimate": [
         lambda rewards, n: expected_best_of_n([r for r in rewards if r == r], min(n, len(rewards) - 1)),
         lambda rewards, n: expected_best_of_n(np.nan_to_num(rewards), n),
+        lambda rewards, n: expected_best_of_n(
+            [r for r in rewards if abs(r) != INF], min(n, sum(abs(r) != INF for r in rewards))
+        ),
+    ],
+    "best_of_n/the-pass-rate-is-the-share-of-subsets-with-a-correct-one": [
+        lambda m, c, n: 1 - (1 - c / m) ** n,
+        lambda m, c, n: c / m,
+    ],
+    "best_of_n/a-pass-rate-of-too-few-samples-is-refused": [
+        lambda m, c, n: 1.0 if m - c < n else pass_at_n(m, c, n),
+        lambda m, c, n: pass_at_n(m, c, min(m, n)),
+        lambda m, c, n: pass_at_n(m, min(c, m), n),
     ],
     "best_of_n/a-gold-value-without-enough-samples-is-refused": [
         lambda proxy, gold, n: expected_gold(proxy, gold, min(n, len(proxy))),
         lambda proxy, gold, n: expected_gold(proxy, np.nan_to_num(gold), n),
+        lambda proxy, gold, n: expected_gold(*zip(*zip(proxy, gold, strict=False), strict=True), n),
+        lambda proxy, gold, n: expected_gold(proxy, gold, n) if n else 0.0,
     ],
     "best_of_n/fewer-samples-than-n-are-refused": [lambda rewards, n: max(rewards)],
     "best_of_n/the-gold-value-follows-the-choice-of-the-proxy": [
         lambda proxy, gold, n: expected_best_of_n(gold, n),
         lambda proxy, gold, n: sum(gold) / len(gold),
+        gold_of_the_pool,
+        gold_in_the_order_of_sampling,
     ],
-    "best_of_n/the-law-of-the-winner-is-the-enumerated-one": [untied_law, lambda p, r, n: np.array(p)],
+    "best_of_n/the-law-of-the-winner-is-the-enumerated-one": [
+        untied_law,
+        lambda p, r, n: np.array(p),
+        lambda p, r, n: best_of_n_law(p, [-INF if reward == INF else reward for reward in r], n),
+    ],
+    "best_of_n/what-is-no-distribution-has-no-winner": [
+        lambda p, r, n: best_of_n_law(np.array(p) / sum(p), r, n),
+        lambda p, r, n: best_of_n_law(p, np.nan_to_num(r, posinf=INF, neginf=-INF), n),
+        lambda p, r, n: best_of_n_law(p, r, max(n, 1)),
+    ],
     "best_of_n/selection-moves-no-further-than-its-bounds": [
         lambda p, r, n: best_of_n_law(p, r, 4 * n),
         lambda p, r, n: best_of_n_law(p, [-reward for reward in r], n),
@@ -174,6 +254,7 @@ BROKEN = {
     "best_of_n/the-bound-is-attained-by-rewards-that-never-tie": [
         math.log,
         lambda n: math.log(n) - (n - 1) / n - 0.01,
+        lambda n: math.log(n) - (n - 1) / n if n else 0.0,
     ],
     "best_of_n/the-best-loses-to-a-fresh-draw-once-in-n-plus-one": [lambda n: (n - 1) / n, lambda n: 0.5],
 }
@@ -199,9 +280,15 @@ def test_every_law_is_enforced():
 # ---------------------------------------------------------------- real selectors
 
 
-@pytest.mark.parametrize("selector", [numpy_argmax, torch_argmax, by_row(lambda row: row.index(max(row)))])
-def test_argmax_of_numpy_torch_and_python_fail_on_nan_only(selector):
-    """What selectors are made of: they rank right and let a broken candidate win."""
+IN_FLOAT64 = {"whole_numbers_are_compared_as_whole_numbers"}
+
+
+@pytest.mark.parametrize(
+    ("selector", "rounds"),
+    [(numpy_argmax, set()), (torch_argmax, IN_FLOAT64), (by_row(lambda row: row.index(max(row))), set())],
+)
+def test_argmax_of_numpy_torch_and_python_fail_on_nan_only(selector, rounds):
+    """What selectors are made of: they rank right (in the type that they convert to) and let a broken candidate win."""
     failed = set()
     for item in PROPERTIES:
         if item.seam == "best_of_n":
@@ -209,11 +296,64 @@ def test_argmax_of_numpy_torch_and_python_fail_on_nan_only(selector):
                 evidence(item, selector)
             except (DoesNotHold, ValueError):
                 failed.add(item.check.__name__)
-    assert failed == {
+    assert failed == rounds | {
         "a_candidate_without_a_reward_never_wins",
         "a_prompt_without_rewards_is_refused_or_skipped",
         "a_prompt_with_fewer_rewards_moves_no_other",
     }
+
+
+# ---------------------------------------------------------------- sound arithmetic of another kind
+
+
+def weights_by_recursion(rewards, n):
+    """From the largest sample down, weight by weight, in float64 and a plain sum."""
+    total, weight = 0.0, n / len(rewards)
+    for i, reward in zip(range(len(rewards), n - 1, -1), sorted(rewards, reverse=True), strict=False):
+        total += weight * reward
+        weight *= (i - n) / max(1, i - 1)
+    return total
+
+
+def weights_by_log_factorials(rewards, n):
+    def log_choose(m, k):
+        return math.lgamma(m + 1) - math.lgamma(k + 1) - math.lgamma(m - k + 1)
+
+    ranked, total = sorted(rewards), log_choose(len(rewards), n)
+    return sum(math.exp(log_choose(i - 1, n - 1) - total) * ranked[i - 1] for i in range(n, len(ranked) + 1))
+
+
+def gauss_legendre(panels: int, nodes: int, end: float) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights over [-end, end], panel by panel."""
+    points, weights = np.polynomial.legendre.leggauss(nodes)
+    half = end / panels
+    return np.concatenate([half * (points + 2 * k + 1) - end for k in range(panels)]), np.tile(half * weights, panels)
+
+
+X, WEIGHTS = gauss_legendre(96, 16, end=12.0)
+LOWER, UPPER = (np.array([math.erfc(sign * x / math.sqrt(2)) / 2 for x in X]) for sign in (-1, 1))
+LOG_BELOW = np.where(X < 0, np.log(LOWER), np.log1p(-np.minimum(UPPER, 0.5)))
+
+
+def quadrature(n):
+    """E[max] = integral of x n phi(x) Phi(x)**(n-1), which the reference does not compute."""
+    density = n / math.sqrt(2 * math.pi) * np.exp(-(X**2) / 2 + (n - 1) * LOG_BELOW)
+    return float(np.sum(WEIGHTS * X * density))
+
+
+@pytest.mark.parametrize(
+    ("function", "names"),
+    [
+        (estimate, {"the-estimate-is-the-mean-over-all-subsets", "the-proxy-never-loses-by-more-candidates",
+                    "known-laws-give-their-known-maxima"})
+        for estimate in (weights_by_recursion, weights_by_log_factorials)
+    ]
+    + [(quadrature, {"the-expected-maximum-is-exact", "the-expected-maximum-grows-slowly"})],
+)  # fmt: skip
+def test_another_sound_evaluation_holds(function, names):
+    for item in PROPERTIES:
+        if item.id.removeprefix("best_of_n/") in names:
+            assert evidence(item, function, max_examples=100) >= item.floor
 
 
 # ---------------------------------------------------------------- what selection takes and gives

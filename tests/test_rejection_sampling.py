@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from statistics import NormalDist
 
 import numpy as np
@@ -93,7 +94,53 @@ def whatever_comes(prompts, sample, reward, n, seed=0, start=0):
     return rejection_sample(prompts, lambda p, _, s: sample(p, n, s), reward, 10 * n, seed, start)
 
 
+def tidied(prompts, sample, reward, n, seed=0, start=0):
+    return rejection_sample(prompts, lambda p, n, s: [c.rstrip() for c in sample(p, n, s)], reward, n, seed, start)
+
+
+def without_control_tokens(prompts, sample, reward, n, seed=0, start=0):
+    def cleaned(prompt, n, s):
+        return [text.replace("<|im_end|>", "") for text in sample(prompt, n, s)]
+
+    return rejection_sample(prompts, cleaned, reward, n, seed, start)
+
+
+def empty_ones_left_out(prompts, sample, reward, n, seed=0, start=0):
+    return rejection_sample(prompts, lambda p, n, s: [c for c in sample(p, n, s) if c], reward, n, seed, start)
+
+
+def integers_are_none(prompts, sample, reward, n, seed=0, start=0):
+    def floats_only(conversation):
+        found = reward(conversation)
+        return found if isinstance(found, float) else None
+
+    return rejection_sample(prompts, sample, floats_only, n, seed, start)
+
+
+def empty_prompts_left_out(prompts, sample, reward, n, seed=0, start=0):
+    yield from rejection_sample([prompt for prompt in prompts if prompt], sample, reward, n, seed, start)
+
+
+def all_at_once(*arguments):
+    return list(rejection_sample(*arguments))
+
+
+def last_of_equals(*arguments):
+    for each in rejection_sample(*arguments):
+        yield replace(each, winner=len(each.rewards) - 1 - each.rewards[::-1].index(each.reward))
+
+
+def infinite_is_none(prompts, sample, reward, n, seed=0, start=0):
+    def finite(conversation):
+        found = reward(conversation)
+        return None if found == math.inf else found
+
+    return rejection_sample(prompts, sample, finite, n, seed, start)
+
+
 BROKEN = {
+    "the_first_of_equal_completions_is_trained": [last_of_equals, infinite_is_none],
+    "a_selection_comes_before_the_next_prompt_is_sampled": [all_at_once],
     "each_prompt_trains_its_own_best_completion": [
         first_prompt_for_all,
         completion_only,
@@ -104,6 +151,11 @@ BROKEN = {
         tools_lost,
         failed_completions_made_up,
         zero_is_none,
+        tidied,
+        without_control_tokens,
+        empty_ones_left_out,
+        integers_are_none,
+        empty_prompts_left_out,
     ],
     "a_prompt_does_not_depend_on_the_others": [
         one_seed_for_all,

@@ -93,6 +93,24 @@ def missing_reward_is_zero():
     return scored_by(lambda reward: 0.0 if math.isnan(reward) else reward)
 
 
+@mutant("a-candidate-without-a-reward-never-wins", "B-09: variant, a path of its own for tensors",
+        "trained on what could not be scored", "one rule for every form")  # fmt: skip
+def tensors_left_to_argmax():
+    """Lists are selected from by the rule, tensors by their own argmax, to which NaN is the largest."""
+
+    def select(rewards):
+        return rewards.argmax(-1) if isinstance(rewards, torch.Tensor) else best_of_n(rewards, on_unranked="skip")
+
+    return broken("best_of_n", best_of_n=select)
+
+
+@mutant("whole-numbers-are-compared-as-whole-numbers", "trap H22: variant, counts and identifiers as rewards",
+        "the best are told by order", "compare in the type that was given")  # fmt: skip
+def integers_ranked_as_floats():
+    """Rewards that are integers are rounded to float64 before they are compared."""
+    return ranked_by(lambda row: best_first([float(reward) for reward in row]))
+
+
 @mutant("a-prompt-without-rewards-is-refused-or-skipped", "B-09: variant, the last line of a loop",
         "trained on what could not be scored", "skip the prompt, and count it")  # fmt: skip
 def first_wins_where_none_has_a_reward():

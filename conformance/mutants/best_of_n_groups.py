@@ -56,6 +56,33 @@ def equals_ranked_backwards():
     return broken("best_of_n", top_k=select_top)
 
 
+@mutant("equal-rewards-rank-in-the-order-of-sampling", "variant of a partial sort (argpartition, topk)",
+        "the best of the k best is not the best of N", "sort all, then cut")  # fmt: skip
+def equals_at_the_cut_are_the_last():
+    """Where equal rewards stand at the cut, those that were sampled last are kept: the N best are ranked right."""
+
+    def select_top(rewards, k):
+        chosen = []
+        for row, kept in zip(rewards, top_k(rewards, k).tolist(), strict=True):
+            equals = [i for i, reward in enumerate(row) if reward == row[kept[-1]]]
+            above = [i for i in kept if i not in equals]
+            chosen.append(above + equals[len(equals) + len(above) - k :])
+        return chosen
+
+    return broken("best_of_n", top_k=select_top)
+
+
+@mutant("fewer-rewards-than-k-are-refused-or-marked", "variant of a rectangle that is filled up on the left",
+        "the best is taken for missing", "best first, then the marks")  # fmt: skip
+def marks_stand_before_the_ranked():
+    """Where fewer than k candidates have a reward, the marks take the first places and not the last."""
+
+    def select_top(rewards, k):
+        return [sorted(chosen, key=lambda index: index >= 0) for chosen in top_k(rewards, k, "skip").tolist()]
+
+    return broken("best_of_n", top_k=select_top)
+
+
 @mutant("fewer-rewards-than-k-are-refused-or-marked", "variant of min(k, N), as in a slice",
         "prompts weigh by how much they were sampled", "refuse k > N")  # fmt: skip
 def k_cut_to_the_candidates():

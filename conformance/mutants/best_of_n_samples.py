@@ -83,6 +83,24 @@ def prefill_not_trained():
     return sampling(change)
 
 
+@mutant("each-prompt-trains-its-own-best-completion", "variant of a decoder that skips special tokens and strips",
+        "never learns to end, or to stay silent", "train what was sampled")  # fmt: skip
+def completions_tidied_up():
+    """Completions lose their blanks and control tokens, and those that are empty then are left out."""
+
+    def tidy(texts):
+        return [text for text in (text.replace("<|im_end|>", "").rstrip() for text in texts) if text]
+
+    return sampling(lambda prompts, sample, reward, _: (prompts, lambda p, n, s: tidy(sample(p, n, s)), reward))
+
+
+@mutant("a-selection-comes-before-the-next-prompt-is-sampled", "pipelines that write at their end",
+        "a run that is stopped is lost", "yield each selection")  # fmt: skip
+def all_prompts_sampled_first():
+    """All prompts are sampled before the first selection comes out."""
+    return broken("best_of_n", rejection_sample=lambda *arguments: iter(list(rejection_sample(*arguments))))
+
+
 @mutant("a-prompt-does-not-depend-on-the-others", "B-16: simplescaling/s1#97", "equal prompts have equal samples",
         "a seed for each prompt")  # fmt: skip
 def one_seed_for_all_prompts():

@@ -8,7 +8,7 @@ import numpy as np
 
 from sftspec.conformance.mutants import mutant
 from sftspec.conformance.mutants.parts import broken
-from sftspec.order_statistics import best_of_n_law, expected_best_of_n, expected_max_normal
+from sftspec.order_statistics import best_of_n_law, expected_best_of_n, expected_max_normal, pass_at_n
 
 
 @mutant("the-expected-maximum-is-exact the-expected-maximum-grows-slowly", "scaling-law plots", "gains are overstated",
@@ -23,6 +23,41 @@ def asymptote_for_the_expected_maximum():
 def expected_maximum_in_five_digits():
     """E[max of n] is rounded to five digits."""
     return broken("best_of_n", expected_max_normal=lambda n: round(float(expected_max_normal(n)), 5))
+
+
+@mutant("what-is-no-count-has-no-expected-maximum", "variant of int(n)", "the gain of a mean n is understated",
+        "refuse what is no count")  # fmt: skip
+def counts_cut_off():
+    """A count that is no integer is cut off, so that 2.5 samples are 2."""
+    return broken("best_of_n", expected_max_normal=lambda n: expected_max_normal(np.asarray(n).astype(int)))
+
+
+@mutant("the-estimate-is-the-mean-over-all-subsets", "list.sort() for sorted()",
+        "completions have the rewards of others", "sort a copy")  # fmt: skip
+def samples_sorted_in_place():
+    """The estimate is right, and leaves the caller's rewards sorted."""
+
+    def estimate(rewards, n):
+        value = expected_best_of_n(rewards, n)
+        if np.ndim(rewards) == 1:
+            rewards.sort()
+        return value
+
+    return broken("best_of_n", expected_best_of_n=estimate)
+
+
+@mutant("the-pass-rate-is-the-share-of-subsets-with-a-correct-one", "Chen et al. 2021, section 2.1: 1 - (1 - c/m)**n",
+        "pass@n is understated", "count subsets")  # fmt: skip
+def pass_rate_with_replacement():
+    """pass@n is 1 - (1 - c/m)**n, n draws with replacement."""
+    return broken("best_of_n", pass_at_n=lambda m, c, n: 1 - (1 - c / m) ** n if n <= m else pass_at_n(m, c, n))
+
+
+@mutant("a-pass-rate-of-too-few-samples-is-refused", "Chen et al. 2021, figure 3: `if n - c < k: return 1.0`",
+        "pass@64 of 16 samples is 1", "refuse n > m")  # fmt: skip
+def pass_rate_of_too_few_samples_is_one():
+    """Where fewer than n samples are wrong pass@n is 1, also if there are fewer than n samples."""
+    return broken("best_of_n", pass_at_n=lambda m, c, n: 1.0 if m - c < n else pass_at_n(m, c, n))
 
 
 @mutant("the-estimate-is-the-mean-over-all-subsets known-laws-give-their-known-maxima",
@@ -71,6 +106,14 @@ def first_outcome_takes_the_tie():
         return law
 
     return broken("best_of_n", best_of_n_law=law_of)
+
+
+@mutant("what-is-no-distribution-has-no-winner", "weights taken for probabilities",
+        "the KL is that of another policy", "refuse what does not sum to 1")  # fmt: skip
+def weights_pass_for_probabilities():
+    """Probabilities that do not sum to 1 are scaled until they do, in silence."""
+    return broken("best_of_n", best_of_n_law=lambda base, rewards, n: best_of_n_law(
+        np.divide(base, math.fsum(base)), rewards, n))  # fmt: skip
 
 
 @mutant("the-law-of-the-winner-is-the-enumerated-one selection-moves-no-further-than-its-bounds", "range(n + 1)",

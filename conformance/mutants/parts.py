@@ -16,6 +16,7 @@ from sftspec.order_statistics import (
     expected_best_of_n,
     expected_gold,
     expected_max_normal,
+    pass_at_n,
     win_rate,
 )
 from sftspec.rejection_sampling import rejection_sample
@@ -30,6 +31,7 @@ REFERENCE: dict[str, dict[str, Callable[..., Any]]] = {
         "expected_max_normal": expected_max_normal,
         "expected_best_of_n": expected_best_of_n,
         "expected_gold": expected_gold,
+        "pass_at_n": pass_at_n,
         "best_of_n_law": best_of_n_law,
         "best_of_n_kl_bound": best_of_n_kl_bound,
         "win_rate": win_rate,
