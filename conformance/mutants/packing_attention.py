@@ -82,6 +82,45 @@ def sliding_window():
     return with_inputs(inputs, packed_only=False)
 
 
+@mutant("hidden-states-equal-those-alone", "variant of axolotl-ai-cloud/axolotl#732", "forgets the beginning",
+        "no window that nobody asked for")  # fmt: skip
+def window_of_512():
+    """A window of 512 tokens limits attention within the example."""
+
+    def inputs(batch: Batch) -> dict:
+        place = torch.arange(batch.input_ids.shape[1])
+        near = place[:, None] - place[None, :] < 512
+        mask = additive(batch.dense_mask() & near)
+        return {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "attention_mask": mask}
+
+    return with_inputs(inputs, packed_only=False)
+
+
+@mutant("examples-do-not-see-each-other", "a table of segments of fixed size", "contaminated in crowded packs only",
+        "as many segments as there are")  # fmt: skip
+def sixth_segment_is_the_last():
+    """From the sixth example of a row on, all share one segment."""
+
+    def inputs(batch: Batch) -> dict:
+        segments = batch.segment_ids.clamp(max=5)
+        same = segments[:, None, :, None] == segments[:, None, None, :]
+        mask = additive(same & causal(batch))
+        return {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "attention_mask": mask}
+
+    return with_inputs(inputs)
+
+
+@mutant("positions-restart-with-each-example", "position_ids cast with the inputs", "late tokens share a place",
+        "keep indices in integers")  # fmt: skip
+def positions_rounded():
+    """position_ids go through bfloat16, which has no odd numbers beyond 256."""
+
+    def inputs(batch: Batch) -> dict:
+        return {**Batch.model_inputs(batch), "position_ids": batch.position_ids.bfloat16().long()}
+
+    return with_inputs(inputs, packed_only=False)
+
+
 @mutant("positions-restart-with-each-example hidden-states-equal-those-alone", "hiyouga/LLaMA-Factory#7318",
         "late positions are never trained from the start", "restart position_ids")  # fmt: skip
 def positions_run_on():
