@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from hypothesis import strategies as st
@@ -113,25 +114,35 @@ def a_gradient_that_is_not_finite_is_refused(clip, values, bad, place):
 
 
 @must(seam="evaluate", laws=("ST-EVAL",), floor=50,
-      given={"problem": problems, "cut": st.integers(1, 5), "dropout": st.sampled_from([0.0, 0.5])},
-      examples=[{"problem": UNEQUAL, "cut": 1, "dropout": 0.5}])  # fmt: skip
-def evaluation_neither_depends_on_batches_nor_leaves_a_trace(evaluate, problem, cut, dropout):
-    """The evaluation loss is the same however the data is cut, free of dropout, and changes nothing in the model.
+      given={"problem": problems, "cut": st.integers(1, 5), "dropout": st.sampled_from([0.0, 0.5]),
+             "training": st.booleans()},
+      examples=[{"problem": UNEQUAL, "cut": 1, "dropout": 0.5, "training": mode} for mode in (True, False)]
+      )  # fmt: skip
+def evaluation_neither_depends_on_batches_nor_leaves_a_trace(evaluate, problem, cut, dropout, training):
+    """The evaluation loss is the same however the data is cut, over ranks too, free of dropout, and changes nothing in
+    the model: neither its mode nor a parameter nor a gradient.
 
-    A mean of batch means depends on the batch size (transformers#39241); a model left in the wrong mode, or random
-    numbers drawn, change the training that follows.
+    A mean of batch means depends on the batch size (transformers#39241); a model left in the wrong mode, a gradient
+    that was set to zero in mid-window, or random numbers drawn, change the training that follows.
     """
     vocabulary = problem.logits.shape[-1]
-    model = Bigram(vocabulary, 1, dropout).train()
+    model = Bigram(vocabulary, 1, dropout).train(training)
+    model.table.grad = torch.ones_like(model.table)
     ids = problem.labels.clamp_min(0)
     rows = [Example(one.tolist(), labels.tolist()) for one, labels in zip(ids, problem.labels, strict=True)]
     one = [collate(rows, pad_token_id=0)]
-    several = [collate(rows[start : start + cut], pad_token_id=0) for start in range(0, len(rows), cut)]
+    several = [
+        replace(collate(rows[start : start + cut], pad_token_id=0), rank=start // cut % 2)
+        for start in range(0, len(rows), cut)
+    ]
     before, state = model.table.detach().clone(), torch.get_rng_state()
     first, second = evaluate(model, one), evaluate(model, several)
     same = Problem(model.table.detach()[ids], problem.labels)
     expected = math.fsum(same.losses()) / len(same.scored)
     for value in (first, second):
         yield problem, abs(value - expected) <= 4 * loss_bound(same), f"expected {expected:.9g}, saw {value:.9g}"
-    yield problem, model.training and torch.equal(model.table, before), "the model was changed"
+    same_mode = model.training == training and model.table.requires_grad
+    yield problem, same_mode and torch.equal(model.table, before), "the model, or its mode, was changed"
+    kept = model.table.grad is not None and bool((model.table.grad == 1).all())
+    yield problem, kept, "the gradient that had been there was changed"
     yield problem, torch.equal(torch.get_rng_state(), state), "random numbers were drawn"

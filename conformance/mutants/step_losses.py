@@ -257,3 +257,17 @@ def evaluation_with_dropout():
             )
 
     return Trains()
+
+
+@mutant("evaluation-neither-depends-on-batches-nor-leaves-a-trace", "evaluation in mid-window",
+        "micro-batches are lost without a word", "leave gradients alone")  # fmt: skip
+def evaluation_clears_the_gradient():
+    """An evaluation sets the gradients to zero."""
+
+    @dataclass(frozen=True)
+    class Clears(Pipeline):
+        def evaluate(self, model, batches):
+            model.zero_grad()
+            return super().evaluate(model, batches)
+
+    return Clears()
