@@ -37,10 +37,13 @@ class Provenance:
             token: self.alphabet[(place + 1) % len(self.alphabet)] for place, token in enumerate(alphabet)
         }
         seen: dict[tuple[int, ...], Origin] = {}
+        first = {stream[0] for stream in self.streams if stream}
         for example, stream in enumerate(self.streams):
             for offset in range(len(stream) - WORD + 1):
                 gram = tuple(stream[offset : offset + WORD])
-                seen[gram] = NOWHERE if gram in seen else (example, offset)
+                # In a pack the end of one example and the beginning of the next could look like one that goes on.
+                if first.isdisjoint(gram[1:]):
+                    seen[gram] = NOWHERE if gram in seen else (example, offset)
         self.anchors = {gram: origin for gram, origin in seen.items() if origin != NOWHERE}
 
     def resolve(self, rows: Sequence[Sequence[int]]) -> list[list[Origin]]:

@@ -49,6 +49,8 @@ def part_of(trainer: Any, item: Property):
 
 def draw(item: Property, function: Any, max_examples: int) -> Drawn:
     """Explicit examples first, then what hypothesis draws, until one does not hold; a drawn one is shrunk."""
+    from hypothesis.errors import UnsatisfiedAssumption
+
     held = 0
     smallest: dict[str, Any] = {}
 
@@ -70,6 +72,8 @@ def draw(item: Property, function: Any, max_examples: int) -> Drawn:
         for number, arguments in enumerate(explicit + drawn):
             try:
                 judge(**arguments)
+            except UnsatisfiedAssumption:  # a function whose adapter was given what it does not take
+                continue
             except Exception:
                 if number >= len(explicit):
                     _hypothesis(item, judge, max_examples)
