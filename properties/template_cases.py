@@ -201,6 +201,14 @@ def text_or_refusal(render: Callable[..., Any], *arguments: Any, **options: Any)
         return None, f"refused: {type(error).__name__}: {error}"
 
 
+def value_or_none(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """What a function gives; None where it refuses, as it may a field that it has no place for."""
+    try:
+        return function(*arguments, **options)
+    except Exception:
+        return None
+
+
 def tool(name: str, description: str = "") -> dict:
     return {"type": "function", "function": {"name": name, "description": description}}
 

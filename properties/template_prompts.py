@@ -12,11 +12,15 @@ from hypothesis import strategies as st
 
 from sftspec.properties import must, takes
 from sftspec.properties.template_cases import (
+    ALL_FIELDS,
     CALL_KEYS,
     EMPTY_THOUGHTS,
     HELLO,
+    IGNORE,
     IN_EVERY,
+    ONE_FIELD,
     RESULT_IN_EVERY,
+    SMALL,
     SYSTEM_ONLY,
     TAKE_A_LATE_SYSTEM,
     TAKE_TOOLS,
@@ -27,6 +31,7 @@ from sftspec.properties.template_cases import (
     talks,
     text_or_refusal,
     tool,
+    value_or_none,
 )
 from sftspec.templates import TEMPLATES
 
@@ -80,6 +85,42 @@ def the_generation_prompt_is_one_constant_suffix(render, messages, template):
         yield messages, not suffix or not text.endswith(suffix), f"the training text ends with {suffix!r}"
 
 
+THOUGHTS_AND_CALLS = [
+    *({"messages": talk, "template": "chatml/qwen3"} for talk in (ALL_FIELDS[:2], ONE_FIELD[0])),
+    *({"messages": ONE_FIELD[1][:2], "template": name} for name in sorted(CALL_KEYS)),
+]
+
+
+@must(seam="encode", laws=("TP-TRAININF",), floor=50,
+      given={"messages": talks(hostile_text, "assistant"), "template": names,
+             "tokenization": st.sampled_from(["whole", "segmented"])},
+      examples=[{**arguments, "tokenization": axis} for axis in ("whole", "segmented")
+                for arguments in (*IN_EVERY, *THOUGHTS_AND_CALLS)])  # fmt: skip
+def the_prompt_at_inference_is_the_prefix_that_was_trained(encode, messages, template, tokenization, vocabulary=SMALL):
+    """The tokens of the prompt are the tokens before the answer's first target, one for one, and from there on each
+    token is a target up to the last, thoughts and calls included.
+
+    Another template, another flag or another way of cutting at inference, and the model is asked what it was never
+    taught (souprise#17, LLaMA-Factory#10769). Whole text can merge the prompt's last newline with the answer's first:
+    then there is no such prefix, so an answer with white space in front is asked by segments only.
+    """
+    content = messages[-1]["content"]
+    if tokenization == "whole" and content[:1].isspace():
+        return
+    tokenizer = vocabulary.tokenizer
+    axes = {"template": template, "tokenizer": tokenizer, "special_tokens": "literal", "tokenization": tokenization}
+    prompt = encode(messages[:-1], add_generation_prompt=True, **axes).input_ids
+    is_plain = messages[-1].keys() == {"role", "content"}
+    example = encode(messages, **axes) if is_plain else value_or_none(encode, messages, **axes)
+    if example is None:
+        return
+    yield messages, example.input_ids[: len(prompt)] == prompt, "the prompt's tokens are not those before the answer"
+    yield messages, example.labels[len(prompt)] != IGNORE, "the first token after the prompt is no target"
+    last = max(place for place, label in enumerate(example.labels) if label != IGNORE)
+    trained, written = (row[len(prompt) : last + 1] for row in (example.labels, example.input_ids))
+    yield messages, trained == written, "a token that the model writes in its answer is no target"
+
+
 @must(seam="render", laws=("TP-DET",), floor=50, given={"messages": talks(hostile_text), "template": names},
       examples=IN_EVERY)  # fmt: skip
 def rendering_is_a_function(render, messages, template):
@@ -113,7 +154,8 @@ def the_form_of_a_message_changes_nothing(render, messages, template, place, cut
     forms = [([*messages[:place], {**message, **field}, *messages[place + 1 :]], text) for field in fields]
     if template in CALL_KEYS:
         silent, empty = ([*HELLO, answer_with_calls({"place": "A"}, content=content)] for content in (None, ""))
-        forms.append((silent, render(empty, template).text))
+        called = value_or_none(render, empty, template)
+        forms += [(silent, called.text)] if called else []
     if template in TAKE_TOOLS and takes(render, "tools"):
         tools = [tool("find")]
         forms.append(({"messages": HELLO, "tools": tools}, render(HELLO, template, tools=tools).text))

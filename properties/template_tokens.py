@@ -14,13 +14,10 @@ from hypothesis import strategies as st
 
 from sftspec.properties import must, takes
 from sftspec.properties.template_cases import (
-    ALL_FIELDS,
-    CALL_KEYS,
     EACH_PUBLISHED,
     FORGED,
     IGNORE,
     IN_EVERY,
-    ONE_FIELD,
     RESULT_IN_EVERY,
     SMALL,
     THOUGHTFUL,
@@ -33,6 +30,7 @@ from sftspec.properties.template_cases import (
     preserving,
     published,
     talks,
+    value_or_none,
 )
 from sftspec.templates import TEMPLATES
 
@@ -120,8 +118,9 @@ def contents_make_no_control_token(encode, messages, template, vocabulary=SMALL)
     yield messages, control(messages) == control(harmless), "a content became a control token"
     said = messages[0]["content"]
     for hostile, plain in zip(in_fields(said, template), in_fields("x", template), strict=True):
-        if hostile[1] is None or takes(encode, "tools"):
-            yield hostile, control(*hostile) == control(*plain), f"{said!r} became a control token"
+        expected = value_or_none(control, *plain) if hostile[1] is None or takes(encode, "tools") else None
+        if expected is not None:
+            yield hostile, control(*hostile) == expected, f"{said!r} became a control token"
 
 
 @must(seam="encode", laws=("TP-BOS",), floor=50, given={"messages": talks(hostile_text), "template": names},
@@ -205,36 +204,3 @@ def an_axis_that_is_not_named_is_the_variants_own(encode, messages, template, vo
     axes = {"special_tokens": variant.special_tokens, "tokenization": variant.tokenization}
     found, named = (encode(messages, template=template, tokenizer=tokenizer, **each).input_ids for each in ({}, axes))
     yield messages, found == named, f"other tokens than with {axes}"
-
-
-THOUGHTS_AND_CALLS = [
-    *({"messages": talk, "template": "chatml/qwen3"} for talk in (ALL_FIELDS[:2], ONE_FIELD[0])),
-    *({"messages": ONE_FIELD[1][:2], "template": name} for name in sorted(CALL_KEYS)),
-]
-
-
-@must(seam="encode", laws=("TP-TRAININF",), floor=50,
-      given={"messages": talks(hostile_text, "assistant"), "template": names,
-             "tokenization": st.sampled_from(["whole", "segmented"])},
-      examples=[{**arguments, "tokenization": axis} for axis in ("whole", "segmented")
-                for arguments in (*IN_EVERY, *THOUGHTS_AND_CALLS)])  # fmt: skip
-def the_prompt_at_inference_is_the_prefix_that_was_trained(encode, messages, template, tokenization, vocabulary=SMALL):
-    """The tokens of the prompt are the tokens before the answer's first target, one for one, and from there on each
-    token is a target up to the last, thoughts and calls included.
-
-    Another template, another flag or another way of cutting at inference, and the model is asked what it was never
-    taught (souprise#17, LLaMA-Factory#10769). Whole text can merge the prompt's last newline with the answer's first:
-    then there is no such prefix, so an answer with white space in front is asked by segments only.
-    """
-    content = messages[-1]["content"]
-    if tokenization == "whole" and content[:1].isspace():
-        return
-    tokenizer = vocabulary.tokenizer
-    axes = {"template": template, "tokenizer": tokenizer, "special_tokens": "literal", "tokenization": tokenization}
-    prompt = encode(messages[:-1], add_generation_prompt=True, **axes).input_ids
-    example = encode(messages, **axes)
-    yield messages, example.input_ids[: len(prompt)] == prompt, "the prompt's tokens are not those before the answer"
-    yield messages, example.labels[len(prompt)] != IGNORE, "the first token after the prompt is no target"
-    last = max(place for place, label in enumerate(example.labels) if label != IGNORE)
-    trained, written = (row[len(prompt) : last + 1] for row in (example.labels, example.input_ids))
-    yield messages, trained == written, "a token that the model writes in its answer is no target"

@@ -5,12 +5,21 @@ from __future__ import annotations
 import pytest
 
 from sftspec import encode, render
+from sftspec.conformance.template_trial import TemplateOnTrial, put_template_on_trial
+from sftspec.golden.reduced import hugging_face_tokenizer
+from sftspec.golden.small_tokenizer import load
+from sftspec.jinja_templates import jinja_template
 from sftspec.properties import REGISTRY
 from sftspec.spans import assemble
 from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_of
 
 RENDERING = [item for item in properties_of("template") if item.seam == "render"]
 OURS = {"render": render, "encode": encode}
+READ_CALLS = (
+    "the-form-of-a-message-changes-nothing",
+    "contents-make-no-control-token",
+    "the-prompt-at-inference-is-the-prefix-that-was-trained",
+)
 
 
 def marking_tools(messages, template, add_generation_prompt=False, tools=None):
@@ -131,6 +140,14 @@ def test_a_renderer_that_changes_tools_spoils_no_golden():
             return result
 
         assert evidence(item, marking) == evidence(item, OURS[item.seam])
+
+
+def test_a_template_without_a_place_for_calls_is_not_asked_about_them():
+    template = jinja_template(hugging_face_tokenizer("chatml/qwen2.5").chat_template)
+    assert not template.places
+    chosen = [REGISTRY[f"template/{name}"] for name in READ_CALLS]
+    trial = put_template_on_trial(TemplateOnTrial("mine", template, "chatml/qwen2.5", load()), chosen)
+    assert [verdict.status for verdict in trial.verdicts] == ["pass"] * len(chosen)
 
 
 def refusing_in_other_words(messages, template, *rest, **options):
