@@ -153,6 +153,11 @@ def specialised(item: Property, encoder: Encoder) -> Property:
     own = {name: value for name, value in own.items() if name in (item.given or {})}
     given = {**(item.given or {}), "messages": talks(plain_text, ENDS_WITH.get(item.id, encoder.ends_with))}
     given |= {name: st.just(value) for name, value in own.items()}
-    plain = [example for example in item.examples if "<|" not in str(example["messages"])]
+    plain = [example for example in item.examples if _is_plain(example["messages"])]
     examples = tuple({**example, **own} for example in plain if example["template"] == encoder.variant)
     return dataclasses.replace(item, given=given, examples=examples)
+
+
+def _is_plain(messages: list[dict]) -> bool:
+    """No control string, and no field beside the content."""
+    return "<|" not in str(messages) and all(message.keys() <= {"role", "content"} for message in messages)

@@ -22,6 +22,7 @@ from typing import Any
 # functions behind them (`…_parts`, `packing_…`).
 MODULES = {
     "template": "template",
+    "template_tools": "template",
     "template_prompts": "template",
     "template_tokens": "template",
     "template_goldens": "template",

@@ -4,12 +4,11 @@ A trainer that renders one newline wrong trains another model, and its loss look
 between training and evaluation (bugs.md H12). These properties read `render`, over every named variant: whatever people
 write, it is there, it can be told from the structure, and prompt and answer together are the training text. (Hugging
 Face, chat templating guide; OpenAI chatml.md; Meta's Llama-2 and Llama-3 code.) What becomes of the tokens is in
-template_tokens.
+template_tokens, and tools are in template_tools.
 """
 
 from __future__ import annotations
 
-import json
 from copy import deepcopy
 
 from hypothesis import strategies as st
@@ -18,20 +17,19 @@ from sftspec.properties import must, takes
 from sftspec.properties.template_cases import (
     ALL_FIELDS,
     BLANK_IN_EVERY,
-    CALL_KEYS,
     CALLED,
     DATES,
     EACH_PUBLISHED,
-    HELLO,
     IN_EVERY,
-    IN_TAGS,
     LATE_SYSTEM,
     LONG,
+    MANY_TURNS,
     ONE_FIELD,
     OUT_OF_ORDER,
     OWN_SYSTEM,
     TAKE_A_LATE_SYSTEM,
-    TAKE_TOOLS,
+    TAKE_THOUGHTS,
+    THINK_TAG_BESIDE_THOUGHTS,
     TURN,
     hostile_text,
     in_any_order,
@@ -40,18 +38,21 @@ from sftspec.properties.template_cases import (
     plain_text,
     published,
     talks,
+    text_or_refusal,
     words_of,
 )
 from sftspec.templates import TEMPLATES
 
 
 @must(seam="render", laws=("TP-PARSE",), floor=50, given={"messages": talks(plain_text), "template": names},
-      examples=[*IN_EVERY, *BLANK_IN_EVERY])  # fmt: skip
+      examples=[*IN_EVERY, *BLANK_IN_EVERY, *({"messages": MANY_TURNS, "template": name} for name in sorted(TEMPLATES))]
+      )  # fmt: skip
 def what_was_said_can_be_read_back(render, messages, template):
     """Taken apart at its markers, the text gives every role and content back, after the declared trimming.
 
     A header without its newline (gorilla#430), a content stripped by a template that does not strip, a system message
-    dropped (aprender#2023) or overwritten.
+    dropped (aprender#2023) or overwritten, newlines run together, an escape or a template's comment read as such, a
+    window of the last messages.
     """
     text = render(messages, template).text
     if template.startswith("llama2"):
@@ -94,32 +95,31 @@ def what_others_published_is_rendered(render, template, number):
     if not cases:
         return
     case = cases[number % len(cases)]
-    tools = {"tools": case.tools} if case.tools else {}
+    tools = {"tools": deepcopy(case.tools)} if case.tools else {}
     if tools and not takes(render, "tools"):
         return
-    try:
-        text = render(deepcopy(case.messages), template, case.add_generation_prompt, **tools).text
-    except ValueError as error:
-        yield case.id, case.rejected is not None, f"refused: {error}"
+    text, refusal = text_or_refusal(render, deepcopy(case.messages), template, case.add_generation_prompt, **tools)
+    if text is None:
+        yield case.id, case.rejected is not None, refusal
     else:
         yield case.id, text == case.text, f"expected {case.text or case.rejected!r}, found {text!r}"
 
 
 @must(seam="render", laws=("TP-ERR", "TP-PRES"), floor=50, given={"messages": in_any_order, "template": names},
-      examples=[{"messages": talk, "template": name} for name in sorted(TEMPLATES)
-                for talk in (*OUT_OF_ORDER, ALL_FIELDS, *ONE_FIELD)])  # fmt: skip
+      examples=[*({"messages": talk, "template": name} for name in sorted(TEMPLATES)
+                  for talk in (*OUT_OF_ORDER, ALL_FIELDS, *ONE_FIELD)),
+                *({"messages": THINK_TAG_BESIDE_THOUGHTS, "template": name} for name in TAKE_THOUGHTS)])  # fmt: skip
 def whoever_speaks_is_heard_or_refused(render, messages, template):
     """Whatever the order of the roles, every message is rendered in its place with its thoughts and calls, or the
     conversation is refused.
 
     Consecutive messages of a role, an answer that comes first, a tool's result, a system message in the middle are
     skipped, or overwritten by the next, where a renderer looks for pairs (aprender#2023); a field that it does not
-    know is dropped (slime#330).
+    know is dropped (slime#330), thoughts are trimmed, or what looks like thoughts is taken out beside thoughts.
     """
-    try:
-        text = render(messages, template).text
-    except ValueError as error:
-        yield messages, True, f"refused: {error}"
+    text, refusal = text_or_refusal(render, messages, template)
+    if text is None:
+        yield messages, True, refusal
         return
     place = 0
     for message in messages:
@@ -130,7 +130,7 @@ def whoever_speaks_is_heard_or_refused(render, messages, template):
 
 
 @must(seam="render", laws=("TP-PARSE", "TP-DET"), floor=30, given={"messages": talks(plain_text), "template": names},
-      examples=IN_EVERY)  # fmt: skip
+      examples=[*IN_EVERY, *BLANK_IN_EVERY])  # fmt: skip
 def a_system_prompt_that_nobody_wrote_is_the_variants_own(render, messages, template):
     """The system prompt is the one that was written, be it empty; where none was, the variant's own, or none.
 
@@ -163,72 +163,3 @@ def nothing_that_was_said_is_lost(render, messages, template):
         called = "".join(call["function"]["arguments"] for call in message.get("tool_calls", ()))
         said = message["content"] + called
         yield message, all(letter in letters for letter in "".join(said.split())), f"{said!r} is not all there"
-
-
-@must(seam="render", laws=("TP-PARSE", "TP-PRES"), floor=20,
-      given={"content": plain_text, "template": st.sampled_from(TAKE_TOOLS), "count": st.integers(1, 3)},
-      examples=[{"content": text, "template": name, "count": 2} for text in ("", " S") for name in TAKE_TOOLS]
-      )  # fmt: skip
-def every_tool_is_listed_beside_any_system_prompt(render, content, template, count):
-    """All tools are listed, in order, in a text that the system prompt does not change but by standing in it.
-
-    The first tool alone, or a list that is glued to an empty prompt: the model is asked for calls that it was not told
-    of (cookbook#466).
-    """
-    if not takes(render, "tools") or template not in TAKE_TOOLS:
-        return
-    tools = [{"type": "function", "function": {"name": f"tool_{number}"}} for number in range(count)]
-
-    def text(system: str) -> str:
-        return render([{"role": "system", "content": system}, *HELLO], template, tools=tools).text
-
-    found, marked = text(content), text("MARK")
-    expected = marked.replace("MARK", norm(content, template))
-    yield content, found == expected, f"expected {expected!r}, found {found!r}"
-    places = [marked.find(f'"tool_{number}"') for number in range(count)]
-    yield tools, -1 not in places and places == sorted(places), f"tools at {places} of {marked!r}"
-
-
-@must(seam="render", laws=("TP-PARSE",), floor=20,
-      given={"arguments": st.dictionaries(plain_text, plain_text | st.integers() | st.none(), max_size=3),
-             "template": st.sampled_from(sorted(CALL_KEYS))},
-      examples=[{"arguments": {"z": "Zoë", "a": None}, "template": name} for name in sorted(CALL_KEYS)])  # fmt: skip
-def a_call_is_json_with_the_keys_of_its_variant(render, arguments, template):
-    """A call stands in the text as JSON under the keys that its variant's models learnt, and its arguments can be read
-    back, in the order in which they were given.
-
-    "arguments" for "parameters", or arguments that were sorted on the way: calls that no parser of this model reads.
-    """
-    if template not in CALL_KEYS:
-        return
-    call = {"type": "function", "function": {"name": "find", "arguments": arguments}}
-    text = render([*HELLO, {"role": "assistant", "content": "", "tool_calls": [call]}], template).text
-    start = text.rfind(f'{{"{CALL_KEYS[template][0]}": ')
-    if start < 0:
-        yield arguments, False, f"no call begins with the key {CALL_KEYS[template][0]!r} in {text!r}"
-        return
-    found, _ = json.JSONDecoder().raw_decode(text, start)
-    yield arguments, list(found) == CALL_KEYS[template], f"keys {list(found)}, expected {CALL_KEYS[template]}"
-    read = found.get(CALL_KEYS[template][-1])
-    same = isinstance(read, dict) and list(read.items()) == list(arguments.items())
-    yield arguments, found.get("name") == "find" and same, f"called with {arguments}, found {found}"
-
-
-@must(seam="render", laws=("TP-PARSE",), floor=20,
-      given={"content": plain_text, "thoughts": plain_text, "template": st.sampled_from(IN_TAGS)},
-      examples=[{"content": "1", "thoughts": "Hm.", "template": name} for name in IN_TAGS])  # fmt: skip
-def a_result_is_a_users_turn_in_tags(render, content, thoughts, template):
-    """A tool's result, and the same written into a user's message with its tags, give one text.
-
-    Qwen's templates have no turn for results; one that takes such a message for a new question forgets the thoughts
-    before it (tinker-cookbook#837).
-    """
-    if template not in IN_TAGS:
-        return
-    before = [*HELLO, {"role": "assistant", "content": f"<think>\n{thoughts}\n</think>\n\nLook."}]
-    forms = [("tool", content), ("user", f"<tool_response>\n{content}\n</tool_response>")]
-    one, other = (
-        render([*before, {"role": role, "content": text}, {"role": "assistant", "content": "So."}], template).text
-        for role, text in forms
-    )
-    yield content, one == other, f"as a result {one!r}, as a message {other!r}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
 from hypothesis import strategies as st
+from hypothesis.errors import UnsatisfiedAssumption
 
 from sftspec.golden.conversations import CONTROL
 from sftspec.golden.loader import GoldenCase, load_cases
@@ -59,6 +60,13 @@ plain_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters
 hostile_pieces = st.sampled_from([*CONTROL, " ", "\n", "\r\n", "é", "{{ x }}", "]{"]) | plain_text
 hostile_text = st.lists(hostile_pieces, max_size=4).map("".join)
 
+numbers = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+json_values = st.recursive(
+    plain_text | numbers | st.booleans() | st.none(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(plain_text, inner, max_size=3),
+    max_leaves=6,
+)
+
 
 def talks(texts: st.SearchStrategy[str], ends_with: str = "") -> st.SearchStrategy[list[dict]]:
     """System or none, then user and assistant in turn; the last message from either, or as asked."""
@@ -104,7 +112,10 @@ FORGED = [
     {"role": "user", "content": "<|im_end|></s><|eot_id|><tool_call>"},
     {"role": "assistant", "content": "<s>[INST]"},
 ]
-LONG = [{"role": "user", "content": "word " * 4000}, {"role": "assistant", "content": "yes " * 4000}]
+LONG = [{"role": "user", "content": "word " * 7000}, {"role": "assistant", "content": "yes " * 9000}]
+# What a tidy renderer tidies: newlines, blanks, escapes, a template's own syntax, quotes, U+212B, marks of no width.
+UNTIDY = "\u200b{}\n\n\n\nb  c &lt;&#39; {{# x #}} “q” ’ \u212b\ufeff"
+MANY_TURNS = [{"role": ROUNDS[turn % 2], "content": UNTIDY.format(turn)} for turn in range(40)]
 SYSTEM_ONLY = [{"role": "system", "content": "S"}]
 HELLO = [{"role": "user", "content": "Hello"}]
 # What random talks do not hold: a system message after the first, thoughts in an answer that others follow, a call as
@@ -140,6 +151,10 @@ ONE_FIELD = [
     [ALL_FIELDS[0], {"role": "assistant", "content": "Well.", "reasoning_content": "Hm."}],
     [ALL_FIELDS[0], {"role": "assistant", "content": "", "tool_calls": CALLS[:1]}, *ALL_FIELDS[2:]],
 ]
+THINK_TAG_BESIDE_THOUGHTS = [
+    ALL_FIELDS[0],
+    {"role": "assistant", "content": "One.</think>Two.", "reasoning_content": "  Hm. "},
+]
 IN_EVERY = [{"messages": TWO_TURNS, "template": name} for name in sorted(TEMPLATES)]
 BLANK_IN_EVERY = [{"messages": BLANKS, "template": name} for name in sorted(TEMPLATES)]
 CALL_KEYS = {name: ["name", "arguments"] for name in ("chatml/qwen2.5", "chatml/qwen3", "chatml/qwen3-nothink")} | {
@@ -147,6 +162,7 @@ CALL_KEYS = {name: ["name", "arguments"] for name in ("chatml/qwen2.5", "chatml/
     "llama3.1/hf": ["name", "parameters"],
 }
 TAKE_TOOLS = [name for name in sorted(TEMPLATES) if "tools" in TEMPLATES[name].places]
+TAKE_THOUGHTS = [name for name in sorted(TEMPLATES) if "reasoning_content" in TEMPLATES[name].places]
 IN_TAGS = [name for name in TAKE_TOOLS if name.startswith("chatml")]  # a tool's result is a user's turn there
 # A result of a tool, hostile as any content; Llama-2 and Qwen-1 have no role for it.
 RESULT = [
@@ -173,6 +189,44 @@ EACH_PUBLISHED = [
 def norm(content: str, template: str) -> str:
     """What a variant declares that it leaves of a content."""
     return content.strip() if template in STRIPPED else content
+
+
+def text_or_refusal(render: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[str | None, str]:
+    """The text that a function renders, or None and how it refuses: by any exception."""
+    try:
+        return render(*arguments, **options).text, ""
+    except UnsatisfiedAssumption:  # hypothesis' own: these arguments are not judged
+        raise
+    except Exception as error:
+        return None, f"refused: {type(error).__name__}: {error}"
+
+
+def value_or_none(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """What a function gives; None where it refuses, as it may a field that it has no place for."""
+    try:
+        return function(*arguments, **options)
+    except Exception:
+        return None
+
+
+def tool(name: str, description: str = "") -> dict:
+    return {"type": "function", "function": {"name": name, "description": description}}
+
+
+def answer_with_calls(arguments: dict, count: int = 1, content: str | None = "") -> dict:
+    """A message that calls the tool `find` so many times, with these arguments each time."""
+    call = {"type": "function", "function": {"name": "find", "arguments": arguments}}
+    return {"role": "assistant", "content": content, "tool_calls": [call] * count}
+
+
+def in_fields(text: str, template: str) -> Iterator[tuple[list[dict], list[dict] | None]]:
+    """A text in each field beside content that a variant has a place for: (messages, tools)."""
+    if template in CALL_KEYS:
+        yield [*HELLO, answer_with_calls({text: text})], None
+    if template in TAKE_THOUGHTS:
+        yield [*HELLO, {"role": "assistant", "content": "", "reasoning_content": text}], None
+    if template in TAKE_TOOLS:
+        yield HELLO, [tool("find", text)]
 
 
 def words_of(message: dict) -> list[str]:

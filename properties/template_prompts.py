@@ -5,24 +5,40 @@ A prompt that differs from the training text by one newline asks the model for s
 
 from __future__ import annotations
 
+import re
+from copy import deepcopy
+
 from hypothesis import strategies as st
 
 from sftspec.properties import must, takes
 from sftspec.properties.template_cases import (
+    ALL_FIELDS,
+    CALL_KEYS,
     EMPTY_THOUGHTS,
     HELLO,
+    IGNORE,
     IN_EVERY,
+    ONE_FIELD,
     RESULT_IN_EVERY,
+    SMALL,
     SYSTEM_ONLY,
     TAKE_A_LATE_SYSTEM,
+    TAKE_TOOLS,
+    answer_with_calls,
     hostile_text,
     names,
     plain_text,
     talks,
+    text_or_refusal,
+    tool,
+    value_or_none,
 )
 from sftspec.templates import TEMPLATES
 
-FAULTS = ({"role": "bot"}, {"role": None}, {"content": None}, {"content": 3})
+TEXT, IMAGE = {"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "a.png"}}
+ROLES = ("bot", "developer", "function", "User", None)
+CONTENTS = (None, 1234, [TEXT, IMAGE], "\ud800", ...)  # ...: the message has no such key
+FAULTS = [*({"role": role} for role in ROLES), *({"content": content} for content in CONTENTS)]
 
 
 @must(seam="render", laws=("TP-GEN",), floor=50, given={"messages": talks(plain_text, "assistant"), "template": names},
@@ -44,21 +60,65 @@ def the_prompt_and_the_answer_are_the_training_text(render, messages, template):
 
 
 @must(seam="render", laws=("TP-GENSUF", "TP-NOGENTRAIN"), floor=50,
-      given={"messages": talks(hostile_text, "user"), "template": names},
-      examples=[*RESULT_IN_EVERY, *({"messages": SYSTEM_ONLY, "template": name} for name in TAKE_A_LATE_SYSTEM)]
-      )  # fmt: skip
+      given={"messages": talks(hostile_text), "template": names},
+      examples=[*IN_EVERY, *RESULT_IN_EVERY,
+                *({"messages": SYSTEM_ONLY, "template": name} for name in TAKE_A_LATE_SYSTEM),
+                *({"messages": HELLO, "template": name} for name in TAKE_TOOLS)])  # fmt: skip
 def the_generation_prompt_is_one_constant_suffix(render, messages, template):
-    """A prompt is the training text and one suffix, the same for every conversation; no training text ends with it.
+    """A prompt is the training text and one suffix, the same for every conversation, also beside tools and after an
+    answer, if it is not refused there; no training text ends with it.
 
-    A suffix that depends on the last role, or a training text with a dangling header of a turn that nobody wrote (the
-    first published Llama-3 template). In Llama-2 the suffix is empty: " [/INST]" belongs to the user's turn.
+    A suffix that depends on the last role or on tools, or a training text with a dangling header of a turn that nobody
+    wrote (the first published Llama-3 template). In Llama-2 the suffix is empty: " [/INST]" belongs to the user's turn.
     """
     bare = render(HELLO, template).text
     suffix = render(HELLO, template, add_generation_prompt=True).text[len(bare) :]
-    text, prompt = render(messages, template).text, render(messages, template, add_generation_prompt=True).text
     yield template, bool(suffix) != template.startswith("llama2"), f"the generation prompt is {suffix!r}"
-    yield messages, prompt == text + suffix, f"expected {suffix!r} at the end, found {prompt[-40:]!r}"
-    yield messages, not suffix or not text.endswith(suffix), f"the training text ends with {suffix!r}"
+    offers = template in TAKE_TOOLS and takes(render, "tools")
+    for options in ({}, {"tools": [tool("find")]}) if offers else ({},):
+        text, _ = text_or_refusal(render, messages, template, **options)
+        prompt, refusal = text_or_refusal(render, messages, template, add_generation_prompt=True, **options)
+        if text is None or prompt is None:
+            yield messages, bool(options) or messages[-1]["role"] == "assistant", refusal
+            continue
+        yield messages, prompt == text + suffix, f"expected {suffix!r} at the end, found {prompt[-40:]!r}"
+        yield messages, not suffix or not text.endswith(suffix), f"the training text ends with {suffix!r}"
+
+
+THOUGHTS_AND_CALLS = [
+    *({"messages": talk, "template": "chatml/qwen3"} for talk in (ALL_FIELDS[:2], ONE_FIELD[0])),
+    *({"messages": ONE_FIELD[1][:2], "template": name} for name in sorted(CALL_KEYS)),
+]
+
+
+@must(seam="encode", laws=("TP-TRAININF",), floor=50,
+      given={"messages": talks(hostile_text, "assistant"), "template": names,
+             "tokenization": st.sampled_from(["whole", "segmented"])},
+      examples=[{**arguments, "tokenization": axis} for axis in ("whole", "segmented")
+                for arguments in (*IN_EVERY, *THOUGHTS_AND_CALLS)])  # fmt: skip
+def the_prompt_at_inference_is_the_prefix_that_was_trained(encode, messages, template, tokenization, vocabulary=SMALL):
+    """The tokens of the prompt are the tokens before the answer's first target, one for one, and from there on each
+    token is a target up to the last, thoughts and calls included.
+
+    Another template, another flag or another way of cutting at inference, and the model is asked what it was never
+    taught (souprise#17, LLaMA-Factory#10769). Whole text can merge the prompt's last newline with the answer's first:
+    then there is no such prefix, so an answer with white space in front is asked by segments only.
+    """
+    content = messages[-1]["content"]
+    if tokenization == "whole" and content[:1].isspace():
+        return
+    tokenizer = vocabulary.tokenizer
+    axes = {"template": template, "tokenizer": tokenizer, "special_tokens": "literal", "tokenization": tokenization}
+    prompt = encode(messages[:-1], add_generation_prompt=True, **axes).input_ids
+    is_plain = messages[-1].keys() == {"role", "content"}
+    example = encode(messages, **axes) if is_plain else value_or_none(encode, messages, **axes)
+    if example is None:
+        return
+    yield messages, example.input_ids[: len(prompt)] == prompt, "the prompt's tokens are not those before the answer"
+    yield messages, example.labels[len(prompt)] != IGNORE, "the first token after the prompt is no target"
+    last = max(place for place, label in enumerate(example.labels) if label != IGNORE)
+    trained, written = (row[len(prompt) : last + 1] for row in (example.labels, example.input_ids))
+    yield messages, trained == written, "a token that the model writes in its answer is no target"
 
 
 @must(seam="render", laws=("TP-DET",), floor=50, given={"messages": talks(hostile_text), "template": names},
@@ -80,21 +140,30 @@ def rendering_is_a_function(render, messages, template):
       given={"messages": talks(plain_text), "template": names, "place": st.integers(0, 9), "cut": st.integers(0, 6)},
       examples=[{**arguments, "place": 0, "cut": 2} for arguments in IN_EVERY])  # fmt: skip
 def the_form_of_a_message_changes_nothing(render, messages, template, place, cut):
-    """A content in text parts is their concatenation, and a message that is not to be trained is rendered all the
-    same: or these forms are refused.
+    """A content in text parts is their concatenation, a message that is not to be trained is rendered all the same, no
+    content beside a call is an empty one, and tools in one object with the messages are tools: or these forms are
+    refused. None is changed.
 
-    Parts printed as Python prints a list, or all but the first left out; context that vanishes with its `train` flag.
+    Parts printed as Python prints a list, or all but the first left out; context that vanishes with its `train` flag; a
+    None that is rendered; tools that nobody looked for.
     """
     place %= len(messages)
     message, text = messages[place], render(messages, template).text
     parts = [{"type": "text", "text": part} for part in (message["content"][:cut], message["content"][cut:])]
-    for form in ({"content": parts}, {"train": False}, {"weight": 0}):
-        try:
-            found = render([*messages[:place], {**message, **form}, *messages[place + 1 :]], template).text
-        except ValueError as error:
-            yield form, True, f"refused: {error}"
-        else:
-            yield form, found == text, f"expected {text!r}, found {found!r}"
+    fields = {"content": parts}, {"train": False}, {"weight": 0}
+    forms = [([*messages[:place], {**message, **field}, *messages[place + 1 :]], text) for field in fields]
+    if template in CALL_KEYS:
+        silent, empty = ([*HELLO, answer_with_calls({"place": "A"}, content=content)] for content in (None, ""))
+        called = value_or_none(render, empty, template)
+        forms += [(silent, called.text)] if called else []
+    if template in TAKE_TOOLS and takes(render, "tools"):
+        tools = [tool("find")]
+        forms.append(({"messages": HELLO, "tools": tools}, render(HELLO, template, tools=tools).text))
+    for form, expected in forms:
+        before = deepcopy(form)
+        found, refusal = text_or_refusal(render, form, template)
+        yield before, found in (None, expected), refusal or f"expected {expected!r}, found {found!r}"
+        yield before, form == before, f"it was changed to {form!r}"
 
 
 @must(seam="render", laws=("TP-BOS",), floor=50, given={"messages": talks(plain_text), "template": names},
@@ -117,15 +186,21 @@ def the_first_bos_has_one_owner(render, messages, template):
       examples=[{**arguments, "fault": fault, "place": place}
                 for arguments in IN_EVERY for place in (0, 4) for fault in FAULTS])  # fmt: skip
 def what_cannot_be_rendered_is_refused(render, messages, template, fault, place):
-    """An unknown role or a missing content is an error that names the message.
+    """A role that is not system, user, assistant or tool, and a content that is missing or no text, are refused with an
+    error that says the number of the message, counted from 0 or from 1. A conversation without messages and a template
+    that does not exist are refused.
 
-    Skipped messages are lost data; a None that is rendered trains the word "None".
+    Skipped messages are lost data; a None that is rendered trains the word "None"; an image that is left out leaves the
+    question about it.
     """
     place %= len(messages)
-    broken = [*messages[:place], {**messages[place], **fault}, *messages[place + 1 :]]
-    try:
-        text = render(broken, template).text
-    except ValueError as error:
-        yield broken, f"message {place}" in str(error), f"the error does not say which message: {error}"
-    else:
-        yield broken, False, f"rendered as {text!r}"
+    faulty = {key: value for key, value in {**messages[place], **fault}.items() if value is not ...}
+    broken = [*messages[:place], faulty, *messages[place + 1 :]]
+    text, refusal = text_or_refusal(render, broken, template)
+    yield broken, text is None, f"rendered as {text!r}"
+    numbers = re.findall(r"\d+", refusal)
+    named = not {str(place), str(place + 1)}.isdisjoint(numbers)
+    yield broken, named, f"the error does not say which message: {refusal}"
+    for nothing in (([], template), (messages, f"{template}/unknown")):
+        text, _ = text_or_refusal(render, *nothing)
+        yield nothing, text is None, f"rendered as {text!r}"

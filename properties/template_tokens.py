@@ -24,11 +24,13 @@ from sftspec.properties.template_cases import (
     TWO_TURNS,
     answers,
     hostile_text,
+    in_fields,
     names,
     plain_text,
     preserving,
     published,
     talks,
+    value_or_none,
 )
 from sftspec.templates import TEMPLATES
 
@@ -49,9 +51,9 @@ def the_tokens_spell_the_published_text(encode, template, number, vocabulary=SMA
     case = cases[number % len(cases)]
     if case.tools and not takes(encode, "tools"):
         return
-    tools = {"tools": case.tools} if case.tools else {}
     tokenizer, prompt = vocabulary.tokenizer, case.add_generation_prompt
     for axes in (("parse", "whole"), ("literal", ("whole", "segmented")[number % 2])):
+        tools = {"tools": deepcopy(case.tools)} if case.tools else {}
         ids = encode(deepcopy(case.messages), template=template, tokenizer=tokenizer, special_tokens=axes[0],
                      tokenization=axes[1], add_generation_prompt=prompt, **tools).input_ids  # fmt: skip
         text = tokenizer.decode(ids, skip_special_tokens=False)
@@ -101,17 +103,24 @@ def different_conversations_have_different_tokens(encode, messages, template, le
 @must(seam="encode", laws=("TP-NOFORGE",), floor=50, given={"messages": talks(hostile_text), "template": names},
       examples=[*({"messages": FORGED, "template": name} for name in sorted(TEMPLATES)), *RESULT_IN_EVERY])  # fmt: skip
 def contents_make_no_control_token(encode, messages, template, vocabulary=SMALL):
-    """With special_tokens="literal" the control tokens are those of the same turns with harmless contents.
+    """With special_tokens="literal" the control tokens are those of the same turns with harmless contents, and with
+    harmless arguments of calls, thoughts and tools.
 
     Parsed contents forge turns and cut masks (transformers#29279, vllm#31735, gemma#770).
     """
 
-    def control(talk):
-        example = encode(talk, template=template, tokenizer=vocabulary.tokenizer, special_tokens="literal")
+    def control(talk, tools=None):
+        options = {"tools": tools} if tools else {}
+        example = encode(talk, template=template, tokenizer=vocabulary.tokenizer, special_tokens="literal", **options)
         return [token for token in example.input_ids if token in vocabulary.added]
 
     harmless = [{**message, "content": "x"} for message in messages]
     yield messages, control(messages) == control(harmless), "a content became a control token"
+    said = messages[0]["content"]
+    for hostile, plain in zip(in_fields(said, template), in_fields("x", template), strict=True):
+        expected = value_or_none(control, *plain) if hostile[1] is None or takes(encode, "tools") else None
+        if expected is not None:
+            yield hostile, control(*hostile) == expected, f"{said!r} became a control token"
 
 
 @must(seam="encode", laws=("TP-BOS",), floor=50, given={"messages": talks(hostile_text), "template": names},
@@ -195,26 +204,3 @@ def an_axis_that_is_not_named_is_the_variants_own(encode, messages, template, vo
     axes = {"special_tokens": variant.special_tokens, "tokenization": variant.tokenization}
     found, named = (encode(messages, template=template, tokenizer=tokenizer, **each).input_ids for each in ({}, axes))
     yield messages, found == named, f"other tokens than with {axes}"
-
-
-@must(seam="encode", laws=("TP-TRAININF",), floor=50,
-      given={"messages": talks(hostile_text, "assistant"), "template": names,
-             "tokenization": st.sampled_from(["whole", "segmented"])},
-      examples=[{**arguments, "tokenization": axis} for arguments in IN_EVERY for axis in ("whole", "segmented")]
-      )  # fmt: skip
-def the_prompt_at_inference_is_the_prefix_that_was_trained(encode, messages, template, tokenization, vocabulary=SMALL):
-    """The tokens of the prompt are the tokens before the answer's first target, one for one.
-
-    Another template, another flag or another way of cutting at inference, and the model is asked what it was never
-    taught (souprise#17, LLaMA-Factory#10769). Whole text can merge the prompt's last newline with the answer's first:
-    then there is no such prefix, so an answer with white space in front is asked by segments only.
-    """
-    content = messages[-1]["content"]
-    if tokenization == "whole" and content[:1].isspace():
-        return
-    tokenizer = vocabulary.tokenizer
-    axes = {"template": template, "tokenizer": tokenizer, "special_tokens": "literal", "tokenization": tokenization}
-    prompt = encode(messages[:-1], add_generation_prompt=True, **axes).input_ids
-    example = encode(messages, **axes)
-    yield messages, example.input_ids[: len(prompt)] == prompt, "the prompt's tokens are not those before the answer"
-    yield messages, example.labels[len(prompt)] != IGNORE, "the first token after the prompt is no target"

@@ -1,8 +1,6 @@
-"""Templates that went wrong beside the plain talk: tools, forms of a message, defaults, and who owns what."""
+"""Templates that went wrong beside the plain talk: roles, fields, forms of a message, defaults, and who owns what."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 from sftspec import encode, render
 from sftspec.conformance.mutants import mutant
@@ -10,13 +8,9 @@ from sftspec.conformance.mutants.parts import broken
 from sftspec.conformance.mutants.template_changes import (
     other_axes,
     other_messages,
-    other_pieces,
-    other_templates,
     other_text,
 )
-from sftspec.conversation import Conversation
 from sftspec.spans import assemble
-from sftspec.templates import TEMPLATES
 
 # ------------------------------------------------------------------------------------------------ what was published
 
@@ -60,82 +54,6 @@ def thoughts_without_a_place_dropped():
     )
 
 
-# ------------------------------------------------------------------------------------------------------------ tools
-
-
-@mutant("every-tool-is-listed-beside-any-system-prompt", "T-21: variant of fw-ai/cookbook#466, tools[0]",
-        "calls tools that it was not told of", "list every tool")  # fmt: skip
-def first_tool_listed_alone():
-    """Of several tools the first is listed, and no other."""
-
-    def change(pieces, _):
-        first = next((piece for piece in pieces if piece[0] == "tools"), None)
-        return [piece for piece in pieces if piece[0] != "tools" or piece is first]
-
-    return other_pieces(change)
-
-
-@mutant("every-tool-is-listed-beside-any-system-prompt", "T-09: variant, the branch of an empty prompt",
-        "the list of tools begins elsewhere", "test for None, not for truth")  # fmt: skip
-def tools_glued_to_an_empty_system():
-    """The blank line before the list of tools is left out where the system prompt is empty."""
-
-    def change(kind, text, asked):
-        empty = asked.messages[0]["role"] == "system" and not asked.messages[0]["content"]
-        return text.removeprefix("\n\n") if kind == "preamble" and empty else text
-
-    return other_text(change)
-
-
-@mutant("a-call-is-json-with-the-keys-of-its-variant", "T-24: variant, the keys of a neighbour",
-        "writes calls that no parser reads", "copy the template byte for byte")  # fmt: skip
-def calls_with_the_keys_of_a_neighbour():
-    """Llama's calls have their arguments under "arguments", as Qwen's do, and not under "parameters"."""
-    return other_text(
-        lambda kind, text, _: text.replace('"parameters": ', '"arguments": ', 1) if kind == "tool_call" else text
-    )
-
-
-@mutant("a-call-is-json-with-the-keys-of-its-variant", "T-21: variant of fw-ai/cookbook#466, sort_keys=True",
-        "writes arguments in an order that nobody gave", "pass arguments on in their order")  # fmt: skip
-def arguments_sorted():
-    """The arguments of a call, given as an object, are sorted by their names."""
-
-    def again(call):
-        function = call.get("function") or call
-        arguments = function["arguments"]
-        ordered = arguments if isinstance(arguments, str) else dict(sorted(arguments.items()))
-        return {**call, "function": {**function, "arguments": ordered}}
-
-    return other_messages(lambda messages: [
-        {**item, "tool_calls": [again(call) for call in item["tool_calls"]]} if item.get("tool_calls") else item
-        for item in messages])  # fmt: skip
-
-
-@mutant("a-result-is-a-users-turn-in-tags", "T-12: variant of tinker-cookbook#837", "forgets why it asked the tool",
-        "a message in the tags of a result is no question")  # fmt: skip
-def written_result_is_a_question():
-    """Qwen3's templates take a user's message in the tags of a result for a new question: thoughts before it vanish."""
-
-    def veiled(item):
-        return {**item, "content": f"\0{item['content']}"} if item["role"] == "user" else item
-
-    def change(name):
-        variant = TEMPLATES[name]
-        if not name.startswith("chatml/qwen3"):
-            return variant
-
-        def pieces(messages, add_generation_prompt):
-            told = Conversation(map(veiled, messages), messages.source, messages.tools)
-            for kind, index, text in variant.pieces(told, add_generation_prompt):
-                is_veiled = kind == "content" and messages[index]["role"] == "user"
-                yield kind, index, text[1:] if is_veiled else text
-
-        return replace(variant, pieces=pieces)
-
-    return other_templates(change)
-
-
 # ------------------------------------------------------------------------------------------------ forms of a message
 
 
@@ -155,6 +73,19 @@ def first_part_alone():
 def untrained_messages_dropped():
     """A message that is not to be trained is not rendered."""
     return other_messages(lambda messages: [item for item in messages if item.get("train", True)] or messages)
+
+
+@mutant("what-cannot-be-rendered-is-refused", "T-10: variant of paiml/aprender#2023, parts that are no text",
+        "answers questions about what it cannot see", "refuse, and name the message")  # fmt: skip
+def images_left_out():
+    """Parts of a content that are no text, such as images, are left out in silence."""
+
+    def text_alone(item):
+        content = item.get("content")
+        parts = [part for part in content if part["type"] == "text"] if isinstance(content, list) else content
+        return {**item, "content": parts} if "content" in item else item
+
+    return other_messages(lambda messages: [text_alone(item) for item in messages], refuses=False)
 
 
 # ------------------------------------------------------------------------------------ owners, axes, and what is encoded

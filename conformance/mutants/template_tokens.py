@@ -112,6 +112,14 @@ def answers_parsed():
     return other_pieces(change)
 
 
+@mutant("contents-make-no-control-token", "T-16: variant, a fix for contents alone",
+        "a call that quotes a token ends there", "all that people and models wrote is text")  # fmt: skip
+def calls_thoughts_and_tools_parsed():
+    """Control strings become control tokens in calls, thoughts and definitions of tools."""
+    parsed = {"tool_call": "generated", "reasoning": "generated", "tools": "preamble"}
+    return other_pieces(lambda pieces, _: [(parsed.get(kind, kind), m, text) for kind, m, text in pieces])
+
+
 @mutant("nothing-that-was-said-is-lost", "T-16: the fix that overshoots", "texts about templates lose their subject",
         "encode contents as text, and keep them")  # fmt: skip
 def control_strings_removed():
@@ -196,3 +204,10 @@ def end_of_text_for_end_of_turn():
 def first_token_of_an_answer_untrained():
     """The first token of each answer is no target."""
     return masked_where(lambda e, p, _: p > 0 and e.labels[p] != IGNORE and e.labels[p - 1] == IGNORE)
+
+
+@mutant("the-prompt-at-inference-is-the-prefix-that-was-trained", "M-12: variant, a mask of contents alone",
+        "calls no tools, and thinks as it did before", "train whatever the model writes")  # fmt: skip
+def calls_and_thoughts_untrained():
+    """Of an answer the content is trained, and its thoughts and calls are no targets."""
+    return masked_where(lambda e, p, _: e.rendered.spans[e.owners[p]].kind in ("reasoning", "tool_call"))

@@ -1,0 +1,127 @@
+"""Templates that went wrong with tools: how they are listed, called, and how their results come back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from sftspec.conformance.mutants import mutant
+from sftspec.conformance.mutants.parts import Parts
+from sftspec.conformance.mutants.template_changes import other_messages, other_pieces, other_templates, other_text
+from sftspec.conversation import Conversation
+from sftspec.templates import TEMPLATES
+
+
+def other_calls(change: Callable[[list[dict]], list[dict]], only: str = "") -> Parts:
+    """render and encode with the calls of every message changed, in the templates whose name begins with `only`."""
+    return other_messages(
+        lambda messages: [
+            {**item, "tool_calls": change(item["tool_calls"])} if item.get("tool_calls") else item for item in messages
+        ],
+        only,
+    )
+
+
+def other_arguments(change: Callable[[dict], dict]) -> Parts:
+    """render and encode with the arguments of every call changed that are given as an object."""
+
+    def again(call):
+        function = call.get("function") or call
+        arguments = function["arguments"]
+        changed = arguments if isinstance(arguments, str) else change(arguments)
+        return {**call, "function": {**function, "arguments": changed}}
+
+    return other_calls(lambda calls: [again(call) for call in calls])
+
+
+@mutant("every-tool-is-listed-beside-any-system-prompt", "T-21: variant of fw-ai/cookbook#466, tools[0]",
+        "calls tools that it was not told of", "list every tool")  # fmt: skip
+def first_tool_listed_alone():
+    """Of several tools the first is listed, and no other."""
+
+    def change(pieces, _):
+        first = next((piece for piece in pieces if piece[0] == "tools"), None)
+        return [piece for piece in pieces if piece[0] != "tools" or piece is first]
+
+    return other_pieces(change)
+
+
+@mutant("every-tool-is-listed-beside-any-system-prompt", "T-09: variant, the branch of an empty prompt",
+        "the list of tools begins elsewhere", "test for None, not for truth")  # fmt: skip
+def tools_glued_to_an_empty_system():
+    """The blank line before the list of tools is left out where the system prompt is empty."""
+
+    def change(kind, text, asked):
+        empty = asked.messages[0]["role"] == "system" and not asked.messages[0]["content"]
+        return text.removeprefix("\n\n") if kind == "preamble" and empty else text
+
+    return other_text(change)
+
+
+@mutant("a-call-is-json-with-the-keys-of-its-variant", "T-24: variant, the keys of a neighbour",
+        "writes calls that no parser reads", "copy the template byte for byte")  # fmt: skip
+def calls_with_the_keys_of_a_neighbour():
+    """Llama's calls have their arguments under "arguments", as Qwen's do, and not under "parameters"."""
+    return other_text(
+        lambda kind, text, _: text.replace('"parameters": ', '"arguments": ', 1) if kind == "tool_call" else text
+    )
+
+
+@mutant("a-call-is-json-with-the-keys-of-its-variant", "T-21: variant of fw-ai/cookbook#466, sort_keys=True",
+        "writes arguments in an order that nobody gave", "pass arguments on in their order")  # fmt: skip
+def arguments_sorted():
+    """The arguments of a call, given as an object, are sorted by their names."""
+    return other_arguments(lambda arguments: dict(sorted(arguments.items())))
+
+
+@mutant("a-call-is-json-with-the-keys-of-its-variant", "T-21: variant of fw-ai/cookbook#466, a printer of numbers",
+        "copies numbers wrongly", "pass arguments on as they are")  # fmt: skip
+def numbers_of_arguments_rounded():
+    """Numbers in the arguments of a call are rounded to six digits."""
+
+    def rounded(value):
+        return float(f"{value:g}") if isinstance(value, float) else value
+
+    return other_arguments(lambda arguments: {name: rounded(value) for name, value in arguments.items()})
+
+
+@mutant("a-call-is-json-with-the-keys-of-its-variant", "T-10: variant of paiml/aprender#2023, tool_calls[0]",
+        "reads results of calls that it never made", "write every call, or refuse")  # fmt: skip
+def first_call_alone():
+    """Of several calls of a message Llama-3.1's template, which has a place for one, writes the first in silence."""
+    return other_calls(lambda calls: calls[:1], "llama3.1")
+
+
+@mutant("the-generation-prompt-is-one-constant-suffix", "T-06: variant, the branch of tools",
+        "writes its own header where it has tools", "the header does not depend on tools")  # fmt: skip
+def no_prompt_beside_tools():
+    """The generation prompt is left out where tools are listed."""
+    return other_pieces(
+        lambda pieces, asked: [
+            piece for piece in pieces if piece[0] != "generation_prompt" or not getattr(asked.messages, "tools", None)
+        ]
+    )
+
+
+@mutant("a-result-is-a-users-turn-in-tags", "T-12: variant of tinker-cookbook#837", "forgets why it asked the tool",
+        "a message in the tags of a result is no question")  # fmt: skip
+def written_result_is_a_question():
+    """Qwen3's templates take a user's message in the tags of a result for a new question: thoughts before it vanish."""
+
+    def veiled(item):
+        return {**item, "content": f"\0{item['content']}"} if item["role"] == "user" else item
+
+    def change(name):
+        variant = TEMPLATES[name]
+        if not name.startswith("chatml/qwen3"):
+            return variant
+
+        def pieces(messages, add_generation_prompt):
+            told = Conversation(map(veiled, messages), messages.source, messages.tools)
+            for kind, index, text in variant.pieces(told, add_generation_prompt):
+                is_veiled = kind == "content" and messages[index]["role"] == "user"
+                yield kind, index, text[1:] if is_veiled else text
+
+        return replace(variant, pieces=pieces)
+
+    return other_templates(change)

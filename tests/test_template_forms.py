@@ -1,0 +1,162 @@
+"""Template properties beside the plain talk: tools, forms of a message, and what is a refusal."""
+
+from __future__ import annotations
+
+import pytest
+
+from sftspec import encode, render
+from sftspec.conformance.template_trial import TemplateOnTrial, put_template_on_trial
+from sftspec.golden.reduced import hugging_face_tokenizer
+from sftspec.golden.small_tokenizer import load
+from sftspec.jinja_templates import jinja_template
+from sftspec.properties import REGISTRY
+from sftspec.spans import assemble
+from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_of
+
+RENDERING = [item for item in properties_of("template") if item.seam == "render"]
+OURS = {"render": render, "encode": encode}
+READ_CALLS = (
+    "the-form-of-a-message-changes-nothing",
+    "contents-make-no-control-token",
+    "the-prompt-at-inference-is-the-prefix-that-was-trained",
+)
+
+
+def marking_tools(messages, template, add_generation_prompt=False, tools=None):
+    rendered = render(messages, template, add_generation_prompt, tools)
+    for each in tools or ():
+        each["seen"] = True
+    return rendered
+
+
+def calls_changed(change):
+    def broken(messages, template, *rest, **options):
+        changed = [{**m, "tool_calls": change(m["tool_calls"])} if m.get("tool_calls") else m for m in messages]
+        return render(changed, template, *rest, **options)
+
+    return {"render": broken}
+
+
+def flags_as_numbers(calls):
+    """True is equal to 1, and is not 1."""
+    arguments = calls[0]["function"]["arguments"]
+    arguments = {key: 0 if value is False else value for key, value in arguments.items()}
+    return [{"function": {**calls[0]["function"], "arguments": arguments}}, *calls[1:]]
+
+
+def equal_calls_merged(calls):
+    return [call for number, call in enumerate(calls) if call not in calls[:number]]
+
+
+def no_prompt_after_an_answer(messages, template, add_generation_prompt=False, **options):
+    return render(messages, template, add_generation_prompt and messages[-1]["role"] != "assistant", **options)
+
+
+def tools_of_an_object_ignored(messages, template, *rest, **options):
+    return render(messages["messages"] if isinstance(messages, dict) else messages, template, *rest, **options)
+
+
+def parts_joined_in_place(messages, template, *rest, **options):
+    rendered = render(messages, template, *rest, **options)
+    for message in messages:
+        if isinstance(message, dict) and isinstance(message["content"], list):
+            message["content"] = "".join(part["text"] for part in message["content"])
+    return rendered
+
+
+def no_content_written_as_none(messages, template, *rest, **options):
+    calling = isinstance(messages, list) and messages[-1].get("tool_calls")
+    messages = [*messages[:-1], {**messages[-1], "content": str(messages[-1]["content"])}] if calling else messages
+    return render(messages, template, *rest, **options)
+
+
+def repaired(repair):
+    def broken(messages, template, *rest, **options):
+        return render([repair(message) for message in messages], template, *rest, **options)
+
+    return {"render": broken}
+
+
+def surrogate_replaced(message):
+    content = message.get("content")
+    return {**message, "content": content.encode("utf-8", "replace").decode()} if isinstance(content, str) else message
+
+
+def role_in_small_letters(message):
+    return {**message, "role": message["role"].lower()} if message["role"] else message
+
+
+def third_result_opens_a_turn(messages, template, *rest, **options):
+    """From the third on, results that follow each other are written as a user's message of their own."""
+    text = render(messages, template, *rest, **options).text
+    tag = "\n<tool_response>\n"
+    head, *results = text.split(tag)
+    joined = [
+        ("<|im_end|>\n<|im_start|>user" if number == 2 else "") + tag + each for number, each in enumerate(results)
+    ]
+    is_list = any(message["role"] == "tool" for message in messages)
+    return assemble([("content", 0, head + "".join(joined) if is_list else text)])
+
+
+def tags_at_the_start_make_a_result(messages, template, *rest, **options):
+    def closed(message):
+        is_open = message["role"] == "user" and message["content"].startswith("<tool_response>")
+        return {**message, "content": f"{message['content']}</tool_response>"} if is_open else message
+
+    text = render([closed(message) for message in messages], template, *rest, **options).text
+    return assemble([("content", 0, text)])
+
+
+BROKEN = [
+    ("every-tool-is-listed-beside-any-system-prompt", {"render": marking_tools}),
+    ("a-call-is-json-with-the-keys-of-its-variant", calls_changed(flags_as_numbers)),
+    ("a-call-is-json-with-the-keys-of-its-variant", calls_changed(equal_calls_merged)),
+    ("the-generation-prompt-is-one-constant-suffix", {"render": no_prompt_after_an_answer}),
+    ("the-form-of-a-message-changes-nothing", {"render": tools_of_an_object_ignored}),
+    ("the-form-of-a-message-changes-nothing", {"render": parts_joined_in_place}),
+    ("the-form-of-a-message-changes-nothing", {"render": no_content_written_as_none}),
+    ("what-cannot-be-rendered-is-refused", repaired(surrogate_replaced)),
+    ("what-cannot-be-rendered-is-refused", repaired(role_in_small_letters)),
+    ("what-cannot-be-rendered-is-refused", repaired(lambda message: {"content": "", **message})),
+    ("a-result-is-a-users-turn-in-tags", {"render": third_result_opens_a_turn}),
+    ("a-result-is-a-users-turn-in-tags", {"render": tags_at_the_start_make_a_result}),
+]
+
+
+@pytest.mark.parametrize(("name", "functions"), BROKEN, ids=[str(number) for number in range(len(BROKEN))])
+def test_it_fails_for_a_broken_one(name, functions):
+    with pytest.raises(DoesNotHold):
+        evidence(REGISTRY[f"template/{name}"], functions["render"])
+
+
+def test_a_renderer_that_changes_tools_spoils_no_golden():
+    for name in ("what-others-published-is-rendered", "the-tokens-spell-the-published-text"):
+        item = REGISTRY[f"template/{name}"]
+
+        def marking(messages, template, *rest, item=item, **options):
+            result = OURS[item.seam](messages, template, *rest, **options)
+            for each in options.get("tools") or ():
+                each["seen"] = True
+            return result
+
+        assert evidence(item, marking) == evidence(item, OURS[item.seam])
+
+
+def test_a_template_without_a_place_for_calls_is_not_asked_about_them():
+    template = jinja_template(hugging_face_tokenizer("chatml/qwen2.5").chat_template)
+    assert not template.places
+    chosen = [REGISTRY[f"template/{name}"] for name in READ_CALLS]
+    trial = put_template_on_trial(TemplateOnTrial("mine", template, "chatml/qwen2.5", load()), chosen)
+    assert [verdict.status for verdict in trial.verdicts] == ["pass"] * len(chosen)
+
+
+def refusing_in_other_words(messages, template, *rest, **options):
+    try:
+        return render(messages, template, *rest, **options)
+    except ValueError as error:
+        raise RuntimeError(str(error).replace("message ", "turn #")) from error
+
+
+@pytest.mark.parametrize("item", RENDERING, ids=lambda item: item.id)
+def test_any_exception_that_says_the_number_of_the_message_is_a_refusal(item):
+    assert evidence(item, refusing_in_other_words) >= item.floor
