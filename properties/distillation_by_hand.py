@@ -125,9 +125,8 @@ def option_set(divergence: Mapping[str, Any], **others: Any) -> dict[str, Any]:
 divergences = st.one_of(
     st.just({}), st.just({"divergence": "reverse_kl"}), betas.map(lambda beta: {"divergence": "jsd", "beta": beta})
 )
-option_sets = st.builds(
-    option_set, divergences, top_k=st.none() | st.integers(1, 2), num_targets=st.none() | st.integers(1, 40)
-)
+soft_options = st.builds(option_set, divergences, top_k=st.none() | st.integers(1, 2))
+option_sets = st.builds(option_set, soft_options, num_targets=st.none() | st.integers(1, 40))
 
 
 def asked_of(loss: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def answer(loss: Callable, case: Case, **options: Any) -> float:
     """The loss; NaN if it is refused."""
     student, teacher, labels = case.tensors()
     try:
-        return float(loss(student, teacher, labels, **options))
+        return float(loss(student, teacher, labels, **options).detach())
     except Exception:
         return math.nan
 

@@ -20,7 +20,7 @@ MODULES = (
     "masking", "masking_turns", "masking_examples", "masking_shapes", "packing", "packing_attention", "step",
     "step_losses", "step_updates", "step_orders", "step_runs", "template", "template_tokens", "template_forms",
     "best_of_n", "best_of_n_samples", "best_of_n_values", "best_of_n_groups", "distillation",
-    "distillation_positions", "distillation_teachers", "distillation_options",
+    "distillation_positions", "distillation_teachers", "distillation_options", "distillation_refusals",
 )  # fmt: skip
 
 
