@@ -143,7 +143,7 @@ CLOSE = Case([[[8.0, 7.75, 6.0]] * 2], [[[8.0, 7.5, 6.0]] * 2], [[0, 1]])
 
 def held_by(dtype: torch.dtype, logits: list) -> list:
     """Multiples of 1/8 up to 16, which all types hold; for float32 numbers near them that no shorter type holds."""
-    factor = 1 + 2.0**-12 if dtype == torch.float32 else 1.0
+    factor = 1 + 2.0**-9 + 2.0**-12 if dtype == torch.float32 else 1.0
     return [[[z * factor for z in row] for row in rows] for rows in logits]
 
 
@@ -158,11 +158,11 @@ def held_by(dtype: torch.dtype, logits: list) -> list:
         "options": soft_options,
     },
     examples=[
-        {"case": CLOSE, "dtypes": dtypes, "alpha": alpha, "options": {}}
-        for dtypes in (
-            (torch.bfloat16, torch.bfloat16),
-            (torch.bfloat16, torch.float32),
-            (torch.float32, torch.bfloat16),
+        {"case": case, "dtypes": dtypes, "alpha": alpha, "options": {}}
+        for case, dtypes in (
+            (CLOSE, (torch.bfloat16, torch.bfloat16)),
+            (ASYMMETRIC, (torch.bfloat16, torch.float32)),
+            (ASYMMETRIC, (torch.float32, torch.bfloat16)),
         )
         for alpha in (1.0, 0.5)
     ],
