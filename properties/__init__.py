@@ -53,7 +53,9 @@ MODULES = {
     "distillation_parts": "distillation",
     "distillation_teacher": "distillation",
     "distillation_options": "distillation",
+    "distillation_refusals": "distillation",
     "divergences": "distillation",
+    "divergences_bucket": "distillation",
     "distillation_runs": "distillation",
 }
 AREAS = tuple(dict.fromkeys(MODULES.values()))

@@ -187,13 +187,22 @@ def a_constant_on_all_logits_changes_nothing(loss, case, temperature, shift):
     examples=[{"size": 3, "gap": 14, "temperature": 1.0}],
 )
 def a_token_that_the_student_misses_pulls_at_full_strength(loss, size, gap, temperature):
-    """Where the teacher is sure of a token that the student all but excludes, the gradient there is nearly -T.
+    """Where the teacher is sure of a token that the student all but excludes, the gradient there is nearly -T; where
+    the student excludes it with -inf, the loss is infinite, or refused.
 
     Under the reverse KL it vanishes with the student's probability: the student never learns what it never says
-    (mode seeking). The pull is T (p_student - p_teacher), and both are within size * exp(-gap / T) of 0 and 1.
+    (mode seeking). The pull is T (p_student - p_teacher), and both are within size * exp(-gap / T) of 0 and 1. An
+    infinity that is masked, or clamped to a large number, hides that nothing is learned.
     """
     student, teacher = [0.0, float(gap)] + [0.0] * (size - 2), [float(gap), 0.0] + [0.0] * (size - 2)
     case = Case([[student, student]], [[teacher, teacher]], [[IGNORE, 0]])
     _, gradient = value_and_gradient(loss, case, temperature)
     pull, slack = float(gradient[0, 0, 0]), temperature * 2 * size * math.exp(-gap / temperature)
     yield (size, gap), abs(pull + temperature) <= slack + 1e-12, f"expected {-temperature}, seen {pull!r}"
+    never = Case([[[-math.inf, *student[1:]]] * 2], case.teacher, [[IGNORE, 1]])
+    try:
+        value, _ = value_and_gradient(loss, never, temperature)
+    except Exception as error:
+        yield (size, gap), True, f"refused: {error}"
+    else:
+        yield (size, gap), value == math.inf, f"a token of the teacher that the student excludes costs {value!r}"

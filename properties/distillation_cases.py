@@ -164,14 +164,14 @@ def soft_bound(case: Case, temperature: float, unit: float = 2.0**-53) -> float:
     return 2 * temperature**2 * (term + len(case.rows) * unit * 2 * m)
 
 
-def soft_gradient_bound(case: Case, temperature: float) -> float:
+def soft_gradient_bound(case: Case, temperature: float, unit: float = 2.0**-53) -> float:
     """Rounding error of an entry of the soft gradient: T (2e + 2u) / n, twice."""
     v, m = case.vocabulary, case.largest / temperature
-    error = 2.0**-53 * (v + 6 + 4 * math.log(v) + 4 * m)
-    return 2 * temperature * (2 * error + 2.0**-52) / len(case.rows)
+    error = unit * (v + 6 + 4 * math.log(v) + 4 * m)
+    return 2 * temperature * (2 * error + 2 * unit) / len(case.rows)
 
 
-def hard_bound(case: Case) -> float:
+def hard_bound(case: Case, unit: float = 2.0**-53) -> float:
     """Rounding error of a mean cross-entropy: u (V + 4 + 5 ln V + 3M + n (2M + ln V)), twice."""
     v, m = case.vocabulary, case.largest
-    return 2.0**-52 * (v + 4 + 5 * math.log(v) + 3 * m + len(case.rows) * (2 * m + math.log(v)))
+    return 2 * unit * (v + 4 + 5 * math.log(v) + 3 * m + len(case.rows) * (2 * m + math.log(v)))

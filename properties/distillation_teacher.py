@@ -114,7 +114,10 @@ def a_wider_student_is_refused_or_cut(loss, case, padding):
 
 
 class Dropped(torch.nn.Module):
-    """A model whose forward pass shows whether dropout was on and whether a graph was built."""
+    """A model whose forward pass shows whether dropout was on and whether a graph was built.
+
+    Attention drops by the function, which asks its own module's mode; the rest by a module.
+    """
 
     def __init__(self, dropout: float):
         super().__init__()
@@ -123,7 +126,8 @@ class Dropped(torch.nn.Module):
         self.dropout = torch.nn.Dropout(dropout)
 
     def forward(self, inputs: torch.Tensor) -> SimpleNamespace:
-        return SimpleNamespace(logits=self.dropout(self.head(inputs)))
+        kept = torch.nn.functional.dropout(inputs, self.dropout.p, self.training)
+        return SimpleNamespace(logits=self.dropout(self.head(kept)))
 
 
 @must(

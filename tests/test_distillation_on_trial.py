@@ -27,6 +27,8 @@ def as_a_part(kl):
     """
 
     def loss(s, t, y, temperature=1.0, alpha=0.5):
+        if not 0 <= alpha <= 1:
+            raise ValueError(alpha)
         total = 0.0
         if alpha > 0:
             total = total + alpha * temperature**2 * kl(s[:, :-1], t.detach()[:, :-1], y[:, 1:], temperature)
@@ -66,22 +68,24 @@ def failing(kl) -> set[str]:
     return failed
 
 
-# Each forms exp(log p) * (log p - log q), which is 0 * (-inf) at a column that is excluded, and none upcasts itself.
-NAN_AND_DTYPE = {
+# Each forms exp(log p) * (log p - log q), which is 0 * (-inf) at a column that is excluded; none upcasts
+# itself, and none refuses a temperature below 0.
+NAN_DTYPE_AND_RANGE = {
     "a_sure_teacher_is_a_label",
     "padding_columns_carry_no_mass",
     "low_precision_logits_are_reduced_in_float32",
+    "an_option_out_of_range_is_refused",
 }
 
 
 @pytest.mark.parametrize("name", ["gkd", "gold", "iw_opd"])
 def test_trl_generalized_jsd_loss_on_trial(trl, name):
-    """All properties of the forward KL, and of the JSD, hold but those on excluded columns and on bfloat16."""
+    """All properties of the forward KL and of the JSD hold but those on excluded columns, bfloat16, and a T below 0."""
     jsd = trl["jsd"][name]
-    assert failing(lambda s, t, y, T: jsd(s, t, y, beta=0, temperature=T)) == NAN_AND_DTYPE
+    assert failing(lambda s, t, y, T: jsd(s, t, y, beta=0, temperature=T)) == NAN_DTYPE_AND_RANGE
     for item in properties_of("distillation", "generalised_jsd"):
         part = lambda s, t, beta: jsd(s, t, beta=beta, reduction="none").sum(-1)  # noqa: E731
-        if item.check.__name__ == "an_excluded_token_makes_no_nan":
+        if item.check.__name__ in ("an_excluded_token_makes_no_nan", "the_ends_of_beta_are_the_two_kls"):
             with pytest.raises(DoesNotHold, match="nan"):
                 evidence(item, part)
         else:
@@ -90,7 +94,7 @@ def test_trl_generalized_jsd_loss_on_trial(trl, name):
 
 def test_torch_kl_div_on_trial():
     """ "batchmean" over selected rows: no upcast, NaN at excluded columns, and 0/0 for a batch without targets."""
-    assert failing(torch_kl_div) == NAN_AND_DTYPE | {"a_batch_without_targets_trains_nothing"}
+    assert failing(torch_kl_div) == NAN_DTYPE_AND_RANGE | {"a_batch_without_targets_trains_nothing"}
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from sftspec.conformance.mutants import mutant
-from sftspec.conformance.mutants.distilling import Distiller, targets_of_the_step
+from sftspec.conformance.mutants.distilling import Distiller, check_range, targets_of_the_step
 from sftspec.distillation import distillation_loss, softened
 from sftspec.divergences import forward_kl, generalised_jsd, with_tail_bucket
 from sftspec.step import count_targets, sft_loss
@@ -29,6 +29,7 @@ def with_terms(soft: Callable[..., Tensor], hard: Callable[..., Tensor]) -> Dist
     """alpha * soft(student, teacher, labels, T, options) + (1 - alpha) * hard(same); a term of weight 0 is left out."""
 
     def loss(student, teacher, labels, temperature=1.0, alpha=0.5, **options):
+        check_range(temperature, alpha)
         given = student, teacher, labels, temperature, options
         return (alpha * soft(*given) if alpha > 0 else 0.0) + ((1 - alpha) * hard(*given) if alpha < 1 else 0.0)
 
@@ -64,6 +65,7 @@ def both_terms_always():
     """Both terms are computed, whatever their weight: at alpha = 0 an infinite divergence is 0 * inf."""
 
     def loss(student, teacher, labels, temperature=1.0, alpha=0.5, **options):
+        check_range(temperature, alpha)
         given = student, teacher, labels, temperature, options
         return alpha * right_soft(*given) + (1 - alpha) * right_hard(*given)
 
@@ -107,6 +109,33 @@ def unknown_name_is_the_forward_kl():
         return {**options, "divergence": name if name in ("reverse_kl", "jsd") else "forward_kl"}
 
     return with_options(known)
+
+
+@mutant("the-named-jsd-ends-in-the-two-kls", "D-03: variant of modelscope/ms-swift#10078, in the loss alone",
+        "seeks modes where it is to cover, at the ends", "one JSD for the function and the loss")  # fmt: skip
+def named_jsd_ends_reversed():
+    """In the loss, a JSD with beta = 0 is the reverse and one with beta = 1 the forward KL."""
+    return with_options(
+        lambda options: {**options, "beta": 1 - options["beta"]} if options.get("beta") in (0, 1) else options
+    )
+
+
+@mutant("the-divergence-that-is-named-is-trained", "D-15: variant, the student's own probabilities as constant weights",
+        "learns nothing, at the right loss", "detach the teacher alone")  # fmt: skip
+def weights_of_the_reverse_kl_detached():
+    """The reverse KL's value is right, but its weights are constants, and what is left of the gradient is 0."""
+
+    def soft(student, teacher, labels, temperature, options):
+        if options.get("divergence") != "reverse_kl" or options.get("top_k") is not None:
+            return right_soft(student, teacher, labels, temperature, options)
+        vocabulary = options.get("vocab_size")
+        log_s = softened(student[..., :vocabulary], labels, temperature)
+        log_t = softened(teacher.detach()[..., :vocabulary], labels, temperature)
+        weights = log_s.exp().detach()
+        kl = weights * torch.where(weights > 0, log_s - log_t, 0.0)
+        return temperature**2 * kl.sum() / (options.get("num_targets") or count_targets(labels))
+
+    return with_terms(soft, right_hard)
 
 
 @mutant("the-jsd-pulls-at-the-student", "D-15: variant, a detach that overshoots", "learns nothing",

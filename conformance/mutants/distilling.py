@@ -81,10 +81,16 @@ class Distiller:
         return StepReport(0.0, targets_of_the_step(batches[0], batches), 0.0)
 
 
+def check_range(temperature: float, alpha: float) -> None:
+    if not (0 < temperature < float("inf") and 0 <= alpha <= 1):
+        raise ValueError(f"temperature {temperature}, alpha {alpha}")
+
+
 def with_soft(soft: Callable[[Tensor, Tensor, Tensor, float, int], Tensor]) -> Distiller:
     """The reference with another soft loss: soft(student, teacher, labels, T, n), T**2 included; the rest is right."""
 
     def loss(student, teacher, labels, temperature=1.0, alpha=0.5, num_targets=None) -> Tensor:
+        check_range(temperature, alpha)
         n = count_targets(labels) if num_targets is None else num_targets
         if not n:
             raise NoTargetsError("no target")
