@@ -15,8 +15,8 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
-from hypothesis import reject
 from hypothesis import strategies as st
+from hypothesis.errors import UnsatisfiedAssumption
 
 from sftspec.conformance.adapters.encoders import Encoder, Encoding
 from sftspec.conformance.judge import Trial, Verdict, reach_verdicts
@@ -72,7 +72,7 @@ class EncoderOnTrial:
             found = self.encoder(messages, add_generation_prompt)
         except TemplateError as error:
             self.reasons[str(error)] += 1
-            reject()
+            raise UnsatisfiedAssumption from None
         return without_separators(found, end_of_turn(self.encoder)) if self.habits else found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +49,10 @@ def part_of(trainer: Any, item: Property):
 
 
 def draw(item: Property, function: Any, max_examples: int) -> Drawn:
-    """Explicit examples first, then what hypothesis draws, until one does not hold; a drawn one is shrunk."""
+    """Explicit examples first, then what hypothesis draws, until one does not hold; a drawn one is shrunk.
+
+    A function that raises UnsatisfiedAssumption is not asked what it was given.
+    """
     from hypothesis.errors import UnsatisfiedAssumption
 
     held = 0
@@ -66,17 +70,16 @@ def draw(item: Property, function: Any, max_examples: int) -> Drawn:
                 raise Failed(item.sentence)
             held += 1
 
-    explicit = list(item.examples) if item.given else [{}]
-    drawn = drawn_arguments(item, max_examples)
     try:
-        for number, arguments in enumerate(explicit + drawn):
-            try:
+        for arguments in item.examples if item.given else ({},):
+            with suppress(UnsatisfiedAssumption):
                 judge(**arguments)
-            except UnsatisfiedAssumption:  # a function whose adapter was given what it does not take
-                continue
-            except Exception:
-                if number >= len(explicit):
-                    _hypothesis(item, judge, max_examples)
+        try:
+            for arguments in drawn_arguments(item, max_examples):
+                judge(**arguments)
+        except Exception as error:  # shrunk, if it fails; if it was not asked, hypothesis draws others in its place
+            _hypothesis(item, judge, max_examples)
+            if not isinstance(error, UnsatisfiedAssumption):
                 raise
     except Exception as error:
         if smallest:

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
-from hypothesis import reject
 from hypothesis import strategies as st
+from hypothesis.errors import UnsatisfiedAssumption
 
 from sftspec import encode, render
 from sftspec.conformance.judge import Trial, Verdict, reach_verdicts
@@ -121,14 +121,14 @@ class TemplateOnTrial:
     def _ask(self, messages: list[dict], work: Callable[[], Result]) -> Result:
         """Do it; a conversation that the template refuses is not judged, and counted."""
         if DROPS_EMPTY_SYSTEM in self.habits and has_empty_system(messages):
-            reject()
+            raise UnsatisfiedAssumption from None
         try:
             return work()
         except TemplateError as error:
             if is_broken(self.template, error):
                 raise
             self.reasons[str(error)] += 1
-            reject()
+            raise UnsatisfiedAssumption from None
 
 
 def is_broken(template: Template, error: TemplateError) -> bool:
