@@ -2,8 +2,9 @@
 
 A row is a mutant's signature: every property that fails on it at the default budget, and how (`signatures`).
 
-Only what cannot differ from the reference is left out: a function that is the reference's own is not drawn for, a run
-that equals the reference's run bit for bit is not read, and what a changed stage cannot reach is not asked (REACHES).
+Only what cannot differ from the reference is left out: a function that is the reference's own is not drawn for, a job
+of which the same batches are made is not done, a run that equals the reference's bit for bit is not read, and what a
+changed stage cannot reach is not asked (REACHES).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from sftspec import properties
 from sftspec.conformance.judge import Trial, reach_verdicts
 from sftspec.conformance.mutants import AREAS, Mutant, load_mutants
 from sftspec.conformance.performing import Performance, claims_of, perform
-from sftspec.conformance.scenarios import Scenario, scenarios_for
+from sftspec.conformance.scenarios import Scenario, make_job, scenarios_for
 from sftspec.conformance.seams import part_of
 from sftspec.conformance.signatures import Signature, signature
 from sftspec.properties import Property
@@ -38,8 +39,10 @@ REACHES = {
 }
 # Methods of a Pipeline that a property calls, and the stages that they use.
 METHODS = {"evaluate": {"evaluate", "loss"}}
-# Stages that are called only for a job with this setting.
-CALLED_WITH = {"pack": "packing", "resume": "resume_at"}
+# Stages and methods that make the batches: where nothing else is changed, equal batches make equal runs.
+DATA = {"encode", "order", "pack", "collate", "prepare", "batches"}
+# Stages that are called only for a job with this setting; none: not in training.
+CALLED_WITH = {"pack": "packing", "resume": "resume_at", "evaluate": ""}
 # Properties that a long computation stands behind, and that read nothing else.
 ASKS = {
     "model": {"packing/hidden-states-equal-those-alone"},
@@ -89,6 +92,38 @@ def reference_runs(seed: int) -> dict[str, str]:
     return found
 
 
+@functools.lru_cache(maxsize=1)
+def reference_data(seed: int) -> dict[str, str]:
+    """Scenario -> digest of the batches that the reference makes in it."""
+    return {scenario.name: batches_of(Pipeline(), scenario, seed) for scenario in scenarios_for(Pipeline.claims)}
+
+
+def has_other_data(trainer: Any, scenario: Scenario, seed: int) -> bool:
+    """May the run differ from the reference's? Not where only batches could, and do not."""
+    if not isinstance(trainer, Pipeline) or not changed_stages(trainer) <= DATA:
+        return True
+    try:
+        return batches_of(trainer, scenario, seed) != reference_data(seed).get(scenario.name)
+    except Exception:
+        return True
+
+
+def batches_of(trainer: Pipeline, scenario: Scenario, seed: int) -> str:
+    """A digest of what a trainer makes of a scenario's conversations, and reports of them; twice, if so."""
+    digest = hashlib.sha256()
+    for changes in ({},) if scenario.twin is None else ({}, scenario.twin):
+        with tempfile.TemporaryDirectory(prefix="sftspec-") as folder:
+            job, _ = make_job(scenario, trainer, seed, Path(folder), **changes)
+            for step in trainer.batches(job, trainer.prepare(job)):
+                for batch in step:
+                    tensors = {name: item for name, item in vars(batch).items() if isinstance(item, Tensor)}
+                    rest = {name: item for name, item in vars(batch).items() if name not in tensors}
+                    digest.update(repr((type(batch), rest)).encode())
+                    _add(digest, tensors)
+            digest.update(repr(job.reported).encode())
+    return digest.hexdigest()
+
+
 def fingerprint(done: Performance) -> str:
     """A hash of all that a trainer did: what it gave the model and the optimizer, parameters, report; twice, if so."""
     said = done.run.job.reported | {"bytes_in_workdir": bool(done.run.job.reported.get("bytes_in_workdir"))}
@@ -120,7 +155,9 @@ def kill_row(mutant: Mutant, seed: int = 0) -> Signature:
         with tempfile.TemporaryDirectory(prefix="sftspec-") as folder:
             replays = 4 if reaches(trainer, "model") else 0
             for number, scenario in enumerate(scenarios_for(claims_of(trainer))):
-                if mutant.runs(scenario) and is_touched(trainer, scenario):
+                if not (mutant.runs(scenario) and is_touched(trainer, scenario)):
+                    continue
+                if has_other_data(trainer, scenario, seed):
                     done = perform(trainer, scenario, seed, Path(folder) / str(number), replays)
                     if fingerprint(done) != reference_runs(seed).get(scenario.name):
                         trial.runs.append(done.read())

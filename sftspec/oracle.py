@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -25,20 +24,12 @@ from sftspec.run import Piece, Run, Step
 ADAMW = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
 
 
-@dataclass(frozen=True)
-class Reference:
-    """One step, computed in some dtype: pieces with their hidden states (T, H), gradients by name."""
-
-    hidden: list[tuple[Piece, Tensor]]
-    gradients: dict[str, Tensor]
-
-
 class Oracle:
     """Comparisons of a run with its own reference; each yields (subject, …, error, bound)."""
 
     def __init__(self, run: Run):
         self.run = run
-        self._references: dict[tuple[int, torch.dtype], Reference] = {}
+        self._gradients: dict[tuple[int, torch.dtype], dict[str, Tensor]] = {}
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -76,12 +67,6 @@ class Oracle:
             return steps
         return [step for place, step in enumerate(steps) if place in (0, len(steps) // 2, len(steps) - 1)]
 
-    def reference(self, step: Step, dtype: torch.dtype) -> Reference:
-        key = (step.index, dtype)
-        if key not in self._references:
-            self._references[key] = self._compute(step, dtype)
-        return self._references[key]
-
     @cached_property
     def model(self) -> Any:
         # A new model of the same class: a copy would keep what the trainer wrapped around `forward`.
@@ -92,28 +77,48 @@ class Oracle:
         model.set_attn_implementation("eager")
         return model.eval()
 
-    def _compute(self, step: Step, dtype: torch.dtype) -> Reference:
+    def _at(self, step: Step, dtype: torch.dtype) -> tuple[Any, list[list[Piece]]]:
+        """The model as it was before a step, and the step's pieces, grouped so that little is padding."""
         model = self.model.to(dtype)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(step.before[name])
                 parameter.requires_grad_(name not in self.run.job.frozen).grad = None
-        alike: dict[int, list[Piece]] = {}  # at most twice as long as one another, so that little is padding
+        alike: dict[int, list[Piece]] = {}  # at most twice as long as one another
         for piece in self.run.pieces:
             if piece.rows[0].step == step.index:
                 alike.setdefault(len(piece).bit_length(), []).append(piece)
-        hidden = [state for pieces in alike.values() for state in _backpropagate(model, pieces)]
-        gradients = {
-            name: parameter.grad.detach().double().clone()
-            for name, parameter in model.named_parameters()
-            if parameter.grad is not None
-        }
-        return Reference(hidden, gradients)
+        return model, list(alike.values())
+
+    @torch.no_grad()
+    def hidden(self, step: Step, dtype: torch.dtype) -> list[tuple[Piece, Tensor]]:
+        """The pieces of a step with their hidden states (T, H), each computed alone in this dtype."""
+        model, groups = self._at(step, dtype)
+        return [
+            (piece, states[index, : len(piece)].double())
+            for pieces in groups
+            for states in [_states(model, pieces)]
+            for index, piece in enumerate(pieces)
+        ]
+
+    def gradients(self, step: Step, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The gradients of a step by name, each piece computed alone in this dtype."""
+        key = (step.index, dtype)
+        if key not in self._gradients:
+            model, groups = self._at(step, dtype)
+            for pieces in groups:
+                _backpropagate(model, pieces)
+            self._gradients[key] = {
+                name: parameter.grad.detach().double().clone()
+                for name, parameter in model.named_parameters()
+                if parameter.grad is not None
+            }
+        return self._gradients[key]
 
     def compare_hidden(self) -> Iterator[tuple[Piece, float, float]]:
         """(piece, largest difference of its hidden states from those alone in float64, bound)."""
         for step in self.steps:
-            exact, same = self.reference(step, torch.float64).hidden, self.reference(step, self.dtype).hidden
+            exact, same = self.hidden(step, torch.float64), self.hidden(step, self.dtype)
             largest = max(float(state.abs().max()) for _, state in exact)
             own = max(
                 float((rounded - state).abs().max()) for (_, state), (_, rounded) in zip(exact, same, strict=True)
@@ -127,14 +132,14 @@ class Oracle:
     def compare_gradients(self) -> Iterator[tuple[Step, str, float, float]]:
         """(step, parameter, relative difference of its gradient from float64, bound)."""
         for step in self.steps:
-            exact, same = self.reference(step, torch.float64), self.reference(step, self.dtype)
-            for name, gradient in exact.gradients.items():
+            exact, same = self.gradients(step, torch.float64), self.gradients(step, self.dtype)
+            for name, gradient in exact.items():
                 size = float(gradient.norm())
                 if size == 0.0:
                     continue
                 got = step.gradients.get(name)
                 error = 1.0 if got is None else float((got.cpu().double() - gradient).norm()) / size
-                own = float((same.gradients[name] - gradient).norm()) / size
+                own = float((same[name] - gradient).norm()) / size
                 yield step, name, error, 4 * own + self.slack
 
     def clip_factors(self) -> Iterator[tuple[Step, float, float, float, float]]:
@@ -146,8 +151,7 @@ class Oracle:
         """
         for step in self.steps:
             factor = sum(row.weight for row in self.run.rows if row.step == step.index and row.target is not None)
-            exact = self.reference(step, torch.float64).gradients
-            same = self.reference(step, self.dtype).gradients
+            exact, same = self.gradients(step, torch.float64), self.gradients(step, self.dtype)
             norm = float(torch.stack([gradient.norm() for gradient in exact.values()]).norm())
             large = [name for name in exact if name in step.gradients and float(exact[name].norm()) > 1e-3 * norm]
             ratios = [float(step.gradients[name].cpu().double().norm() / exact[name].norm()) for name in large]
@@ -211,22 +215,28 @@ class Oracle:
         return float(error.flatten()[worst]), float(bound.flatten()[worst]), share
 
 
-def _backpropagate(model: Any, pieces: list[Piece]) -> list[tuple[Piece, Tensor]]:
-    """Each piece with its hidden states, computed alone; the weighted losses of their targets go into the gradients."""
+def _states(model: Any, pieces: list[Piece]) -> Tensor:
+    """The last hidden states (N, T, H) of pieces, each in a row of its own, padded at the right."""
     shape = len(pieces), max(map(len, pieces))
     ids, mask = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
-    targets = torch.full(shape, -1)
-    weights = torch.zeros(shape, dtype=torch.float64)
     for index, piece in enumerate(pieces):
         ids[index, : len(piece)] = torch.tensor([row.token for row in piece.rows])
         mask[index, : len(piece)] = 1
-        targets[index, : len(piece)] = torch.tensor([-1 if row.target is None else row.target for row in piece.rows])
-        weights[index, : len(piece)] = torch.tensor([row.weight for row in piece.rows], dtype=torch.float64)
-    hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    scored = targets >= 0
-    if scored.any():
-        logits = model.get_output_embeddings()(hidden[scored])
+    return model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+
+
+def _backpropagate(model: Any, pieces: list[Piece]) -> None:
+    """The weighted losses of the targets of pieces go into the gradients."""
+    hidden = _states(model, pieces)
+    scored = [
+        (index, place, row.target, row.weight)
+        for index, piece in enumerate(pieces)
+        for place, row in enumerate(piece.rows)
+        if row.target is not None
+    ]
+    if scored:
+        rows, places, targets, weights = (torch.tensor(column) for column in zip(*scored, strict=True))
+        logits = model.get_output_embeddings()(hidden[rows, places])
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        losses = torch.logsumexp(logits, -1) - logits.gather(-1, targets[scored][:, None]).squeeze(-1)
-        (losses * weights[scored].to(losses.dtype)).sum().backward()
-    return [(piece, hidden[index, : len(piece)].detach().double()) for index, piece in enumerate(pieces)]
+        losses = torch.logsumexp(logits, -1) - logits.gather(-1, targets[:, None]).squeeze(-1)
+        (losses * weights.to(losses.dtype)).sum().backward()
