@@ -142,6 +142,56 @@ def looped_adamw(job):
     return torch.optim.AdamW(groups, lr=job.learning_rate, foreach=False)
 
 
+def filled_with_zeros(examples, bins=None, *, pad_token_id):
+    """Token 0, which is text elsewhere, as padding: the attention mask hides it."""
+    batch = collate(examples, bins, pad_token_id=pad_token_id)
+    return batch if bins else replace(batch, input_ids=batch.input_ids.masked_fill(batch.segment_ids < 0, 0))
+
+
+class TwoOptimizers:
+    """One after the other in each step, as with Muon and AdamW."""
+
+    def __init__(self, job):
+        kind = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[job.optimizer]
+        matrices = [item for item in job.model.parameters() if item.dim() > 1]
+        rest = [item for item in job.model.parameters() if item.dim() < 2]
+        self.parts = [kind(part, lr=job.learning_rate, weight_decay=job.weight_decay) for part in (matrices, rest)]
+
+    def step(self):
+        for part in self.parts:
+            part.step()
+
+    def zero_grad(self):
+        for part in self.parts:
+            part.zero_grad()
+
+
+@dataclass(frozen=True)
+class StepsInBackward(Pipeline):
+    """Each parameter is stepped as soon as its gradient is there, and the gradient freed (torchtune)."""
+
+    def train(self, job):
+        squares: list[float] = []
+
+        def step_now(parameter):
+            squares.append(float(parameter.grad.square().sum()))
+            optimizers[parameter].step()
+            optimizers[parameter].zero_grad()
+
+        def step(model, batches, *rest) -> StepReport:
+            (batch,) = batches
+            squares.clear()
+            loss = sft_loss(forward_logits(model, batch), batch.labels)
+            loss.backward()
+            return StepReport(float(loss.detach()), batch.num_targets, sum(squares) ** 0.5)
+
+        optimizers = {item: torch.optim.SGD([item], lr=job.learning_rate) for item in job.model.parameters()}
+        hooks = [item.register_post_accumulate_grad_hook(step_now) for item in optimizers]
+        super(StepsInBackward, replace(self, step=step)).train(job)
+        for hook in hooks:
+            hook.remove()
+
+
 HARMLESS = {
     "rows added backwards": Pipeline(loss=rows_added_backwards),
     "loss in chunks": Pipeline(loss=loss_in_chunks),
@@ -156,9 +206,11 @@ HARMLESS = {
     }),
     "eager attention": Eager(),
     "gradient checkpointing": Checkpointed(),
-    "examples in order of the file, epochs apart": Pipeline(
-        order=lambda count, seed, epoch: list(range(count))[:: -1 if epoch % 2 else 1]
+    "examples in order of the file, begun elsewhere": Pipeline(
+        order=lambda count, seed, epoch: [(place + seed + epoch) % count for place in range(count)]
     ),
+    "any token behind the attention mask": Pipeline(collate=filled_with_zeros),
+    "an optimizer for matrices and one for the rest": Pipeline(optimizer=TwoOptimizers),
     "AdamW in a loop, vectors not decayed": Pipeline(optimizer=looped_adamw),
 }  # fmt: skip
 PLAIN = [
@@ -178,6 +230,20 @@ PACKED = ["packed, learned positions", "packed, every token", "packed, accumulat
 def test_a_change_that_keeps_the_behaviour_passes(name):
     jobs = PACKED if name == "dense mask for packs" else [*PLAIN, *PACKED[1:]]
     assert alarms(HARMLESS[name], jobs) == {}
+
+
+def test_steps_within_the_backward_pass_are_one_step():
+    assert alarms(StepsInBackward(), ["plain", "learned positions", "two epochs", "odd turns", "packed"]) == {}
+
+
+def test_a_trainer_may_sort_the_conversations_it_was_given():
+    @dataclass(frozen=True)
+    class Sorts(Pipeline):
+        def train(self, job):
+            job.conversations.sort(key=lambda talk: len(str(talk)))
+            super().train(job)
+
+    assert alarms(Sorts(), ["plain", "truncation", "packed"]) == {}
 
 
 def test_padded_rows_for_packs_pass_and_are_said_not_to_be_packed():
