@@ -143,7 +143,7 @@ def _add(digest: Any, tensors: Mapping[str, Tensor | None]) -> None:
     for name, value in sorted(tensors.items()):
         digest.update(name.encode())
         if value is not None:
-            digest.update(value.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(value.detach().contiguous().view(-1).view(torch.uint8).numpy())
 
 
 def kill_row(mutant: Mutant, seed: int = 0) -> Signature:

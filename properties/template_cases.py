@@ -41,6 +41,9 @@ class Vocabulary:
     def __repr__(self) -> str:
         return self.name
 
+    def __deepcopy__(self, memo: dict) -> Vocabulary:
+        return self  # nothing changes it, and it may be large
+
     def id_of(self, token: str) -> int | None:
         return self.tokenizer.token_to_id(token)
 
