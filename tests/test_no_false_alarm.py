@@ -156,14 +156,15 @@ class TwoOptimizers:
         matrices = [item for item in job.model.parameters() if item.dim() > 1]
         rest = [item for item in job.model.parameters() if item.dim() < 2]
         self.parts = [kind(part, lr=job.learning_rate, weight_decay=job.weight_decay) for part in (matrices, rest)]
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
 
     def step(self):
         for part in self.parts:
             part.step()
 
-    def zero_grad(self):
+    def zero_grad(self, set_to_none=True):
         for part in self.parts:
-            part.zero_grad()
+            part.zero_grad(set_to_none)
 
 
 @dataclass(frozen=True)
