@@ -36,12 +36,11 @@ def kills(mutant: Mutant, seed: int = 0, ids: Iterable[str] | None = None) -> di
     row = signatures.load().get(mutant.name, {})
     seen = [name for item in left if item.id in row for name in row[item.id].scenarios]
     likely_first = sorted(scenarios_for(claims_of(trainer)), key=lambda scenario: -seen.count(scenario.name))
-    replays = 4 if matrix.reaches(trainer, "model") else 0
     with tempfile.TemporaryDirectory(prefix="sftspec-") as folder:
         for number, scenario in enumerate(likely_first):
             if not left:
                 break
-            run = perform(trainer, scenario, seed, Path(folder) / str(number), replays).read()
+            run = perform(trainer, scenario, seed, Path(folder) / str(number), matrix.replays_of(trainer)).read()
             for item in list(left):
                 if judge(item, trainer, [run]).status in CAUGHT:
                     killed[item.id] = scenario.name

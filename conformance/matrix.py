@@ -63,6 +63,11 @@ def reaches(trainer: Any, what: str) -> bool:
     return not isinstance(trainer, Pipeline) or bool(changed_stages(trainer) & REACHES[what])
 
 
+def replays_of(trainer: Any) -> int:
+    """How many calls of a scenario are made again: none, where they cannot show anything new."""
+    return 4 if reaches(trainer, "model") else 0
+
+
 def is_touched(trainer: Any, scenario: Scenario) -> bool:
     """May what is changed be called at all in this scenario?"""
     return not isinstance(trainer, Pipeline) or any(
@@ -153,12 +158,11 @@ def kill_row(mutant: Mutant, seed: int = 0) -> Signature:
     chosen = [item for item in properties.load(*AREAS) if mutant.asks(item) and can_differ(item, trainer)]
     if hasattr(trainer, "train"):
         with tempfile.TemporaryDirectory(prefix="sftspec-") as folder:
-            replays = 4 if reaches(trainer, "model") else 0
             for number, scenario in enumerate(scenarios_for(claims_of(trainer))):
                 if not (mutant.runs(scenario) and is_touched(trainer, scenario)):
                     continue
                 if has_other_data(trainer, scenario, seed):
-                    done = perform(trainer, scenario, seed, Path(folder) / str(number), replays)
+                    done = perform(trainer, scenario, seed, Path(folder) / str(number), replays_of(trainer))
                     if fingerprint(done) != reference_runs(seed).get(scenario.name):
                         trial.runs.append(done.read())
     return signature(reach_verdicts(trial, chosen))

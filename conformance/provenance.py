@@ -124,7 +124,7 @@ class Provenance:
 
     def perturbations(self, origins: list[list[Origin]]) -> Iterator[list[list[bool]]]:
         """Masks of positions to change, one mask a replay; only letters of nonces are ever changed (see
-        Tap._replay).
+        replaying.with_other_tokens).
         """
         examples = sorted({example for row in origins for example, _ in row if example >= 0})
         number = {example: index for index, example in enumerate(examples)}

@@ -89,7 +89,7 @@ def draw(item: Property, function: Any, max_examples: int) -> Drawn:
     return Drawn(held)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=256)  # a template on trial has properties of its own, which are not needed again
 def drawn_arguments(item: Property, max_examples: int) -> list[dict[str, Any]]:
     """The arguments that hypothesis draws for a property: the same ones each time."""
     found: list[dict[str, Any]] = []

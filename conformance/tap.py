@@ -118,6 +118,7 @@ class Tap:
         position_ids = kwargs.get("position_ids")
         if position_ids is None:
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+        began = _digest(self._states)
         call = Call(
             len(self.calls),
             len(self.steps),
@@ -127,8 +128,8 @@ class Tap:
             hidden.detach().clone(),
             _attended(kwargs.get("attention_mask"), input_ids),
             given,
-            _digest(self._states),
-            _digest(self._states) != _digest(random_states()),
+            began,
+            began != _digest(random_states()),
         )
         self.calls.append(call)
         self._stepped = None
@@ -150,13 +151,14 @@ class Tap:
         if not mine or self._depth > 1:  # an optimizer's step may call that of its base class, which is hooked as well
             return
         # Several optimizers, one for each matrix even, make one step, until a parameter steps again.
-        if self._stepped is None or self._stepped & mine:
+        opens = self._stepped is None or bool(self._stepped & mine)
+        if opens:
             last = self.steps[-1].after if self.steps else {}
             before = {name: _kept(last.get(name), item) for name, item in named.items()}
-            self.steps.append(StepRecord(math.nan, _gradients(named), before, self._gradients_again(named)))
+            self.steps.append(StepRecord(math.nan, {}, before, self._gradients_again(named)))
             self._stepped = set()
         record = self.steps[-1]
-        record.gradients |= _gradients({name: named[name] for name in mine})
+        record.gradients |= _gradients(named if opens else {name: named[name] for name in mine})
         of_head = groups.get(id(self.job.model.get_output_embeddings().weight))
         if of_head or math.isnan(record.learning_rate):
             record.learning_rate = float((of_head or optimizer.param_groups[0])["lr"])

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -136,6 +137,14 @@ def takes(function: Callable, option: str) -> bool:
     """Whether a seam has an option: what somebody's function does not have is not asked of it."""
     parameters = inspect.signature(function).parameters.values()
     return any(item.name == option or item.kind is inspect.Parameter.VAR_KEYWORD for item in parameters)
+
+
+def number_or_nan(function: Callable, *arguments: Any, **options: Any) -> float:
+    """The number that a function returns; NaN if it refuses to, with whatever error."""
+    try:
+        return float(function(*arguments, **options))
+    except Exception:
+        return math.nan
 
 
 def module(name: str):

@@ -15,22 +15,10 @@ from hypothesis import strategies as st
 
 from sftspec.properties import takes
 from sftspec.properties.distillation_cases import Case, hard_bound, log_softmax, soft_bound, soft_gradient_bound
-from sftspec.properties.divergences import betas
+from sftspec.properties.divergences import betas, gain, jsd_cost
 
 # A term of the loss: its value, and its gradient at each scored position (None where the value is infinite).
 Term = tuple[float, list[list[float]] | None]
-
-
-def gain(p: float, q: float) -> float:
-    """p log(p / q), with 0 log 0 = 0; infinite where q alone is 0."""
-    if p == 0:
-        return 0.0
-    return p * math.log(p / q) if q > 0 else math.inf
-
-
-def jsd_cost(p: float, q: float, beta: float) -> float:
-    mixed = beta * q + (1 - beta) * p
-    return beta * gain(q, mixed) + (1 - beta) * gain(p, mixed)
 
 
 # By name (cost, slope) of a token with probability p for the student and q for the teacher. A slope is asked for where

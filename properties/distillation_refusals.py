@@ -8,17 +8,13 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from sftspec.properties import must, should, takes
+from sftspec.properties import must, number_or_nan, should, takes
 from sftspec.properties.distillation_cases import ASYMMETRIC, Case, cases
 
 
 def answer(loss: Callable, case: Case, **options: Any) -> float:
     """The loss; NaN if it is refused."""
-    student, teacher, labels = case.tensors()
-    try:
-        return float(loss(student, teacher, labels, **options).detach())
-    except Exception:
-        return math.nan
+    return number_or_nan(lambda: loss(*case.tensors(), **options).detach())
 
 
 @must(

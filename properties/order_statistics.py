@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from hypothesis import strategies as st
 
-from sftspec.properties import must
+from sftspec.properties import must, number_or_nan
 
 U = 2.0**-53
 INF, NAN = math.inf, math.nan
@@ -140,11 +140,7 @@ def a_missing_reward_has_no_estimate(estimate, row, place):
         for n in range(1, len(broken) + 1):
             maxima = [max(subset) for subset in itertools.combinations(broken, n)]
             honest = NAN if reward != reward else math.fsum(maxima) / len(maxima)
-            try:
-                value = float(estimate(broken, n))
-            except Exception as error:
-                yield (broken, n), True, f"refused: {error}"
-                continue
+            value = number_or_nan(estimate, broken, n)
             counted = value == honest or abs(value - honest) <= rounding_of(len(broken)) * max(map(abs, row))
             yield (broken, n), value != value or counted, f"expected {honest!r}, seen {value!r}"
 
@@ -195,9 +191,5 @@ def a_pass_rate_of_too_few_samples_is_refused(pass_rate, m):
     Chen et al. return 1 as soon as fewer than n are wrong, also where there are no n samples.
     """
     for correct, n in ((m, m + 1), (0, m + 1), (m + 1, 1), (-1, 1)):
-        try:
-            value = float(pass_rate(m, correct, n))
-        except Exception as error:
-            yield (m, correct, n), True, f"refused: {error}"
-        else:
-            yield (m, correct, n), value != value, f"pass@{n} of {m} samples, {correct} correct: {value}"
+        value = number_or_nan(pass_rate, m, correct, n)
+        yield (m, correct, n), math.isnan(value), f"pass@{n} of {m} samples, {correct} correct: {value}"

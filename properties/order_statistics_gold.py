@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from hypothesis import strategies as st
 
-from sftspec.properties import must
+from sftspec.properties import must, number_or_nan
 from sftspec.properties.order_statistics import NAN, few, rounding_of
 
 # Three levels of the proxy among twelve candidates, in no order, and gold rewards that fall where it rises.
@@ -70,9 +70,5 @@ def a_gold_value_without_enough_samples_is_refused(gold_value, m):
     row, broken = [float(i) for i in range(m)], [NAN, *range(1, m)]
     counts = [(row, row, m + 1), (row, row, 0)]
     for proxy, gold, n in [*counts, (broken, row, 1), (row, broken, 1), (row, [*row, 9.0], 1), ([*row, 9.0], row, 1)]:
-        try:
-            value = float(gold_value(proxy, gold, n))
-        except Exception as error:
-            yield (proxy, gold, n), True, f"refused: {error}"
-        else:
-            yield (proxy, gold, n), value != value, f"best of {n} from {m} samples: {value}"
+        value = number_or_nan(gold_value, proxy, gold, n)
+        yield (proxy, gold, n), math.isnan(value), f"best of {n} from {m} samples: {value}"

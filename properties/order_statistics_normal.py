@@ -13,7 +13,7 @@ from importlib import resources
 import numpy as np
 from hypothesis import strategies as st
 
-from sftspec.properties import must, should
+from sftspec.properties import must, number_or_nan, should
 
 U = 2.0**-53
 QUADRATURE = 512 * U
@@ -57,12 +57,8 @@ def what_is_no_count_has_no_expected_maximum(expected_max, n):
     """The maximum of no rewards is refused, or is -inf or NaN; n + 1/2 rewards are refused, or have a value between
     that of n and that of n + 1: a fraction is not cut off."""
     for count, low, high in ((0, -math.inf, -math.inf), (n + 0.5, expected_max(n), expected_max(n + 1))):
-        try:
-            value = float(expected_max(count))
-        except Exception as error:
-            yield count, True, f"refused: {error}"
-        else:
-            yield count, value != value or low < value < high or value == low == high, f"seen {value!r}"
+        value = number_or_nan(expected_max, count)
+        yield count, math.isnan(value) or low < value < high or value == low == high, f"seen {value!r}"
 
 
 @must(

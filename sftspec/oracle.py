@@ -94,12 +94,11 @@ class Oracle:
     def hidden(self, step: Step, dtype: torch.dtype) -> list[tuple[Piece, Tensor]]:
         """The pieces of a step with their hidden states (T, H), each computed alone in this dtype."""
         model, groups = self._at(step, dtype)
-        return [
-            (piece, states[index, : len(piece)].double())
-            for pieces in groups
-            for states in [_states(model, pieces)]
-            for index, piece in enumerate(pieces)
-        ]
+        found: list[tuple[Piece, Tensor]] = []
+        for pieces in groups:
+            states = _states(model, pieces).double()
+            found += [(piece, states[index, : len(piece)]) for index, piece in enumerate(pieces)]
+        return found
 
     def gradients(self, step: Step, dtype: torch.dtype) -> dict[str, Tensor]:
         """The gradients of a step by name, each piece computed alone in this dtype."""

@@ -75,6 +75,43 @@ def prepared(change: Callable[[list[Encoded], Any], list[Encoded]]) -> Pipeline:
     return Prepared()
 
 
+def before_training(act: Callable[[Any], Any]) -> Pipeline:
+    """The reference that does something to its job before it trains: act(job)."""
+
+    @dataclass(frozen=True)
+    class Acts(Pipeline):
+        def train(self, job):
+            act(job)
+            super().train(job)
+
+    return Acts()
+
+
+def with_conversations(choose: Callable[[list], list]) -> Pipeline:
+    """The reference on other conversations of the corpus: choose(conversations)."""
+
+    @dataclass(frozen=True)
+    class Chooses(Pipeline):
+        def prepare(self, job):
+            return super().prepare(replace(job, conversations=choose(job.conversations)))
+
+    return Chooses()
+
+
+def with_messages(change: Callable[[list], list]) -> Pipeline:
+    """The reference with other messages: change(messages)."""
+
+    def broken(messages, **options) -> Encoded:
+        return encode(change(messages), **options)
+
+    return Pipeline(encode=broken)
+
+
+def with_contents(change: Callable[[str], str]) -> Pipeline:
+    """The reference with other contents: change(content)."""
+    return with_messages(lambda messages: [{**item, "content": change(item["content"])} for item in messages])
+
+
 def before_each_step(act: Callable[[torch.nn.Module], Any]) -> Pipeline:
     """The reference that does something to its model before each step: act(model)."""
 

@@ -10,6 +10,8 @@ from sftspec.conformance.mutants import mutant
 from sftspec.conformance.mutants.breaking import (
     KeepsAll,
     turn_of,
+    with_contents,
+    with_conversations,
 )
 from sftspec.masking import Encoded, encode
 from sftspec.step import IGNORE, StepReport, clip_gradients, forward_logits, sft_loss, sft_step
@@ -207,18 +209,11 @@ def dropped_before_the_cut():
         "an empty answer is an answer")  # fmt: skip
 def empty_answers_dropped():
     """Conversations with an empty assistant message are left out and not counted."""
-    return Filters()
 
+    def is_full(talk) -> bool:
+        return all(message["content"] or message["role"] != "assistant" for message in talk)
 
-@dataclass(frozen=True)
-class Filters(Pipeline):
-    def prepare(self, job):
-        kept = [
-            item
-            for item in job.conversations
-            if all(message["content"] or message["role"] != "assistant" for message in item)
-        ]
-        return super().prepare(replace(job, conversations=kept))
+    return with_conversations(lambda talks: [talk for talk in talks if is_full(talk)])
 
 
 @mutant("every-conversation-with-a-target-is-trained", "torch DistributedSampler, drop_last=False",
@@ -236,11 +231,7 @@ def _filled(order: list[int]) -> list[int]:
         "leave contents alone")  # fmt: skip
 def contents_stripped():
     """Outer white space of contents is lost."""
-
-    def broken(messages, **options) -> Encoded:
-        return encode([{**item, "content": item["content"].strip()} for item in messages], **options)
-
-    return Pipeline(encode=broken)
+    return with_contents(str.strip)
 
 
 @mutant("conversations-stand-as-rendered", "transformers#29279, the other direction", "not what inference will see",

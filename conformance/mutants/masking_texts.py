@@ -3,25 +3,9 @@
 from __future__ import annotations
 
 import html
-from dataclasses import dataclass, replace
 
 from sftspec.conformance.mutants import mutant
-from sftspec.masking import Encoded, encode
-from sftspec.trainer import Pipeline
-
-
-def with_contents(change) -> Pipeline:
-    """The reference with other contents: change(content)."""
-    return with_messages(lambda messages: [{**item, "content": change(item["content"])} for item in messages])
-
-
-def with_messages(change) -> Pipeline:
-    """The reference with other messages: change(messages)."""
-
-    def broken(messages, **options) -> Encoded:
-        return encode(change(messages), **options)
-
-    return Pipeline(encode=broken)
+from sftspec.conformance.mutants.breaking import before_training, with_contents, with_conversations, with_messages
 
 
 @mutant("conversations-stand-as-rendered", "a file opened in text mode", "other line ends than at inference",
@@ -66,14 +50,7 @@ def history_of_sixteen():
         "compare whole conversations, and count")  # fmt: skip
 def one_answer_a_question():
     """Of conversations that begin with the same question one is kept."""
-
-    @dataclass(frozen=True)
-    class Deduplicates(Pipeline):
-        def prepare(self, job):
-            first = {str(talk[0]): talk for talk in reversed(job.conversations)}
-            return super().prepare(replace(job, conversations=list(first.values())))
-
-    return Deduplicates()
+    return with_conversations(lambda talks: list({str(talk[0]): talk for talk in reversed(talks)}.values()))
 
 
 @mutant("nothing-else-is-trained", "a loader that keeps role and content", "turns are learned that were excluded",
@@ -81,12 +58,9 @@ def one_answer_a_question():
 def flags_taken_off():
     """The "train" flags are taken off the job's own conversations before they are encoded."""
 
-    @dataclass(frozen=True)
-    class TakesOff(Pipeline):
-        def train(self, job):
-            for talk in job.conversations:
-                for message in talk:
-                    message.pop("train", None)
-            super().train(job)
+    def take_off(job):
+        for talk in job.conversations:
+            for message in talk:
+                message.pop("train", None)
 
-    return TakesOff()
+    return before_training(take_off)

@@ -21,6 +21,17 @@ from sftspec.conformance.mutants.breaking import (
 from sftspec.trainer import Pipeline
 
 
+def windowed(size: int) -> Pipeline:
+    """The reference whose attention reaches back `size` tokens within the example."""
+
+    def inputs(batch: Batch) -> dict:
+        place = torch.arange(batch.input_ids.shape[1])
+        mask = additive(batch.dense_mask() & (place[:, None] - place[None, :] < size))
+        return {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "attention_mask": mask}
+
+    return with_inputs(inputs, packed_only=False)
+
+
 @mutant("examples-do-not-see-each-other hidden-states-equal-those-alone", "huggingface/trl#1230",
         "context is contaminated; training loss flatters", "block-diagonal attention")  # fmt: skip
 def plain_causal_attention():
@@ -72,28 +83,14 @@ def bidirectional_attention():
         "window AND block, not window alone")  # fmt: skip
 def sliding_window():
     """A window of 16 tokens limits attention within the example."""
-
-    def inputs(batch: Batch) -> dict:
-        place = torch.arange(batch.input_ids.shape[1])
-        near = place[:, None] - place[None, :] < 16
-        mask = additive(batch.dense_mask() & near)
-        return {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "attention_mask": mask}
-
-    return with_inputs(inputs, packed_only=False)
+    return windowed(16)
 
 
 @mutant("hidden-states-equal-those-alone", "variant of axolotl-ai-cloud/axolotl#732", "forgets the beginning",
         "no window that nobody asked for")  # fmt: skip
 def window_of_512():
     """A window of 512 tokens limits attention within the example."""
-
-    def inputs(batch: Batch) -> dict:
-        place = torch.arange(batch.input_ids.shape[1])
-        near = place[:, None] - place[None, :] < 512
-        mask = additive(batch.dense_mask() & near)
-        return {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "attention_mask": mask}
-
-    return with_inputs(inputs, packed_only=False)
+    return windowed(512)
 
 
 @mutant("examples-do-not-see-each-other", "a table of segments of fixed size", "contaminated in crowded packs only",

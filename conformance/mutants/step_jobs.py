@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from sftspec.conformance.mutants import mutant
+from sftspec.conformance.mutants.breaking import before_training, prepared
 from sftspec.trainer import Pipeline, epoch_order, interrupt
 
 
@@ -15,13 +16,10 @@ from sftspec.trainer import Pipeline, epoch_order, interrupt
 def limit_filled_in():
     """Where the job does not ask to clip, a limit of 0.5 is written into it and applied."""
 
-    @dataclass(frozen=True)
-    class FillsIn(Pipeline):
-        def train(self, job):
-            job.max_grad_norm = job.max_grad_norm or 0.5
-            super().train(job)
+    def fill_in(job):
+        job.max_grad_norm = job.max_grad_norm or 0.5
 
-    return FillsIn()
+    return before_training(fill_in)
 
 
 @mutant("sgd-subtracts-rate-times-gradient the-learning-rate-is-the-jobs", "the linear scaling rule, applied unasked",
@@ -29,13 +27,10 @@ def limit_filled_in():
 def rate_scaled_in_place():
     """The learning rate is multiplied by the batch size, in the job itself."""
 
-    @dataclass(frozen=True)
-    class Scales(Pipeline):
-        def train(self, job):
-            job.learning_rate *= job.batch_size
-            super().train(job)
+    def scale(job):
+        job.learning_rate *= job.batch_size
 
-    return Scales()
+    return before_training(scale)
 
 
 @mutant("adamw-decays-and-corrects", "groups by dim >= 2 and by name", "biases stay as they were",
@@ -85,14 +80,7 @@ def resume_repeats_the_epoch():
         "some examples count twice", "let a rank have fewer")  # fmt: skip
 def ranks_filled_with_repeats():
     """Examples are repeated until every rank has as many as the others."""
-
-    @dataclass(frozen=True)
-    class Fills(Pipeline):
-        def prepare(self, job):
-            examples = super().prepare(job)
-            return examples + examples[: -len(examples) % job.world_size]
-
-    return Fills()
+    return prepared(lambda examples, job: examples + examples[: -len(examples) % job.world_size])
 
 
 @mutant("epochs-differ-in-order", "variant of huggingface/trl#2030", "batches are alike from the second epoch on",
@@ -107,13 +95,10 @@ def third_epoch_repeats_the_second():
 def packs_shuffled_without_the_seed():
     """Packed rows come in an order that does not depend on the job's seed."""
 
-    @dataclass(frozen=True)
-    class Unseeded(Pipeline):
-        def train(self, job):
-            job.seed = 0 if job.packing else job.seed
-            super().train(job)
+    def forget_the_seed(job):
+        job.seed = 0 if job.packing else job.seed
 
-    return Unseeded()
+    return before_training(forget_the_seed)
 
 
 @mutant("the-reported-norm-is-that-before-clipping", "a log that is read before the last step is done",

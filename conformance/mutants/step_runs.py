@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from sftspec.conformance.mutants import mutant
-from sftspec.conformance.mutants.breaking import around, before_each_step
+from sftspec.conformance.mutants.breaking import around, before_each_step, before_training
 from sftspec.step import StepReport, clip_gradients, forward_logits, sft_loss, sft_step
 from sftspec.trainer import Pipeline, epoch_order
 
@@ -31,15 +31,8 @@ def dropout_masks_repeat():
         "bring the random state back before computing again")  # fmt: skip
 def checkpoints_draw_again():
     """Activations are computed again on the way back, with another draw of the dropout."""
-
-    @dataclass(frozen=True)
-    class Checkpoints(Pipeline):
-        def train(self, job):
-            how = {"use_reentrant": False, "preserve_rng_state": False, "determinism_check": "none"}
-            job.model.gradient_checkpointing_enable(how)
-            super().train(job)
-
-    return Checkpoints()
+    how = {"use_reentrant": False, "preserve_rng_state": False, "determinism_check": "none"}
+    return before_training(lambda job: job.model.gradient_checkpointing_enable(how))
 
 
 @mutant("another-seed-gives-another-order", "variant of huggingface/trl#2030", "repetitions are one experiment",
@@ -147,14 +140,7 @@ def packed_batch_size_ignored():
         "leave requires_grad as it was given")  # fmt: skip
 def frozen_parameters_thawed():
     """Every parameter is set to require a gradient before training."""
-
-    @dataclass(frozen=True)
-    class Thaws(Pipeline):
-        def train(self, job):
-            job.model.requires_grad_(True)
-            super().train(job)
-
-    return Thaws()
+    return before_training(lambda job: job.model.requires_grad_(True))
 
 
 @mutant("what-is-frozen-stays", "KellerJordan/Muon#54", "what was to be kept fades", "decay what has a gradient")
@@ -175,12 +161,9 @@ def frozen_parameters_decayed():
 def weights_rounded_at_the_start():
     """The model is rounded to bfloat16 before training, and trained in float32."""
 
-    @dataclass(frozen=True)
-    class Rounds(Pipeline):
-        def train(self, job):
-            with torch.no_grad():
-                for parameter in job.model.parameters():
-                    parameter.copy_(parameter.bfloat16().to(parameter.dtype))
-            super().train(job)
+    @torch.no_grad()
+    def round_weights(job):
+        for parameter in job.model.parameters():
+            parameter.copy_(parameter.bfloat16().to(parameter.dtype))
 
-    return Rounds()
+    return before_training(round_weights)
