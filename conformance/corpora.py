@@ -127,7 +127,7 @@ def unequal_conversations(writer: Writer) -> list[Conversation]:
 
 
 def few_conversations(writer: Writer) -> list[Conversation]:
-    """The first eight of the above, for what is run twice over several epochs."""
+    """The first eight of the above, for what is run twice, over several epochs, or shows as much with them."""
     return unequal_conversations(writer)[:8]
 
 
