@@ -7,6 +7,7 @@ Exit code 1 if a mutant survives a property that it names, or if a property kill
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 from argparse import ArgumentParser, Namespace
@@ -38,8 +39,8 @@ def chosen(names: list[str]) -> list[str]:
     known = [item.name for item in load_mutants()]
     for name in names:
         if name not in AREAS and name not in known:
-            alike = [item for item in known if name.partition("/")[2] and name.partition("/")[2] in item]
-            hint = f"did you mean {', '.join(alike[:3])}?" if alike else f"areas: {', '.join(AREAS)}"
+            alike = difflib.get_close_matches(name, known, 3)
+            hint = f"did you mean {', '.join(alike)}?" if alike else f"areas: {', '.join(AREAS)}"
             raise MutantsError(f"no mutant {name!r}; {hint}")
     return [item for item in known if not names or item in names or item.partition("/")[0] in names]
 
