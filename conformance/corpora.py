@@ -175,8 +175,12 @@ def strange_text(writer: Writer) -> str:
 
 
 def flagged_conversations(writer: Writer) -> list[Conversation]:
-    """Conversations in which some assistant turns carry `"train": false`, and other turns `"train": true`."""
+    """Conversations in which some assistant turns carry `"train": false`, and other turns `"train": true`.
+
+    The last turn of the short one is trained, also after the cut.
+    """
     talks = [writer.talk(turns) for turns in (1, 2, 3, 4, 3)]
+    talks.insert(3, writer.talk(2, write=lambda: writer.words(1)))
     for number, talk in enumerate(talks):
         for index, message in enumerate(talk):
             if message["role"] == "assistant" and (index // 2 + number) % 2:

@@ -103,7 +103,7 @@ SCENARIOS = (
     _scenario("frozen parameters", "step", ("frozen", "adamw"), few_conversations, frozen=FROZEN,
               optimizer="adamw", learning_rate=1e-3, weight_decay=0.1, batch_size=3, epochs=3),
     _scenario("ranks, AdamW, clipped", "step", ("ranks", "adamw", "clipping"), few_conversations,
-              optimizer="adamw", learning_rate=1e-3, max_grad_norm=0.25, batch_size=1, accumulation=3, world_size=2),
+              optimizer="adamw", learning_rate=1e-3, max_grad_norm=0.25, batch_size=1, accumulation=2, world_size=2),
     _scenario("rate zero", "step", (), few_conversations, learning_rate=0.0),
     _scenario("bfloat16", "masking step", ("bf16",), hostile_conversations, {"dtype": "bfloat16"}),
     _scenario("bfloat16, AdamW", "step", ("bf16", "adamw", "accumulation"), few_conversations,
