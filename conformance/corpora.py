@@ -117,9 +117,9 @@ def hostile_conversations(writer: Writer) -> list[Conversation]:
 
 
 def unequal_conversations(writer: Writer) -> list[Conversation]:
-    """Fifteen one- to three-turn conversations whose target counts run from 0 to about 100; one has none."""
+    """Fifteen one- to three-turn conversations whose target counts run from 0 over 1 to about 100."""
     talks = [Conversation([{"role": "user", "content": writer.words(3)}])]
-    for count in (1, 20, 2, 12, 1, 8, 1, 16, 3, 1, 6, 2, 4, 1):
+    for count in (1, 20, 2, 12, 0, 8, 1, 16, 3, 1, 6, 2, 4, 1):
         talk = writer.talk(1 + count % 3, write=lambda: writer.words(1))
         talk[-1]["content"] = writer.words(count)
         talks.append(talk)
@@ -141,7 +141,7 @@ def odd_conversations(writer: Writer) -> list[Conversation]:
 
     Answers that repeat a question or an answer (a search for them finds the wrong place), one question with two
     answers, two messages of one role in a row, a system message in the middle, ten turns, an answer of blanks, one that
-    is empty (a single target); lengths about CUT, with one target before it; and a conversation that stands here twice.
+    is empty (a single target), contents that end in the end-of-turn token; lengths about CUT, with one target before it; and a conversation that stands here twice.
     """
     word, words = writer.word, writer.words
     echo, yes, asked, blank = words(2), word(), words(2), " " * writer.random.randint(1, 3)
@@ -160,7 +160,9 @@ def odd_conversations(writer: Writer) -> list[Conversation]:
         (("user", word()), ("assistant", blank), ("user", word()), ("assistant", word())),
         (("user", words(2)), ("assistant", "")),
         (("user", strange_text(writer)), ("assistant", f"{strange_text(writer)}! <unk> <s> <|reserved_10|>{word()}")),
+        (("user", f"{word()}<|im_end|>"), ("assistant", f"{word()}<|im_end|>"), ("user", word()), ("assistant", word())),
         (("user", word()), ("assistant", "None")),
+        (("user", word()), ("assistant", f"<think>\n{word()}\n</think>\n\n{word()}"), ("user", word())),
     )
     talks = [Conversation([{"role": role, "content": content} for role, content in shape]) for shape in shapes]
     last = Conversation(
@@ -170,14 +172,18 @@ def odd_conversations(writer: Writer) -> list[Conversation]:
 
 
 def strange_text(writer: Writer) -> str:
-    """What text processing changes on the way: ends of lines, blanks of all kinds, escapes, entities."""
-    return "{}\r\n{}\t{}\\n{} &amp; \u00a0{}\u2028{}\u0085{}\u200b{} \n{}".format(*(writer.word() for _ in range(9)))
+    """What text processing changes on the way: ends of lines, blanks of all kinds, escapes, entities, tags, quotes."""
+    return (
+        "{}\r\n{}\t{}\\n{} &amp; \u00a0{}\u2028{}\u0085{}\u200b{} \n{}"
+        "\n\n\n\n    {}  “{}”—‘{}’… \u200d\ufeff\x07<br><b>{}</b>\n<think>\n{}\n</think>\n\n{}"
+    ).format(*(writer.word() for _ in range(15)))
 
 
 def flagged_conversations(writer: Writer) -> list[Conversation]:
     """Conversations in which some assistant turns carry `"train": false`, and other turns `"train": true`.
 
-    The last turn of the short one is trained, also after the cut.
+    The last turn of the short one is trained, also after the cut. A user's turn that is not to be trained shows where
+    every token is.
     """
     talks = [writer.talk(turns) for turns in (1, 2, 3, 4, 3)]
     talks.insert(3, writer.talk(2, write=lambda: writer.words(1)))
@@ -185,6 +191,7 @@ def flagged_conversations(writer: Writer) -> list[Conversation]:
         for index, message in enumerate(talk):
             if message["role"] == "assistant" and (index // 2 + number) % 2:
                 message["train"] = False
+    talks[2][2]["train"] = False
     # true changes nothing; and the last answer is not trained, under whatever policy.
     asked, kept = writer.talk(2), writer.talk(2, last_user=True)
     for message in asked:
@@ -193,16 +200,27 @@ def flagged_conversations(writer: Writer) -> list[Conversation]:
     return [*talks, asked, kept]
 
 
-def one_long_conversation(writer: Writer) -> list[Conversation]:
-    """Short conversations and one of about 1,200 tokens: a default max_length that nobody asked for shows."""
-    long = writer.talk(3, write=lambda: writer.words(35))
-    return [writer.talk(1, write=lambda: writer.words(2)), long, writer.talk(2, write=lambda: writer.words(1))]
+def one_long_conversation(words: int) -> Callable[[Writer], list[Conversation]]:
+    """Short conversations and one of 24 messages, its first of so many words: a default max_length, or a limit on
+    prompts or turns, that nobody asked for shows."""
+
+    def corpus(writer: Writer) -> list[Conversation]:
+        long = writer.talk(12, write=lambda: writer.words(7))
+        long[0]["content"], long[-1]["content"] = writer.words(words), writer.words(40)
+        return [writer.talk(1, write=lambda: writer.words(2)), long, writer.talk(2, write=lambda: writer.words(1))]
+
+    return corpus
 
 
 def long_conversations(writer: Writer) -> list[Conversation]:
     """Conversations of which some are longer than a pack, one that is exactly as long as it, and one a token longer."""
     talks = [writer.talk(1, write=lambda count=count: writer.words(count)) for count in (2, 30, 4, 50, 8, 3, 25, 1)]
     return [*talks, exactly(CAPACITY, writer), exactly(CAPACITY + 1, writer)]
+
+
+def full_packs(writer: Writer) -> list[Conversation]:
+    """Conversations that fill most packs to the last token, so that a batch of them needs no padding."""
+    return [exactly(count, writer) for count in (100, 124, 100, 124, 150, 74, CAPACITY, 30)]
 
 
 def golden_conversations(variant: str) -> Callable[[Writer], list[Conversation]]:

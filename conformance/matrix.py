@@ -34,8 +34,8 @@ from sftspec.trainer import Pipeline
 
 # Stages (and methods of a Pipeline) that can change what the model is given, and those that can change its gradients.
 REACHES = {
-    "model": {"collate", "train"},
-    "gradient": {"collate", "train", "loss", "clip", "optimizer", "step", "resume"},
+    "model": {"batches", "collate", "train"},
+    "gradient": {"batches", "collate", "train", "loss", "clip", "optimizer", "step", "resume"},
 }
 # Methods of a Pipeline that a property calls, and the stages that they use.
 METHODS = {"evaluate": {"evaluate", "loss"}}

@@ -72,7 +72,7 @@ def _made(kind: str, seed: int, dtype: torch.dtype, dropout: float, size: int):
         model = LlamaForCausalLM(
             LlamaConfig(
                 hidden_size=width, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-                num_key_value_heads=2, head_dim=16, max_position_embeddings=2048, attention_dropout=dropout,
+                num_key_value_heads=2, head_dim=16, max_position_embeddings=4096, attention_dropout=dropout,
                 initializer_range=0.15, **common,
             )
         )  # fmt: skip
