@@ -111,8 +111,11 @@ def read_gradients(hidden: Tensor, gradient: Tensor, head: Head, bound: float) -
     direction = probability - onehot
     weight = (u * direction).sum(-1) / direction.square().sum(-1)
     residual = (u - weight[:, None] * direction).norm(dim=-1) / u.norm(dim=-1).clamp_min(1e-300)
+    # p_y is rounded as a number near 1 is, and u is as large as 1 - p_y.
+    left = 1 - probability.gather(-1, target[:, None]).squeeze(-1)
     fits = [
-        "cross-entropy" if rest <= bound else _other_fit(u[index], probability[index], onehot[index], bound, rest)
+        "cross-entropy" if rest <= bound / float(left[index])
+        else _other_fit(u[index], probability[index], onehot[index], bound / float(left[index]), rest)
         for index, rest in enumerate(residual.tolist())
     ]
     fit = [""] * len(gradient)

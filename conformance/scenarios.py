@@ -102,7 +102,7 @@ SCENARIOS = (
     _scenario("AdamW, two epochs", "step", ("adamw", "accumulation"), few_conversations,
               optimizer="adamw", learning_rate=1e-3, weight_decay=0.1, batch_size=1, accumulation=4, epochs=2),
     _scenario("frozen parameters", "step", ("frozen", "adamw"), few_conversations, frozen=FROZEN,
-              optimizer="adamw", learning_rate=1e-3, weight_decay=0.1, batch_size=1, epochs=3),
+              optimizer="adamw", learning_rate=5e-4, weight_decay=0.1, batch_size=1, epochs=3),
     _scenario("frozen parameters, clipping", "step", ("frozen", "clipping"), few_conversations, frozen=FROZEN,
               max_grad_norm=0.25, batch_size=2),
     _scenario("ranks, AdamW, clipped", "step", ("ranks", "adamw", "clipping"), few_conversations,

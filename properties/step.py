@@ -20,14 +20,15 @@ def roundoff(run) -> float:
     return run.oracle.roundoff
 
 
-def weight_bound(run) -> float:
-    """Relative error of a recovered weight by rounding alone, the same as for gradients (properties/README.md)."""
-    return run.oracle.slack
+def targets_of(run, step) -> list:
+    """The trained positions of a step."""
+    return [row for row in run.rows if row.step == step.index and row.target is not None]
 
 
-def weight_of(run, step) -> float:
-    """Sum of the weights of a step's targets."""
-    return sum(row.weight for row in run.rows if row.step == step.index and row.target is not None)
+def weight_of(run, step) -> tuple[float, float]:
+    """Sum of the weights of a step's targets, and its relative error by rounding alone (properties/README.md)."""
+    targets = targets_of(run, step)
+    return sum(row.weight for row in targets), run.oracle.weight_error(targets)
 
 
 def norm_of(step) -> float:
@@ -40,7 +41,7 @@ def norm_bound(run, step) -> float:
     and Mary 2019, SIAM J. Sci. Comput. 41(5), theorem 2.4 with lambda = 8), the root within half of them.
     """
     size = sum(gradient.numel() for gradient in step.gradients.values())
-    return weight_bound(run) + 4 * math.sqrt(size) * 2.0**-24
+    return weight_of(run, step)[1] + 4 * math.sqrt(size) * 2.0**-24
 
 
 @must(laws=("ST-CE", "ST-GRAD", "ST-ROWSUM", "ST-UPCAST"), floor=200)
@@ -68,12 +69,12 @@ def every_target_of_a_step_weighs_the_same(run):
         if row.target is not None:
             targets.setdefault(row.step, []).append(row)
     for rows in targets.values():
-        middle = sorted(row.weight for row in rows)[len(rows) // 2]
+        middle = sorted(rows, key=lambda row: row.weight)[len(rows) // 2]
         for row in rows:
-            ratio = row.weight / middle if middle else math.inf
+            ratio = row.weight / middle.weight if middle.weight else math.inf
             yield (
                 row,
-                abs(ratio - 1) <= 2 * weight_bound(run),
+                abs(ratio - 1) <= 2 * run.oracle.weight_error([row, middle]),
                 f"weighs {ratio:.4g} times the median target of its step",
                 abs(ratio - 1),
             )
@@ -92,10 +93,10 @@ def the_denominator_is_the_number_of_targets(run):
     for step in run.steps:
         count = run.targets_of_step[step.index]
         if count:
-            total, labels = weight_of(run, step), run.labels_of_step[step.index]
+            (total, error), labels = weight_of(run, step), run.labels_of_step[step.index]
             yield (
                 step,
-                min(abs(total - 1), abs(total * labels / count - 1)) <= weight_bound(run),
+                min(abs(total - 1), abs(total * labels / count - 1)) <= error,
                 f"step {step.index}: {count} targets, weights sum to {total:.6g} instead of 1",
                 total,
             )
@@ -113,10 +114,10 @@ def first_tokens_are_not_counted(run):
     for step in run.steps:
         count, labels = run.targets_of_step[step.index], run.labels_of_step[step.index]
         if count and labels > count:
-            total = weight_of(run, step)
+            total, error = weight_of(run, step)
             yield (
                 step,
-                abs(total * labels / count - 1) > weight_bound(run),
+                abs(total * labels / count - 1) > error,
                 (f"step {step.index}: {count} targets are divided by {labels}, the number of labels before the shift"),
             )
 
@@ -131,7 +132,7 @@ def the_gradient_is_that_of_the_step(run):
     for step in run.steps:
         if run.targets_of_step[step.index]:
             note = f"{step.residual:.2e} of the head's gradient is unexplained"
-            yield step, step.residual <= weight_bound(run), note, step.residual
+            yield step, step.residual <= run.oracle.slack, note, step.residual
 
 
 @must(
@@ -195,7 +196,7 @@ def a_gradient_below_the_limit_is_not_scaled(run):
         if norm and norm <= limit:
             yield (
                 step,
-                abs(factor - 1) <= weight_bound(run),
+                abs(factor - 1) <= weight_of(run, step)[1],
                 f"step {step.index}: norm {norm:.4g} scaled by {factor:.6g}",
                 factor,
             )

@@ -7,7 +7,6 @@ comes of it is another one.
 from __future__ import annotations
 
 from sftspec.properties import must
-from sftspec.properties.step import weight_bound
 
 
 @must(floor=2)
@@ -43,7 +42,7 @@ def dropout_is_the_same_on_the_way_back(run):
                 error = 1.0 if got is None else float((got.double() - expected).norm()) / size
                 yield (
                     step,
-                    error <= 2 * weight_bound(run),
+                    error <= 2 * run.oracle.slack,
                     f"step {step.index}, {name}: relative error {error:.2e}",
                     error,
                 )

@@ -58,6 +58,6 @@ def the_reported_norm_is_that_before_clipping(run):
         if run.targets_of_step[step.index]:
             norm = norm_of(step)
             if run.job.max_grad_norm is not None:
-                norm /= weight_of(run, step)
+                norm /= weight_of(run, step)[0]
             close = abs(reported - norm) <= norm_bound(run, step) * norm
             yield step, close, f"step {step.index}: norm {norm:.6g}, reported {reported:.6g}"

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sftspec.run import Piece, Run, Step
+from sftspec.run import Piece, Row, Run, Step
 
 ADAMW = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
 
@@ -48,6 +48,12 @@ class Oracle:
         in float32 there, properties/README.md).
         """
         return (8 if self.roundoff > 1e-4 else 64) * self.roundoff
+
+    def weight_error(self, targets: list[Row]) -> float:
+        """Relative error of the sum of recovered weights w: that of u = w (p - onehot(y)), whose largest entry is
+        w (1 - p_y), while p_y is rounded as a number near 1 is.
+        """
+        return self.slack * sum(-1 / math.expm1(-max(row.nll, 1e-300)) for row in targets) / max(1, len(targets))
 
     def largest_logit(self, step: Step) -> float:
         """The largest |logit| at the trained positions of a step, from the hidden states that the trainer computed."""
@@ -149,14 +155,15 @@ class Oracle:
         above.
         """
         for step in self.steps:
-            factor = sum(row.weight for row in self.run.rows if row.step == step.index and row.target is not None)
+            targets = [row for row in self.run.rows if row.step == step.index and row.target is not None]
+            factor = sum(row.weight for row in targets)
             exact, same = self.gradients(step, torch.float64), self.gradients(step, self.dtype)
             norm = float(torch.stack([gradient.norm() for gradient in exact.values()]).norm())
             large = [name for name in exact if name in step.gradients and float(exact[name].norm()) > 1e-3 * norm]
             ratios = [float(step.gradients[name].cpu().double().norm() / exact[name].norm()) for name in large]
             own = [float((same[name] - exact[name]).norm() / exact[name].norm()) for name in large]
             spread = max(abs(ratio - 1) for ratio in ratios)
-            yield step, factor, norm / factor if factor else 0.0, spread, 4 * max(own) + self.slack
+            yield step, factor, norm / factor if factor else 0.0, spread, 4 * max(own) + self.weight_error(targets)
 
     def sgd_errors(self) -> Iterator[tuple[Step, str, float, float, float]]:
         """(step, parameter, largest difference from p - lr g, bound, relative error of the change).
