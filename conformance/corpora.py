@@ -141,7 +141,8 @@ def odd_conversations(writer: Writer) -> list[Conversation]:
 
     Answers that repeat a question or an answer (a search for them finds the wrong place), one question with two
     answers, two messages of one role in a row, a system message in the middle, ten turns, an answer of blanks, one that
-    is empty (a single target), contents that end in the end-of-turn token; lengths about CUT, with one target before it; and a conversation that stands here twice.
+    is empty (a single target), contents that end in the end-of-turn token; lengths about CUT, with one target before
+    it; and a conversation that stands here twice.
     """
     word, words = writer.word, writer.words
     echo, yes, asked, blank = words(2), word(), words(2), " " * writer.random.randint(1, 3)
@@ -160,7 +161,7 @@ def odd_conversations(writer: Writer) -> list[Conversation]:
         (("user", word()), ("assistant", blank), ("user", word()), ("assistant", word())),
         (("user", words(2)), ("assistant", "")),
         (("user", strange_text(writer)), ("assistant", f"{strange_text(writer)}! <unk> <s> <|reserved_10|>{word()}")),
-        (("user", f"{word()}<|im_end|>"), ("assistant", f"{word()}<|im_end|>"), ("user", word()), ("assistant", word())),
+        (("user", f"{word()}<|im_end|>"), ("assistant", f"{word()}<|im_end|>"), ("user", word())),
         (("user", word()), ("assistant", "None")),
         (("user", word()), ("assistant", f"<think>\n{word()}\n</think>\n\n{word()}"), ("user", word())),
     )

@@ -105,7 +105,8 @@ def diagnose(
         both = {item.name for item in SCENARIOS if mutant.runs(item)} & scenarios
         asked = {item for item in properties if mutant.asks(REGISTRY[item])}
         row, seen = (within(item, asked, both) for item in (matrix.get(mutant.name, {}), found))
-        agree, of, value = compare(seen, row) if row and seen else (0, 1, 0.0)
+        known = len(row) >= AGREES * len(matrix.get(mutant.name, {}))  # of what was not asked nothing is known
+        agree, of, value = compare(seen, row) if row and seen and known else (0, 1, 0.0)
         if value >= LEAST:
             candidates.append(Diagnosis(mutant, agree, of, value))
     return sorted(candidates, key=lambda item: -item.likeness)

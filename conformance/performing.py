@@ -25,7 +25,11 @@ from sftspec.run import Run, reference_stream
 
 
 def claims_of(trainer: Any) -> frozenset[str]:
-    return frozenset(getattr(trainer, "claims", ())) or frozenset({"padding"})
+    """What a trainer claims; padding, where it says nothing. Raises TrainerError where that is no set of names."""
+    claims = getattr(trainer, "claims", ())
+    if not isinstance(claims, set | frozenset | tuple | list):
+        raise TrainerError(f'claims is a {type(claims).__name__}: give a set of names, such as {{"padding", "adamw"}}')
+    return frozenset(claims) or frozenset({"padding"})
 
 
 def require_known_claims(trainer: Any) -> None:

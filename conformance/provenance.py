@@ -37,7 +37,7 @@ class Provenance:
             token: self.alphabet[(place + 1) % len(self.alphabet)] for place, token in enumerate(alphabet)
         }
         seen: dict[tuple[int, ...], Origin] = {}
-        first = {stream[0] for stream in self.streams if stream}
+        self.first = first = {stream[0] for stream in self.streams if stream}
         for example, stream in enumerate(self.streams):
             for offset in range(len(stream) - WORD + 1):
                 gram = tuple(stream[offset : offset + WORD])
@@ -86,6 +86,8 @@ class Provenance:
                 place + right < len(row)
                 and offset + right < len(stream)
                 and row[place + right] == stream[offset + right]
+                # What was cut before a turn, and the next example that begins as that turn would, look like one.
+                and not (offset + right == self.limit and row[place + right] in self.first)
             ):
                 right += 1
             for step in range(-left, right):

@@ -114,7 +114,8 @@ def read_gradients(hidden: Tensor, gradient: Tensor, head: Head, bound: float) -
     # p_y is rounded as a number near 1 is, and u is as large as 1 - p_y.
     left = 1 - probability.gather(-1, target[:, None]).squeeze(-1)
     fits = [
-        "cross-entropy" if rest <= bound / float(left[index])
+        "cross-entropy"
+        if rest <= bound / float(left[index])
         else _other_fit(u[index], probability[index], onehot[index], bound / float(left[index]), rest)
         for index, rest in enumerate(residual.tolist())
     ]
@@ -149,10 +150,17 @@ def _other_fit(u: Tensor, probability: Tensor, onehot: Tensor, bound: float, ce_
 def build_run(job: Job, tap: Tap, run: Run, provenance: Provenance) -> Run:
     """Fill the run's rows, steps, forwards and replays from what the tap recorded."""
     if not tap.calls:
-        run.error = run.error or "no training call of job.model was seen: train job.model itself, not a copy of it"
+        run.error = (
+            run.error
+            or tap.unheard
+            or ("no training call of job.model was seen: train job.model itself, not a copy of it")
+        )
         return run
     if not tap.steps:
-        run.error = run.error or "no torch optimizer stepped job.model's output head: give its parameters to one"
+        run.error = run.error or (
+            "no torch optimizer stepped job.model's output head: give job.model's own parameters to one (what is"
+            " written by hand, or copied from float32 masters outside an optimizer's state, cannot be heard)"
+        )
         return run
     if not any(call.step == 0 for call in tap.calls):
         run.error = run.error or "the optimizer stepped before the model was called: call it outside optimizer.step()"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +68,10 @@ class StepRecord:
     after: dict[str, Tensor] = field(default_factory=dict)
 
 
+class UnheardError(RuntimeError):
+    """A call of the model of which nothing can be recorded; says what to do instead."""
+
+
 class Tap:
     """Records every training call of job.model's base model, and every optimizer step on its parameters.
 
@@ -87,6 +92,8 @@ class Tap:
         self._depth = 0
         self._stepped: set[str] | None = None  # parameters that have stepped since the last call of the model
         self._handles: list = []
+        self._turn = threading.RLock()  # ranks may be threads: what one draws, another's replay would take back
+        self.unheard = ""  # why a training call could not be recorded
 
     def __enter__(self) -> Tap:
         from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -94,7 +101,7 @@ class Tap:
         base = self.job.model.base_model
         self._handles = [
             base.register_forward_pre_hook(self._before_forward),
-            base.register_forward_hook(self._on_forward, with_kwargs=True),
+            base.register_forward_hook(self._after_forward, with_kwargs=True, always_call=True),
             register_optimizer_step_pre_hook(self._before_step),
             register_optimizer_step_post_hook(self._after_step),
         ]
@@ -105,14 +112,28 @@ class Tap:
             handle.remove()
 
     def _before_forward(self, module, args):
+        self._turn.acquire()
         self._states = random_states()
+
+    def _after_forward(self, module, args, kwargs, output):
+        try:
+            if output is not None:  # None: the call raised
+                self._on_forward(module, args, kwargs, output)
+        finally:
+            self._turn.release()
 
     def _on_forward(self, module, args, kwargs, output):
         hidden = hidden_of(output)
+        if torch._C._functorch.is_functorch_wrapped_tensor(hidden):
+            raise UnheardError(
+                "job.model was called within torch.func.grad or vmap, where no hook hears its gradient: use"
+                " loss.backward() or torch.autograd.grad (torch.func.functional_call alone is heard)"
+            )
         if not hidden.requires_grad or not torch.is_grad_enabled():
             return  # an evaluation, or one of our own replays
         input_ids = args[0] if args else kwargs.get("input_ids")
         if input_ids is None:
+            self.unheard = "job.model was trained without input_ids: give it those, which tell the tokens"
             return
         given = tuple(sorted(name for name, value in kwargs.items() if value is not None and value is not False))
         position_ids = kwargs.get("position_ids")

@@ -20,14 +20,9 @@ def roundoff(run) -> float:
     return run.oracle.roundoff
 
 
-def targets_of(run, step) -> list:
-    """The trained positions of a step."""
-    return [row for row in run.rows if row.step == step.index and row.target is not None]
-
-
 def weight_of(run, step) -> tuple[float, float]:
     """Sum of the weights of a step's targets, and its relative error by rounding alone (properties/README.md)."""
-    targets = targets_of(run, step)
+    targets = run.targets[step.index]
     return sum(row.weight for row in targets), run.oracle.weight_error(targets)
 
 
@@ -64,11 +59,7 @@ def every_target_of_a_step_weighs_the_same(run):
     A mean of micro-batch means weighs a token in a short micro-batch more (transformers#34191, torchtune#1875;
     relative gradient error 1.3 at counts of 1 to 32); so does a denominator per rank (transformers#34242).
     """
-    targets: dict[int, list] = {}
-    for row in run.rows:
-        if row.target is not None:
-            targets.setdefault(row.step, []).append(row)
-    for rows in targets.values():
+    for rows in filter(None, run.targets.values()):
         middle = sorted(rows, key=lambda row: row.weight)[len(rows) // 2]
         for row in rows:
             ratio = row.weight / middle.weight if middle.weight else math.inf

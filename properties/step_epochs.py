@@ -7,7 +7,8 @@ comparison means anything.
 
 from __future__ import annotations
 
-from itertools import combinations
+from collections import Counter
+from itertools import combinations, pairwise
 
 from sftspec.properties import must, should
 
@@ -37,12 +38,27 @@ def resuming_equals_not_stopping(run):
             yield run, bool((value == run.twin.final[name]).all()), f"{name} differs from the uninterrupted run"
 
 
+def are_grouped_by_length(run, batches: list[list[int]]) -> bool:
+    """Holds every batch examples that follow each other in length?"""
+    spans = sorted(sorted(len(run.streams[example]) for example in batch) for batch in batches)
+    return all(one[-1] <= two[0] for one, two in pairwise(spans))
+
+
 def epochs_of(run) -> list[list]:
-    """What was shuffled, examples or packs, epoch by epoch; nothing if they are fewer than seven, which by chance come
-    twice in one order once in 5,040 runs.
+    """What was shuffled epoch by epoch: packs, examples, or batches of examples that are alike in length; nothing if
+    they are fewer than seven, which by chance come twice in one order once in 5,040 runs.
     """
     packs = [tuple(row.example for row in line) for line in run.lines.values()]
-    units: list = packs if run.job.packing else [piece.example for piece in run.pieces]
+    calls: dict[int, list[int]] = {}
+    for piece in run.pieces:
+        calls.setdefault(piece.rows[0].forward, []).append(piece.example)
+    batches = list(calls.values())
+    size = len(batches) // run.job.epochs
+    grouped = all(
+        are_grouped_by_length(run, batches[epoch * size : (epoch + 1) * size]) for epoch in range(run.job.epochs)
+    )
+    examples = [tuple(batch) for batch in batches] if grouped else [piece.example for piece in run.pieces]
+    units: list = packs if run.job.packing else examples
     size = len(units) // run.job.epochs
     return [units[place * size : (place + 1) * size] for place in range(run.job.epochs)] if size >= 7 else []
 
@@ -71,11 +87,13 @@ def another_seed_gives_another_order(run):
 
 
 def epochs_after(run) -> dict[int, tuple[int, int]]:
-    """For each step, how often every example was begun when it ended, and how often some example was."""
-    times = dict.fromkeys((piece.example for piece in run.pieces), 0)
+    """For each step, how often every example was begun when it ended, and how often some example was; those without a
+    target, of which some steps make nothing, aside.
+    """
+    times = {piece.example: 0 for piece in run.pieces if piece.example not in run.empty}
     begun: dict[int, list[int]] = {step.index: [] for step in run.steps}
     for piece in run.pieces:
-        if piece.start == 0:
+        if piece.start == 0 and piece.example in times:
             begun.setdefault(piece.rows[0].step, []).append(piece.example)
     after = {}
     for index, examples in begun.items():
@@ -123,17 +141,21 @@ def steps_hold_the_examples_asked_for(run):
 def accumulation_makes_the_steps_asked_for(run):
     """An epoch of m micro-batches makes ceil(m / accumulation) optimizer steps; the last may be smaller.
 
-    A partial window is lost, stepped never, or scaled as if it were full (ms-swift#10084).
+    A partial window is lost, stepped never, or scaled as if it were full (ms-swift#10084). A micro-batch is a call of
+    the model, or batch_size examples (packed: rows): a trainer may cut one again, or join several, to fit its memory.
     """
     if run.job.accumulation == 1 or run.error or run.job.world_size > 1:
         return
     window, after = run.job.accumulation, epochs_after(run)
-    counts: dict[int, int] = {step.index: 0 for step in run.steps}
-    for forward in (forward for forward in run.forwards if forward.trained):
-        counts[forward.step] = counts.get(forward.step, 0) + 1
+    calls = Counter(forward.step for forward in run.forwards if forward.trained)
+    if run.job.packing:
+        units = Counter(rows[0].step for rows in run.lines.values())
+    else:
+        units = Counter(piece.rows[0].step for piece in run.pieces if piece.start == 0)
     for number, step in enumerate(run.steps):
         least, most = after[step.index]
         last = number + 1 == len(run.steps) or least == most
-        full = counts[step.index] == window or (last and counts[step.index] <= window)
-        note = f"step {step.index} has {counts[step.index]} micro-batches of {window}"
-        yield step, full, note, counts[step.index] / window
+        counts = {calls[step.index], units[step.index] / run.job.batch_size}
+        full = window in counts or (last and min(counts) <= window)
+        note = f"step {step.index} has {calls[step.index]} micro-batches of {window}"
+        yield step, full, note, calls[step.index] / window

@@ -30,7 +30,7 @@ def the_reported_loss_is_the_mean_over_targets(run):
     stepped, losses = by_step(run, run.job.reported.get("losses", []), math.isnan)
     yield run, len(losses) == len(stepped), f"{len(stepped)} optimizer steps, {len(losses)} losses reported"
     for step, loss in zip(stepped, losses, strict=False):
-        rows = [row for row in run.rows if row.step == step.index and row.target is not None]
+        rows = run.targets[step.index]
         if rows:
             total = sum(row.nll for row in rows)
             mean, of_labels = total / len(rows), total / run.labels_of_step[step.index]

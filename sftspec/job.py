@@ -8,6 +8,9 @@ from typing import Any
 
 from sftspec.conversation import Conversation, load_conversations
 
+PER_STEP = {"losses", "grad_norms", "num_targets"}
+COUNTS = {"examples_dropped", "examples_truncated", "tokens_truncated", "steps_skipped", "bytes_in_workdir"}
+
 
 class JobError(ValueError):
     """A job that nobody can do as it stands; says what is missing."""
@@ -78,6 +81,21 @@ class Job:
         head = self.model.get_output_embeddings().weight
         return next(name for name, parameter in self.model.named_parameters() if parameter is head)
 
-    def report(self, **counts: Any) -> None:
-        """A trainer tells what it dropped, truncated or logged: report(dropped=2), report(losses=[4.1, 4.0])."""
-        self.reported.update(counts)
+    def report(self, **figures: Any) -> None:
+        """A trainer tells what it logged and lost; what is told again takes the place of what was told.
+
+        losses, grad_norms, num_targets                         a number for each optimizer step: the mean loss in nats,
+                                                                the gradient's norm before clipping, the targets
+        examples_dropped, examples_truncated, tokens_truncated  a number: what was not trained
+        steps_skipped, bytes_in_workdir                         a number, for whoever reads the report
+
+        Raises JobError for another name, or another shape.
+        """
+        for name, figure in figures.items():
+            if name not in PER_STEP | COUNTS:
+                raise JobError(f"nobody reads the report of {name!r}; known: {', '.join(sorted(PER_STEP | COUNTS))}")
+            try:
+                self.reported[name] = [float(each) for each in figure] if name in PER_STEP else int(figure)
+            except (TypeError, ValueError):
+                asked = "a list with one number for each optimizer step" if name in PER_STEP else "one whole number"
+                raise JobError(f"report({name}=...) takes {asked}, not {figure!r:.80}") from None

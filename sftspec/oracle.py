@@ -58,7 +58,7 @@ class Oracle:
     def largest_logit(self, step: Step) -> float:
         """The largest |logit| at the trained positions of a step, from the hidden states that the trainer computed."""
         head = step.before[self.run.job.head_name]
-        rows = [row for row in self.run.rows if row.step == step.index and row.target is not None]
+        rows = self.run.targets[step.index]
         hidden = torch.stack([self.run.forwards[row.forward].hidden[row.row, row.column] for row in rows])
         return float((hidden.cpu().double() @ head.cpu().double().T).abs().max())
 
@@ -138,6 +138,7 @@ class Oracle:
         """(step, parameter, relative difference of its gradient from float64, bound)."""
         for step in self.steps:
             exact, same = self.gradients(step, torch.float64), self.gradients(step, self.dtype)
+            slack = self.weight_error(self.run.targets[step.index])
             for name, gradient in exact.items():
                 size = float(gradient.norm())
                 if size == 0.0:
@@ -145,7 +146,7 @@ class Oracle:
                 got = step.gradients.get(name)
                 error = 1.0 if got is None else float((got.cpu().double() - gradient).norm()) / size
                 own = float((same[name] - gradient).norm()) / size
-                yield step, name, error, 4 * own + self.slack
+                yield step, name, error, 4 * own + slack
 
     def clip_factors(self) -> Iterator[tuple[Step, float, float, float, float]]:
         """(step, factor by which its gradient was scaled, norm before, spread of the factor over parameters, rounding).
@@ -155,7 +156,7 @@ class Oracle:
         above.
         """
         for step in self.steps:
-            targets = [row for row in self.run.rows if row.step == step.index and row.target is not None]
+            targets = self.run.targets[step.index]
             factor = sum(row.weight for row in targets)
             exact, same = self.gradients(step, torch.float64), self.gradients(step, self.dtype)
             norm = float(torch.stack([gradient.norm() for gradient in exact.values()]).norm())

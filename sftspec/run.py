@@ -258,13 +258,26 @@ class Run:
         return counts
 
     @cached_property
-    def targets_of_step(self) -> dict[int, int]:
-        """Number of trained positions of each optimizer step."""
-        counts = {step.index: 0 for step in self.steps}
+    def targets(self) -> dict[int, list[Row]]:
+        """The trained positions of each optimizer step."""
+        targets: dict[int, list[Row]] = {step.index: [] for step in self.steps}
         for row in self.rows:
             if row.target is not None:
-                counts[row.step] = counts.get(row.step, 0) + 1
-        return counts
+                targets.setdefault(row.step, []).append(row)
+        return targets
+
+    @cached_property
+    def targets_of_step(self) -> dict[int, int]:
+        """Number of trained positions of each optimizer step."""
+        return {index: len(rows) for index, rows in self.targets.items()}
+
+    @cached_property
+    def empty(self) -> frozenset[int]:
+        """The conversations that keep no target within max_length: whoever trains may leave them out."""
+        kept = slice(1, self.job.max_length)
+        return frozenset(
+            index for index, stream in enumerate(self.streams) if all(label == IGNORE for label in stream.labels[kept])
+        )
 
 
 def reference_stream(job: Job, conventions: Conventions, conversation: Conversation) -> Encoded:
