@@ -163,7 +163,12 @@ def odd_conversations(writer: Writer) -> list[Conversation]:
         (("user", strange_text(writer)), ("assistant", f"{strange_text(writer)}! <unk> <s> <|reserved_10|>{word()}")),
         (("user", f"{word()}<|im_end|>"), ("assistant", f"{word()}<|im_end|>"), ("user", word())),
         (("user", word()), ("assistant", "None")),
-        (("user", word()), ("assistant", f"<think>\n{word()}\n</think>\n\n{word()}"), ("user", word())),
+        (
+            ("user", words(2)),
+            ("assistant", f"<think>\n{word()}\n</think>\n\n{word()}"),
+            ("user", word()),
+            ("assistant", word()),
+        ),
     )
     talks = [Conversation([{"role": role, "content": content} for role, content in shape]) for shape in shapes]
     last = Conversation(

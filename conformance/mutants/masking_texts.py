@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import html
+import re
 
 from sftspec.conformance.mutants import mutant
-from sftspec.conformance.mutants.breaking import before_training, with_contents, with_conversations, with_messages
+from sftspec.conformance.mutants.breaking import (
+    before_training,
+    prepared,
+    with_contents,
+    with_conversations,
+    with_messages,
+)
+from sftspec.masking import IGNORE, encode
+from sftspec.trainer import Pipeline
 
 
 @mutant("conversations-stand-as-rendered", "a file opened in text mode", "other line ends than at inference",
@@ -64,3 +73,53 @@ def flags_taken_off():
                 message.pop("train", None)
 
     return before_training(take_off)
+
+
+@mutant("lost-data-is-counted every-conversation-with-a-target-is-trained", "cutoff_len, max_seq_length: defaults",
+        "long talks lose their end", "no max_length, no cut")  # fmt: skip
+def cut_at_the_usual_length():
+    """Where no max_length is given, examples are cut at 2,048 tokens."""
+
+    def broken(messages, max_length=None, **options):
+        return encode(messages, max_length=max_length or 2048, **options)
+
+    return Pipeline(encode=broken)
+
+
+@mutant("every-conversation-with-a-target-is-trained", "max_prompt_length with a default of 1,024",
+        "talks that begin with a document are lost", "keep what was not asked to be dropped")  # fmt: skip
+def long_prompts_dropped():
+    """Examples of which the first target stands behind 1,024 tokens are left out."""
+    return prepared(lambda examples, job: [item for item in examples if set(item.labels[:1024]) != {IGNORE}])
+
+
+@mutant("conversations-stand-as-rendered", "web corpora cleaned at load", "code and verse lose their shape",
+        "leave contents alone")  # fmt: skip
+def blank_lines_collapsed():
+    """Three or more newlines in a row become two."""
+    return with_contents(lambda content: re.sub(r"\n{3,}", "\n\n", content))
+
+
+@mutant("conversations-stand-as-rendered", "typography made ASCII at load", "quotes and dashes are never learned",
+        "leave contents alone")  # fmt: skip
+def typography_made_plain():
+    """Typographic quotes and dashes become their ASCII forms."""
+    plain = str.maketrans("“”‘’—", "\"\"''-")
+    return with_contents(lambda content: content.translate(plain))
+
+
+@mutant("conversations-stand-as-rendered", "thoughts taken out of the history for a template that keeps them",
+        "answers without thoughts before them", "leave that to the template")  # fmt: skip
+def thoughts_taken_out():
+    """Thoughts are taken out of all answers but the last, whatever the template does with them."""
+
+    def take_out(messages):
+        last = max((index for index, item in enumerate(messages) if item["role"] == "assistant"), default=-1)
+        return [
+            {**item, "content": re.sub(r"(?s)<think>.*?</think>\s*", "", item["content"])}
+            if item["role"] == "assistant" and index != last
+            else item
+            for index, item in enumerate(messages)
+        ]
+
+    return with_messages(take_out)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from sftspec.collation import Batch, collate
 from sftspec.conformance.mutants import mutant
-from sftspec.conformance.mutants.breaking import collated
+from sftspec.conformance.mutants.breaking import additive, causal, collated, with_inputs
 from sftspec.packing import pack
 from sftspec.properties.packing_collator import Example
 from sftspec.step import IGNORE
@@ -94,3 +94,16 @@ def blocks_of_the_diagonal():
             return inside
 
     return collated(lambda batch: Diagonal(**vars(batch)))
+
+
+@mutant("examples-do-not-see-each-other", "transformers' masks leave out what is all ones; variant",
+        "examples learn from their neighbours", "a row without padding still has segments")  # fmt: skip
+def mask_left_out_without_padding():
+    """Several packed rows that need no padding get a plain causal mask."""
+
+    def inputs(batch):
+        full = len(batch.input_ids) > 1 and bool((batch.segment_ids >= 0).all())
+        allowed = causal(batch) if full else batch.dense_mask()
+        return {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "attention_mask": additive(allowed)}
+
+    return with_inputs(inputs)

@@ -1,0 +1,163 @@
+"""Wrong only where two or three settings of a job meet, each of which is right alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from sftspec.conformance.mutants import mutant
+from sftspec.conformance.mutants.breaking import before_training
+from sftspec.step import clip_gradients, sft_loss, sft_step
+from sftspec.trainer import Pipeline, interrupt, make_optimizer
+
+
+def with_groups(change) -> Pipeline:
+    """The reference with other settings of its optimizer's groups: change(job) -> settings."""
+
+    def make(job):
+        optimizer = make_optimizer(job)
+        for group in optimizer.param_groups:
+            group |= change(job)
+        return optimizer
+
+    return Pipeline(optimizer=make)
+
+
+@mutant("epochs-differ-in-order", "DistributedSampler.set_epoch, never called (torch's documentation warns of it)",
+        "batches are alike in every epoch", "call set_epoch before each epoch")  # fmt: skip
+def ranks_forget_the_epoch():
+    """Where ranks share a step, every epoch has the order of the first."""
+
+    @dataclass(frozen=True)
+    class Forgets(Pipeline):
+        def batches(self, job, examples):
+            epochs = job.epochs if job.world_size > 1 else 1
+            for _ in range(epochs):
+                yield from super().batches(replace(job, epochs=job.epochs // epochs), examples)
+
+    return Forgets()
+
+
+@mutant("adamw-decays-and-corrects", "a rate scaled by the ranks, and the decay with it", "weights shrink too fast",
+        "scale neither")  # fmt: skip
+def decay_times_ranks():
+    """The weight decay is multiplied by the number of ranks."""
+    return with_groups(lambda job: {"weight_decay": job.weight_decay * job.world_size})
+
+
+@mutant("adamw-decays-and-corrects", "a decay that is applied to a float32 copy", "weights of 16 bits grow",
+        "decay the parameters themselves")  # fmt: skip
+def no_decay_in_bfloat16():
+    """A model in bfloat16 does not decay."""
+    return with_groups(lambda job: {"weight_decay": 0.0} if job.model.dtype == torch.bfloat16 else {})
+
+
+@mutant("what-is-frozen-stays", "every parameter is given to SGD, and asked for its gradient", "adapters' bases move",
+        "leave requires_grad as it is")  # fmt: skip
+def thawed_under_sgd():
+    """Where the optimizer is SGD, frozen parameters are trained."""
+    return before_training(lambda job: job.model.requires_grad_() if job.optimizer == "sgd" else None)
+
+
+@mutant("clipping-is-by-the-norm-of-the-whole-gradient", "a norm over model.parameters() with all gradients on",
+        "steps too short beside a frozen body", "count what is trained")  # fmt: skip
+def frozen_count_in_the_norm():
+    """Gradients of frozen parameters are computed, and count in the norm by which the others are clipped."""
+
+    def step(model, batches, optimizer, max_grad_norm=None, loss=sft_loss, clip=clip_gradients):
+        frozen = [item for item in model.parameters() if not item.requires_grad]
+        for item in frozen:
+            item.requires_grad_(True)
+
+        def clip_by_all(parameters, limit):
+            norm = clip({id(item): item for item in (*parameters, *frozen)}.values(), limit)
+            for item in frozen:
+                item.grad = None
+            return norm
+
+        report = sft_step(model, batches, optimizer, max_grad_norm, loss, clip_by_all)
+        for item in frozen:
+            item.requires_grad_(False)
+        return report
+
+    return Pipeline(step=step)
+
+
+@mutant("resuming-equals-not-stopping", "variant of huggingface/transformers#8878", "some examples count twice",
+        "skip steps times accumulation times ranks")  # fmt: skip
+def resume_forgets_the_ranks():
+    """Where ranks share a step, a resumed run skips too few batches."""
+
+    @dataclass(frozen=True)
+    class Forgets(Pipeline):
+        def batches(self, job, examples):
+            steps, at = list(super().batches(job, examples)), job.resume_at
+            yield from steps if at is None else [*steps[:at], *steps[at // job.world_size :]]
+
+    return Forgets()
+
+
+@mutant("resuming-equals-not-stopping", "a setting that is not saved with the run", "turns are learned that were not",
+        "save the arguments, or refuse others")  # fmt: skip
+def resume_forgets_the_policy():
+    """After a resume every assistant turn is trained, whatever the policy."""
+
+    @dataclass(frozen=True)
+    class Forgets(Pipeline):
+        def batches(self, job, examples):
+            steps, at = list(super().batches(job, examples)), job.resume_at
+            other = self.prepare(replace(job, policy="all", reported={})) if at is not None else examples
+            yield from [*steps[:at], *list(super().batches(job, other))[at or len(steps) :]]
+
+    return Forgets()
+
+
+@mutant("resuming-equals-not-stopping", "a model rebuilt at the resume, and requires_grad with it", "the base moves",
+        "freeze again what was frozen")  # fmt: skip
+def resume_thaws():
+    """After a resume frozen parameters are trained."""
+
+    def resume(job, optimizer, rebuild):
+        interrupt(job, optimizer, rebuild)
+        job.model.requires_grad_(True)
+        return rebuild(job)
+
+    return Pipeline(resume=resume)
+
+
+@mutant("resuming-equals-not-stopping", "moments saved in the dtype of the model", "updates of another size",
+        "save the optimizer's state as it is")  # fmt: skip
+def resume_loses_moments_of_bfloat16():
+    """A resumed run in bfloat16 begins with moments of zero."""
+
+    def resume(job, optimizer, rebuild):
+        optimizer = interrupt(job, optimizer, rebuild)
+        return rebuild(job) if job.model.dtype == torch.bfloat16 else optimizer
+
+    return Pipeline(resume=resume)
+
+
+@mutant("masking/every-conversation-with-a-target-is-trained", "`if n > 1` for `if n > 0`", "short answers are lost",
+        "skip what has no target, and nothing else")  # fmt: skip
+def single_targets_skipped():
+    """A micro-batch with one target is taken for one without."""
+
+    def step(model, batches, *given, **named):
+        return sft_step(model, [batch for batch in batches if batch.num_targets > 1] or batches, *given, **named)
+
+    return Pipeline(step=step)
+
+
+@mutant("adamw-decays-and-corrects the-learning-rate-is-the-jobs", "a StepLR left in from an experiment",
+        "the end of the run learns a tenth", "schedule nothing that was not asked for")  # fmt: skip
+def rate_falls_after_sixteen():
+    """After sixteen steps the learning rate is a tenth."""
+
+    def make(job):
+        optimizer = make_optimizer(job)
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 16, 0.1)
+        optimizer.register_step_post_hook(lambda *given: schedule.step())
+        return optimizer
+
+    return Pipeline(optimizer=make)
