@@ -46,6 +46,8 @@ OVER_HALF = Problem([5] * 7, 8)
 NO_POWER_OF_TWO = Problem([4] * 12, 9)
 # 9 packs suffice, and decreasing packers need 11: the ratio 11/9 is reached (Johnson 1973; here with C = 64).
 TIGHT = Problem([33] * 6 + [18] * 6 + [17] * 6 + [14] * 12, 64)
+# As many examples to a pack as it has tokens: more than a limit on their number lets in.
+SHORT = Problem([1] * 200, 64)
 # More than a trainer maps over at a time (1,000): packed so, the last of each thousand meet no partner.
 MANY = Problem([40] * 1001 + [24] * 1002, 64)
 # Lengths that 16 bits do not hold.
@@ -53,7 +55,7 @@ WIDE = Problem([70_000, 65_536, 40_000, 3], 2**17)
 # Lengths that 8 bits hold, and whose sums they do not.
 NARROW = Problem([200, 250, 100, 55, 255], 300)
 CAUGHT = [{"problem": problem} for problem in (NONE, ALL_FULL, ALL_ONE, OVER_HALF, NO_POWER_OF_TWO, TIGHT)]
-LARGE = [*CAUGHT, *({"problem": problem} for problem in (MANY, WIDE, NARROW))]
+LARGE = [*CAUGHT, *({"problem": problem} for problem in (SHORT, MANY, WIDE, NARROW))]
 
 
 def as_array(lengths: list[int]) -> np.ndarray:
@@ -192,7 +194,7 @@ def no_two_packs_fit_into_one(pack, problem):
     """No two packs would fit into one.
 
     A new pack is opened only when no open one has room. A search tree sized for powers of two found no room in any
-    (trl#3887: 3,000 packs for 3,000 examples).
+    (trl#3887: 3,000 packs for 3,000 examples); a limit on the examples of a pack leaves packs of short ones half empty.
     """
     tokens = totals(pack(problem.lengths, problem.capacity), problem.lengths)
     two = min(combinations(tokens, 2), key=sum, default=(problem.capacity, 1))

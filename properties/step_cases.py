@@ -1,6 +1,6 @@
 """Batches of logits and labels for the properties that read the loss, and the roundings that a loss may differ by.
 
-Logits are drawn by seed, so that hypothesis shrinks shapes and not floats. Vocabularies stay at 64 or below: the
+Logits are drawn by seed, so that hypothesis shrinks shapes and not floats. Drawn vocabularies stay at 64 or below: the
 worst-case bound grows with V and would let mistakes through at 32,000 (properties/README.md).
 """
 
@@ -50,11 +50,11 @@ class Problem:
 
     def losses(self) -> list[float]:
         """The loss of each target by hand: exact sums (math.fsum) of plain floats, no tensor library."""
-        result = []
+        result, logits, labels = [], self.logits.double().tolist(), self.labels.tolist()
         for b, t in self.scored:
-            row = self.logits[b, t].double().tolist()
+            row = logits[b][t]
             top = max(row)
-            result.append(top + math.log(math.fsum(math.exp(z - top) for z in row)) - row[self.target((b, t))])
+            result.append(top + math.log(math.fsum(math.exp(z - top) for z in row)) - row[labels[b][t + 1]])
         return result
 
     @property
@@ -95,8 +95,10 @@ UNEQUAL = Problem(
     make_problem(7, 2, 9, 11, 3.0, 1.0).logits,
     torch.tensor([[-100, 4] + [-100] * 7, [1, 2, 3, 4, 5, 6, 7, 8, 9]]),
 )
-# More targets than a fused kernel takes at a time (1,024 to 4,096), and no multiple of it: the last chunk may be lost.
-LONG = make_problem(5, 2, 2200, 3, 3.0, 1.0)
+# More targets than twice what a fused kernel takes at a time (1,024 to 4,096), or more columns than a block of them has
+# (1,024), and no multiple of it: the last chunk may be lost, and what comes after the second.
+LONG = make_problem(5, 2, 4200, 2, 3.0, 1.0)
+BROAD = make_problem(6, 1, 4, 1100, 3.0, 1.0)
 # A label on the first token (nothing precedes it), none on the last.
 FIRST_LABELLED = Problem(make_problem(3, 1, 4, 5, 2.0, 1.0).logits, torch.tensor([[2, 3, -100, -100]]))
 

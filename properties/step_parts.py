@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from sftspec.properties import must
 from sftspec.properties.step_cases import (
+    BROAD,
     FIRST_LABELLED,
     LONG,
     REDUCED_IN,
@@ -31,7 +32,7 @@ CAUGHT = [{"problem": UNEQUAL}, {"problem": FIRST_LABELLED}]
 
 
 @must(seam="loss", laws=("ST-CE", "ST-NONNEG", "ST-UPCAST"), floor=100, given=DRAWN,
-      examples=[*CAUGHT, {"problem": LONG}])  # fmt: skip
+      examples=[*CAUGHT, {"problem": LONG}, {"problem": BROAD}])  # fmt: skip
 def the_loss_is_the_mean_over_targets(loss, problem):
     """L = (1/n) sum of [logsumexp(z) - z_y] over the targets, in the logits' type, or in float32 if theirs has 16 bits.
 

@@ -50,6 +50,17 @@ def empty_examples_left_out():
     return Pipeline(pack=broken)
 
 
+@mutant("no-two-packs-fit-into-one", "a limit on the examples of a pack", "short examples leave packs half empty",
+        "the capacity is the only limit")  # fmt: skip
+def sixteen_examples_at_most():
+    """At most sixteen examples go into a pack, however short they are."""
+
+    def broken(lengths, capacity):
+        return [items[start : start + 16] for items in pack(lengths, capacity) for start in range(0, len(items), 16)]
+
+    return Pipeline(pack=broken)
+
+
 @mutant("rows-are-as-long-as-the-capacity", "variant of huggingface/trl#4554", "the end of full rows is never learned",
         "refuse a row that is too long")  # fmt: skip
 def rows_cut_to_the_capacity():

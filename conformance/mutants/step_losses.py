@@ -186,6 +186,38 @@ def last_chunk_lost():
     return Pipeline(loss=loss)
 
 
+@mutant("the-loss-is-the-mean-over-targets", "variant of linkedin/Liger-Kernel#968",
+        "the end of a long row is never learned", "the number of chunks follows from the targets")  # fmt: skip
+def third_chunk_lost():
+    """The loss is computed in chunks of 4,096 targets, and there are never more than two."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        targets = labels[:, 1:] != IGNORE
+        beyond = targets.flatten().cumsum(0).view_as(targets) > 2 * 4096
+        cut = labels.clone()
+        cut[:, 1:][beyond] = IGNORE
+        return sft_loss(logits, cut, num_targets or (count_targets(labels) if beyond.any() else None), weights)
+
+    return Pipeline(loss=loss)
+
+
+@mutant("the-loss-is-the-mean-over-targets", "variant of linkedin/Liger-Kernel#968, the last block of columns",
+        "rare tokens are not pushed down", "the last block counts as well")  # fmt: skip
+def last_block_of_the_vocabulary_lost():
+    """The softmax is computed in blocks of 1,024 tokens, and the last, smaller block is left out of its sum."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        whole = logits.shape[-1] // 1024 * 1024
+        if whole in (0, logits.shape[-1]):
+            return sft_loss(logits, labels, num_targets, weights)
+        kept = labels[:, 1:] != IGNORE
+        rows, targets = logits[:, :-1][kept], labels[:, 1:][kept]
+        values = rows[:, :whole].logsumexp(-1) - rows.gather(1, targets[:, None])[:, 0]
+        return values.sum() / (num_targets or len(targets))
+
+    return Pipeline(loss=loss)
+
+
 @mutant(
     "the-loss-is-cross-entropy", "z-loss left on", "logits are pulled to a sum of 1", "no term that nobody asked for"
 )
