@@ -67,7 +67,11 @@ class EncoderOnTrial:
         end = end_of_turn(self.encoder)
         return (TRAINS_SEPARATOR,) if end and separators(self.encoder(PROBE, False), end) else ()
 
-    def encode(self, messages: list[dict], add_generation_prompt: bool = False, **axes: Any) -> Encoding:
+    def encode(
+        self, messages: list[dict], add_generation_prompt: bool = False, template: str = "", tokenizer: Any = None,
+        special_tokens: str = "", tokenization: str = "",
+    ) -> Encoding:  # fmt: skip
+        """The axes that every property names are its own whatever is named; it takes no other option."""
         try:
             found = self.encoder(messages, add_generation_prompt)
         except TemplateError as error:

@@ -30,6 +30,7 @@ from sftspec.properties.template_cases import (
     TAKE_A_LATE_SYSTEM,
     TAKE_THOUGHTS,
     THINK_TAG_BESIDE_THOUGHTS,
+    THOUGHTS_ABOUT_A_RESULT,
     TURN,
     hostile_text,
     in_any_order,
@@ -108,14 +109,16 @@ def what_others_published_is_rendered(render, template, number):
 @must(seam="render", laws=("TP-ERR", "TP-PRES"), floor=50, given={"messages": in_any_order, "template": names},
       examples=[*({"messages": talk, "template": name} for name in sorted(TEMPLATES)
                   for talk in (*OUT_OF_ORDER, ALL_FIELDS, *ONE_FIELD)),
-                *({"messages": THINK_TAG_BESIDE_THOUGHTS, "template": name} for name in TAKE_THOUGHTS)])  # fmt: skip
+                *({"messages": talk, "template": name} for name in TAKE_THOUGHTS
+                  for talk in (THINK_TAG_BESIDE_THOUGHTS, THOUGHTS_ABOUT_A_RESULT))])  # fmt: skip
 def whoever_speaks_is_heard_or_refused(render, messages, template):
     """Whatever the order of the roles, every message is rendered in its place with its thoughts and calls, or the
     conversation is refused.
 
     Consecutive messages of a role, an answer that comes first, a tool's result, a system message in the middle are
     skipped, or overwritten by the next, where a renderer looks for pairs (aprender#2023); a field that it does not
-    know is dropped (slime#330), thoughts are trimmed, or what looks like thoughts is taken out beside thoughts.
+    know is dropped (slime#330), thoughts are trimmed, forgotten when a result comes, or what looks like thoughts is
+    taken out beside thoughts.
     """
     text, refusal = text_or_refusal(render, messages, template)
     if text is None:

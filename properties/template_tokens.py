@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sftspec.properties import must, takes
 from sftspec.properties.template_cases import (
     EACH_PUBLISHED,
+    EDGES_IN_EVERY,
     FORGED,
     IGNORE,
     IN_EVERY,
@@ -42,8 +43,8 @@ def the_tokens_spell_the_published_text(encode, template, number, vocabulary=SMA
     for that text.
 
     The text that is encoded is another one than the text that is shown: a neighbour's template, control strings deleted
-    from contents instead of spelt, letters that the vocabulary lacks left out, tools that never arrive. Read on the
-    small vocabulary, which has every byte and normalizes nothing.
+    from contents instead of spelt, letters that the vocabulary lacks left out, tools that never arrive, alone or in one
+    object with the messages. Read on the small vocabulary, which has every byte and normalizes nothing.
     """
     cases = [case for case in published(template) if case.text is not None]
     if not cases or vocabulary is not SMALL:
@@ -54,12 +55,17 @@ def the_tokens_spell_the_published_text(encode, template, number, vocabulary=SMA
     tokenizer, prompt = vocabulary.tokenizer, case.add_generation_prompt
     for axes in (("parse", "whole"), ("literal", ("whole", "segmented")[number % 2])):
         tools = {"tools": deepcopy(case.tools)} if case.tools else {}
-        ids = encode(deepcopy(case.messages), template=template, tokenizer=tokenizer, special_tokens=axes[0],
-                     tokenization=axes[1], add_generation_prompt=prompt, **tools).input_ids  # fmt: skip
+        options = {"template": template, "tokenizer": tokenizer, "special_tokens": axes[0], "tokenization": axes[1],
+                   "add_generation_prompt": prompt}  # fmt: skip
+        ids = encode(deepcopy(case.messages), **options, **tools).input_ids
         text = tokenizer.decode(ids, skip_special_tokens=False)
         yield (case.id, axes), text == case.text, f"expected {case.text!r}, found {text!r}"
         own = axes[0] == "literal" or ids == tokenizer.encode(case.text, add_special_tokens=False).ids
         yield (case.id, axes), own, "other tokens than the tokenizer's own for the text"
+        if tools:
+            together = {"messages": deepcopy(case.messages), "tools": deepcopy(case.tools)}
+            same = value_or_none(encode, together, **options)
+            yield (case.id, axes), same is None or same.input_ids == ids, "other tokens with tools in one object"
 
 
 @must(seam="encode", laws=("TP-PREFIX",), floor=50, given={"messages": talks(hostile_text), "template": preserving},
@@ -141,11 +147,12 @@ def one_bos_opens_the_sequence(encode, messages, template, vocabulary=SMALL):
 
 
 @must(seam="encode", laws=("TP-EOT",), floor=50, given={"messages": talks(hostile_text), "template": names},
-      examples=IN_EVERY)  # fmt: skip
+      examples=[*IN_EVERY, *EDGES_IN_EVERY])  # fmt: skip
 def every_answer_ends_in_one_end_of_turn_token(encode, messages, template, vocabulary=SMALL):
     """Among the targets stands the end-of-turn token, as one id, once for each answer, and last.
 
-    Spelt as text it is several ids that stop nothing; a model that never learns it never stops (trl#976, axolotl#3756).
+    Spelt as text it is several ids that stop nothing; a model that never learns it never stops (trl#976, axolotl#3756),
+    nor one that learns none after an answer about it.
     """
     example = encode(messages, template=template, tokenizer=vocabulary.tokenizer, special_tokens="literal")
     targets = [label for label in example.labels if label != IGNORE]

@@ -7,59 +7,96 @@ nobody offered, in words that no parser reads (cookbook#466, tinker-cookbook#837
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from copy import deepcopy
+from functools import reduce
 
 from hypothesis import strategies as st
 
+from sftspec.golden.oracles import common_prefix
 from sftspec.properties import must, takes
 from sftspec.properties.template_cases import (
+    BLANKS,
     CALL_KEYS,
     HELLO,
     IN_TAGS,
+    LATE_SYSTEM,
+    ONE_FIELD,
+    RESULT,
     TAKE_TOOLS,
+    TWO_TURNS,
     answer_with_calls,
+    hostile_text,
     json_values,
     norm,
     plain_text,
+    talks,
     text_or_refusal,
     tool,
 )
+from sftspec.templates import TEMPLATES
+
+
+def objects_in(text: str) -> Iterator[dict]:
+    """The JSON objects that stand in a text, those inside others left out."""
+    start = text.find("{")
+    while start >= 0:
+        try:
+            found, start = json.JSONDecoder().raw_decode(text, start)
+            yield found
+        except ValueError:
+            start += 1
+        start = text.find("{", start)
+
+
+def added(before: str, after: str, end: str) -> list[str]:
+    """What a text has that it did not have before: one stretch, or one for each turn up to the token that ends it."""
+    start = len(common_prefix(before, after))
+    if after.endswith(before[start:]):
+        return [after[start : len(after) - len(before) + start]]
+    (one, _, rest), (other, found, longer) = before.partition(end), after.partition(end)
+    return added(one, other, end) + added(rest, longer, end) if found else [after]
+
+
+# What a printer of JSON may escape and need not: letters of HTML, as Jinja's own does, and what is not ASCII.
+ESCAPED = "<b> & it's \u00e9 \u2028"
+TOOLS = [tool("first", ESCAPED), tool("second"), tool("bare", ESCAPED)["function"]]
+NO_SYSTEM, EMPTY_SYSTEM = TWO_TURNS[1:], [{"role": "system", "content": ""}, *HELLO]
+BESIDE_TOOLS = [TWO_TURNS, NO_SYSTEM, EMPTY_SYSTEM, BLANKS, LATE_SYSTEM, RESULT, ONE_FIELD[1]]
 
 
 @must(seam="render", laws=("TP-PARSE", "TP-PRES"), floor=20,
-      given={"content": plain_text, "template": st.sampled_from(TAKE_TOOLS), "count": st.integers(1, 3)},
-      examples=[{"content": text, "template": name, "count": 2} for text in ("", " S") for name in TAKE_TOOLS]
-      )  # fmt: skip
-def every_tool_is_listed_beside_any_system_prompt(render, content, template, count):
-    """All tools are listed, in order, in a text that the system prompt does not change but by standing in it; and they
-    are not changed.
+      given={"messages": talks(hostile_text), "template": st.sampled_from(TAKE_TOOLS), "count": st.integers(1, 3)},
+      examples=[{"messages": messages, "template": name, "count": 1 + number % 3} for name in TAKE_TOOLS
+                for number, messages in enumerate(BESIDE_TOOLS)])  # fmt: skip
+def every_tool_is_listed_beside_any_system_prompt(render, messages, template, count):
+    """All tools are listed as they were given, in order and with every letter as itself, in a text that the contents do
+    not change but by standing in it; without that list it is the text without tools. They are not changed.
 
     The first tool alone, or a list that is glued to an empty prompt: the model is asked for calls that it was not told
-    of (cookbook#466).
+    of (cookbook#466). Letters that are escaped as for HTML; a message that is lost, or stripped no longer, in a branch
+    of the template for tools.
     """
     if not takes(render, "tools") or template not in TAKE_TOOLS:
         return
-    tools = [tool(f"tool_{number}") for number in range(count)]
-    before = deepcopy(tools)
-
-    def text(system: str) -> str:
-        return render([{"role": "system", "content": system}, *HELLO], template, tools=tools).text
-
-    found, marked = text(content), text("MARK")
-    expected = marked.replace("MARK", norm(content, template))
-    yield content, found == expected, f"expected {expected!r}, found {found!r}"
-    places = [marked.find(f'"tool_{number}"') for number in range(count)]
-    yield tools, -1 not in places and places == sorted(places), f"tools at {places} of {marked!r}"
-    yield before, tools == before, f"the tools were changed to {tools!r}"
-
-
-def calls_in(text: str, template: str) -> list[dict]:
-    """The calls that stand in a text: the JSON objects that open with the first of the variant's keys."""
-    found, start, opening = [], 0, f'{{"{CALL_KEYS[template][0]}": '
-    while (start := text.find(opening, start)) >= 0:
-        call, start = json.JSONDecoder().raw_decode(text, start)
-        found.append(call)
-    return found
+    given, marks = deepcopy(TOOLS[:count]), {"system": "MARK", "user": "MARK"}
+    marked = [{**message, "content": marks.get(message["role"], message["content"])} for message in messages]
+    text, refusal = text_or_refusal(render, messages, template, tools=given)
+    if text is None:
+        yield messages, count == len(TOOLS), refusal  # one of them has no "function"
+        return
+    listing = render(marked, template, tools=given).text
+    parts = added(render(marked, template).text, listing, TEMPLATES[template].end_of_turn)
+    opening = listing[: listing.rindex(parts[-1]) + len(parts[-1])]
+    opening = opening.replace("MARK", norm(messages[0]["content"], template))
+    yield messages, text.startswith(opening), f"expected to begin with {opening!r}, found {text!r}"
+    rest = reduce(lambda text, part: text.replace(part, "", 1), parts, text)
+    bare = render(messages, template).text
+    yield messages, rest == bare, f"expected {bare!r} beside the list, found {rest!r}"
+    found = list(objects_in("".join(parts)))
+    yield given, json.dumps(found) == json.dumps(TOOLS[:count]), f"found {found} in {parts}"
+    yield given, json.dumps(ESCAPED, ensure_ascii=False) in "".join(parts), f"{ESCAPED!r} is not spelt in {parts}"
+    yield TOOLS[:count], given == TOOLS[:count], f"the tools were changed to {given!r}"
 
 
 NESTED = {"z": {"b": 1, "a": [0.5, True, {}]}, "y": 1.123456789, "x": 2**60 + 1, "w": False, "Zoë": "", "a": None}
@@ -84,7 +121,7 @@ def a_call_is_json_with_the_keys_of_its_variant(render, arguments, template, cou
         yield arguments, count > 1, refusal
         return
     call = {key: {"type": "function", "name": "find"}.get(key, arguments) for key in CALL_KEYS[template]}
-    expected, found = json.dumps([call] * count), json.dumps(calls_in(text, template))
+    expected, found = json.dumps([call] * count), json.dumps(list(objects_in(text)))
     # As JSON again, because == does not tell True from 1 and knows no order of keys.
     yield arguments, found == expected, f"expected the calls {expected}, found {found} in {text!r}"
 
@@ -95,8 +132,8 @@ def a_call_is_json_with_the_keys_of_its_variant(render, arguments, template, cou
       examples=[{"contents": contents, "thoughts": "Hm.", "template": name} for contents in (["1"], ["1", "2", "3"])
                 for name in IN_TAGS])  # fmt: skip
 def a_result_is_a_users_turn_in_tags(render, contents, thoughts, template):
-    """The results of tools, and the same written into a user's message with their tags, give one text; a message with
-    one of the two tags is a question like any other.
+    """The results of tools, and the same written into a user's message with their tags, give one text, also before the
+    user's next message; a message with one of the two tags is a question like any other.
 
     Qwen's templates have no turn for results; one that takes such a message for a new question forgets the thoughts
     before it (tinker-cookbook#837), and one that takes a question about tags for a result keeps them.
@@ -110,9 +147,11 @@ def a_result_is_a_users_turn_in_tags(render, contents, thoughts, template):
         return render([*before, *said], template).text
 
     opening, closing = "<tool_response>\n", "\n</tool_response>"
-    one = text(*(("tool", content) for content in contents))
-    other = text(("user", "\n".join(opening + content + closing for content in contents)))
-    yield contents, one == other, f"as results {one!r}, as a message {other!r}"
+    results = [("tool", content) for content in contents]
+    written = "user", "\n".join(opening + content + closing for content in contents)
+    for next_turn in ((), (("user", "And?"),)):
+        one, other = text(*results, *next_turn), text(written, *next_turn)
+        yield contents, one == other, f"as results {one!r}, as a message {other!r}"
     plain = text(("user", "MARK"))
     for question in (opening + contents[0], contents[0] + closing):
         expected, found = plain.replace("MARK", question), text(("user", question))
