@@ -65,7 +65,7 @@ def other_messages(change: Callable[[list[dict]], list[dict]], only: str = "", r
     """
 
     def changed(messages, template):
-        whole = all(item["role"] in ROLES and isinstance(item["content"], str) for item in messages)
+        whole = all(item["role"] in ROLES and isinstance(item.get("content"), str) for item in messages)
         return change(messages) if template.startswith(only) and (whole or not refuses) else messages
 
     return broken(
@@ -111,6 +111,11 @@ def masked_where(condition: Callable[[Encoded, int, str], bool]) -> Parts:
         return replace(example, labels=masked)
 
     return broken("template", encode=broken_encode)
+
+
+def without_thoughts(content: str) -> str:
+    """A content without the thoughts in it, as Qwen3's template takes them out."""
+    return content.split("</think>")[-1].lstrip("\n") if "</think>" in content else content
 
 
 def is_bos(example: Encoded, position: int, template: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unicodedata import normalize
+
 from sftspec import encode, render
 from sftspec.conformance.mutants import mutant
 from sftspec.conformance.mutants.parts import broken
@@ -9,8 +11,10 @@ from sftspec.conformance.mutants.template_changes import (
     other_axes,
     other_messages,
     other_text,
+    without_thoughts,
 )
 from sftspec.spans import assemble
+from sftspec.templates import TEMPLATES
 
 # ------------------------------------------------------------------------------------------------ what was published
 
@@ -75,6 +79,38 @@ def untrained_messages_dropped():
     return other_messages(lambda messages: [item for item in messages if item.get("train", True)] or messages)
 
 
+@mutant("the-form-of-a-message-changes-nothing", "columns that a data set fills", "learns to say nothing",
+        "test for calls, not for the key")  # fmt: skip
+def empty_calls_taken_for_calls():
+    """A message whose tool_calls are None or an empty list is a call beside which no content is written."""
+    return other_messages(
+        lambda messages: [{**item, "content": ""} if not item.get("tool_calls", True) else item for item in messages]
+    )
+
+
+@mutant("the-form-of-a-message-changes-nothing", "columns that a data set fills", "answers without thinking",
+        "None is no thought, and no sign that there is none")  # fmt: skip
+def thoughts_hidden_by_an_empty_field():
+    """Thoughts in a content are taken out of it where reasoning_content is there, and None."""
+
+    def change(item):
+        hidden = "reasoning_content" in item and not item["reasoning_content"]
+        return {**item, "content": without_thoughts(item["content"])} if hidden else item
+
+    return other_messages(lambda messages: [change(item) for item in messages])
+
+
+@mutant("what-was-said-can-be-read-back", "system prompts cleaned at load", "other tokens than at inference",
+        "leave contents alone")  # fmt: skip
+def system_prompt_normalized():
+    """Combining letters of a system prompt are composed (NFC)."""
+
+    def change(item):
+        return {**item, "content": normalize("NFC", item["content"])} if item["role"] == "system" else item
+
+    return other_messages(lambda messages: [change(item) for item in messages])
+
+
 @mutant("what-cannot-be-rendered-is-refused", "T-10: variant of paiml/aprender#2023, parts that are no text",
         "answers questions about what it cannot see", "refuse, and name the message")  # fmt: skip
 def images_left_out():
@@ -116,6 +152,26 @@ def every_bos_left_to_the_tokenizer():
     return broken("template", render=broken_render)
 
 
+@mutant("the-first-bos-has-one-owner", "variant of unsloth#10312, replace() for removeprefix()",
+        "a question about the token has lost it", "take away the first alone")  # fmt: skip
+def bos_taken_out_of_contents():
+    """Where the tokenizer is to add the BOS, its text is taken out of contents as well."""
+
+    def broken_render(messages, template="chatml/openai", add_generation_prompt=False, tools=None, bos="template"):
+        whole, opening = render(messages, template, add_generation_prompt, tools, bos), TEMPLATES[template].bos
+        if bos != "tokenizer" or not opening:
+            return whole
+        texts = (whole.text[span.start : span.end] for span in whole.spans)
+        return assemble(
+            [
+                (span.kind, span.message, text.replace(opening, "") if span.kind == "content" else text)
+                for span, text in zip(whole.spans, texts, strict=True)
+            ]
+        )
+
+    return broken("template", render=broken_render)
+
+
 @mutant("the-tokens-spell-the-published-text", "T-21: variant of fw-ai/cookbook#466, lost on the way to the tokens",
         "calls tools that it was not told of", "encode the text that is shown")  # fmt: skip
 def tools_never_encoded():
@@ -123,6 +179,17 @@ def tools_never_encoded():
 
     def broken_encode(messages, template="chatml/openai", tokenizer=None, *rest, tools=None, **options):
         return encode(messages, template, tokenizer, *rest, **options)
+
+    return broken("template", encode=broken_encode)
+
+
+@mutant("the-tokens-spell-the-published-text", "T-21: variant of fw-ai/cookbook#466, an object of messages and tools",
+        "calls tools that it was not told of", "one way in for both functions")  # fmt: skip
+def tools_of_an_object_never_encoded():
+    """Tools in one object with the messages are rendered, and not encoded."""
+
+    def broken_encode(messages, *rest, **options):
+        return encode(messages["messages"] if isinstance(messages, dict) else messages, *rest, **options)
 
     return broken("template", encode=broken_encode)
 

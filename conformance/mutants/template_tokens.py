@@ -18,7 +18,7 @@ from sftspec.conformance.mutants.template_changes import (
     other_text,
 )
 from sftspec.golden.small_tokenizer import load
-from sftspec.masking import IGNORE
+from sftspec.masking import IGNORE, Encoded
 from sftspec.templates import TEMPLATES
 
 
@@ -177,6 +177,20 @@ def end_of_turn_spelt():
     return other_text(lambda kind, text, _: text.translate(spelt) if kind == "end_of_turn" else text)
 
 
+@mutant("every-answer-ends-in-one-end-of-turn-token", "variant of huggingface/trl#1623, a test of the text",
+        "does not stop after an answer about the token", "append the end, whatever was said")  # fmt: skip
+def end_of_turn_not_doubled():
+    """An answer whose own text ends with that of the end-of-turn token gets no such token."""
+
+    def change(pieces, asked):
+        end = TEMPLATES[asked.name].end_of_turn
+        ended = {place for place, item in enumerate(asked.messages)
+                 if item["role"] == "assistant" and (item["content"] or "").rstrip().endswith(end)}  # fmt: skip
+        return [piece for piece in pieces if not (piece[0] == "end_of_turn" and piece[1] in ended)]
+
+    return other_pieces(change)
+
+
 BASE_END = {"<|im_end|>": "<|endoftext|>", "<|eot_id|>": "<|end_of_text|>"}
 
 
@@ -211,3 +225,19 @@ def first_token_of_an_answer_untrained():
 def calls_and_thoughts_untrained():
     """Of an answer the content is trained, and its thoughts and calls are no targets."""
     return masked_where(lambda e, p, _: e.rendered.spans[e.owners[p]].kind in ("reasoning", "tool_call"))
+
+
+@mutant("the-prompt-at-inference-is-the-prefix-that-was-trained", "M-12: variant, a mask of contents under one policy",
+        "calls no tools", "one mask of what the model writes, for every policy")  # fmt: skip
+def last_call_untrained():
+    """Under the policy "last" the calls of the last answer are no targets."""
+
+    def broken_encode(messages, template="chatml/openai", *rest, **options) -> Encoded:
+        example = encode(messages, template, *rest, **options)
+        if options.get("policy") != "last":
+            return example
+        kinds = [example.rendered.spans[owner].kind for owner in example.owners]
+        labels = [IGNORE if kind == "tool_call" else label for kind, label in zip(kinds, example.labels, strict=True)]
+        return replace(example, labels=labels)
+
+    return broken("template", encode=broken_encode)
