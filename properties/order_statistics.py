@@ -13,13 +13,17 @@ from fractions import Fraction
 from hypothesis import strategies as st
 
 from sftspec.properties import must, number_or_nan
+from sftspec.properties.selection_cases import INF, NAN, few, in_each_form
 
 U = 2.0**-53
-INF, NAN = math.inf, math.nan
+FLOAT64 = ("float64",)  # of a tensor of integers a number made with float32 is no mistake
 
-few = st.integers(-4, 4).map(float)  # small integers, so that ties are common
-
-samples = st.lists(st.integers(-64, 64).map(lambda k: k / 16) | st.sampled_from([0.0, 1.0]), min_size=1, max_size=7)
+sizes = {"min_size": 1, "max_size": 7}
+samples = st.one_of(
+    st.lists(st.integers(-64, 64).map(lambda k: k / 16) | st.sampled_from([0.0, 1.0]), **sizes),
+    st.lists(st.integers(-4, 4), **sizes),
+    st.lists(st.booleans(), **sizes),
+)
 # The largest sample comes late, and rewards repeat.
 SAMPLE = [0.0, 1.0, 0.0, 5.0, 1.0]
 
@@ -33,28 +37,43 @@ def rounding_of(m: int) -> float:
     return U * (3 * m + 12 * m * math.log(m) + 12)
 
 
+def mean_of_maxima(rewards: list, n: int) -> tuple[Fraction, float]:
+    """The mean over all n-subsets of their maximum, and the rounding error of an estimate of it."""
+    maxima = [Fraction(max(subset)) for subset in itertools.combinations(rewards, n)]
+    size = math.fsum(abs(largest) for largest in maxima) / len(maxima)
+    return Fraction(sum(maxima)) / len(maxima), rounding_of(len(rewards)) * size
+
+
 @must(
     seam="expected_best_of_n",
     laws="BN-EST",
     floor=60,
     given={"rewards": samples},
-    examples=[{"rewards": SAMPLE}, {"rewards": [0.0, 0.0, 1.0, 0.0]}, {"rewards": [-1.0, 2.0]}],
+    examples=[
+        {"rewards": SAMPLE},
+        {"rewards": [0.0, 0.0, 1.0, 0.0]},
+        {"rewards": [0, 1, 1, 0]},
+        {"rewards": [False, True, False]},
+        {"rewards": [-1.0, 2.0]},
+    ],
 )
 def the_estimate_is_the_mean_over_all_subsets(estimate, rewards):
-    """From m samples, best-of-n is the mean over all n-subsets of their maximum, so it is unbiased; the samples stay in
-    their order.
+    """From m samples, best-of-n is the mean over all n-subsets of their maximum, so it is unbiased, also where they are
+    integers or passes; the samples stay in their order.
 
     n = 1 is the mean, n = m the maximum, and 0/1 rewards give pass@n. The plug-in 1 - (1 - c/m)**n is biased, the
     maximum of the first n is one subset. OpenAI 2022; Chen et al. 2021 eq. 1. Samples that are sorted in place
-    no longer belong to their completions.
+    no longer belong to their completions; weights that are cast to the type of whole rewards are 0.
     """
     given = list(rewards)
-    for n in range(1, len(rewards) + 1):
-        maxima = [Fraction(max(subset)) for subset in itertools.combinations(rewards, n)]
-        size = math.fsum(abs(largest) for largest in maxima) / len(maxima)
-        exact, value = Fraction(sum(maxima)) / len(maxima), estimate(rewards, n)
-        error = float(abs(Fraction(value) - exact))
-        yield (given, n), error <= rounding_of(len(rewards)) * size, f"expected {float(exact)!r}, seen {value!r}"
+    for n in range(1, len(given) + 1):
+        (exact, bound), value = mean_of_maxima(given, n), float(estimate(rewards, n))
+        yield (given, n), abs(Fraction(value) - exact) <= bound, f"expected {float(exact)!r}, seen {value!r}"
+    n = (len(given) + 1) // 2
+    exact, bound = mean_of_maxima(given, n)
+    for form, value in in_each_form(estimate, rewards, n, types=FLOAT64, read=float):
+        right = abs(Fraction(value) - exact) <= bound
+        yield (form, given, n), right, f"{form}: expected {float(exact)!r}, seen {value!r}"
     yield given, rewards == given, f"the samples became {rewards}"
 
 

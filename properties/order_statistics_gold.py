@@ -11,7 +11,8 @@ from fractions import Fraction
 from hypothesis import strategies as st
 
 from sftspec.properties import must, number_or_nan
-from sftspec.properties.order_statistics import NAN, few, rounding_of
+from sftspec.properties.order_statistics import FLOAT64, rounding_of
+from sftspec.properties.selection_cases import NAN, few, in_each_form
 
 # Three levels of the proxy among twelve candidates, in no order, and gold rewards that fall where it rises.
 TWELVE = [(float(5 * i % 3), float(4 - (7 * i % 9))) for i in range(12)]
@@ -32,13 +33,16 @@ def gold_by_counting(pairs: list[tuple[float, float]], n: int) -> Fraction:
     seam="expected_gold",
     laws=("BN-ESTTRUE", "BN-GOODHART"),
     floor=60,
-    given={"pairs": st.lists(st.tuples(few, few), min_size=1, max_size=20)},
+    given={"pairs": st.one_of(
+        *(st.lists(st.tuples(each, each), min_size=1, max_size=20) for each in (few, st.integers(-4, 4)))
+    )},
     examples=[
         {"pairs": [(0.0, 3.0), (1.0, 2.0), (2.0, 1.0), (3.0, 0.0)]},  # the proxy's favourites are worth least
         {"pairs": [(1.0, 0.0), (1.0, 4.0), (0.0, 9.0)]},
+        {"pairs": [(1, 1), (2, 0), (3, 1)]},
         {"pairs": TWELVE},
     ],
-)
+)  # fmt: skip
 def the_gold_value_follows_the_choice_of_the_proxy(gold_value, pairs):
     """The gold value of a proxy's best-of-n is the mean, over all n-subsets, of the gold of the proxy's choice; the
     rewards that are given stay as they are, and of several prompts, where they are not refused, each has its own value.
@@ -49,10 +53,14 @@ def the_gold_value_follows_the_choice_of_the_proxy(gold_value, pairs):
     proxy, gold = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     bound = rounding_of(len(pairs)) * max(map(abs, [*proxy, *gold]))
     for n in range(1, len(pairs) + 1):
-        exact, value = gold_by_counting(pairs, n), gold_value(proxy, gold, n)
+        exact, value = gold_by_counting(pairs, n), float(gold_value(proxy, gold, n))
         yield (pairs, n), abs(Fraction(value) - exact) <= bound, f"expected {float(exact)!r}, seen {value!r}"
         yield (pairs, n), [*zip(proxy, gold, strict=True)] == pairs, f"the rewards became {proxy} and {gold}"
     n = (len(pairs) + 1) // 2
+    exact = gold_by_counting(pairs, n)
+    for form, value in in_each_form(lambda both: gold_value(*both, n), [proxy, gold], types=FLOAT64, read=float):
+        right = abs(Fraction(value) - exact) <= bound
+        yield (form, pairs, n), right, f"{form}: expected {float(exact)!r}, seen {value!r}"
     try:  # two prompts: what is the proxy of one is the gold reward of the other
         values = [float(value) for value in gold_value([proxy, gold], [gold, proxy], n)]
     except Exception as error:

@@ -20,23 +20,24 @@ ENDINGS = ("", " \n", "<|im_end|>")  # what a tokenizer or a tidy pipeline may t
 
 
 def numbered_prompts(count: int, prefill: str) -> list[Conversation]:
-    """Prompts with tools, a system message and an earlier turn; every third repeats the first one's words."""
+    """Prompts with tools, a system message and an earlier turn that calls one; every other one repeats the first one's
+    words. Messages have more than a role and a content."""
     prompts = []
     for index in range(count):
-        words = f"question {0 if index % 3 == 2 else index}"
+        words, call = f"question {index * (index % 2)}", {"name": f"tool {index}", "arguments": {}}
         prompt = [
             {"role": "system", "content": f"rules {index}"},
             {"role": "user", "content": "before"},
-            {"role": "assistant", "content": "then"},
+            {"role": "assistant", "content": "then", "train": False, "tool_calls": [{"function": call}]},
             {"role": "tool", "content": "so"},
             {"role": "user", "content": words},
         ]
-        prompt += [{"role": "assistant", "content": prefill}] if prefill else []
+        prompt += [{"role": "assistant", "content": prefill, "reasoning_content": "so far"}] if prefill else []
         prompts.append(Conversation(prompt, tools=[{"name": f"tool {index}"}]))
     return prompts
 
 
-def sample_numbers(prompt, n, seed, below: int = 10**6):
+def sample_numbers(prompt, n, seed, below: int = 10**12):
     """n completions that carry the prompt they answer and a number drawn from the seed; some end in a blank or in a
     control token."""
     draw = random.Random(seed)
@@ -52,12 +53,13 @@ def number_of(text: str) -> int:
 
 
 def reward_of(conversation) -> float | None:
-    """From -3 to 3, ties and 0 among them, by the number that a completion carries and the rules of its prompt: an int
-    for every other number; of five numbers one has None, one NaN and one -inf."""
+    """From -3 to 3, ties and 0 among them, by the number that a completion carries and the rules of its prompt: a
+    float, an int or, where it is 0 or 1, a bool; of five numbers one has None, one NaN and one -inf."""
     number = number_of(conversation[-1]["content"])
     rules = int(conversation[0]["content"].split()[1]) if conversation[0]["role"] == "system" else 0
     missing, reward = {0: None, 1: math.nan, 2: -INF}, (number + rules) % 7 - 3
-    return missing[number % 5] if number % 5 in missing else reward if number % 2 else float(reward)
+    kind = (float, int, bool if reward in (0, 1) else int)[number % 3]
+    return missing[number % 5] if number % 5 in missing else kind(reward)
 
 
 jobs = {
@@ -77,10 +79,11 @@ def each_prompt_trains_its_own_best_completion(run_round, count, n, seed, prefil
     and says so. A prompt without a message is refused, or has its place.
 
     Completions paired with another prompt (R1-V#67), one prompt for the whole group (trl#6072), training on all n,
-    prompts that vanish without being counted, a reward of 0 or below taken for none; and a reward function that is not
-    given the whole candidate: without its context or its tools (ms-swift#10205), or without the start that was
-    prefilled (trl#6966). Of completions that failed (here some, at times all of a prompt's) nothing is made up; one
-    that is empty, or ends in a blank or a control token, was sampled so, and is trained so.
+    prompts that vanish without being counted, a reward of 0 or below, or False, taken for none; and a reward function
+    that is not given the whole candidate: without its context or its tools (ms-swift#10205), without the fields of its
+    messages, or without the start that was prefilled (trl#6966). Of completions that failed (here some, at times all of
+    a prompt's) nothing is made up; one that is empty, or ends in a blank or a control token, was sampled so, and is
+    trained so.
     """
     prompts = numbered_prompts(count, prefill)
     seen, sampled, asked = [], [], []
@@ -111,8 +114,9 @@ def each_prompt_trains_its_own_best_completion(run_round, count, n, seed, prefil
         if best is not None and trained is not None:
             right = trained in selection.candidates and reward_of(trained) == best == selection.reward
             yield prompt, right, f"expected a candidate of reward {best}, trained {trained}"
+        last = prompt[5] if prefill else {"role": "assistant"}
         for candidate in selection.candidates:
-            whole = [*prompt[:5], {"role": "assistant", "content": candidate[-1]["content"]}]
+            whole = [*prompt[:5], {**last, "content": candidate[-1]["content"]}]
             own = list(candidate) == whole and candidate.tools == prompt.tools
             yield prompt, own, f"expected {whole} with {prompt.tools}, found {candidate} with {candidate.tools}"
             text = whole[-1]["content"]
@@ -129,18 +133,21 @@ def each_prompt_trains_its_own_best_completion(run_round, count, n, seed, prefil
         yield [[], *prompts], places == list(range(count + 1)), f"a prompt without a message, selections of {places}"
 
 
-@must(seam="rejection_sample", laws="BN-SFT", floor=60, given=jobs, examples=job_examples)
+many = {"count": 20, "n": 20, "seed": 0, "prefill": ""}  # more than a batch of prompts or of samples holds
+
+
+@must(seam="rejection_sample", laws="BN-SFT", floor=60, given=jobs, examples=[*job_examples, many])
 def a_prompt_does_not_depend_on_the_others(run_round, count, n, seed, prefill):
     """Stopped after any prompt and resumed, with other prompts before it, a run yields what it would have yielded; the
     prompts stay as they were.
 
     Two prompts with the same words still draw different samples, and so do the n samples of one prompt, and a run with
-    another seed: one seed for all is no selection (s1#97, mlx-vlm#1844).
+    another seed: one seed for all is no selection (s1#97, mlx-vlm#1844), nor is one for all batches.
     """
     prompts = numbered_prompts(count, prefill)
     whole = list(run_round(prompts, sample_numbers, reward_of, n, seed))
     other = [[*prompts[0][:4], {"role": "user", "content": "other"}]] * count
-    for start in range(count):
+    for start in range(0, count, 1 + count // 8):
         changed = [*other[:start], *prompts[start:]]
         resumed = list(run_round(changed, sample_numbers, reward_of, n, seed, start))
         yield (prompts, start), resumed == whole[start:], f"prompts from {start} on differ"

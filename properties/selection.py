@@ -7,47 +7,27 @@ pipeline around it in `rejection_sampling`.
 
 from __future__ import annotations
 
-import math
 import random
 
-import numpy as np
-import torch
 from hypothesis import strategies as st
 
 from sftspec.properties import must, should
+from sftspec.properties.selection_cases import (
+    INF,
+    NAN,
+    NEIGHBOURS,
+    PAIRED,
+    SATURATED,
+    distinct_row,
+    finite,
+    in_each_form,
+    rewards_row,
+    tables,
+    whole_rows,
+)
 
 NOT_OBSERVABLE: dict[str, str] = {}
 """Laws of best-of-N that no function shows, with the reason: there are none."""
-
-INF, NAN = math.inf, math.nan
-
-few = st.integers(-4, 4).map(float)  # small integers, so that ties are common
-finite = st.floats(allow_nan=False, allow_infinity=False) | few | st.sampled_from([0.0, -0.0, 5e-324, 1e308])
-rewards_row = st.lists(finite | st.just(-INF), min_size=1, max_size=7)
-distinct_row = st.lists(st.integers(-200, 200), min_size=2, max_size=7, unique=True).map(
-    lambda eighths: [k / 8 for k in eighths]
-)
-tables = st.integers(1, 6).flatmap(
-    lambda n: st.lists(st.lists(finite | st.just(-INF), min_size=n, max_size=n), min_size=1, max_size=4)
-)
-
-# Two prompts, one of them twice, and rewards that say which prompt and which candidate they belong to.
-PAIRED = [[1.0, 2.0, 3.0], [30.0, 10.0, 20.0], [1.0, 2.0, 3.0]]
-NEIGHBOURS = [[1.0, 1.0 + 2.0**-52], [-(2.0**-1074), 0.0], [-1.0, -1.0 + 2.0**-53]]  # no double lies between
-# Distinct rewards that a sigmoid in float32 (first) or bfloat16 (second) turns into ties.
-SATURATED = [[18.0, 20.0, 25.0], [6.5, 7.0, 8.0]]
-
-
-def in_each_form(select, rewards, *k, dtype="float64"):
-    """(form, what is selected) of a table as lists, and as an array and a tensor, where those are not refused."""
-    yield "lists", list(select(rewards, *k))
-    table = np.array(rewards, dtype=dtype)
-    for form in (table, torch.from_numpy(table.copy())):
-        try:
-            selected = list(select(form, *k))
-        except Exception:
-            continue
-        yield type(form).__name__, selected
 
 
 @must(
@@ -61,6 +41,8 @@ def in_each_form(select, rewards, *k, dtype="float64"):
         {"rewards": NEIGHBOURS},
         {"rewards": [[float(number) for number in range(1000)]]},
         {"rewards": [[-INF, -1e308]]},
+        {"rewards": [[0.0, 1.0], [1.0, 0.0]]},
+        {"rewards": [[-128.0, 5.0]]},
     ],
 )
 def the_winner_has_the_largest_reward(select, rewards):
@@ -68,7 +50,8 @@ def the_winner_has_the_largest_reward(select, rewards):
     or a tensor.
 
     An ascending sort keeps the worst (LLaMa2lang#52, trl#117 by label order); a squashed or rounded reward, or one
-    compared with a tolerance, ties what is distinct (trap H22). Llama-2 section 3.2.3, arXiv:2307.09288.
+    compared with a tolerance, ties what is distinct (trap H22). Negated to sort, an unsigned integer wraps, and so does
+    the smallest signed one. Llama-2 section 3.2.3, arXiv:2307.09288.
     """
     for form, winners in in_each_form(select, rewards):
         for row, winner in zip(rewards, map(int, winners), strict=True):
@@ -79,12 +62,13 @@ def the_winner_has_the_largest_reward(select, rewards):
     seam="best_of_n",
     laws="BN-ARGMAX",
     floor=20,
-    given={"row": st.lists(st.integers(-4, 4).map(lambda k: 2**53 + k), min_size=2, max_size=6)},
-    examples=[{"row": [2**53, 2**53 + 1]}, {"row": [2**62, 2**62 + 1, 2**62 - 1]}],
+    given={"row": whole_rows},
+    examples=[{"row": [2**53, 2**53 + 1]}, {"row": [2**62, 2**62 + 1, 2**62 - 1]}, {"row": [-(2**63), 5, 2**63 - 1]}],
 )
 def whole_numbers_are_compared_as_whole_numbers(select, row):
-    """Rewards that are integers are compared as integers: 2**53 and 2**53 + 1, which are one float64, do not tie."""
-    for form, (winner,) in in_each_form(select, [row], dtype="int64"):
+    """Rewards that are integers are compared as integers, whichever type holds them: 2**53 and 2**53 + 1, which are one
+    float64, do not tie."""
+    for form, (winner,) in in_each_form(select, [row]):
         yield (form, row), row[int(winner)] == max(row), f"expected {max(row)}, selected {row[int(winner)]}"
 
 

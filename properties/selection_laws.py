@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sftspec.order_statistics import expected_max_normal
 from sftspec.properties import must, should
-from sftspec.properties.selection import INF, NAN, in_each_form, rewards_row
+from sftspec.properties.selection_cases import INF, NAN, in_each_form, rewards_row
 
 
 @must(

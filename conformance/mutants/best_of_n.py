@@ -111,6 +111,18 @@ def integers_ranked_as_floats():
     return ranked_by(lambda row: best_first([float(reward) for reward in row]))
 
 
+@mutant("the-winner-has-the-largest-reward whole-numbers-are-compared-as-whole-numbers",
+        "trap H22: variant, argsort(-rewards)", "a failure beats a pass", "sort ascending, from the end")  # fmt: skip
+def integers_negated_to_sort():
+    """An array of integers is negated to be sorted: unsigned ones wrap, and so does the smallest signed one."""
+
+    def select(rewards):
+        whole = isinstance(rewards, np.ndarray) and rewards.dtype.kind in "iu"
+        return np.argsort(-rewards, axis=-1, kind="stable")[:, 0] if whole else best_of_n(rewards, on_unranked="skip")
+
+    return broken("best_of_n", best_of_n=select)
+
+
 @mutant("a-prompt-without-rewards-is-refused-or-skipped", "B-09: variant, the last line of a loop",
         "trained on what could not be scored", "skip the prompt, and count it")  # fmt: skip
 def first_wins_where_none_has_a_reward():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from sftspec.conformance.mutants import mutant
 from sftspec.conformance.mutants.parts import Parts, broken
-from sftspec.rejection_sampling import Selection, rejection_sample
+from sftspec.conversation import Conversation
+from sftspec.rejection_sampling import Selection, rejection_sample, select
 
 
 def sampling(change: Callable[..., tuple]) -> Parts:
@@ -83,6 +85,29 @@ def prefill_not_trained():
     return sampling(change)
 
 
+@mutant("each-prompt-trains-its-own-best-completion", "B-11: variant, messages made anew from role and content",
+        "earlier answers are trained, calls are forgotten", "keep messages as they are")  # fmt: skip
+def other_fields_of_the_context_lost():
+    """Messages of the prompt keep their role and content, and lose their calls, thoughts and train flags."""
+
+    def bare(prompt):
+        kept = [{key: message[key] for key in ("role", "content")} for message in prompt]
+        return Conversation(kept, tools=getattr(prompt, "tools", None))
+
+    return sampling(lambda prompts, sample, reward, _: ([bare(prompt) for prompt in prompts], sample, reward))
+
+
+@mutant("each-prompt-trains-its-own-best-completion", "variant of `if not reward`, for checks that pass or fail",
+        "prompts that always fail are not counted as such", "only None and NaN are no reward")  # fmt: skip
+def failed_check_is_no_reward():
+    """A reward function that returns False has given none."""
+
+    def blind(reward):
+        return lambda talk: None if (found := reward(talk)) is False else found
+
+    return sampling(lambda prompts, sample, reward, _: (prompts, sample, blind(reward)))
+
+
 @mutant("each-prompt-trains-its-own-best-completion", "variant of a decoder that skips special tokens and strips",
         "never learns to end, or to stay silent", "train what was sampled")  # fmt: skip
 def completions_tidied_up():
@@ -113,6 +138,29 @@ def one_seed_for_all_prompts():
 def one_sample_n_times():
     """The n samples of a prompt are one sample, n times (a cache, or greedy decoding)."""
     return sampling(lambda prompts, sample, reward, _: (prompts, lambda p, n, s: sample(p, 1, s) * n, reward))
+
+
+@mutant("a-prompt-does-not-depend-on-the-others", "B-16: variant, num_return_sequences cut to what fits",
+        "best of 64 is best of 8", "a seed for each call")  # fmt: skip
+def calls_of_eight_with_one_seed():
+    """More than eight samples of a prompt are drawn in calls of eight, each with the prompt's seed."""
+
+    def in_calls(sample):
+        return lambda prompt, n, s: [text for at in range(0, n, 8) for text in sample(prompt, min(8, n - at), s)]
+
+    return sampling(lambda prompts, sample, reward, _: (prompts, in_calls(sample), reward))
+
+
+@mutant("a-prompt-does-not-depend-on-the-others", "B-16: variant, enumerate(batch)",
+        "equal prompts of two batches have equal samples", "the number among all prompts")  # fmt: skip
+def seeds_by_the_place_in_a_batch():
+    """A prompt's seed is made from its place in its batch of eight."""
+
+    def sample_best(prompts, sample, reward, n, seed=0, start=0):
+        for index in range(start, len(prompts)):
+            yield replace(select(index % 8, prompts[index], sample, reward, n, seed), index=index)
+
+    return broken("best_of_n", rejection_sample=sample_best)
 
 
 @mutant("a-prompt-does-not-depend-on-the-others", "B-16: variant, one generator for the run",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 
 from sftspec.conformance.mutants import mutant
 from sftspec.conformance.mutants.parts import broken
-from sftspec.order_statistics import best_of_n_law, expected_best_of_n, expected_max_normal, pass_at_n
+from sftspec.order_statistics import best_of_n_law, expected_best_of_n, expected_max_normal, pass_at_n, subset_weights
 
 
 @mutant("the-expected-maximum-is-exact the-expected-maximum-grows-slowly", "scaling-law plots", "gains are overstated",
@@ -42,6 +43,34 @@ def samples_sorted_in_place():
         if np.ndim(rewards) == 1:
             rewards.sort()
         return value
+
+    return broken("best_of_n", expected_best_of_n=estimate)
+
+
+@mutant("the-estimate-is-the-mean-over-all-subsets", "variant of astype(rewards.dtype), for rewards of 0 and 1",
+        "pass@n is 0 as soon as one sample fails", "weigh in float64")  # fmt: skip
+def weights_of_whole_rewards_cut_off():
+    """Where rewards are integers the weights are cast to their type: all but a weight of 1 are 0."""
+
+    def estimate(rewards, n):
+        samples = np.asarray(rewards)
+        if samples.ndim != 1 or samples.dtype.kind not in "iub":
+            return expected_best_of_n(rewards, n)
+        return float(np.sort(samples) @ subset_weights(len(samples), n).astype(np.int64))
+
+    return broken("best_of_n", expected_best_of_n=estimate)
+
+
+@mutant("the-estimate-is-the-mean-over-all-subsets", "variant of .float() on what a reward model gave",
+        "differences of gains are noise", "estimate in float64")  # fmt: skip
+def tensors_estimated_in_float32():
+    """Of a tensor, also one in float64, the estimate is made in float32."""
+
+    def estimate(rewards, n):
+        if not isinstance(rewards, torch.Tensor):
+            return expected_best_of_n(rewards, n)
+        weights = torch.tensor(subset_weights(rewards.shape[-1], n), dtype=torch.float32)
+        return (rewards.float().sort(-1).values * weights).sum(-1)
 
     return broken("best_of_n", expected_best_of_n=estimate)
 
