@@ -17,6 +17,7 @@ from sftspec.properties.distillation_cases import (
     IGNORE,
     MANY,
     UNEVEN,
+    WIDE,
     Case,
     cases,
     soft_bound,
@@ -49,14 +50,15 @@ def centred(row: list[float]) -> list[float]:
         {"case": ASYMMETRIC, "temperature": 100.0},
         {"case": UNEVEN, "temperature": 2.0},
         {"case": MANY, "temperature": 2.0},
+        {"case": WIDE, "temperature": 2.0},
     ],
 )
 def the_soft_loss_is_the_mean_kl_from_teacher_to_student(loss, case, temperature):
     """With alpha = 1 the loss is T**2 times the mean, over the targets, of KL(teacher at T || student at T).
 
     Swapped arguments (aprender#2153, trl#3043) show on a pair that is not symmetric; the reduction "mean" divides by V
-    as well (trl#4105); the teacher's entropy left out gives a cross-entropy (distillm#7); a path in chunks loses the
-    last one (its bug shows only on more targets than a chunk holds). Hinton et al. 2015.
+    as well (trl#4105); the teacher's entropy left out gives a cross-entropy (distillm#7); a path in chunks of targets
+    or of tokens loses the last one (which shows only on more of them than a chunk holds). Hinton et al. 2015.
     """
     value, _ = value_and_gradient(loss, case, temperature)
     expected = soft_loss(case, temperature)

@@ -14,7 +14,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from sftspec.properties import takes
-from sftspec.properties.distillation_cases import Case, hard_bound, log_softmax, soft_bound, soft_gradient_bound
+from sftspec.properties.distillation_cases import Case, hard_bound, log_softmax, once, soft_bound, soft_gradient_bound
 from sftspec.properties.divergences import betas, gain, jsd_cost
 
 # A term of the loss: its value, and its gradient at each scored position (None where the value is infinite).
@@ -70,7 +70,16 @@ def hard_term(case: Case) -> Term:
 
 
 def distilled(case: Case, temperature: float, alpha: float, options: Mapping[str, Any]) -> Term:
-    """alpha * soft + (1 - alpha) * hard, over the denominator; a term of weight 0 is left out."""
+    """The loss and its gradient at each scored position."""
+    return _distilled(case, temperature, alpha, frozenset(options.items()))
+
+
+@once
+def _distilled(case: Case, temperature: float, alpha: float, chosen: frozenset[tuple[str, Any]]) -> Term:
+    """alpha * soft + (1 - alpha) * hard, over the denominator; a term of weight 0 is left out, and so are the columns
+    beyond the vocabulary, whose gradient is 0."""
+    options, whole = dict(chosen), case
+    case = shared(whole, options)
     terms = [(alpha, soft_term(case, temperature, options)), (1 - alpha, hard_term(case))]
     terms = [(weight / denominator(case, options), term) for weight, term in terms if weight > 0]
     value = math.fsum(weight * term[0] for weight, term in terms)
@@ -79,8 +88,17 @@ def distilled(case: Case, temperature: float, alpha: float, options: Mapping[str
     rows = range(len(case.rows))
     return value, [
         [math.fsum(each) for each in zip(*([weight * g for g in term[1][i]] for weight, term in terms), strict=True)]
+        + [0.0] * (whole.vocabulary - case.vocabulary)
         for i in rows
     ]
+
+
+def shared(case: Case, options: Mapping[str, Any]) -> Case:
+    """The columns of the shared vocabulary."""
+    size = options.get("vocab_size")
+    if size is None:
+        return case
+    return Case(*([[row[:size] for row in rows] for rows in z] for z in (case.student, case.teacher)), case.labels)
 
 
 def denominator(case: Case, options: Mapping[str, Any]) -> int:
@@ -96,6 +114,7 @@ def rounding(
     three roundings. A slope is at most 4m in magnitude, m = M/T, and errs by 2e where a probability errs by e of
     itself: an entry errs by T (4e + 12me) / n, which is (2 + 6m) times the error of a gap of probabilities.
     """
+    case = shared(case, options)
     n, m = len(case.rows), case.largest / temperature
     value = alpha * 2 * soft_bound(case, temperature, unit) + (1 - alpha) * 2 * hard_bound(case, unit)
     entry = alpha * (2 + 6 * m) * soft_gradient_bound(case, temperature, unit)

@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import torch
 from hypothesis import strategies as st
 
 IGNORE = -100
+once = lru_cache(maxsize=4096)  # every function that is judged is given the same cases
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # each is itself, and what was computed of it by hand is kept
 class Case:
     """student and teacher: (B, T, V) nested lists; labels: (B, T), aligned with the ids, -100 ignored."""
 
@@ -24,17 +26,20 @@ class Case:
     teacher: list
     labels: list
 
+    def __deepcopy__(self, memo: dict) -> Case:
+        return self  # what is judged is given tensors, never these lists
+
     def tensors(self, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Student and teacher logits (leaves that want a gradient) and labels."""
         student, teacher = (torch.tensor(z, dtype=dtype, requires_grad=True) for z in (self.student, self.teacher))
         return student, teacher, torch.tensor(self.labels)
 
-    @property
+    @cached_property
     def rows(self) -> list[tuple[int, int]]:
         """The scored positions: logits at t are scored against the label at t + 1."""
         return [(b, t) for b, row in enumerate(self.labels) for t, label in enumerate(row[1:]) if label != IGNORE]
 
-    @property
+    @cached_property
     def pairs(self) -> list[tuple[list[float], list[float]]]:
         """(student, teacher) logits of each scored position."""
         return [(self.student[b][t], self.teacher[b][t]) for b, t in self.rows]
@@ -43,7 +48,7 @@ class Case:
     def vocabulary(self) -> int:
         return len(self.student[0][0])
 
-    @property
+    @cached_property
     def largest(self) -> float:
         """The largest magnitude M of a scored logit."""
         return max(abs(z) for pair in self.pairs for row in pair for z in row)
@@ -108,8 +113,16 @@ def widened(logits: list[list[list[float]]], columns: int, value: float = 8.0) -
     return [[[*row, *[value] * columns] for row in rows] for rows in logits]
 
 
+@once
+def padded(case: Case, columns: tuple[int, int]) -> Case:
+    """The case with as many columns of padding for the student and the teacher, which are likelier than most tokens."""
+    return Case(widened(case.student, columns[0]), widened(case.teacher, columns[1]), case.labels)
+
+
 # More targets than a chunk of a fused path holds, in no multiple of a power of two.
 MANY = random_case(0, 3, 801, 3, "random")
+# More tokens than a block of columns holds, in no multiple of a power of two.
+WIDE = random_case(0, 1, 3, 1100, "random")
 
 
 def value_and_gradient(loss, case: Case, temperature: float = 1.0, alpha: float = 1.0) -> tuple[float, torch.Tensor]:
@@ -131,18 +144,21 @@ def kl(log_p: list[float], log_q: list[float]) -> float:
     return math.fsum(math.exp(a) * (a - b) for a, b in zip(log_p, log_q, strict=True))
 
 
+@once
 def soft_loss(case: Case, temperature: float) -> float:
     """T**2 times the mean over targets of KL(teacher at T || student at T)."""
     terms = [kl(log_softmax(t, temperature), log_softmax(s, temperature)) for s, t in case.pairs]
     return temperature**2 * math.fsum(terms) / len(terms)
 
 
+@once
 def hard_loss(case: Case) -> float:
     """Mean over targets of -log p_student(label)."""
     terms = [-log_softmax(case.student[b][t])[case.labels[b][t + 1]] for b, t in case.rows]
     return math.fsum(terms) / len(terms)
 
 
+@once
 def soft_gradient(case: Case, temperature: float) -> dict[tuple[int, int], list[float]]:
     """T (p_student - p_teacher) / n at each scored position; everywhere else it is zero (Hinton 2015, eq. 2)."""
     gradient = {}

@@ -116,18 +116,19 @@ def a_wider_student_is_refused_or_cut(loss, case, padding):
 class Dropped(torch.nn.Module):
     """A model whose forward pass shows whether dropout was on and whether a graph was built.
 
-    Attention drops by the function, which asks its own module's mode; the rest by a module.
+    Attention drops by the function, which asks its own module's mode; the rest by a module, as deep as in a layer.
     """
 
     def __init__(self, dropout: float):
         super().__init__()
         self.head = torch.nn.Linear(4, 5)
         torch.nn.init.constant_(self.head.weight, 0.5)
-        self.dropout = torch.nn.Dropout(dropout)
+        deep = torch.nn.Sequential(torch.nn.Sequential(torch.nn.Dropout(dropout)))
+        self.rate, self.layers = dropout, torch.nn.Sequential(deep)
 
     def forward(self, inputs: torch.Tensor) -> SimpleNamespace:
-        kept = torch.nn.functional.dropout(inputs, self.dropout.p, self.training)
-        return SimpleNamespace(logits=self.dropout(self.head(kept)))
+        kept = torch.nn.functional.dropout(inputs, self.rate, self.training)
+        return SimpleNamespace(logits=self.layers(self.head(kept)))
 
 
 @must(
@@ -141,12 +142,13 @@ def the_teacher_is_read_in_eval_mode_and_left_as_it_was(read, dropout, training,
     """The teacher's forward pass has dropout off and builds no graph; every module's mode is as before, also when the
     pass raised, and so is what its parameters want, the random state and whether gradients are on.
 
-    Dropout on gives another target at each call (TaCL#11); eval() on a module shared with the student switches the
-    student's dropout off; train() afterwards wakes parts that were meant to stay frozen; a parameter that is shared and
-    frozen for good is no longer trained. Logits kept from another batch of the same shape are of other tokens.
+    Dropout on, be it deep inside, gives another target at each call (TaCL#11); eval() on a module shared with the
+    student switches the student's dropout off; train() afterwards wakes parts that were meant to stay frozen; a
+    parameter that is shared and frozen for good is no longer trained. Logits kept from another batch of the same shape
+    are of other tokens.
     """
     teacher, inputs = Dropped(dropout).train(training), torch.arange(1.0, 13.0).reshape(3, 4)
-    teacher.dropout.train(training and not frozen_part)
+    teacher.layers.train(training and not frozen_part)
     teacher.head.bias.requires_grad_(not frozen_part)
     modes, state = _state(teacher), torch.get_rng_state()
     first, second = read(teacher, inputs=inputs), read(teacher, inputs=inputs)

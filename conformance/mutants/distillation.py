@@ -106,6 +106,19 @@ def reduced_in_its_own_dtype():
     return with_soft(soft)
 
 
+@mutant("low-precision-logits-are-reduced-in-float32", "D-18: variant, raised one line too late",
+        "coarse targets at every T but a power of two", "raise, then divide")  # fmt: skip
+def divided_before_it_is_raised():
+    """Logits are divided by T in bfloat16, and raised to float32 afterwards."""
+
+    def soft(s, t, y, temperature, n):
+        low = {torch.bfloat16, torch.float16} & {s.dtype, t.dtype}
+        softer = [(z / temperature).float() for z in (s, t)] if low else [z / temperature for z in (s, t)]
+        return temperature**2 * right(*softer, y, 1.0, n)
+
+    return with_soft(soft)
+
+
 @mutant("the-soft-gradient-is-t-times-the-gap-of-probabilities equal-models-have-nothing-to-learn "
         "what-is-declared-is-distilled", "D-19: NousResearch/atropos#456", "trains plain cross-entropy",
         "fail where the teacher's field is missing")  # fmt: skip

@@ -168,6 +168,26 @@ def teacher_dropout_on():
     return Distiller(read=read)
 
 
+@mutant("the-teacher-is-read-in-eval-mode-and-left-as-it-was", "D-14: variant, a loop over named_children",
+        "another target at each call", "eval() reaches every module")  # fmt: skip
+def dropout_on_in_the_depth():
+    """The teacher, its parts and their parts are put in eval mode, and what is inside of those is not."""
+
+    def read(teacher, **inputs):
+        outer = [teacher, *teacher.children(), *(inner for part in teacher.children() for inner in part.children())]
+        modes = [part.training for part in outer]
+        for part in outer:
+            part.training = False
+        try:
+            with torch.no_grad():
+                return teacher(**inputs).logits
+        finally:
+            for part, mode in zip(outer, modes, strict=True):
+                part.training = mode
+
+    return Distiller(read=read)
+
+
 @mutant("the-teacher-is-read-in-eval-mode-and-left-as-it-was", "D-14: huggingface/trl#5862, the fix that overshoots",
         "the student's dropout is off", "put every module's mode back")  # fmt: skip
 def teacher_left_in_eval_mode():
