@@ -38,11 +38,15 @@ DIVERGENCES = {
 
 @dataclass(frozen=True)
 class StudentCall:
-    """One training call of the student's base model; `gradient` is filled by the backward pass."""
+    """One training call of the student's base model; `gradient` is filled by the backward pass.
+
+    head  (V, H), the student's output head as it was
+    """
 
     input_ids: Tensor
     attention_mask: Tensor | None
     hidden: Tensor
+    head: Tensor
     gradient: list[Tensor] = field(default_factory=list)
 
 
@@ -84,7 +88,8 @@ class StudentTap:
         if not hidden.requires_grad or ids is None:
             return  # generation, or an evaluation
         mask = kwargs.get("attention_mask")
-        call = StudentCall(ids.detach().clone(), None if mask is None else mask.clone(), hidden.detach().clone())
+        head = self.student.get_output_embeddings().weight.detach().clone()
+        call = StudentCall(ids.detach().clone(), None if mask is None else mask.clone(), hidden.detach().clone(), head)
         hidden.register_hook(lambda gradient: call.gradient.append(gradient.detach().clone()))
         self.calls.append(call)
 
@@ -177,7 +182,7 @@ def _fit(u: Tensor, soft: Tensor, hard: Tensor) -> tuple[float, list[float], lis
     return float(rest.norm() / u.norm()), weights[:, 0, 0].tolist(), weights[:, 1, 0].tolist()
 
 
-# ------------------------------------------------------------------------------------------ one step, for properties
+# ------------------------------------------------------------------------------------------ the steps, for properties
 
 
 @dataclass(frozen=True)
@@ -188,7 +193,9 @@ class DistilledStep:
     divergence, temperature  what the trainer says that it trains
     cross_entropy          what it says of the cross-entropy's weight, over that of the divergence
     completions            (call, row, column) of the logits before each token after the prompt
-    teacher_is_untouched   it was in eval mode, got no gradient and did not move
+    teacher_is_untouched   it was in eval mode, got no gradient and did not move, in the whole run
+    astray                 by how much the head moved elsewhere than this step's gradient and rate say, in units of what
+                           rounding explains
     """
 
     seen: Distilled
@@ -197,26 +204,60 @@ class DistilledStep:
     cross_entropy: float
     completions: set[tuple[int, int, int]]
     teacher_is_untouched: bool
+    astray: float
 
 
-def distil_once(trainer: Any, batch_size: int = 4, accumulation: int = 1) -> DistilledStep:
-    """Run the trainer on conversations of unequal lengths, with the suite's teacher, and read its first step.
+def distil(
+    trainer: Any, batch_size: int = 4, accumulation: int = 1, count: int | None = None, epochs: int = 1
+) -> list[DistilledStep]:
+    """Run the trainer on conversations of unequal lengths, with the suite's teacher, and read every step.
+
+    count: of conversations; without it as many as one step has. Calls belong to one step as long as the student's head
+    is what it was, so that nothing is asked of the order, nor of a last step that is left out.
 
     trainer: a dataclass with the fields `teacher`, the properties `divergence` and `loss_temperature`, and the methods
     `accepts` and `train` (see sftspec.conformance.adapters.distillation); `cross_entropy` where it mixes that in.
     """
     student, teacher, tokenizer = make_model(seed=0), make_model(seed=7), make_tokenizer()
-    talks = [talk for talk in unequal_conversations(Writer(0)) if trainer.accepts(talk)][: batch_size * accumulation]
-    head = student.get_output_embeddings().weight.detach().clone()
+    count = count or batch_size * accumulation
+    talks = [talk for talk in unequal_conversations(Writer(0)) if trainer.accepts(talk)][-count:]
     with TemporaryDirectory(prefix="sftspec-") as folder, StudentTap(student, teacher) as tap:
-        job = Job(student, tokenizer, talks, batch_size=batch_size, accumulation=accumulation, learning_rate=0.0,
+        job = Job(student, tokenizer, talks, batch_size=batch_size, accumulation=accumulation, epochs=epochs,
                   policy="last", workdir=Path(folder))  # fmt: skip
         replace(trainer, teacher=teacher).train(job)
-    calls = tap.calls[:accumulation]
-    return DistilledStep(
-        read_distillation(calls, head, teacher), trainer.divergence, trainer.loss_temperature,
-        getattr(trainer, "cross_entropy", 0.0), _completions(calls, tokenizer, talks), tap.teacher_is_untouched,
+    steps = _steps(tap.calls)
+    heads = [calls[0].head for calls in steps] + [student.get_output_embeddings().weight.detach()]
+    said = trainer.loss_temperature
+    hypotheses = [sorted({*TEMPERATURES, said}), *[sorted({1.0, said})] * len(steps)]  # a later step is to confirm
+    return [
+        DistilledStep(
+            read_distillation(calls, before, teacher, temperatures), trainer.divergence, said,
+            getattr(trainer, "cross_entropy", 0.0), _completions(calls, tokenizer, talks), tap.teacher_is_untouched,
+            _astray(calls, before, after, job.learning_rate),
+        )
+        for calls, before, after, temperatures in zip(steps, heads, heads[1:], hypotheses, strict=False)
+    ]  # fmt: skip
+
+
+def _steps(calls: Sequence[StudentCall]) -> list[list[StudentCall]]:
+    steps: list[list[StudentCall]] = []
+    for call in calls:
+        if steps and torch.equal(steps[-1][0].head, call.head):
+            steps[-1].append(call)
+        else:
+            steps.append([call])
+    return steps
+
+
+def _astray(calls: Sequence[StudentCall], before: Tensor, after: Tensor, rate: float) -> float:
+    """|W' - (W - rate * sum of u h)| over its bound: W' is rounded once, and the sum to the residual of a fit."""
+    inverse = torch.linalg.pinv(before.double())
+    moved = rate * sum(
+        (torch.stack(call.gradient).sum(0).double() @ inverse).flatten(0, 1).T @ call.hidden.double().flatten(0, 1)
+        for call in calls if call.gradient
     )  # fmt: skip
+    bound = torch.finfo(after.dtype).eps / 2 * after.double().norm() + 1e-4 * moved.norm()
+    return float((before.double() - moved - after.double()).norm() / bound)
 
 
 def _completions(calls: Sequence[StudentCall], tokenizer: Any, talks: Sequence[list]) -> set[tuple[int, int, int]]:

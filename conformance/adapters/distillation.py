@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from sftspec.conformance.adapters.transformers_trainer import run_trainer, training_arguments
-from sftspec.conformance.distillation_recovery import distil_once
+from sftspec.conformance.distillation_recovery import distil
 from sftspec.conversation import Conversation
 from sftspec.job import Job
 from sftspec.masking import Conventions
@@ -55,7 +55,7 @@ class GKD:
 
     @property
     def parts(self) -> dict[str, Any]:
-        return {"distil": partial(distil_once, self)}
+        return {"distil": partial(distil, self)}
 
     def accepts(self, conversation: Conversation) -> bool:
         return len(conversation) > 1 and conversation[-1]["role"] == "assistant"
@@ -108,7 +108,7 @@ class Distillation:
 
     @property
     def parts(self) -> dict[str, Any]:
-        return {"distil": partial(distil_once, self)}
+        return {"distil": partial(distil, self)}
 
     def accepts(self, conversation: Conversation) -> bool:
         return len(conversation) > 1 and conversation[-1]["role"] == "assistant"

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from sftspec.collation import Batch
-from sftspec.conformance.distillation_recovery import distil_once
+from sftspec.conformance.distillation_recovery import distil
 from sftspec.conversation import Conversation
 from sftspec.distillation import distillation_loss, frozen_logits
 from sftspec.divergences import generalised_jsd, with_tail_bucket
@@ -59,7 +59,7 @@ class Distiller:
             "frozen_logits": self.read,
             "generalised_jsd": self.jsd,
             "with_tail_bucket": self.with_bucket,
-            "distil": cache(partial(distil_once, self)),  # five properties read the same steps
+            "distil": cache(partial(distil, self)),  # all its properties read the same steps
         }
 
     def accepts(self, conversation: Conversation) -> bool:

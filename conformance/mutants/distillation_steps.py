@@ -1,0 +1,106 @@
+"""Distillation that is right in its first step, and goes wrong in a later one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sftspec.collation import Batch
+from sftspec.conformance.mutants import mutant
+from sftspec.conformance.mutants.distilling import TEMPERATURE, Distiller, targets_of_the_step
+from sftspec.job import Job
+from sftspec.step import StepReport, forward_logits
+from sftspec.trainer import Pipeline
+
+
+@dataclass(frozen=True)
+class Counting(Distiller):
+    """The reference with a step that knows how many were before it, and may do one thing otherwise."""
+
+    def train(self, job: Job) -> None:
+        done: list[Sequence[Batch]] = []
+
+        def step(model, batches, optimizer, *_) -> StepReport:
+            if self.clears(len(done)):
+                optimizer.zero_grad()
+            for batch in batches:
+                teacher = self.ask(batch, sum(map(len, done)) + batches.index(batch), job)
+                self.loss(
+                    forward_logits(model, batch), teacher, batch.labels, self.temperature(len(done)), 1.0,
+                    num_targets=self.count(batch, batches, job),
+                ).backward()  # fmt: skip
+            optimizer.step()
+            done.append(batches)
+            return StepReport(0.0, targets_of_the_step(batches[0], batches), 0.0)
+
+        stages = self.pipeline
+        Pipeline(encode=stages.encode, collate=stages.collate, step=step, conventions=stages.conventions).train(job)
+
+    def clears(self, number: int) -> bool:
+        return True
+
+    def temperature(self, number: int) -> float:
+        return TEMPERATURE
+
+    def ask(self, batch: Batch, number: int, job: Job) -> Tensor:
+        return self.read(self.teacher, **batch.model_inputs())
+
+    def count(self, batch: Batch, batches: Sequence[Batch], job: Job) -> float:
+        return targets_of_the_step(batch, batches)
+
+
+@mutant("what-is-declared-is-distilled", "D-23: variant, a schedule that was left in", "T is 1 for most of the run",
+        "one T for the run, or say so")  # fmt: skip
+def temperature_annealed():
+    """T is lowered by a tenth after each step, down to 1."""
+
+    class Annealed(Counting):
+        def temperature(self, number):
+            return max(1.0, TEMPERATURE * 0.9**number)
+
+    return Annealed()
+
+
+@mutant("what-is-declared-is-distilled", "D-12: variant, logits that are written down in the first epoch",
+        "learns other answers' tokens", "keep logits by example")  # fmt: skip
+def teacher_kept_by_the_number_of_the_batch():
+    """The teacher is asked in the first epoch, and its logits are kept by the number of the batch, in any epoch."""
+    kept: dict[tuple, Tensor] = {}
+
+    class Kept(Counting):
+        def ask(self, batch, number, job):
+            place = job.workdir, number % -(-len(job.conversations) // job.batch_size)
+            if place not in kept:
+                kept[place] = super().ask(batch, number, job)
+            (rows, columns), first = batch.labels.shape, kept[place]
+            logits = first.new_zeros(rows, columns, first.shape[-1])
+            logits[: len(first), : first.shape[1]] = first[:rows, :columns]
+            return logits
+
+    return Kept()
+
+
+@mutant("the-weights-of-a-step-add-up-to-one", "D-07: variant, a mean over micro-batches that are not there",
+        "the end of an epoch weighs less", "divide by the targets that there are")  # fmt: skip
+def last_step_of_an_epoch_divided_by_a_whole_one():
+    """In a step that has fewer micro-batches than the others, the sum is divided as if it had as many."""
+
+    class Divided(Counting):
+        def count(self, batch, batches, job):
+            return super().count(batch, batches, job) * job.accumulation / len(batches)
+
+    return Divided()
+
+
+@mutant("each-step-moves-the-student-by-its-own-gradient", "a loop of one's own without zero_grad",
+        "each step repeats all before it", "set gradients to zero")  # fmt: skip
+def gradient_left_over():
+    """Gradients are set to zero before the first step alone."""
+
+    class Left(Counting):
+        def clears(self, number):
+            return number == 0
+
+    return Left()
