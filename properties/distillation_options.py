@@ -24,12 +24,8 @@ from sftspec.properties.distillation_cases import (
     Case,
     alphas,
     cases,
-    hard_bound,
-    hard_loss,
     once,
     padded,
-    soft_bound,
-    soft_loss,
     temperatures,
     widened,
 )
@@ -108,13 +104,12 @@ def both_terms_divide_by_the_denominator_that_is_given(loss, case, alpha, more):
     """
     if not takes(loss, "num_targets"):
         return
-    n = len(case.rows)
-    value = value_of(loss, case, 2.0, alpha, num_targets=n + more)
-    expected = (alpha * soft_loss(case, 2.0) + (1 - alpha) * hard_loss(case)) * n / (n + more)
-    bound = soft_bound(case, 2.0) + hard_bound(case) + 2.0**-50 * abs(expected)
+    options = {"num_targets": len(case.rows) + more}
+    value = value_of(loss, case, 2.0, alpha, **options)
+    (expected, _), (bound, _) = distilled(case, 2.0, alpha, options), rounding(case, 2.0, alpha, options)
     yield case, abs(value - expected) <= bound, f"expected {expected!r}, seen {value!r}"
     student, teacher, labels = case.tensors()
-    empty = loss(student, teacher, torch.full_like(labels, IGNORE), temperature=2.0, alpha=alpha, num_targets=n + more)
+    empty = loss(student, teacher, torch.full_like(labels, IGNORE), temperature=2.0, alpha=alpha, **options)
     if empty.requires_grad:
         empty.backward()
     untrained = student.grad is None or not student.grad.any()

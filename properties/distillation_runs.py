@@ -2,7 +2,8 @@
 
 The seam is `distil(batch_size, accumulation, count, epochs)`: the trainer's optimizer steps on conversations of unequal
 lengths. Each has what was read off the gradients (`seen`: divergence, temperature, weights and positions), what the
-trainer says (`divergence`, `temperature`), where the completions stand, and whether the teacher was left alone.
+trainer says (`divergence`, `temperature`), where the completions stand, whether the teacher was left alone, and how far
+the head moved elsewhere than the gradient says (`astray`).
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def the_weights_of_a_step_add_up_to_one(distil):
     A sum that is divided by the wrong number is a learning rate that nobody chose: times the tokens (ms-swift#6600),
     times the micro-batches, by the vocabulary (trl#4105). Equal weights do not show it, and AdamW hides it (trap H5).
     """
-    (whole,) = (float(step.seen.soft.sum()) for step in distil(**WHOLE))
+    whole = float(distil(**WHOLE)[0].seen.soft.sum())
     for place, step in steps_of(distil):
         total = float(step.seen.soft.sum())
         if not step.cross_entropy:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from sftspec.conformance import distillation_recovery
+from sftspec.conformance import distilled_steps
 from sftspec.conformance.breakit.temperatures import distilling
 from sftspec.conformance.corpora import Writer, unequal_conversations
 from sftspec.conformance.distillation_recovery import StudentTap, fit_bound, read_distillation
@@ -191,7 +191,7 @@ def test_distillation_trainer_trains_at_its_temperature_without_its_square(adapt
 # ---------------------------------------------------------------- the same, as properties
 
 
-once = cache(distillation_recovery.distil)  # the properties read the same steps
+once = cache(distilled_steps.distil)  # the properties read the same steps
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ Row = Sequence[float]
 
 def best_first(row: Row) -> list[int]:
     """The order that sftspec declares: candidates with a reward, the larger first, of equals the first."""
-    return sorted((i for i, reward in enumerate(row) if not math.isnan(reward)), key=lambda i: -row[i])
+    return sorted((i for i, reward in enumerate(row) if not math.isnan(reward)), key=row.__getitem__, reverse=True)
 
 
 def ranked_by(order: Callable[[Row], list[int]]) -> Parts:
@@ -211,13 +211,13 @@ def ranked_in_bfloat16():
 @mutant("ties-are-decided-the-same-way-each-time", "argmax on GPUs", "no run can be repeated", "a rule for ties")
 def ties_at_random():
     """Of equal rewards any candidate may win."""
-    return ranked_by(lambda row: sorted(best_first(row), key=lambda i: (-row[i], random.random())))
+    return ranked_by(lambda row: sorted(best_first(row), key=lambda i: (row[i], random.random()), reverse=True))
 
 
 @mutant("the-first-of-equals-wins", "sort, then take the last", "late samples are preferred", "a rule for ties")
 def last_of_equals_wins():
     """Of equal rewards the candidate that was sampled last wins."""
-    return ranked_by(lambda row: sorted(best_first(row), key=lambda i: (-row[i], -i)))
+    return ranked_by(lambda row: sorted(best_first(row), key=lambda i: (row[i], i), reverse=True))
 
 
 @mutant("permuting-the-candidates-moves-the-winner-along "
@@ -225,4 +225,4 @@ def last_of_equals_wins():
         "best-of-N is best-of-three", "score all candidates")  # fmt: skip
 def late_candidates_penalised():
     """Each place later costs a candidate one unit of reward."""
-    return ranked_by(lambda row: sorted(best_first(row), key=lambda i: i - row[i]))
+    return ranked_by(lambda row: sorted(best_first(row), key=lambda i: i - float(row[i])))

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from sftspec.collation import Batch
-from sftspec.conformance.distillation_recovery import distil
+from sftspec.conformance.distilled_steps import distil
 from sftspec.conversation import Conversation
 from sftspec.distillation import distillation_loss, frozen_logits
 from sftspec.divergences import generalised_jsd, with_tail_bucket
