@@ -30,12 +30,14 @@ from sftspec.conformance.scenarios import Scenario, make_job, scenarios_for
 from sftspec.conformance.seams import part_of
 from sftspec.conformance.signatures import Signature, signature
 from sftspec.properties import Property
+from sftspec.run import Run
 from sftspec.trainer import Pipeline
 
-# Stages (and methods of a Pipeline) that can change what the model is given, and those that can change its gradients.
+# Stages (and methods of a Pipeline) that can change what the model is given, and those that can change its gradients;
+# `batches` chooses and orders, and leaves what a batch holds to `collate`.
 REACHES = {
-    "model": {"batches", "collate", "train"},
-    "gradient": {"batches", "collate", "train", "loss", "clip", "optimizer", "step", "resume"},
+    "model": {"collate", "train"},
+    "gradient": {"collate", "train", "loss", "clip", "optimizer", "step", "resume"},
 }
 # Methods of a Pipeline that a property calls, and the stages that they use.
 METHODS = {"evaluate": {"evaluate", "loss"}}
@@ -88,8 +90,8 @@ def can_differ(item: Property, trainer: Any) -> bool:
 
 
 @functools.lru_cache(maxsize=1)
-def reference_runs(seed: int) -> dict[str, str]:
-    """Scenario -> fingerprint of the reference's run of it."""
+def reference_runs(seed: int) -> dict[str, tuple[str, ...]]:
+    """Scenario -> fingerprints of the reference's run of it, and of its twin."""
     trainer, found = Pipeline(), {}
     with tempfile.TemporaryDirectory(prefix="sftspec-") as folder:
         for number, scenario in enumerate(scenarios_for(claims_of(trainer))):
@@ -129,8 +131,10 @@ def batches_of(trainer: Pipeline, scenario: Scenario, seed: int) -> str:
     return digest.hexdigest()
 
 
-def fingerprint(done: Performance) -> str:
-    """A hash of all that a trainer did: what it gave the model and the optimizer, parameters, report; twice, if so."""
+def fingerprint(done: Performance) -> tuple[str, ...]:
+    """A hash of all that a trainer did: what it gave the model and the optimizer, parameters, report; and of the twin,
+    if there is one.
+    """
     said = done.run.job.reported | {"bytes_in_workdir": bool(done.run.job.reported.get("bytes_in_workdir"))}
     calls = [(call.step, call.rank, call.arguments) for call in done.tap.calls]
     digest = hashlib.sha256(
@@ -141,7 +145,7 @@ def fingerprint(done: Performance) -> str:
     for step in done.tap.steps:
         _add(digest, step.gradients)
     _add(digest, done.run.final)
-    return digest.hexdigest() + (fingerprint(done.twin) if done.twin is not None else "")
+    return digest.hexdigest(), *(fingerprint(done.twin) if done.twin is not None else ())
 
 
 def _add(digest: Any, tensors: Mapping[str, Tensor | None]) -> None:
@@ -149,6 +153,21 @@ def _add(digest: Any, tensors: Mapping[str, Tensor | None]) -> None:
         digest.update(name.encode())
         if value is not None:
             digest.update(value.detach().contiguous().view(-1).view(torch.uint8).numpy())
+
+
+def other_run(trainer: Any, scenario: Scenario, seed: int, workdir: Path) -> Run | None:
+    """The run of a scenario; None where it is the reference's, bit for bit.
+
+    A twin that differs in nothing, or in not being stopped, is made only where the first run differs: what it could
+    show alone shows in the other jobs.
+    """
+    known = reference_runs(seed).get(scenario.name, ("",))
+
+    def wants_twin(first: Performance) -> bool:
+        return "seed" in (scenario.twin or {}) or fingerprint(first) != known[:1]
+
+    done = perform(trainer, scenario, seed, workdir, replays_of(trainer), wants_twin)
+    return None if fingerprint(done) == known[: 1 + (done.twin is not None)] else done.read()
 
 
 def kill_row(mutant: Mutant, seed: int = 0) -> Signature:
@@ -159,12 +178,9 @@ def kill_row(mutant: Mutant, seed: int = 0) -> Signature:
     if hasattr(trainer, "train"):
         with tempfile.TemporaryDirectory(prefix="sftspec-") as folder:
             for number, scenario in enumerate(scenarios_for(claims_of(trainer))):
-                if not (mutant.runs(scenario) and is_touched(trainer, scenario)):
-                    continue
-                if has_other_data(trainer, scenario, seed):
-                    done = perform(trainer, scenario, seed, Path(folder) / str(number), replays_of(trainer))
-                    if fingerprint(done) != reference_runs(seed).get(scenario.name):
-                        trial.runs.append(done.read())
+                if mutant.runs(scenario) and is_touched(trainer, scenario) and has_other_data(trainer, scenario, seed):
+                    run = other_run(trainer, scenario, seed, Path(folder) / str(number))
+                    trial.runs += [run] if run is not None else []
     return signature(reach_verdicts(trial, chosen))
 
 

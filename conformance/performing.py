@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import difflib
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,14 +68,21 @@ class Performance:
         return self.run
 
 
-def perform(trainer: Any, scenario: Scenario, seed: int, workdir: Path, max_replays: int = 4) -> Performance:
-    """Run the trainer once on a scenario (twice, if it has a twin).
+def perform(
+    trainer: Any,
+    scenario: Scenario,
+    seed: int,
+    workdir: Path,
+    max_replays: int = 4,
+    wants_twin: Callable[[Performance], bool] = lambda first: True,
+) -> Performance:
+    """Run the trainer once on a scenario (twice, if it has a twin, and that is wanted after the first).
 
     max_replays: how many model calls are made again with other tokens.
     """
     max_replays = 0 if scenario.name in GOLDENS else max_replays  # nothing of what they show is read there
     performance = _perform_once(trainer, scenario, seed, workdir / "first", max_replays)
-    if scenario.twin is not None:
+    if scenario.twin is not None and wants_twin(performance):
         performance.twin = _perform_once(trainer, scenario, seed, workdir / "twin", 0, **scenario.twin)
     return performance
 
@@ -103,8 +111,8 @@ def _perform_once(trainer, scenario, seed, workdir, max_replays, /, **changes) -
         except Exception as error:
             run.error = f"{type(error).__name__}: {error}"
             run.traceback = traceback.format_exc()
-    job.report(
-        bytes_in_workdir=sum(item.stat().st_size for item in workdir.rglob("*") if item != job.path and item.is_file())
+    job.reported["bytes_in_workdir"] = sum(
+        item.stat().st_size for item in workdir.rglob("*") if item != job.path and item.is_file()
     )
     run.final = {name: item.detach().clone() for name, item in job.model.named_parameters()}
     job.model.config = asked  # what a trainer writes into it (dropout, rope) is not what was asked

@@ -9,7 +9,7 @@ from typing import Any
 from sftspec.conversation import Conversation, load_conversations
 
 PER_STEP = {"losses", "grad_norms", "num_targets"}
-COUNTS = {"examples_dropped", "examples_truncated", "tokens_truncated", "steps_skipped", "bytes_in_workdir"}
+COUNTS = {"examples_dropped", "examples_truncated", "tokens_truncated", "steps_skipped"}
 
 
 class JobError(ValueError):
@@ -87,7 +87,7 @@ class Job:
         losses, grad_norms, num_targets                         a number for each optimizer step: the mean loss in nats,
                                                                 the gradient's norm before clipping, the targets
         examples_dropped, examples_truncated, tokens_truncated  a number: what was not trained
-        steps_skipped, bytes_in_workdir                         a number, for whoever reads the report
+        steps_skipped                                           a number, for whoever reads the report
 
         Raises JobError for another name, or another shape.
         """

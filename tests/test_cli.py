@@ -255,6 +255,28 @@ def test_an_unknown_claim_is_refused_with_the_one_that_was_meant(tmp_path, capsy
     assert "did you mean 'truncation'? known: accumulation, " in capsys.readouterr().err
 
 
+UNREADABLE = {
+    "claims of another kind": ('claims = {"padding"}', 'claims = "padding"', "claims is a str: give a set of names"),
+    "a report of another shape": ("def train(self, job):", "def train(self, job):\n        job.report(losses=1.5)",
+        "takes a list with one number for each optimizer step, not 1.5"),
+    "a report that nobody reads": ("def train(self, job):", "def train(self, job):\n        job.report(dropped=2)",
+        "nobody reads the report of 'dropped'; known: examples_dropped, "),
+    "embeddings for ids": ("input_ids=ids", "inputs_embeds=job.model.get_input_embeddings()(ids)",
+        "job.model was trained without input_ids"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_cannot_be_read_is_said_to_be_so(name, tmp_path, capsys):
+    old, new, message = UNREADABLE[name]
+    assert old in LOOP
+    path = tmp_path / "unreadable.py"
+    path.write_text(LOOP.replace(old, new))
+    assert main(["check", str(path), "--select", END_OF_TURN]) == 2
+    said = capsys.readouterr()
+    assert message in " ".join((said.out + said.err).split())
+
+
 def test_a_trainer_that_hangs_ends_with_the_place_and_what_it_printed(tmp_path):
     path = tmp_path / "hangs.py"
     path.write_text("import time\nclass Hangs:\n    def train(self, job):\n        print('waiting for rank 1')\n"

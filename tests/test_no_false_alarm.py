@@ -15,7 +15,7 @@ import torch
 from sftspec import properties
 from sftspec.collation import Batch, collate
 from sftspec.conformance.judge import put_on_trial
-from sftspec.conformance.mutants.breaking import additive, with_inputs
+from sftspec.conformance.mutants.breaking import KeepsAll, additive, with_inputs
 from sftspec.conformance.scenarios import CUT, SCENARIOS, make_job
 from sftspec.masking import Conventions
 from sftspec.step import IGNORE, StepReport, clip_gradients, count_targets, forward_logits, sft_loss, sft_step
@@ -245,6 +245,43 @@ def test_a_trainer_may_sort_the_conversations_it_was_given():
             super().train(job)
 
     assert alarms(Sorts(), ["plain", "truncation", "packed"]) == {}
+
+
+@dataclass(frozen=True)
+class CutAgain(Pipeline):
+    """Every micro-batch goes through the model row by row, as after a halving for want of memory."""
+
+    def batches(self, job, examples):
+        for step in super().batches(job, examples):
+            yield [replace(batch, **rows_of(batch, row)) for batch in step for row in range(len(batch.input_ids))]
+
+
+def rows_of(batch, row):
+    names = [name for name, value in vars(batch).items() if isinstance(value, torch.Tensor) and value.dim() == 2]
+    return {name: getattr(batch, name)[row : row + 1] for name in names}
+
+
+def test_a_micro_batch_may_be_cut_again():
+    assert alarms(CutAgain(), ["accumulation", "clipping", "every token, cut", "packed, accumulation"]) == {}
+
+
+def test_steps_without_targets_may_be_left_out():
+    assert alarms(KeepsAll(), ["one by one", "odd turns, last turn only, cut"]).keys() <= {
+        "masking/lost-data-is-counted"
+    }
+
+
+def test_cut_examples_may_follow_each_other_in_one_row():
+    """A turn begins as the next example does: where the one was cut before it, the other must not be taken for it."""
+    flat = with_inputs(lambda batch: {
+        "input_ids": batch.input_ids, "position_ids": batch.position_ids,
+        "attention_mask": additive(batch.dense_mask()),
+    }, packed_only=False)  # fmt: skip
+
+    def in_one_row(examples, bins=None, **named):
+        return flat.collate(examples, [list(range(len(examples)))], **named)
+
+    assert alarms(replace(flat, collate=in_one_row), ["truncation", "every token, cut"]) == {}
 
 
 def test_padded_rows_for_packs_pass_and_are_said_not_to_be_packed():
