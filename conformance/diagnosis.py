@@ -97,16 +97,15 @@ def diagnose(
     properties  those of which something was measured
     scenarios   those that were run
     """
-    if not found:
-        return []
     properties, scenarios = set(properties), set(scenarios)
+    if not found or len(properties) == 1:  # one property that was asked alone makes no pattern
+        return []
     candidates = []
     for mutant in load_mutants():
         both = {item.name for item in SCENARIOS if mutant.runs(item)} & scenarios
         asked = {item for item in properties if mutant.asks(REGISTRY[item])}
         row, seen = (within(item, asked, both) for item in (matrix.get(mutant.name, {}), found))
-        known = len(row) >= AGREES * len(matrix.get(mutant.name, {}))  # of what was not asked nothing is known
-        agree, of, value = compare(seen, row) if row and seen and known else (0, 1, 0.0)
+        agree, of, value = compare(seen, row) if row and seen else (0, 1, 0.0)
         if value >= LEAST:
             candidates.append(Diagnosis(mutant, agree, of, value))
     return sorted(candidates, key=lambda item: -item.likeness)

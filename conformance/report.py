@@ -158,7 +158,13 @@ def likeliest(document: Mapping[str, Any], width: int) -> Iterator[Text]:
         return
     yield Text()
     if not document["diagnosis"]:
-        yield from labelled("looks like", "none of the planted bugs (sftspec mutants): a fault of its own", width)
+        alone = len(document["verdicts"]) == 1
+        none = (
+            "more has to be asked to tell"
+            if alone
+            else "none of the planted bugs (sftspec mutants): a fault of its own"
+        )
+        yield from labelled("looks like", none, width)
     for place, item in enumerate(document["diagnosis"]):
         agree = f"{item['agree']} of {item['of']} failing properties agree, likeness {item['likeness']:.2f}"
         said = f"{item['mutant']} ({agree}): {item['breaks']}"
