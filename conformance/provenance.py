@@ -47,7 +47,9 @@ class Provenance:
         self.anchors = {gram: origin for gram, origin in seen.items() if origin != NOWHERE}
 
     def resolve(self, rows: Sequence[Sequence[int]]) -> list[list[Origin]]:
-        """The origin of every position of every row; a stretch without an anchor continues what was cut before it."""
+        """The origin of every position of every row; a stretch without an anchor continues what was cut before it, or
+        begins what goes on behind it.
+        """
         resolved = [self._align(row) for row in rows]
         ends = {
             (origins[place][0], origins[place][1] + 1)
@@ -55,8 +57,14 @@ class Provenance:
             for place in range(len(origins))
             if origins[place] != NOWHERE and (place + 1 == len(origins) or origins[place + 1] == NOWHERE)
         }
+        begins = {
+            origins[place]
+            for origins in resolved
+            for place in range(len(origins))
+            if origins[place][1] > 0 and (place == 0 or origins[place - 1] == NOWHERE)
+        }
         for row, origins in zip(rows, resolved, strict=True):
-            self._fill(row, origins, ends)
+            self._fill(row, origins, ends, begins)
             # Padding behind an example that was cut just before its end-of-turn looks like that token.
             for place in range(len(row) - 1, -1, -1):
                 if row[place] != self.pad or self.limit is None or origins[place][1] < self.limit:
@@ -95,8 +103,10 @@ class Provenance:
             place += right
         return origins
 
-    def _fill(self, row: Sequence[int], origins: list[Origin], ends: set[Origin]) -> None:
-        """Resolve stretches without an anchor that equal a whole stream, or go on where another piece was cut."""
+    def _fill(self, row: Sequence[int], origins: list[Origin], ends: set[Origin], begins: set[Origin]) -> None:
+        """Resolve stretches without an anchor that equal a whole stream, go on where another piece was cut, or are what
+        another piece was cut from.
+        """
         place = 0
         while place < len(row):
             if origins[place] != NOWHERE:
@@ -116,7 +126,8 @@ class Provenance:
                     and row[place + length] == stream[offset + length]
                 ):
                     length += 1
-                whole = offset + length == len(stream) or (offset > 0 and place + length == stop)
+                part = place + length == stop and (offset > 0 or (example, length) in begins)
+                whole = offset + length == len(stream) or part
                 if whole and length > best[0]:
                     best = (length, (example, offset))
             length, (example, offset) = best

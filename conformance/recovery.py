@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sftspec.conformance.provenance import Provenance
+from sftspec.conformance.provenance import Origin, Provenance
 from sftspec.conformance.tap import Call, Tap
 from sftspec.job import Job
 from sftspec.run import Forward, Replay, Row, Run, Step
@@ -165,6 +165,9 @@ def build_run(job: Job, tap: Tap, run: Run, provenance: Provenance) -> Run:
     if not any(call.step == 0 for call in tap.calls):
         run.error = run.error or "the optimizer stepped before the model was called: call it outside optimizer.step()"
         return run
+    # All calls at once: what one row was cut from may stand in the next call.
+    found = iter(provenance.resolve([row for call in tap.calls for row in call.input_ids.tolist()]))
+    origins = {call.index: [next(found) for _ in call.input_ids] for call in tap.calls}
     dtype = tap.calls[0].hidden.dtype
     name = job.head_name
     for index, record in enumerate(tap.steps):
@@ -182,7 +185,7 @@ def build_run(job: Job, tap: Tap, run: Run, provenance: Provenance) -> Run:
         ]
         scale, residual = closure(read, record.gradients.get(name))
         for call, reading in read:
-            run.rows.extend(_rows(call, reading, scale, provenance))
+            run.rows.extend(_rows(call, reading, scale, origins[call.index]))
         run.steps.append(Step(index, record.learning_rate, scale, residual, *states))
     for call in tap.calls:
         run.forwards.append(
@@ -211,9 +214,8 @@ def closure(read: list[tuple[Call, Reading]], gradient: Tensor | None) -> tuple[
     return scale, rest / max(float(got.norm()), 1e-300)
 
 
-def _rows(call: Call, reading: Reading, scale: float, provenance: Provenance) -> Iterator[Row]:
+def _rows(call: Call, reading: Reading, scale: float, origins: list[list[Origin]]) -> Iterator[Row]:
     tokens, positions, attended = call.input_ids.tolist(), call.position_ids.tolist(), call.attended.tolist()
-    origins = provenance.resolve(tokens)
     targets, weights, nlls = reading.target.tolist(), reading.weight.tolist(), reading.nll.tolist()
     width = len(tokens[0])
     for row in range(len(tokens)):
