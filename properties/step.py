@@ -36,7 +36,7 @@ def norm_bound(run, step) -> float:
     and Mary 2019, SIAM J. Sci. Comput. 41(5), theorem 2.4 with lambda = 8), the root within half of them.
     """
     size = sum(gradient.numel() for gradient in step.gradients.values())
-    return weight_of(run, step)[1] + 4 * math.sqrt(size) * 2.0**-24
+    return run.oracle.weight_error(run.targets[step.index]) + 4 * math.sqrt(size) * 2.0**-24
 
 
 @must(laws=("ST-CE", "ST-GRAD", "ST-ROWSUM", "ST-UPCAST"), floor=200)
@@ -187,7 +187,7 @@ def a_gradient_below_the_limit_is_not_scaled(run):
         if norm and norm <= limit:
             yield (
                 step,
-                abs(factor - 1) <= weight_of(run, step)[1],
+                abs(factor - 1) <= run.oracle.weight_error(run.targets[step.index]),
                 f"step {step.index}: norm {norm:.4g} scaled by {factor:.6g}",
                 factor,
             )

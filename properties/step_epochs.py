@@ -44,23 +44,25 @@ def are_grouped_by_length(run, batches: list[list[int]]) -> bool:
     return all(one[-1] <= two[0] for one, two in pairwise(spans))
 
 
+def by_epoch(run, units: list) -> list[list]:
+    size = len(units) // run.job.epochs
+    return [units[place * size : (place + 1) * size] for place in range(run.job.epochs)]
+
+
 def epochs_of(run) -> list[list]:
     """What was shuffled epoch by epoch: packs, examples, or batches of examples that are alike in length; nothing if
     they are fewer than seven, which by chance come twice in one order once in 5,040 runs.
     """
-    packs = [tuple(row.example for row in line) for line in run.lines.values()]
-    calls: dict[int, list[int]] = {}
-    for piece in run.pieces:
-        calls.setdefault(piece.rows[0].forward, []).append(piece.example)
-    batches = list(calls.values())
-    size = len(batches) // run.job.epochs
-    grouped = all(
-        are_grouped_by_length(run, batches[epoch * size : (epoch + 1) * size]) for epoch in range(run.job.epochs)
-    )
-    examples = [tuple(batch) for batch in batches] if grouped else [piece.example for piece in run.pieces]
-    units: list = packs if run.job.packing else examples
-    size = len(units) // run.job.epochs
-    return [units[place * size : (place + 1) * size] for place in range(run.job.epochs)] if size >= 7 else []
+    if run.job.packing:
+        epochs = by_epoch(run, [[row.example for row in line] for line in run.lines.values()])
+    else:
+        calls: dict[int, list[int]] = {}
+        for piece in run.pieces:
+            calls.setdefault(piece.rows[0].forward, []).append(piece.example)
+        epochs = by_epoch(run, list(calls.values()))
+        if not all(are_grouped_by_length(run, batches) for batches in epochs):
+            epochs = by_epoch(run, [piece.example for piece in run.pieces])
+    return epochs if len(epochs[0]) >= 7 else []
 
 
 @should(laws=("ST-EPOCH", "ST-DET"), floor=1)

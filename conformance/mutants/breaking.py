@@ -75,6 +75,24 @@ def prepared(change: Callable[[list[Encoded], Any], list[Encoded]]) -> Pipeline:
     return Prepared()
 
 
+def with_steps(change: Callable[[list[list[Batch]], Any], list[list[Batch]]]) -> Pipeline:
+    """The reference with other micro-batches in its optimizer steps, or other steps: change(steps, job)."""
+
+    @dataclass(frozen=True)
+    class Changes(Pipeline):
+        def batches(self, job, examples):
+            yield from change(list(super().batches(job, examples)), job)
+
+    return Changes()
+
+
+def resumed_with(rest: Callable[[list[list[Batch]], Any], list[list[Batch]]]) -> Pipeline:
+    """The reference that goes on with other steps after a resume: rest(all steps, job)."""
+    return with_steps(
+        lambda steps, job: steps if job.resume_at is None else [*steps[: job.resume_at], *rest(steps, job)]
+    )
+
+
 def before_training(act: Callable[[Any], Any]) -> Pipeline:
     """The reference that does something to its job before it trains: act(job)."""
 

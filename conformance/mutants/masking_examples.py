@@ -12,6 +12,7 @@ from sftspec.conformance.mutants.breaking import (
     turn_of,
     with_contents,
     with_conversations,
+    with_steps,
 )
 from sftspec.masking import Encoded, encode
 from sftspec.step import IGNORE, StepReport, clip_gradients, forward_logits, sft_loss, sft_step
@@ -97,16 +98,7 @@ def silent_default_length():
 @mutant("every-conversation-with-a-target-is-trained", "drop_last", "part of the data is never seen", "keep the rest")
 def last_micro_batch_dropped():
     """The last micro-batch of an epoch is dropped."""
-    return DropsLast()
-
-
-@dataclass(frozen=True)
-class DropsLast(Pipeline):
-    def batches(self, job, examples):
-        steps = list(super().batches(job, examples))
-        yield from (
-            step if step is not steps[-1] else step[:-1] for step in steps if step is not steps[-1] or step[:-1]
-        )
+    return with_steps(lambda steps, job: [*steps[:-1], *([steps[-1][:-1]] if steps[-1][:-1] else [])])
 
 
 @mutant("lost-data-is-counted", "huggingface/trl#4554", "nobody knows what was lost", "count, and say so")

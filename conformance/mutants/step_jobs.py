@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from sftspec.conformance.mutants import mutant
-from sftspec.conformance.mutants.breaking import before_training, prepared
+from sftspec.conformance.mutants.breaking import before_training, prepared, with_steps
 from sftspec.trainer import Pipeline, epoch_order, interrupt
 
 
@@ -65,15 +65,12 @@ def resume_forgets_the_decay():
 def resume_repeats_the_epoch():
     """A run that was stopped where an epoch ends does that epoch again."""
 
-    @dataclass(frozen=True)
-    class Repeats(Pipeline):
-        def batches(self, job, examples):
-            steps = list(super().batches(job, examples))
-            one, at = len(steps) // job.epochs, job.resume_at
-            again = at is not None and at < len(steps) and at % one == 0
-            yield from [*steps[:at], *steps[at - one : -one]] if again else steps
+    def repeat(steps, job):
+        one, at = len(steps) // job.epochs, job.resume_at
+        again = at is not None and at < len(steps) and at % one == 0
+        return [*steps[:at], *steps[at - one : -one]] if again else steps
 
-    return Repeats()
+    return with_steps(repeat)
 
 
 @mutant("steps-hold-the-examples-asked-for", "torch DistributedSampler, drop_last=False, variant",

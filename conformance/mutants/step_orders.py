@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from sftspec.conformance.mutants import mutant
+from sftspec.conformance.mutants.breaking import resumed_with, with_steps
 from sftspec.step import StepReport, sft_step
 from sftspec.trainer import Pipeline, interrupt
 
@@ -57,15 +58,12 @@ def epochs_repeat():
 def windows_merged():
     """The last, partial window is merged into the one before it."""
 
-    @dataclass(frozen=True)
-    class Merges(Pipeline):
-        def batches(self, job, examples):
-            steps = list(super().batches(job, examples))
-            if len(steps) > 1 and len(steps[-1]) < len(steps[0]):
-                steps[-2:] = [steps[-2] + steps[-1]]
-            yield from steps
+    def merge(steps, job):
+        if len(steps) > 1 and len(steps[-1]) < len(steps[0]):
+            steps[-2:] = [steps[-2] + steps[-1]]
+        return steps
 
-    return Merges()
+    return with_steps(merge)
 
 
 @mutant("steps-hold-the-examples-asked-for", "settings ignored", "another batch size, and with it another rate",
@@ -81,31 +79,17 @@ def batch_size_ignored():
     return OneByOne()
 
 
-@dataclass(frozen=True)
-class Resumes(Pipeline):
-    """After a resume the data goes on at another place: `shift` batches further, or from the start (None)."""
-
-    shift: int | None = None
-
-    def batches(self, job, examples):
-        steps = list(super().batches(job, examples))
-        at = job.resume_at
-        if at is None:
-            return iter(steps)
-        return iter(steps[:at] + (steps[: len(steps) - at] if self.shift is None else steps[at + self.shift :]))
-
-
 @mutant("resuming-equals-not-stopping", "huggingface/transformers#8878", "data is seen twice, and some never",
         "go on where the run stopped")  # fmt: skip
 def resume_begins_the_data_again():
     """A resumed run reads its data from the start."""
-    return Resumes()
+    return resumed_with(lambda steps, job: steps[: len(steps) - job.resume_at])
 
 
 @mutant("resuming-equals-not-stopping", "huggingface/accelerate#4071", "a batch is never seen", "count batches once")
 def resume_skips_a_batch():
     """A resumed run skips one step's data."""
-    return Resumes(shift=1)
+    return resumed_with(lambda steps, job: steps[job.resume_at + 1 :])
 
 
 @mutant("masking/every-conversation-with-a-target-is-trained", "modelscope/ms-swift, drop_last of windows",
@@ -113,14 +97,7 @@ def resume_skips_a_batch():
 def partial_window_dropped():
     """The last, partial accumulation window of an epoch makes no step."""
 
-    @dataclass(frozen=True)
-    class Drops(Pipeline):
-        def batches(self, job, examples):
-            for step in super().batches(job, examples):
-                if len(step) == job.accumulation * job.world_size:
-                    yield step
-
-    return Drops()
+    return with_steps(lambda steps, job: [step for step in steps if len(step) == job.accumulation * job.world_size])
 
 
 @mutant("steps-hold-the-examples-asked-for", "batch size by device", "steps are larger than asked for",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from sftspec.conformance.mutants import mutant
-from sftspec.conformance.mutants.breaking import around, before_each_step, before_training
+from sftspec.conformance.mutants.breaking import around, before_each_step, before_training, with_steps
 from sftspec.step import StepReport, clip_gradients, forward_logits, sft_loss, sft_step
 from sftspec.trainer import Pipeline, epoch_order
 
@@ -107,18 +107,16 @@ def clipped_on_each_rank():
 def last_window_joins_the_next_epoch():
     """The last, smaller window of an epoch makes no step: its gradient joins the first window of the next."""
 
-    @dataclass(frozen=True)
-    class Joins(Pipeline):
-        def batches(self, job, examples):
-            steps, left = list(super().batches(job, examples)), []
-            for number, step in enumerate(steps):
-                if len(step) < job.accumulation * job.world_size and number + 1 < len(steps):
-                    left = step
-                else:
-                    yield left + step
-                    left = []
+    def join(steps, job):
+        left = []
+        for number, step in enumerate(steps):
+            if len(step) < job.accumulation * job.world_size and number + 1 < len(steps):
+                left = step
+            else:
+                yield left + step
+                left = []
 
-    return Joins()
+    return with_steps(join)
 
 
 @mutant("steps-hold-the-examples-asked-for", "P-24: unslothai/unsloth#7234", "another batch size when packed",

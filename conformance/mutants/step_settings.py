@@ -7,21 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from sftspec.conformance.mutants import mutant
-from sftspec.conformance.mutants.breaking import before_training
+from sftspec.conformance.mutants.breaking import before_training, resumed_with
 from sftspec.step import clip_gradients, sft_loss, sft_step
 from sftspec.trainer import Pipeline, interrupt, make_optimizer
-
-
-def with_groups(change) -> Pipeline:
-    """The reference with other settings of its optimizer's groups: change(job) -> settings."""
-
-    def make(job):
-        optimizer = make_optimizer(job)
-        for group in optimizer.param_groups:
-            group |= change(job)
-        return optimizer
-
-    return Pipeline(optimizer=make)
 
 
 @mutant("epochs-differ-in-order", "DistributedSampler.set_epoch, never called (torch's documentation warns of it)",
@@ -43,14 +31,18 @@ def ranks_forget_the_epoch():
         "scale neither")  # fmt: skip
 def decay_times_ranks():
     """The weight decay is multiplied by the number of ranks."""
-    return with_groups(lambda job: {"weight_decay": job.weight_decay * job.world_size})
+    return Pipeline(optimizer=lambda job: make_optimizer(replace(job, weight_decay=job.weight_decay * job.world_size)))
 
 
 @mutant("adamw-decays-and-corrects", "a decay that is applied to a float32 copy", "weights of 16 bits grow",
         "decay the parameters themselves")  # fmt: skip
 def no_decay_in_bfloat16():
     """A model in bfloat16 does not decay."""
-    return with_groups(lambda job: {"weight_decay": 0.0} if job.model.dtype == torch.bfloat16 else {})
+
+    def make(job):
+        return make_optimizer(replace(job, weight_decay=0.0) if job.model.dtype == torch.bfloat16 else job)
+
+    return Pipeline(optimizer=make)
 
 
 @mutant("what-is-frozen-stays", "every parameter is given to SGD, and asked for its gradient", "adapters' bases move",
@@ -89,13 +81,7 @@ def frozen_count_in_the_norm():
 def resume_forgets_the_ranks():
     """Where ranks share a step, a resumed run skips too few batches."""
 
-    @dataclass(frozen=True)
-    class Forgets(Pipeline):
-        def batches(self, job, examples):
-            steps, at = list(super().batches(job, examples)), job.resume_at
-            yield from steps if at is None else [*steps[:at], *steps[at // job.world_size :]]
-
-    return Forgets()
+    return resumed_with(lambda steps, job: steps[job.resume_at // job.world_size :])
 
 
 @mutant("resuming-equals-not-stopping", "a setting that is not saved with the run", "turns are learned that were not",
