@@ -136,7 +136,8 @@ def every_parameter_gets_its_gradient(run):
     """The gradient of every parameter equals that of the same targets, each example alone, in float64.
 
     Layers under no_grad, frozen by mistake or cut off by checkpointing (transformers#26221) do not show at the head.
-    Bound: properties/README.md, four times the error of the same computation in the run's dtype, plus 64 roundings.
+    Bound: properties/README.md, four times the error of the same computation in the run's dtype, plus 64 roundings of
+    the gradient of its module.
     """
     for step, name, error, bound in run.oracle.compare_gradients():
         note = f"step {step.index}, {name}: relative error {error:.2e}, {bound:.2e} is rounding"
@@ -158,11 +159,10 @@ def clipping_is_by_the_norm_of_the_whole_gradient(run):
     limit = run.job.max_grad_norm
     if limit is None:
         return
-    for step, factor, norm, spread, rounding in run.oracle.clip_factors():
+    for step, factor, norm, rounding, spread, of_one in run.oracle.clip_factors():
         if norm > limit:
             expected = limit / norm
-            bound = 1e-6 / norm + rounding
-            close = abs(factor / expected - 1) <= bound and spread <= bound
+            close = abs(factor / expected - 1) <= 1e-6 / norm + rounding and spread <= of_one
             length = norm_of(step)
             exact = abs(length / limit - 1) <= 1e-6 / norm + norm_bound(run, step)
             yield (

@@ -134,37 +134,53 @@ class Oracle:
                 error = float((hidden.cpu().double() - state).abs().max())
                 yield piece, error, 4 * own + 8 * self.roundoff * largest
 
+    def gradient_bounds(self, step: Step) -> dict[str, float]:
+        """The relative error that rounding explains in a step's gradients, by parameter; none for a gradient of zero.
+
+        Four times its own error in the run's dtype, that of the weights, and the slack of its whole module: where
+        attention is sure, the gradients of queries and keys are small differences of terms as large as the values' are.
+        """
+        exact, same = self.gradients(step, torch.float64), self.gradients(step, self.dtype)
+        sizes = {name: size for name, gradient in exact.items() if (size := float(gradient.norm()))}
+        of_module: dict[str, float] = {}
+        for name, size in sizes.items():
+            of_module[_module(name)] = math.hypot(of_module.get(_module(name), 0.0), size)
+        weights = self.weight_error(self.run.targets[step.index])
+        own = {name: float((same[name] - exact[name]).norm()) for name in sizes}
+        return {
+            name: (4 * own[name] + self.slack * of_module[_module(name)]) / size + weights
+            for name, size in sizes.items()
+        }
+
     def compare_gradients(self) -> Iterator[tuple[Step, str, float, float]]:
         """(step, parameter, relative difference of its gradient from float64, bound)."""
         for step in self.steps:
-            exact, same = self.gradients(step, torch.float64), self.gradients(step, self.dtype)
-            slack = self.weight_error(self.run.targets[step.index])
-            for name, gradient in exact.items():
-                size = float(gradient.norm())
-                if size == 0.0:
-                    continue
+            exact = self.gradients(step, torch.float64)
+            for name, bound in self.gradient_bounds(step).items():
                 got = step.gradients.get(name)
-                error = 1.0 if got is None else float((got.cpu().double() - gradient).norm()) / size
-                own = float((same[name] - gradient).norm()) / size
-                yield step, name, error, 4 * own + slack
+                size = float(exact[name].norm())
+                error = 1.0 if got is None else float((got.cpu().double() - exact[name]).norm()) / size
+                yield step, name, error, bound
 
-    def clip_factors(self) -> Iterator[tuple[Step, float, float, float, float]]:
-        """(step, factor by which its gradient was scaled, norm before, spread of the factor over parameters, rounding).
+    def clip_factors(self) -> Iterator[tuple[Step, float, float, float, float, float]]:
+        """(step, factor by which its gradient was scaled, norm before, bound, spread over parameters, its bound).
 
         The weights of a token mean sum to 1, so their sum is the factor; the norm before is that of the float64
-        gradient. `rounding` bounds the relative error of a parameter's norm: four times its own in the run's dtype, as
-        above.
+        gradient. Both bounds are relative. The spread is that of the parameter whose norm is worst against its bound.
         """
         for step in self.steps:
-            targets = self.run.targets[step.index]
-            factor = sum(row.weight for row in targets)
-            exact, same = self.gradients(step, torch.float64), self.gradients(step, self.dtype)
-            norm = float(torch.stack([gradient.norm() for gradient in exact.values()]).norm())
-            large = [name for name in exact if name in step.gradients and float(exact[name].norm()) > 1e-3 * norm]
-            ratios = [float(step.gradients[name].cpu().double().norm() / exact[name].norm()) for name in large]
-            own = [float((same[name] - exact[name]).norm() / exact[name].norm()) for name in large]
-            spread = max(abs(ratio - 1) for ratio in ratios)
-            yield step, factor, norm / factor if factor else 0.0, spread, 4 * max(own) + self.weight_error(targets)
+            factor = sum(row.weight for row in self.run.targets[step.index])
+            bounds, exact = self.gradient_bounds(step), self.gradients(step, torch.float64)
+            sizes = {name: float(exact[name].norm()) for name in bounds}
+            norm = math.hypot(*sizes.values())
+            rounding = math.hypot(*(bounds[name] * size for name, size in sizes.items())) / norm
+            spreads = {
+                name: abs(float(step.gradients[name].cpu().double().norm()) / size - 1)
+                for name, size in sizes.items()
+                if name in step.gradients
+            }
+            worst = max(spreads, key=lambda name: spreads[name] / bounds[name])
+            yield step, factor, norm / factor if factor else 0.0, rounding, spreads[worst], bounds[worst]
 
     def sgd_errors(self) -> Iterator[tuple[Step, str, float, float, float]]:
         """(step, parameter, largest difference from p - lr g, bound, relative error of the change).
@@ -220,6 +236,11 @@ class Oracle:
         change = float((expected - step.before[name].double()).norm())
         share = float(error.norm()) / change if change else math.inf
         return float(error.flatten()[worst]), float(bound.flatten()[worst]), share
+
+
+def _module(parameter: str) -> str:
+    """The block that a parameter belongs to: `layers.0.self_attn` of `layers.0.self_attn.q_proj.weight`."""
+    return parameter.rsplit(".", 2)[0]
 
 
 def _states(model: Any, pieces: list[Piece]) -> Tensor:
