@@ -298,6 +298,11 @@ def test_float64_passes():
     assert alarms(Double(), ["plain", "packed, accumulation", "clipping"]) == {}
 
 
+def test_fused_attention_passes_where_it_is_sure():
+    """The gradient of this seed's last query is 32 times smaller than its module's, and was once called wrong."""
+    assert alarms(Pipeline(), ["frozen parameters"], seed=17) == {}
+
+
 @pytest.mark.parametrize("name", [name for name, job in JOBS.items() if job.settings.get("max_length") == CUT])
 def test_a_cut_leaves_something_to_train_on_whatever_the_seed(name, tmp_path):
     """Once a job of which nothing was left broke the reference's own run, on one seed in five."""
