@@ -1,66 +1,15 @@
 """Rejection sampling: from prompts to a fine-tuning set, one prompt at a time.
 
-The policy here is a function of prompt and seed whose completions say which prompt they answer, and the reward reads a
-number off the completion, so that every pairing and every loss shows in the conversations that come out.
+Every pairing and every loss shows in the conversations that come out: `selection_prompts` has the prompts, the policy
+and the reward.
 """
 
 from __future__ import annotations
 
-import math
-import random
-import re
-
 from hypothesis import strategies as st
 
-from sftspec.conversation import Conversation
 from sftspec.properties import must, should
-
-INF = math.inf
-ENDINGS = ("", " \n", "<|im_end|>")  # what a tokenizer or a tidy pipeline may take off a completion
-
-
-def numbered_prompts(count: int, prefill: str) -> list[Conversation]:
-    """Prompts with tools, a system message and an earlier turn that calls one; every other one repeats the first one's
-    words. Messages have more than a role and a content."""
-    prompts = []
-    for index in range(count):
-        words, call = f"question {index * (index % 2)}", {"name": f"tool {index}", "arguments": {}}
-        prompt = [
-            {"role": "system", "content": f"rules {index}"},
-            {"role": "user", "content": "before"},
-            {"role": "assistant", "content": "then", "train": False, "tool_calls": [{"function": call}]},
-            {"role": "tool", "content": "so"},
-            {"role": "user", "content": words},
-        ]
-        prompt += [{"role": "assistant", "content": prefill, "reasoning_content": "so far"}] if prefill else []
-        prompts.append(Conversation(prompt, tools=[{"name": f"tool {index}"}]))
-    return prompts
-
-
-def sample_numbers(prompt, n, seed, below: int = 10**12):
-    """n completions that carry the prompt they answer and a number drawn from the seed; some end in a blank or in a
-    control token."""
-    draw = random.Random(seed)
-    question = next(message["content"] for message in reversed(prompt) if message["role"] == "user")
-    numbers = [draw.randrange(below) for _ in range(n)]
-    return [f" re: {question} #{number}{ENDINGS[number % 3]}" for number in numbers]
-
-
-def number_of(text: str) -> int:
-    """The number that a completion carries; 9 for an empty one."""
-    found = re.search(r"#(\d+)", text)
-    return int(found[1]) if found else 9
-
-
-def reward_of(conversation) -> float | None:
-    """From -3 to 3, ties and 0 among them, by the number that a completion carries and the rules of its prompt: a
-    float, an int or, where it is 0 or 1, a bool; of five numbers one has None, one NaN and one -inf."""
-    number = number_of(conversation[-1]["content"])
-    rules = int(conversation[0]["content"].split()[1]) if conversation[0]["role"] == "system" else 0
-    missing, reward = {0: None, 1: math.nan, 2: -INF}, (number + rules) % 7 - 3
-    kind = (float, int, bool if reward in (0, 1) else int)[number % 3]
-    return missing[number % 5] if number % 5 in missing else kind(reward)
-
+from sftspec.properties.selection_prompts import INF, number_of, numbered_prompts, reward_of, sample_numbers
 
 jobs = {
     "count": st.integers(1, 7),
@@ -68,6 +17,7 @@ jobs = {
     "seed": st.integers(0, 99),
     "prefill": st.sampled_from(["", "<think>"]),
 }
+ERRORS = (RuntimeError, ValueError, TimeoutError)  # out of memory, a text that does not parse, a server
 job_examples = [{"count": 3, "n": 3, "seed": 0, "prefill": "<think>"}, {"count": 6, "n": 1, "seed": 1, "prefill": ""}]
 
 
@@ -79,11 +29,11 @@ def each_prompt_trains_its_own_best_completion(run_round, count, n, seed, prefil
     and says so. A prompt without a message is refused, or has its place.
 
     Completions paired with another prompt (R1-V#67), one prompt for the whole group (trl#6072), training on all n,
-    prompts that vanish without being counted, a reward of 0 or below, or False, taken for none; and a reward function
-    that is not given the whole candidate: without its context or its tools (ms-swift#10205), without the fields of its
-    messages, or without the start that was prefilled (trl#6966). Of completions that failed (here some, at times all of
-    a prompt's) nothing is made up; one that is empty, or ends in a blank or a control token, was sampled so, and is
-    trained so.
+    prompts that vanish without being counted, a reward of 0 or below, or False, or a scalar of NumPy or PyTorch, taken
+    for none; and a reward function that is not given the whole candidate: without its context or its tools
+    (ms-swift#10205), without the fields of its messages, or without the start that was prefilled (trl#6966). A long
+    prompt or completion is not cut. Of completions that failed (here some, at times all of a prompt's) nothing is made
+    up; one that is empty, or ends in a blank or a control token, was sampled so, and is trained so.
     """
     prompts = numbered_prompts(count, prefill)
     seen, sampled, asked = [], [], []
@@ -106,7 +56,7 @@ def each_prompt_trains_its_own_best_completion(run_round, count, n, seed, prefil
     yield prompts, kept == sampled, f"sampled {sampled}, candidates {kept}"
     for prompt, selection in zip(prompts, selections, strict=False):
         rewards = [reward_of(candidate) for candidate in selection.candidates]
-        said = [None if reward is None or reward != reward else reward for reward in rewards]
+        said = [None if reward is None or reward != reward else float(reward) for reward in rewards]
         yield prompt, list(selection.rewards) == said, f"rewards {said}, said to be {selection.rewards}"
         best = max((reward for reward in said if reward is not None), default=None)
         trained = selection.conversation
@@ -114,13 +64,14 @@ def each_prompt_trains_its_own_best_completion(run_round, count, n, seed, prefil
         if best is not None and trained is not None:
             right = trained in selection.candidates and reward_of(trained) == best == selection.reward
             yield prompt, right, f"expected a candidate of reward {best}, trained {trained}"
-        last = prompt[5] if prefill else {"role": "assistant"}
+        context, last = (prompt[:-1], prompt[-1]) if prefill else (prompt, {"role": "assistant"})
         for candidate in selection.candidates:
-            whole = [*prompt[:5], {**last, "content": candidate[-1]["content"]}]
-            own = list(candidate) == whole and candidate.tools == prompt.tools
-            yield prompt, own, f"expected {whole} with {prompt.tools}, found {candidate} with {candidate.tools}"
+            whole = [*context, {**last, "content": candidate[-1]["content"]}]
+            origin, found = (prompt.source, prompt.tools), (candidate.source, candidate.tools)
+            own = list(candidate) == whole and found == origin
+            yield prompt, own, f"expected {whole} of {origin}, found {candidate} of {found}"
             text = whole[-1]["content"]
-            started = text == prefill or text.startswith(f"{prefill} re: {prompt[4]['content']} #")
+            started = text == prefill or text.startswith(f"{prefill} re: {context[-1]['content']} #")
             yield prompt, started, f"answers another prompt: {text}"
     candidates = [(list(candidate), candidate.tools) for selection in selections for candidate in selection.candidates]
     for conversation in seen:
@@ -172,13 +123,44 @@ def more_completions_than_were_asked_for_are_no_candidates(run_round, count, n, 
         yield prompts, len(selection.candidates) <= n, f"{len(selection.candidates)} candidates, {n} were asked for"
 
 
-rewards_that_tie = st.lists(st.sampled_from([0, 1.0, INF, -INF]), min_size=1, max_size=6)
+@should(seam="rejection_sample", laws="BN-SFT", floor=20, given={**jobs, "error": st.sampled_from(ERRORS)},
+        examples=[{**job, "error": error} for job in job_examples for error in ERRORS])  # fmt: skip
+def an_error_of_the_sampler_or_the_reward_is_raised(run_round, count, n, seed, prefill, error):
+    """An exception that the sampler or the reward function raises on the last prompt reaches whoever asks for its
+    selection.
+
+    A server that is down has given no bad answer: taken for a missing completion or reward, it leaves prompts out that
+    nobody will sample again.
+    """
+    prompts, raised = numbered_prompts(count, prefill), []
+
+    def failing(function):
+        def fails(talk, *rest):
+            if talk[0] == prompts[-1][0]:
+                raised.append(function)
+                raise error("the server is down")
+            return function(talk, *rest)
+
+        return fails
+
+    for sample, reward in ((failing(sample_numbers), reward_of), (sample_numbers, failing(reward_of))):
+        try:
+            selections = list(run_round(prompts, sample, reward, n, seed))
+        except Exception as seen:
+            yield (prompts, error), True, f"raised {seen!r}"
+        else:
+            yield (prompts, error), not raised, f"{raised} raised, and {selections[-1:]} came of it"
+        raised.clear()
+
+
+rewards_that_tie = st.lists(st.sampled_from([0, 1.0, 1 + 2.0**-40, INF, -INF]), min_size=1, max_size=6)
 
 
 @should(seam="rejection_sample", laws=("BN-SFT", "BN-TIE"), floor=20, given={"row": rewards_that_tie},
-        examples=[{"row": [1.0, 1.0, 1.0]}, {"row": [0, INF, 1.0, INF]}])  # fmt: skip
+        examples=[{"row": [1.0, 1.0, 1.0]}, {"row": [0, INF, 1.0, INF]}, {"row": [1.0, 1 + 2.0**-40]}])  # fmt: skip
 def the_first_of_equal_completions_is_trained(run_round, row):
-    """Of completions whose rewards are equal the one that was sampled first is trained; +inf is the largest reward.
+    """Of completions whose rewards are equal the one that was sampled first is trained; +inf is the largest
+    reward. Those that float32 takes for equal are not.
 
     A tie that falls to the longest one, or to the last, is a second reward that nobody chose.
     """

@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
+import torch
 from hypothesis import strategies as st
 
 from sftspec.properties import must, should
 from sftspec.properties.selection_cases import (
     INF,
+    MANY_PROMPTS,
     NAN,
     NEIGHBOURS,
+    NEIGHBOURS_OF_FLOATS,
     PAIRED,
     SATURATED,
     distinct_row,
+    each_alone,
     finite,
     in_each_form,
     rewards_row,
     tables,
+    where_not_refused,
     whole_rows,
 )
 
@@ -39,6 +45,8 @@ NOT_OBSERVABLE: dict[str, str] = {}
         {"rewards": PAIRED},
         {"rewards": SATURATED},
         {"rewards": NEIGHBOURS},
+        *({"rewards": [row]} for row in NEIGHBOURS_OF_FLOATS),
+        {"rewards": MANY_PROMPTS},
         {"rewards": [[float(number) for number in range(1000)]]},
         {"rewards": [[-INF, -1e308]]},
         {"rewards": [[0.0, 1.0], [1.0, 0.0]]},
@@ -47,13 +55,13 @@ NOT_OBSERVABLE: dict[str, str] = {}
 )
 def the_winner_has_the_largest_reward(select, rewards):
     """The winner's reward is the maximum of its prompt's rewards, compared as they were given, be it in lists, an array
-    or a tensor.
+    or a tensor, in a table or, where that is not refused, as the row of one prompt.
 
     An ascending sort keeps the worst (LLaMa2lang#52, trl#117 by label order); a squashed or rounded reward, or one
     compared with a tolerance, ties what is distinct (trap H22). Negated to sort, an unsigned integer wraps, and so does
     the smallest signed one. Llama-2 section 3.2.3, arXiv:2307.09288.
     """
-    for form, winners in in_each_form(select, rewards):
+    for form, winners in (*in_each_form(select, rewards), *each_alone(select, rewards)):
         for row, winner in zip(rewards, map(int, winners), strict=True):
             yield (form, row, winner), row[winner] == max(row), f"expected {max(row)}, selected {row[winner]}"
 
@@ -67,9 +75,13 @@ def the_winner_has_the_largest_reward(select, rewards):
 )
 def whole_numbers_are_compared_as_whole_numbers(select, row):
     """Rewards that are integers are compared as integers, whichever type holds them: 2**53 and 2**53 + 1, which are one
-    float64, do not tie."""
-    for form, (winner,) in in_each_form(select, [row]):
-        yield (form, row), row[int(winner)] == max(row), f"expected {max(row)}, selected {row[int(winner)]}"
+    float64, do not tie. Nor do they where another reward is missing, or another prompt is shorter or has a fraction:
+    what fills up a table does not set its type."""
+    beside = {"beside None": [[*row, None]], "beside 1": [row, [1]], "beside 1/2": [row, [0.5] * len(row)]}
+    filled = where_not_refused(lambda table: list(select(table)), beside)
+    for form, (winner, *_) in (*in_each_form(select, [row]), *each_alone(select, [row]), *filled):
+        found = [*row, None][int(winner)]
+        yield (form, row), found == max(row), f"expected {max(row)}, selected {found}"
 
 
 @must(
@@ -162,7 +174,7 @@ def the_first_of_equals_wins(select, row):
 )
 def a_candidate_without_a_reward_never_wins(select, row):
     """A NaN reward is not selected at any position while another candidate has a reward, be it -inf, and whether
-    rewards come in lists, an array or a tensor; nor is None, where it is not refused.
+    rewards come in lists, an array or a tensor, in a table or as a row; nor is None, where it is not refused.
 
     argmax, topk and sort of PyTorch and NumPy order NaN first, Python's max keeps it where it comes first, NaN * 0 is
     NaN, and NaN replaced by -inf ties with -inf (lassonet#20, trl#4501; trap H21). A None that counts as 0 beats every
@@ -170,16 +182,19 @@ def a_candidate_without_a_reward_never_wins(select, row):
     """
     for position in range(len(row) + 1):
         broken = [*row[:position], NAN, *row[position:]]
-        for form, (winner,) in in_each_form(select, [broken]):
+        for form, (winner,) in (*in_each_form(select, [broken]), *each_alone(select, [broken])):
             right = broken[int(winner)] == max(row)
             yield (form, broken), right, f"selected candidate {int(winner)}, expected reward {max(row)}"
         missing = [*row[:position], None, *row[position:]]
-        try:
-            winner = int(select([missing])[0])
-        except Exception as error:
-            yield missing, True, f"refused: {error}"
-        else:
-            yield missing, missing[winner] == max(row), f"selected candidate {winner}, expected reward {max(row)}"
+        for form, winner in where_not_refused(lambda table: int(select(table)[0]), forms_with_none(missing)):
+            right = winner >= 0 and missing[winner] == max(row)
+            yield (form, missing), right, f"selected candidate {winner}, expected {max(row)}"
+
+
+def forms_with_none(row) -> dict:
+    """The forms that can hold a None."""
+    tensors = [None if reward is None else torch.tensor(reward, dtype=torch.float64) for reward in row]
+    return {"lists": [row], "an array of objects": np.array([row], dtype=object), "lists of tensors": [tensors]}
 
 
 @must(

@@ -20,6 +20,7 @@ tables = st.integers(1, 6).flatmap(
     lambda n: st.lists(st.lists(finite | st.just(-INF), min_size=n, max_size=n), min_size=1, max_size=4)
 )
 
+FLOATS = ("float64", "float32", "float16", "bfloat16")
 WHOLE = {"bool": (0, 1), "uint8": (0, 255), "int8": (-128, 127), "int64": (-(2**63), 2**63 - 1)}
 # Neighbours that are one float64; and the ends of the types of integers.
 whole_rows = st.one_of(
@@ -33,32 +34,60 @@ whole_rows = st.one_of(
 # Two prompts, one of them twice, and rewards that say which prompt and which candidate they belong to.
 PAIRED = [[1.0, 2.0, 3.0], [30.0, 10.0, 20.0], [1.0, 2.0, 3.0]]
 NEIGHBOURS = [[1.0, 1.0 + 2.0**-52], [-(2.0**-1074), 0.0], [-1.0, -1.0 + 2.0**-53]]  # no double lies between
+# Neighbours of float32, of float16 and of bfloat16: a type that is coarser takes them for equal.
+NEIGHBOURS_OF_FLOATS = [[1.0, 1.0 + 2.0**-bits] for bits in (23, 10, 7)]
+# More prompts than a block holds, with winners in turn at every place.
+MANY_PROMPTS = [[float((place + prompt) % 5) for place in range(5)] for prompt in range(40)]
 # Distinct rewards that a sigmoid in float32 (first) or bfloat16 (second) turns into ties.
 SATURATED = [[18.0, 20.0, 25.0], [6.5, 7.0, 8.0]]
 
 
 def types_that_hold(rewards) -> list[str]:
-    """float64, unless integers were given, and the types of whole numbers that hold all of them."""
+    """The types of whole numbers that hold all rewards and, unless integers were given, those of floats."""
     table = np.array(rewards)
     given_whole = table.dtype.kind in "biu"
+    floats = [] if given_whole else [name for name in FLOATS if _holds(name, table)]
     if not given_whole and not (np.isfinite(table).all() and (table == np.trunc(table)).all()):
-        return ["float64"]
+        return floats
     low, high = int(table.min()), int(table.max())
-    whole = [name for name, (least, most) in WHOLE.items() if least <= low and high <= most]
-    return whole if given_whole else ["float64", *whole]
+    return floats + [name for name, (least, most) in WHOLE.items() if least <= low and high <= most]
+
+
+def _holds(name: str, table: np.ndarray) -> bool:
+    return np.array_equal(torch.tensor(table).to(getattr(torch, name)).double().numpy(), table, equal_nan=True)
 
 
 def in_each_form(function, rewards, *rest, types=None, read=list):
-    """(form, answer) for rewards as lists, and as arrays and tensors of these types, where those are not refused.
-
-    types: None are all that hold them.
-    """
+    """(form, answer) for rewards as lists, and in the other forms where those are not refused."""
     yield "lists", read(function(rewards, *rest))
+    yield from where_not_refused(lambda form: read(function(form, *rest)), forms_of(rewards, types))
+
+
+def each_alone(function, rewards, *rest, read=int):
+    """(form, an answer for each prompt) where each is asked alone, as its row (N,), in every form not refused."""
+    forms = {"lists": rewards, **forms_of(rewards)}
+    yield from where_not_refused(lambda form: [read(function(row, *rest)) for row in form],
+                                 {f"each of {name}": form for name, form in forms.items()})  # fmt: skip
+
+
+def forms_of(rewards, types=None) -> dict:
+    """Rewards as arrays, tensors and lists of tensors of these types; None are all that hold them."""
+    forms = {}
     for name in types or types_that_hold(rewards):
-        table = np.array(rewards, dtype=name)
-        for form in (table, torch.from_numpy(table.copy())):
-            try:
-                answer = read(function(form, *rest))
-            except Exception:
-                continue
-            yield f"{type(form).__name__} of {name}", answer
+        tensor = torch.tensor(rewards, dtype=getattr(torch, name))
+        forms[f"a tensor of {name}"] = tensor
+        if name != "bfloat16":
+            forms[f"an array of {name}"] = tensor.numpy().copy()
+        if tensor.ndim == 2:
+            forms[f"lists of tensors of {name}"] = [[*row] for row in tensor]
+    return forms
+
+
+def where_not_refused(ask, forms):
+    """(form, answer) for each of the forms that is not refused."""
+    for name, form in forms.items():
+        try:
+            answer = ask(form)
+        except Exception:
+            continue
+        yield name, answer

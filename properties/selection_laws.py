@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sftspec.order_statistics import expected_max_normal
 from sftspec.properties import must, should
-from sftspec.properties.selection_cases import INF, NAN, in_each_form, rewards_row
+from sftspec.properties.selection_cases import INF, NAN, each_alone, in_each_form, rewards_row
 
 
 @must(
@@ -89,19 +89,24 @@ def the_best_of_normal_rewards_is_their_expected_maximum(select, n, seed):
     seam="top_k",
     laws="BN-TOPK",
     floor=60,
-    given={"row": rewards_row, "broken": st.integers(0, 7)},
-    examples=[{"row": [2.0, 5.0, 1.0, 5.0], "broken": 0}, {"row": [-INF, 1.0], "broken": 1}],
+    given={"row": rewards_row, "broken": st.integers(0, 7), "times": st.just(1)},
+    examples=[
+        {"row": [2.0, 5.0, 1.0, 5.0], "broken": 0, "times": 1},
+        {"row": [-INF, 1.0], "broken": 1, "times": 1},
+        {"row": [1.0, 3.0, 2.0], "broken": 3, "times": 13},
+        {"row": [float(17 * place % 41) for place in range(40)], "broken": 9, "times": 1},
+    ],
 )
-def the_k_best_are_the_k_largest(select_top, row, broken):
+def the_k_best_are_the_k_largest(select_top, row, broken, times):
     """The k selected are the k largest rewards of their prompt, best first and each once, and no NaN is among them.
 
-    Three prompts are asked together, in lists, an array and a tensor: the k best of all, or of the first, are not the
-    k best of each.
+    Three prompts are asked together, in lists, an array and a tensor, and each alone, as a row: the k best of all, or
+    of the first, are not the k best of each. Many candidates, or prompts (the three, many times), are no other case.
     """
-    rows = [row, row[::-1], [-reward if math.isfinite(reward) else reward for reward in row]]
+    rows = [row, row[::-1], [-reward if math.isfinite(reward) else reward for reward in row]] * times
     table = [[*each[:broken], NAN, *each[broken:]] for each in rows]
     for k in range(1, len(row) + 1):
-        for form, selected in in_each_form(select_top, table, k):
+        for form, selected in (*in_each_form(select_top, table, k), *each_alone(select_top, table, k, read=list)):
             for rewards, chosen in zip(table, selected, strict=True):
                 indices = [int(index) for index in chosen]
                 found, ranked = [rewards[index] for index in indices], ranked_rewards(rewards)

@@ -18,7 +18,9 @@ Sources: Llama-2 §3.2.3 (rejection sampling, arXiv 2307.09288); laws BN-ARGMAX,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -61,7 +63,7 @@ def top_k(rewards: Any, k: int, on_unranked: Literal["error", "skip"] = "error")
     if not 1 <= k <= table.shape[1]:
         raise ValueError(f"k = {k}, but a prompt has {table.shape[1]} candidates: choose 1 <= k <= candidates")
     best = ranking(table)[:, :k]
-    ranked = np.take_along_axis(~np.isnan(table), best, axis=1)
+    ranked = np.take_along_axis(has_reward(table), best, axis=1)
     if on_unranked == "error" and not ranked.all():
         short = np.flatnonzero(~ranked.all(axis=1)).tolist()
         raise ValueError(
@@ -81,22 +83,30 @@ def ranking(table: np.ndarray) -> np.ndarray:
     # A stable ascending sort of the mirrored row, read backwards: the first of equals comes first without negating a
     # reward (the smallest integer has no negative), and NaN cannot tie with -inf: validity is a key of its own.
     mirrored = table[:, ::-1]
-    ascending = np.lexsort((mirrored, ~np.isnan(mirrored)), axis=-1)
+    ranked = has_reward(mirrored)
+    ascending = np.lexsort((np.where(ranked, mirrored, False), ranked), axis=-1)
     return (table.shape[1] - 1 - ascending)[:, ::-1].astype(np.int64)
 
 
+def has_reward(table: np.ndarray) -> np.ndarray:
+    """Where a reward stands: NaN is what does not equal itself, in an array of any type."""
+    return table == table
+
+
 def reward_table(rewards: Any) -> np.ndarray:
-    """Rewards as one array (P, N) or (N,), NaN where a candidate has none; integers stay exact integers."""
+    """Rewards as one array (P, N) or (N,), NaN where a candidate has none, and every other number the one given.
+
+    Lists that hold more than floats become an array of Python's numbers: an integer and a float compare exactly, and
+    no type that one prompt needs rounds another's.
+    """
     if isinstance(rewards, torch.Tensor):
         rewards = rewards.detach().cpu()
-        values = (rewards.double() if rewards.is_floating_point() else rewards.long()).numpy()
-    elif isinstance(rewards, np.ndarray) or not isinstance(rewards, Iterable):
-        values = np.asarray(rewards)
+        values = (rewards.double() if rewards.is_floating_point() else rewards).numpy()
+    elif _is_row(rewards) and getattr(rewards, "dtype", "O") == "O":
+        values = _listed(rewards)
     else:
-        rows = list(rewards)
-        nested = any(isinstance(row, (Sequence, np.ndarray, torch.Tensor)) and np.ndim(row) for row in rows)
-        values = np.array(_rectangle(rows) if nested else [_number(reward) for reward in rows])
-    if values.dtype.kind not in "biuf" or values.ndim not in (1, 2) or values.shape[-1] == 0:
+        values = np.asarray(rewards)
+    if values.dtype.kind not in "biufO" or values.ndim not in (1, 2) or values.shape[-1] == 0:
         raise ValueError(
             f"rewards of shape {values.shape} and type {values.dtype}: expected numbers, (prompts, candidates) or"
             " (candidates,) with at least one candidate"
@@ -104,12 +114,24 @@ def reward_table(rewards: Any) -> np.ndarray:
     return values
 
 
-def _rectangle(rows: Any) -> list[list[float]]:
-    """Rows of unequal length, filled up with NaN: a completion that is missing has no reward."""
-    table = [[_number(reward) for reward in row] for row in rows]
-    width = max(map(len, table))
-    return [row + [float("nan")] * (width - len(row)) for row in table]
+def _is_row(rewards: Any) -> bool:
+    return isinstance(rewards, Iterable) and getattr(rewards, "ndim", 1) > 0
 
 
-def _number(reward: Any) -> float:
-    return float("nan") if reward is None else getattr(reward, "item", lambda: reward)()
+def _listed(rewards: Iterable) -> np.ndarray:
+    """Rows filled up to one length with NaN (a completion that is missing has no reward), or a single row."""
+    rows = list(rewards)
+    nested = all(map(_is_row, rows))
+    table = [[_number(reward) for reward in row] for row in (rows if nested else [rows])]
+    width = max(map(len, table), default=0)
+    filled = [row + [math.nan] * (width - len(row)) for row in table]
+    types = {type(reward) for row in filled for reward in row}
+    values = np.array(filled, dtype=float if types <= {float} else object)
+    return values if nested else values[0]
+
+
+def _number(reward: Any) -> Real:
+    number = math.nan if reward is None else reward.item() if hasattr(reward, "item") else reward
+    if not isinstance(number, Real):
+        raise ValueError(f"a reward is {number!r:.60}: expected a number, or None where there is none")
+    return number

@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import math
 import random
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -39,6 +40,36 @@ def arrays_by_argmax(rewards):
 
 def tensors_by_argmax(rewards):
     return rewards.argmax(-1) if isinstance(rewards, torch.Tensor) else best_of_n(rewards, "skip")
+
+
+def when(condition, change, choose=best_of_n):
+    """`choose` on rewards that are changed where they meet the condition."""
+    return lambda rewards, *k: choose(change(rewards) if condition(rewards) else rewards, *k, on_unranked="skip")
+
+
+def is_tensor(*dtypes):
+    return lambda rewards: isinstance(rewards, torch.Tensor) and rewards.dtype in dtypes
+
+
+def holds_tensors(rewards):
+    return isinstance(rewards, list) and isinstance(rewards[0], list) and isinstance(rewards[0][0], torch.Tensor)
+
+
+def of_type(dtype):
+    return lambda rewards: isinstance(rewards, np.ndarray) and rewards.dtype.name == dtype
+
+
+def row_by_argmax(rewards):
+    """A single prompt's row (N,) goes to argmax, to which NaN is the largest."""
+    single = not any(map(np.ndim, rewards))
+    return np.argmax(np.array(rewards, dtype=float)) if single else best_of_n(rewards, "skip")
+
+
+def first_of_a_block(rewards, *k, choose=best_of_n):
+    """Of more than eight prompts all but the first eight have the first one's choice."""
+    chosen = np.array(choose(rewards, *k, on_unranked="skip"))
+    chosen[8:] = chosen[:1]
+    return chosen
 
 
 def by_row(choose):
@@ -147,9 +178,16 @@ BROKEN = {
         by_row(lambda row: row.index(min(row))),
         sigmoid_argmax,
         lambda rewards: best_of_n(rewards) % 256,
+        when(is_tensor(torch.float32), torch.Tensor.bfloat16),
+        when(of_type("float32"), lambda rewards: rewards.astype(np.float16)),
+        when(is_tensor(torch.float16, torch.bfloat16), torch.neg),
+        first_of_a_block,
     ],
     "best_of_n/a-prompt-is-decided-by-its-own-candidates": [transposed, lambda rewards: best_of_n(rewards)[:1]],
-    "best_of_n/whole-numbers-are-compared-as-whole-numbers": [torch_argmax],
+    "best_of_n/whole-numbers-are-compared-as-whole-numbers": [
+        torch_argmax,
+        lambda rewards: best_of_n(np.array([*itertools.zip_longest(*rewards, fillvalue=NAN)]).T, "skip"),
+    ],
     "best_of_n/permuting-the-candidates-moves-the-winner-along": [
         by_row(lambda row: max(range(len(row)), key=lambda i: row[i] - 9 * i))
     ],
@@ -165,6 +203,9 @@ BROKEN = {
         lambda rewards: np.argmax(np.array(rewards) * ~np.isnan(rewards), axis=1),
         arrays_by_argmax,
         tensors_by_argmax,
+        row_by_argmax,
+        when(of_type("object"), lambda rewards: np.where(np.equal(rewards, None), 0, rewards)),
+        when(holds_tensors, lambda rewards: [torch.stack(row).nan_to_num().tolist() for row in rewards]),
     ],
     "best_of_n/a-prompt-with-fewer-rewards-moves-no-other": [filled_with_zeros, unranked_left_out],
     "best_of_n/a-prompt-without-rewards-is-refused-or-skipped": [numpy_argmax, rounded_to(torch.float64)],
@@ -176,7 +217,13 @@ BROKEN = {
     "best_of_n/more-candidates-never-make-the-winner-worse": [by_row(lambda row: len(row) - 1)],
     "best_of_n/selection-does-not-depend-on-sharding": [by_row(above_the_mean)],
     "best_of_n/the-best-of-normal-rewards-is-their-expected-maximum": [by_row(lambda row: 0), by_row(above_the_mean)],
-    "best_of_n/the-k-best-are-the-k-largest": [torch_topk, smallest_k],
+    "best_of_n/the-k-best-are-the-k-largest": [
+        torch_topk,
+        smallest_k,
+        lambda rewards, k: np.sort(top_k(rewards, k)) if k > 8 else top_k(rewards, k),
+        lambda rewards, k: np.sort(top_k(rewards, k)) if np.ndim(rewards) == 1 else top_k(rewards, k),
+        lambda rewards, k: first_of_a_block(rewards, k, choose=top_k),
+    ],
     "best_of_n/equal-rewards-rank-in-the-order-of-sampling": [last_of_equals_first, last_of_equals_alone],
     "best_of_n/fewer-rewards-than-k-are-refused-or-marked": [
         torch_topk,
@@ -285,7 +332,7 @@ IN_FLOAT64 = {"whole_numbers_are_compared_as_whole_numbers"}
 
 @pytest.mark.parametrize(
     ("selector", "rounds"),
-    [(numpy_argmax, set()), (torch_argmax, IN_FLOAT64), (by_row(lambda row: row.index(max(row))), set())],
+    [(numpy_argmax, IN_FLOAT64), (torch_argmax, IN_FLOAT64), (by_row(lambda row: row.index(max(row))), set())],
 )
 def test_argmax_of_numpy_torch_and_python_fail_on_nan_only(selector, rounds):
     """What selectors are made of: they rank right (in the type that they convert to) and let a broken candidate win."""
@@ -383,6 +430,19 @@ def test_integers_beyond_float64_keep_their_order():
     assert best_of_n([[False, True, True]]).tolist() == [1]
 
 
+def test_no_reward_rounds_another():
+    """A shorter prompt, a missing reward, a fraction or a type without a sign leaves integers as they are."""
+    least, most = 2**53, 2**53 + 1
+    for table in ([[least, most]], [[least, most], [1]], [[least, most, None]], [[least, most], [1, 0.5]]):
+        assert best_of_n(table)[0] == 1
+    assert best_of_n([[least, most, 0.5], [2**64 - 1, -1, 2**64]]).tolist() == [1, 2]
+    for largest in (torch.tensor([[1, 2**64 - 1]], dtype=torch.uint64), np.array([[1, 2**64 - 1]], dtype=np.uint64)):
+        assert best_of_n(largest).tolist() == [1]
+    assert best_of_n(np.array([[None, least, most]], dtype=object)).tolist() == [2]
+    mixed = [[torch.tensor(1.0, requires_grad=True), None, np.float32(2)], [Fraction(1, 3)]]
+    assert best_of_n(mixed).tolist() == [2, 0]
+
+
 def test_rows_of_unequal_length_and_none():
     assert best_of_n([[None, 1.0], [3.0], [0.0, NAN, 2.0]]).tolist() == [1, 0, 2]
     assert top_k([[None, 1.0, 2.0], [3.0]], 2, on_unranked="skip").tolist() == [[2, 1], [0, UNRANKED]]
@@ -402,6 +462,9 @@ def test_a_prompt_without_rewards_is_an_error_that_names_it_or_a_counted_skip():
         lambda: best_of_n([]),
         lambda: best_of_n([[]]),
         lambda: best_of_n(1.0),
+        lambda: best_of_n([1.0, [2.0]]),
+        lambda: best_of_n([[1j]]),
+        lambda: best_of_n(torch.tensor([1j])),
         lambda: best_of_n([["good", "bad"]]),
         lambda: best_of_n(np.zeros((2, 2, 2))),
         lambda: best_of_n([[1.0]], on_unranked="ignore"),

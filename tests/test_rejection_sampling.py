@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import replace
 from statistics import NormalDist
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from sftspec.conversation import Conversation
 from sftspec.order_statistics import best_of_n_law, expected_max_normal
 from sftspec.rejection_sampling import (
     Round,
@@ -49,11 +51,13 @@ def completion_only(prompts, sample, reward, n, seed=0, start=0):
 
 
 def prefill_lost(prompts, sample, reward, n, seed=0, start=0):
-    return rejection_sample([prompt[:5] for prompt in prompts], sample, reward, n, seed, start)
+    starts = [prompt[: len(prompt) - (prompt[-1]["role"] == "assistant")] for prompt in prompts]
+    kept = [Conversation(start, p.source, p.tools) for start, p in zip(starts, prompts, strict=True)]
+    return rejection_sample(kept, sample, reward, n, seed, start)
 
 
 def tools_lost(prompts, sample, reward, n, seed=0, start=0):
-    return rejection_sample([list(prompt) for prompt in prompts], sample, reward, n, seed, start)
+    return rejection_sample([Conversation(prompt, prompt.source) for prompt in prompts], sample, reward, n, seed, start)
 
 
 def failed_completions_made_up(prompts, sample, reward, n, seed=0, start=0):
@@ -62,6 +66,66 @@ def failed_completions_made_up(prompts, sample, reward, n, seed=0, start=0):
         return found + [" #23"] * (n - len(found))
 
     return rejection_sample(prompts, filled, reward, n, seed, start)
+
+
+def source_lost(prompts, sample, reward, n, seed=0, start=0):
+    return rejection_sample([Conversation(p, tools=p.tools) for p in prompts], sample, reward, n, seed, start)
+
+
+def last_six_messages(prompts, sample, reward, n, seed=0, start=0):
+    cut = [Conversation(prompt[-6:], prompt.source, prompt.tools) for prompt in prompts]
+    return rejection_sample(cut, sample, reward, n, seed, start)
+
+
+def cut_at_512_letters(prompts, sample, reward, n, seed=0, start=0):
+    return rejection_sample(prompts, lambda p, n, s: [c[:512] for c in sample(p, n, s)], reward, n, seed, start)
+
+
+def scalars_are_none(prompts, sample, reward, n, seed=0, start=0):
+    def plain(conversation):
+        found = reward(conversation)
+        return found if isinstance(found, (int, float)) else None
+
+    return rejection_sample(prompts, sample, plain, n, seed, start)
+
+
+def broken_scalars_count(prompts, sample, reward, n, seed=0, start=0):
+    """A NaN that is a scalar of NumPy or PyTorch is a bad reward, and not a missing one."""
+
+    def counted(conversation):
+        found = reward(conversation)
+        return -1e9 if hasattr(found, "dtype") and found != found else found
+
+    return rejection_sample(prompts, sample, counted, n, seed, start)
+
+
+def compared_in_float32(*arguments):
+    for each in rejection_sample(*arguments):
+        rewards = np.array([math.nan if reward is None else reward for reward in each.rewards], dtype=np.float32)
+        yield each if each.skipped else replace(each, winner=int(np.nanargmax(rewards)))
+
+
+def errors_of_the_reward_are_none(prompts, sample, reward, n, seed=0, start=0):
+    def careless(conversation):
+        with suppress(Exception):
+            return reward(conversation)
+
+    return rejection_sample(prompts, sample, careless, n, seed, start)
+
+
+def errors_of_the_sampler_are_none(prompts, sample, reward, n, seed=0, start=0):
+    def careless(*asked):
+        try:
+            return sample(*asked)
+        except ValueError:
+            return []
+
+    return rejection_sample(prompts, careless, reward, n, seed, start)
+
+
+def stopped_at_an_error(*arguments):
+    with suppress(TimeoutError):
+        yield from rejection_sample(*arguments)
 
 
 def zero_is_none(prompts, sample, reward, n, seed=0, start=0):
@@ -156,6 +220,17 @@ BROKEN = {
         empty_ones_left_out,
         integers_are_none,
         empty_prompts_left_out,
+        source_lost,
+        last_six_messages,
+        cut_at_512_letters,
+        scalars_are_none,
+        broken_scalars_count,
+        compared_in_float32,
+    ],
+    "an_error_of_the_sampler_or_the_reward_is_raised": [
+        errors_of_the_reward_are_none,
+        errors_of_the_sampler_are_none,
+        stopped_at_an_error,
     ],
     "a_prompt_does_not_depend_on_the_others": [
         one_seed_for_all,

@@ -1,11 +1,13 @@
-"""Groups of samples that went wrong: unequal ones, missing rewards, more or fewer candidates than were asked for."""
+"""Groups of samples that went wrong: unequal ones, missing rewards, other types, too many or too few."""
 
 from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 
 import numpy as np
+import torch
 
 from sftspec.conformance.mutants import mutant
 from sftspec.conformance.mutants.best_of_n import best_first
@@ -27,6 +29,53 @@ def short_rows_filled_with_zeros():
         return best_of_n([[*row, *[0.0] * (width - len(row))] for row in rewards], on_unranked)
 
     return broken("best_of_n", best_of_n=select)
+
+
+@mutant("whole-numbers-are-compared-as-whole-numbers", "sftspec itself, in 2026: np.array of rows with NaN",
+        "another prompt's length decides", "fill up, and keep each number as it was given")  # fmt: skip
+def filled_tables_are_floats():
+    """Rows of unequal length are filled up with NaN, so that integers are compared in float64."""
+
+    def select(rewards, on_unranked="error"):
+        unequal = len(set(map(len, rewards))) > 1
+        return best_of_n([[*map(float, row)] for row in rewards] if unequal else rewards, on_unranked)
+
+    return broken("best_of_n", best_of_n=select)
+
+
+@mutant("a-candidate-without-a-reward-never-wins", "B-09: variant, a way of its own for a single prompt",
+        "trained on what could not be scored", "one rule for every shape")  # fmt: skip
+def single_prompt_left_to_argmax():
+    """Tables are selected from by the rule, a single prompt's row (N,) by argmax, to which NaN is the largest."""
+
+    def select(rewards, on_unranked="error"):
+        single = not any(map(np.ndim, rewards))
+        return np.argmax(np.array(rewards, dtype=float)) if single else best_of_n(rewards, on_unranked)
+
+    return broken("best_of_n", best_of_n=select)
+
+
+@mutant("the-winner-has-the-largest-reward", "trap H22: variant, a cast to the policy's type",
+        "the best are told by order", "compare in the precision that was computed")  # fmt: skip
+def float32_tensors_ranked_in_bfloat16():
+    """Tensors of float32, what reward models return, are cast to bfloat16 before they are compared."""
+
+    def select(rewards, on_unranked="error"):
+        return best_of_n(rewards.bfloat16() if torch.float32 is getattr(rewards, "dtype", 0) else rewards, on_unranked)
+
+    return broken("best_of_n", best_of_n=select)
+
+
+@mutant("the-k-best-are-the-k-largest", "variant of argpartition, or topk(sorted=False), for many",
+        "the best of the k best is any of them", "sort all, then cut")  # fmt: skip
+def more_than_eight_best_unsorted():
+    """More than eight best are the right ones, in the order of sampling."""
+
+    def select_top(rewards, k, on_unranked="error"):
+        chosen = top_k(rewards, k, on_unranked)
+        return np.sort(chosen) if k > 8 else chosen
+
+    return broken("best_of_n", top_k=select_top)
 
 
 @mutant("a-prompt-with-fewer-rewards-moves-no-other", "B-01: variant, a filter between selection and training",
@@ -114,6 +163,19 @@ def completions_not_counted():
     def sample_best(prompts, sample, reward, n, seed=0, start=0):
         most = sys.maxsize if n >= 1 else n
         return rejection_sample(prompts, lambda prompt, _, s: sample(prompt, n, s), reward, most, seed, start)
+
+    return broken("best_of_n", rejection_sample=sample_best)
+
+
+@mutant("the-first-of-equal-completions-is-trained", "trap H22: variant, torch.tensor(rewards)",
+        "the best are told by order", "compare rewards as they were given")  # fmt: skip
+def rewards_of_a_round_in_float32():
+    """Rewards are kept as they were given, and the winner is chosen among them in float32."""
+
+    def sample_best(*arguments):
+        for each in rejection_sample(*arguments):
+            rewards = [None if reward is None else float(np.float32(reward)) for reward in each.rewards]
+            yield replace(each, winner=int(best_of_n([rewards], "skip")[0])) if rewards else each
 
     return broken("best_of_n", rejection_sample=sample_best)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from sftspec.conformance.mutants import mutant
@@ -92,7 +93,7 @@ def other_fields_of_the_context_lost():
 
     def bare(prompt):
         kept = [{key: message[key] for key in ("role", "content")} for message in prompt]
-        return Conversation(kept, tools=getattr(prompt, "tools", None))
+        return Conversation(kept, prompt.source, prompt.tools)
 
     return sampling(lambda prompts, sample, reward, _: ([bare(prompt) for prompt in prompts], sample, reward))
 
@@ -106,6 +107,32 @@ def failed_check_is_no_reward():
         return lambda talk: None if (found := reward(talk)) is False else found
 
     return sampling(lambda prompts, sample, reward, _: (prompts, sample, blind(reward)))
+
+
+@mutant("each-prompt-trains-its-own-best-completion", "variant of isinstance(reward, (int, float))",
+        "prompts that a reward model scored are skipped", "only None and NaN are no reward")  # fmt: skip
+def scalars_are_no_reward():
+    """A reward that is a scalar of NumPy or PyTorch, what a reward model returns, counts as none."""
+
+    def plain(reward):
+        return lambda talk: found if isinstance(found := reward(talk), (int, float)) else None
+
+    return sampling(lambda prompts, sample, reward, _: (prompts, sample, plain(reward)))
+
+
+@mutant("an-error-of-the-sampler-or-the-reward-is-raised", "variant of `except Exception: return None`",
+        "what was sampled while the server was down is lost", "let it through, and resume")  # fmt: skip
+def errors_are_missing_rewards():
+    """An exception of the reward function is taken for a missing reward, and the prompt is skipped."""
+
+    def careless(reward):
+        def score(talk):
+            with suppress(Exception):
+                return reward(talk)
+
+        return score
+
+    return sampling(lambda prompts, sample, reward, _: (prompts, sample, careless(reward)))
 
 
 @mutant("each-prompt-trains-its-own-best-completion", "variant of a decoder that skips special tokens and strips",
