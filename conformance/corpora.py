@@ -140,12 +140,13 @@ def odd_conversations(writer: Writer) -> list[Conversation]:
     """Shapes and texts that a trainer may take for granted that no conversation has.
 
     Answers that repeat a question or an answer (a search for them finds the wrong place), one question with two
-    answers, two messages of one role in a row, a system message in the middle, ten turns, an answer of blanks, one that
-    is empty (a single target), contents that end in the end-of-turn token; lengths about CUT, with one target before
-    it; and a conversation that stands here twice.
+    answers, one answer to two questions, two messages of one role in a row, a system message in the middle, ten turns,
+    an answer of blanks, one that is empty (a single target), contents that end in the end-of-turn token; lengths about
+    CUT, with one target before it; and a conversation that stands here twice.
     """
     word, words = writer.word, writer.words
     echo, yes, asked, blank = words(2), word(), words(2), " " * writer.random.randint(1, 3)
+    answered = words(3)
     shapes = (
         (("user", echo), ("assistant", echo), ("user", word()), ("assistant", words(2))),
         (("user", word()), ("assistant", yes), ("user", f"{yes} {word()}"), ("assistant", yes), ("user", word())),
@@ -156,7 +157,8 @@ def odd_conversations(writer: Writer) -> list[Conversation]:
         (("system", word()), ("user", word()), ("assistant", word()), ("system", words(2)), ("assistant", words(2))),
         (("system", word()), ("system", word()), ("user", word()), ("assistant", words(2))),
         (("user", asked), ("assistant", words(2))),
-        (("user", asked), ("assistant", words(3))),
+        (("user", asked), ("assistant", answered)),
+        (("user", words(2)), ("assistant", answered)),
         tuple((role, word()) for _ in range(10) for role in ("user", "assistant")),
         (("user", word()), ("assistant", blank), ("user", word()), ("assistant", word())),
         (("user", words(2)), ("assistant", "")),
@@ -182,7 +184,8 @@ def strange_text(writer: Writer) -> str:
     return (
         "{}\r\n{}\t{}\\n{} &amp; \u00a0{}\u2028{}\u0085{}\u200b{} \n{}"
         "\n\n\n\n    {}  “{}”—‘{}’… \u200d\ufeff\x07<br><b>{}</b>\n<think>\n{}\n</think>\n\n{}"
-    ).format(*(writer.word() for _ in range(15)))
+        "\r{}\n\t{} ＡＢ１ ☁\ufe0f \x00{}"
+    ).format(*(writer.word() for _ in range(18)))
 
 
 def flagged_conversations(writer: Writer) -> list[Conversation]:
@@ -198,21 +201,26 @@ def flagged_conversations(writer: Writer) -> list[Conversation]:
             if message["role"] == "assistant" and (index // 2 + number) % 2:
                 message["train"] = False
     talks[2][2]["train"] = False
+    # Beside a tool's result, and of three answers in a row, each has the flag that it carries.
+    called, twice = writer.talk(1), writer.talk(1)
+    called += [{"role": "tool", "content": writer.word()}, {"role": "assistant", "content": writer.word()}]
+    twice += [{"role": "assistant", "content": writer.word()} for _ in range(2)]
+    called[1]["train"] = twice[2]["train"] = False
     # true changes nothing; and the last answer is not trained, under whatever policy.
     asked, kept = writer.talk(2), writer.talk(2, last_user=True)
     for message in asked:
         message["train"] = True
     kept[-2]["train"] = False
-    return [*talks, asked, kept]
+    return [*talks, called, twice, asked, kept]
 
 
 def one_long_conversation(words: int) -> Callable[[Writer], list[Conversation]]:
-    """Short conversations and one of 24 messages, its first of so many words: a default max_length, or a limit on
-    prompts or turns, that nobody asked for shows."""
+    """Short conversations and one of 34 messages, its first of so many words: a default max_length, or a limit on
+    prompts, answers or turns, that nobody asked for shows."""
 
     def corpus(writer: Writer) -> list[Conversation]:
-        long = writer.talk(12, write=lambda: writer.words(7))
-        long[0]["content"], long[-1]["content"] = writer.words(words), writer.words(40)
+        long = writer.talk(17, write=lambda: writer.words(4))
+        long[0]["content"], long[-1]["content"] = writer.words(words), writer.words(120)
         return [writer.talk(1, write=lambda: writer.words(2)), long, writer.talk(2, write=lambda: writer.words(1))]
 
     return corpus

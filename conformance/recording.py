@@ -130,8 +130,7 @@ def load_run(folder: Path) -> Run:
 def _job_record(job: Job) -> dict[str, Any]:
     kind = next(item for item in type(job.model).__mro__ if item.__module__.startswith("transformers."))
     config = json.loads(job.model.config.to_json_string(use_diff=False))
-    # Trainers write a pad id into the config later; what the embedding was made with decides its gradient.
-    config["pad_token_id"] = job.model.get_input_embeddings().padding_idx
+    config["pad_token_id"] = None  # trainers write one into it, and with it the embedding would get no gradient there
     return {
         "settings": {name: getattr(job, name) for name in SETTINGS},
         "reported": job.reported,

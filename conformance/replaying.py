@@ -1,5 +1,6 @@
 """A recorded call, made again with its exact arguments: with other tokens, to see what they move; and as it was, from
-the same random state, to see whether its backward pass went through the same dropout.
+the same random state and at the rates that the model came with, to see whether its backward pass went through the same
+dropout.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sftspec.conformance.provenance import Provenance
+from sftspec.run import DROPOUTS
 
 
 @dataclass(frozen=True)
@@ -91,19 +93,49 @@ def with_other_tokens(call: Any, arguments: Arguments, provenance: Provenance) -
             yield Replay(call.index, mask, (arguments.repeat(other) != same).any(-1).cpu())
 
 
+Rates = list[tuple[Any, str, float]]
+
+
+def dropout_rates(model: Any) -> Rates:
+    """The rates of dropout of a model: (module, name of the attribute, rate)."""
+    return [
+        (part, name, rate)
+        for part in model.modules()
+        for name in ("p", *DROPOUTS)
+        if isinstance(rate := getattr(part, name, None), float)
+    ]
+
+
 @torch.enable_grad()
-def gradients_again(made: Iterable[tuple[Any, Arguments]], named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What the calls give each named parameter, by the gradients that came back to their last hidden states."""
+def gradients_again(
+    made: Iterable[tuple[Any, Arguments]], named: Mapping[str, Tensor], rates: Rates
+) -> dict[str, Tensor]:
+    """What the calls give each named parameter at these rates of dropout, by the gradients that came back to their last
+    hidden states.
+    """
     parameters = {name: item for name, item in named.items() if item.requires_grad}
     total: dict[str, Tensor] = {}
     for call, arguments in made:
-        with _kept_in_memory(arguments.module):
+        with _kept_in_memory(arguments.module), _dropping_at(rates):
             hidden = arguments.repeat()
         found = torch.autograd.grad(hidden, list(parameters.values()), call.gradient, allow_unused=True)
         for name, gradient in zip(parameters, found, strict=True):
             if gradient is not None:
                 total[name] = total[name] + gradient if name in total else gradient
     return total
+
+
+@contextmanager
+def _dropping_at(rates: Rates) -> Iterator[None]:
+    """Dropout has these rates, and afterwards those that it had."""
+    now = [(part, name, getattr(part, name)) for part, name, _ in rates]
+    for part, name, rate in rates:
+        setattr(part, name, rate)
+    try:
+        yield
+    finally:
+        for part, name, rate in now:
+            setattr(part, name, rate)
 
 
 @contextmanager

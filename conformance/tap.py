@@ -19,6 +19,7 @@ from sftspec.conformance.provenance import Provenance
 from sftspec.conformance.replaying import (
     Arguments,
     Replay,
+    dropout_rates,
     gradients_again,
     hidden_of,
     random_states,
@@ -85,7 +86,7 @@ class Tap:
         self.job, self.provenance, self.max_replays = job, provenance, max_replays
         self.calls: list[Call] = []
         self.steps: list[StepRecord] = []
-        self._dropout = has_dropout(job.model.config)
+        self._rates = dropout_rates(job.model) if has_dropout(job.model.config) else []
         self.replays: list[Replay] = []
         self._states: list[Tensor] = []
         self._made: list[tuple[Call, Arguments]] = []
@@ -188,7 +189,7 @@ class Tap:
     def _gradients_again(self, named: dict[str, Tensor]) -> dict[str, Tensor]:
         trained = {call.index for call in self.calls if call.step == len(self.steps) and call.gradient is not None}
         made = [(call, arguments) for call, arguments in self._made if call.index in trained]
-        return gradients_again(made, named) if self._dropout and len(made) == len(trained) else {}
+        return gradients_again(made, named, self._rates) if self._rates and len(made) == len(trained) else {}
 
     def _after_step(self, optimizer, args, kwargs) -> None:
         named, groups = dict(self.job.model.named_parameters()), _groups(optimizer)

@@ -66,7 +66,8 @@ def what_is_no_length_is_refused(pack, problem, place, length):
 def rows_are_as_long_as_the_capacity(collate, packed, spare):
     """Where a capacity is given, every row is padded to it, and a row that holds more is refused.
 
-    Rows of one width are what a compiled model is asked for; a row that was cut to it has lost its last tokens.
+    Rows of one width are what a compiled model is asked for; a row that was cut to it has lost its last tokens. What is
+    added is no target and no segment.
     """
     if not takes(collate, "capacity"):
         return
@@ -75,6 +76,12 @@ def rows_are_as_long_as_the_capacity(collate, packed, spare):
     for name in ("input_ids", "labels", "position_ids"):
         seen = tuple(getattr(batch, name).shape)
         yield packed, seen == (len(packed.bins), longest + spare), f"{name} of shape {seen}, capacity {longest + spare}"
+    plain = collated(collate, packed)
+    labels, before = batch.labels[:, longest:].tolist(), batch.labels[:, :longest]
+    yield packed, all(set(row) <= {-100} for row in labels), f"labels {labels} on the padding up to the capacity"
+    yield packed, bool((before == plain.labels).all()), "the capacity changes the labels before it"
+    seen = batch.cu_seqlens.tolist()
+    yield packed, seen == plain.cu_seqlens.tolist(), f"cu_seqlens {seen}, not those of the rows without a capacity"
     if longest == 1:
         return
     try:

@@ -47,7 +47,7 @@ NO_POWER_OF_TWO = Problem([4] * 12, 9)
 # 9 packs suffice, and decreasing packers need 11: the ratio 11/9 is reached (Johnson 1973; here with C = 64).
 TIGHT = Problem([33] * 6 + [18] * 6 + [17] * 6 + [14] * 12, 64)
 # As many examples to a pack as it has tokens: more than a limit on their number lets in.
-SHORT = Problem([1] * 200, 64)
+SHORT = Problem([1] * 600, 512)
 # More than a trainer maps over at a time (1,000): packed so, the last of each thousand meet no partner.
 MANY = Problem([40] * 1001 + [24] * 1002, 64)
 # Lengths that 16 bits do not hold.

@@ -32,7 +32,8 @@ def dropout_is_the_same_on_the_way_back(run):
 
     Activations that are computed again on the way back draw another mask, unless the random state is brought back
     (torch.utils.checkpoint, preserve_rng_state): the gradient is then that of no function. Read from the same calls,
-    made again from the same random state with everything kept in memory; clips and scales are divided out.
+    made again from the same random state, at the rates that the model came with and with everything kept in memory;
+    clips and scales are divided out.
     """
     for step in run.steps:
         for name, again in step.again.items():

@@ -78,7 +78,7 @@ class Oracle:
         # A new model of the same class: a copy would keep what the trainer wrapped around `forward`.
         trained = self.run.job.model
         config = copy.deepcopy(trained.config)
-        config.pad_token_id = trained.get_input_embeddings().padding_idx
+        config.pad_token_id = None  # whatever the trainer wrote there: an embedding that is padding gets no gradient
         model = type(trained)(config)
         model.set_attn_implementation("eager")
         return model.eval()

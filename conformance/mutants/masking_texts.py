@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import html
 import re
+from itertools import accumulate
 
 from sftspec.conformance.mutants import mutant
 from sftspec.conformance.mutants.breaking import (
     before_training,
     prepared,
+    relabelled,
     with_contents,
     with_conversations,
     with_messages,
@@ -60,6 +62,27 @@ def history_of_sixteen():
 def one_answer_a_question():
     """Of conversations that begin with the same question one is kept."""
     return with_conversations(lambda talks: list({str(talk[0]): talk for talk in reversed(talks)}.values()))
+
+
+@mutant("every-conversation-with-a-target-is-trained", "near-duplicates found by their answers",
+        "data is lost in silence", "count what is left out, or leave nothing out")  # fmt: skip
+def one_question_an_answer():
+    """Of conversations that end with the same message one is kept."""
+    return with_conversations(lambda talks: list({str(talk[-1]): talk for talk in reversed(talks)}.values()))
+
+
+@mutant("everything-chosen-is-trained", "max_target_length, a default of encoder-decoder trainers",
+        "long answers are never finished", "cut where max_length says, and count it")  # fmt: skip
+def answers_trained_up_to_512():
+    """From its 513th target on a conversation is not trained."""
+    return relabelled(
+        lambda example, messages: [
+            label if count <= 512 else IGNORE
+            for label, count in zip(
+                example.labels, accumulate(label != IGNORE for label in example.labels), strict=True
+            )
+        ]
+    )
 
 
 @mutant("nothing-else-is-trained", "a loader that keeps role and content", "turns are learned that were excluded",

@@ -76,6 +76,20 @@ def rows_cut_to_the_capacity():
     return Pipeline(collate=broken)
 
 
+@mutant("rows-are-as-long-as-the-capacity", "cu_seqlens made from the width of the rows",
+        "the last example attends to padding", "end with the number of tokens")  # fmt: skip
+def capacity_counted_in_cu_seqlens():
+    """Where a capacity is given, the padding of the last row is counted with its last segment."""
+
+    def broken(examples, bins=None, *, pad_token_id, capacity=None) -> Batch:
+        batch = collate(examples, bins, pad_token_id=pad_token_id, capacity=capacity)
+        if capacity is not None:
+            batch.cu_seqlens[-1] += int((batch.segment_ids[-1] < 0).sum())
+        return batch
+
+    return Pipeline(collate=broken)
+
+
 @mutant("what-makes-no-batch-is-refused", "labels shifted by the data set and by the loss", "learns to skip a token",
         "refuse a label that is neither its id nor -100")  # fmt: skip
 def shifted_labels_taken():

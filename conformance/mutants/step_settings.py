@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 
 from sftspec.conformance.mutants import mutant
-from sftspec.conformance.mutants.breaking import before_training, resumed_with
+from sftspec.conformance.mutants.breaking import before_training, resumed_with, with_steps
+from sftspec.conversation import Conversation
+from sftspec.job import Job
 from sftspec.step import clip_gradients, sft_loss, sft_step
 from sftspec.trainer import Pipeline, interrupt, make_optimizer
+
+
+def resumed_as(change: Callable[[Job], Job]) -> Pipeline:
+    """The reference that after a resume prepares the examples of another job: change(job)."""
+
+    @dataclass(frozen=True)
+    class Forgets(Pipeline):
+        def batches(self, job, examples):
+            steps, at = list(super().batches(job, examples)), job.resume_at
+            other = self.prepare(replace(change(job), reported={})) if at is not None else examples
+            yield from [*steps[:at], *list(super().batches(job, other))[at or len(steps) :]]
+
+    return Forgets()
+
+
+def unflagged(talk: Conversation) -> Conversation:
+    return Conversation([{key: item[key] for key in item if key != "train"} for item in talk])
 
 
 @mutant("epochs-differ-in-order", "DistributedSampler.set_epoch, never called (torch's documentation warns of it)",
@@ -88,15 +108,21 @@ def resume_forgets_the_ranks():
         "save the arguments, or refuse others")  # fmt: skip
 def resume_forgets_the_policy():
     """After a resume every assistant turn is trained, whatever the policy."""
+    return resumed_as(lambda job: replace(job, policy="all"))
 
-    @dataclass(frozen=True)
-    class Forgets(Pipeline):
-        def batches(self, job, examples):
-            steps, at = list(super().batches(job, examples)), job.resume_at
-            other = self.prepare(replace(job, policy="all", reported={})) if at is not None else examples
-            yield from [*steps[:at], *list(super().batches(job, other))[at or len(steps) :]]
 
-    return Forgets()
+@mutant("resuming-equals-not-stopping", "a data set that is read again without its flags",
+        "turns are learned that were excluded", "prepare the data once, or save how it was done")  # fmt: skip
+def resume_forgets_the_flags():
+    """After a resume turns with `"train": false` are trained."""
+    return resumed_as(lambda job: replace(job, conversations=[unflagged(talk) for talk in job.conversations]))
+
+
+@mutant("resuming-equals-not-stopping", "a max_length that is not saved with the run",
+        "runs out of memory, or learns another data set", "save the arguments, or refuse others")  # fmt: skip
+def resume_forgets_the_cut():
+    """After a resume examples are no longer cut."""
+    return resumed_as(lambda job: replace(job, max_length=None))
 
 
 @mutant("resuming-equals-not-stopping", "a model rebuilt at the resume, and requires_grad with it", "the base moves",
@@ -147,3 +173,55 @@ def rate_falls_after_sixteen():
         return optimizer
 
     return Pipeline(optimizer=make)
+
+
+@mutant("dropout-is-the-same-on-the-way-back", "a script's default over the model's configuration",
+        "another regularization than was asked for", "leave the model's rates as they are")  # fmt: skip
+def dropout_doubled():
+    """The rates of dropout are twice those of the model."""
+
+    def double(job):
+        for part in job.model.modules():
+            if hasattr(part, "attention_dropout"):
+                part.attention_dropout *= 2
+
+    return before_training(double)
+
+
+@mutant("clipping-is-by-the-norm-of-the-whole-gradient", "a limit scaled by 1 / (1 - dropout), as activations are",
+        "steps too long where the model is regularized", "clip to the limit that was given")  # fmt: skip
+def limit_doubled_under_dropout():
+    """Where the model has dropout the gradient is clipped to twice the limit."""
+
+    @dataclass(frozen=True)
+    class Doubles(Pipeline):
+        def train(self, job):
+            doubles = job.max_grad_norm and getattr(job.model.config, "attention_dropout", 0.0)
+            super().train(replace(job, max_grad_norm=2 * job.max_grad_norm) if doubles else job)
+
+    return Doubles()
+
+
+@mutant("every-parameter-gets-its-gradient", "torch.nn.Embedding(padding_idx=…), with pad = end-of-turn",
+        "the end of a turn is never read better", "hide padding by its position, not by its id")  # fmt: skip
+def end_of_turn_embedded_as_padding():
+    """The embedding of the pad token gets no gradient, also where it is the end-of-turn."""
+
+    def declare(job):
+        job.model.get_input_embeddings().padding_idx = job.tokenizer.pad_token_id
+
+    return before_training(declare)
+
+
+@mutant("clipping-is-by-the-norm-of-the-whole-gradient", "a model wrapped anew for packed rows", "the base moves",
+        "leave requires_grad as it is")  # fmt: skip
+def thawed_where_packed():
+    """Where rows are packed, frozen parameters are asked for their gradients, which count in the norm."""
+    return before_training(lambda job: job.model.requires_grad_() if job.packing else None)
+
+
+@mutant("steps-hold-the-examples-asked-for", "a buffer of eight gradients", "data is lost",
+        "accumulate what was asked for")  # fmt: skip
+def eight_micro_batches_at_most():
+    """From the ninth on the micro-batches of a step are left out."""
+    return with_steps(lambda steps, job: [step[:8] for step in steps])
