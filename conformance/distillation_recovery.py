@@ -35,13 +35,15 @@ DIVERGENCES = {
 class StudentCall:
     """One training call of the student's base model; `gradient` is filled by the backward pass.
 
-    head  (V, H), the student's output head as it was
+    head      (V, H), the student's output head as it was
+    training  whether the student was in training mode
     """
 
     input_ids: Tensor
     attention_mask: Tensor | None
     hidden: Tensor
     head: Tensor
+    training: bool = True
     gradient: list[Tensor] = field(default_factory=list)
 
 
@@ -84,7 +86,8 @@ class StudentTap:
             return  # generation, or an evaluation
         mask = kwargs.get("attention_mask")
         head = self.student.get_output_embeddings().weight.detach().clone()
-        call = StudentCall(ids.detach().clone(), None if mask is None else mask.clone(), hidden.detach().clone(), head)
+        mask = None if mask is None else mask.clone()
+        call = StudentCall(ids.detach().clone(), mask, hidden.detach().clone(), head, module.training)
         hidden.register_hook(lambda gradient: call.gradient.append(gradient.detach().clone()))
         self.calls.append(call)
 

@@ -36,6 +36,7 @@ class DistilledStep:
     cross_entropy          what it says of the cross-entropy's weight, over that of the divergence
     completions            (call, row, column) of the logits before each token after the prompt
     teacher_is_untouched   it was in eval mode, got no gradient and did not move, in the whole run
+    student_is_in_training it was in training mode in every call of the step
     astray                 by how much the head moved elsewhere than this step's gradient and rate say, in units of what
                            rounding explains
     """
@@ -46,6 +47,7 @@ class DistilledStep:
     cross_entropy: float
     completions: set[tuple[int, int, int]]
     teacher_is_untouched: bool
+    student_is_in_training: bool
     astray: float
 
 
@@ -73,7 +75,7 @@ def distil(
         DistilledStep(
             read_distillation(calls, before, teacher, temperatures), trainer.divergence, said,
             getattr(trainer, "cross_entropy", 0.0), _completions(calls, tokenizer, talks), tap.teacher_is_untouched,
-            _astray(calls, before, after, job.learning_rate),
+            all(call.training for call in calls), _astray(calls, before, after, job.learning_rate),
         )
         for calls, before, after, temperatures in zip(steps, heads, heads[1:], hypotheses, strict=False)
     ]  # fmt: skip

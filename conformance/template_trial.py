@@ -65,6 +65,7 @@ NOT_ASKED = {
     "template/the-tokens-spell-the-published-text": "the golden conversations that it renders alike are counted apart",
     "template/every-tool-is-listed-beside-any-system-prompt": "it reads the argument tools of sftspec's own render",
     "template/a-call-is-json-with-the-keys-of-its-variant": "how calls are written is read off named variants alone",
+    "template/what-is-said-around-a-call-stands-as-it-is": "how calls are written is read off named variants alone",
     "template/a-result-is-a-users-turn-in-tags": "how results of tools are written is read off Qwen's variants alone",
     "template/the-first-bos-has-one-owner": "it reads the argument bos of sftspec's own render",
     "template/an-axis-that-is-not-named-is-the-variants-own": "it reads the default axes of sftspec's own encode",

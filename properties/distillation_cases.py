@@ -92,7 +92,7 @@ def cases(*kinds: str) -> st.SearchStrategy[Case]:
 
 
 temperatures = st.sampled_from([0.5, 1.0, 2.0, 4.0])
-alphas = st.sampled_from([0.0, 0.25, 0.5, 1.0])
+alphas = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0])
 
 # An asymmetric pair: KL(teacher || student) and KL(student || teacher) differ. Two targets, one ignored position.
 ASYMMETRIC = Case(

@@ -39,6 +39,7 @@ def centred(row: list[float]) -> list[float]:
     examples=[
         {"case": ASYMMETRIC, "temperature": 4.0, "alpha": 0.25},
         {"case": UNEVEN, "temperature": 2.0, "alpha": 0.0},
+        {"case": UNEVEN, "temperature": 2.0, "alpha": 0.9},
     ],
 )
 def alpha_mixes_the_soft_and_the_hard_loss(loss, case, temperature, alpha):

@@ -14,14 +14,14 @@ from typing import Any
 from sftspec.properties import must
 
 WHOLE = {"batch_size": 4, "accumulation": 1}
-IN_TWO = {"batch_size": 2, "accumulation": 2}
+IN_THREE = {"batch_size": 2, "accumulation": 3}
 TWICE = {"batch_size": 2, "accumulation": 2, "count": 6, "epochs": 2}  # the last step of an epoch has one micro-batch
 WEIGHT = 1e-4  # relative: twenty times the residual that float32 leaves of a fit
 
 
 def steps_of(distil: Callable) -> Iterator[tuple[tuple, Any]]:
     """Every step of every run, and which one it is."""
-    for settings in (WHOLE, IN_TWO, TWICE):
+    for settings in (WHOLE, IN_THREE, TWICE):
         for number, step in enumerate(distil(**settings)):
             yield (settings, number), step
 
@@ -89,12 +89,15 @@ def the_completion_is_distilled_and_nothing_else(distil):
 
 @must(seam="distil", claim="distillation", laws="KD-NOTEACH", floor=2)
 def the_teacher_is_only_asked(distil):
-    """The teacher is in eval mode whenever it is asked, gets no gradient, and does not move.
+    """The teacher is in eval mode whenever it is asked, gets no gradient, and does not move; the student is in training
+    mode whenever it learns.
 
-    lightly-train#434 (the teacher drifted), TaCL#11 (its dropout was on).
+    lightly-train#434 (the teacher drifted), TaCL#11 (its dropout was on); a student whose dropout is off, because it
+    was evaluated before.
     """
     for place, step in steps_of(distil):
-        yield place, step.teacher_is_untouched
+        yield place, step.teacher_is_untouched, "the teacher was trained, or asked in training mode"
+        yield place, step.student_is_in_training, "the student was trained in eval mode"
 
 
 @must(seam="distil", claim="distillation", laws="KD-ACC", floor=4)

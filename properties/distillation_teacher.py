@@ -114,7 +114,8 @@ def a_wider_student_is_refused_or_cut(loss, case, padding):
 
 
 class Dropped(torch.nn.Module):
-    """A model whose forward pass shows whether dropout was on and whether a graph was built.
+    """A model whose forward pass shows whether dropout was on and whether a graph was built, and with what else beside
+    its inputs it was asked.
 
     Attention drops by the function, which asks its own module's mode; the rest by a module, as deep as in a layer.
     """
@@ -126,7 +127,8 @@ class Dropped(torch.nn.Module):
         deep = torch.nn.Sequential(torch.nn.Sequential(torch.nn.Dropout(dropout)))
         self.rate, self.layers = dropout, torch.nn.Sequential(deep)
 
-    def forward(self, inputs: torch.Tensor) -> SimpleNamespace:
+    def forward(self, inputs: torch.Tensor, **beside: torch.Tensor) -> SimpleNamespace:
+        self.beside = beside
         kept = torch.nn.functional.dropout(inputs, self.rate, self.training)
         return SimpleNamespace(logits=self.layers(self.head(kept)))
 
@@ -145,7 +147,7 @@ def the_teacher_is_read_in_eval_mode_and_left_as_it_was(read, dropout, training,
     Dropout on, be it deep inside, gives another target at each call (TaCL#11); eval() on a module shared with the
     student switches the student's dropout off; train() afterwards wakes parts that were meant to stay frozen; a
     parameter that is shared and frozen for good is no longer trained. Logits kept from another batch of the same shape
-    are of other tokens.
+    are of other tokens; those of a pass that got no attention mask, or no positions, are of another context.
     """
     teacher, inputs = Dropped(dropout).train(training), torch.arange(1.0, 13.0).reshape(3, 4)
     teacher.layers.train(training and not frozen_part)
@@ -156,6 +158,10 @@ def the_teacher_is_read_in_eval_mode_and_left_as_it_was(read, dropout, training,
     yield modes, not first.requires_grad, "the logits carry a graph"
     other = read(teacher, inputs=inputs + 1)
     yield modes, torch.equal(other, teacher.head(inputs + 1)), "the logits are those of other inputs"
+    beside = {name: inputs > row for row, name in enumerate(("attention_mask", "position_ids", "segment_ids"))}
+    read(teacher, inputs=inputs, **beside)
+    lost = [name for name, value in beside.items() if not torch.equal(teacher.beside.get(name, inputs), value)]
+    yield modes, not lost, f"the teacher was asked without {lost}"
     yield modes, _state(teacher) == modes, f"modes, wishes for a gradient before {modes}, after {_state(teacher)}"
     yield modes, torch.equal(torch.get_rng_state(), state), "the random state has changed"
     enabled = torch.is_grad_enabled()

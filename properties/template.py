@@ -15,22 +15,13 @@ from hypothesis import strategies as st
 
 from sftspec.properties import must, takes
 from sftspec.properties.template_cases import (
-    ALL_FIELDS,
     BLANK_IN_EVERY,
-    CALLED,
     DATES,
     EACH_PUBLISHED,
     IN_EVERY,
-    LATE_SYSTEM,
-    LONG,
-    MANY_TURNS,
-    ONE_FIELD,
-    OUT_OF_ORDER,
     OWN_SYSTEM,
     TAKE_A_LATE_SYSTEM,
     TAKE_THOUGHTS,
-    THINK_TAG_BESIDE_THOUGHTS,
-    THOUGHTS_ABOUT_A_RESULT,
     TURN,
     hostile_text,
     in_any_order,
@@ -42,12 +33,24 @@ from sftspec.properties.template_cases import (
     text_or_refusal,
     words_of,
 )
+from sftspec.properties.template_talks import (
+    ALL_FIELDS,
+    CALLED,
+    LATE_SYSTEM,
+    LONG,
+    MANY_TURNS,
+    ONE_FIELD,
+    OUT_OF_ORDER,
+    THINK_TAG_BESIDE_THOUGHTS,
+    THOUGHTS_ABOUT_A_RESULT,
+    THOUGHTS_BEFORE_EACH_CALL,
+)
 from sftspec.templates import TEMPLATES
 
 
 @must(seam="render", laws=("TP-PARSE",), floor=50, given={"messages": talks(plain_text), "template": names},
-      examples=[*IN_EVERY, *BLANK_IN_EVERY, *({"messages": MANY_TURNS, "template": name} for name in sorted(TEMPLATES))]
-      )  # fmt: skip
+      examples=[*IN_EVERY, *BLANK_IN_EVERY, *({"messages": MANY_TURNS, "template": name} for name in sorted(TEMPLATES)),
+                *({"messages": LATE_SYSTEM, "template": name} for name in TAKE_A_LATE_SYSTEM)])  # fmt: skip
 def what_was_said_can_be_read_back(render, messages, template):
     """Taken apart at its markers, the text gives every role and content back, after the declared trimming.
 
@@ -109,8 +112,8 @@ def what_others_published_is_rendered(render, template, number):
 @must(seam="render", laws=("TP-ERR", "TP-PRES"), floor=50, given={"messages": in_any_order, "template": names},
       examples=[*({"messages": talk, "template": name} for name in sorted(TEMPLATES)
                   for talk in (*OUT_OF_ORDER, ALL_FIELDS, *ONE_FIELD)),
-                *({"messages": talk, "template": name} for name in TAKE_THOUGHTS
-                  for talk in (THINK_TAG_BESIDE_THOUGHTS, THOUGHTS_ABOUT_A_RESULT))])  # fmt: skip
+                *({"messages": talk, "template": name} for name in TAKE_THOUGHTS for talk in
+                  (THINK_TAG_BESIDE_THOUGHTS, THOUGHTS_ABOUT_A_RESULT, THOUGHTS_BEFORE_EACH_CALL))])  # fmt: skip
 def whoever_speaks_is_heard_or_refused(render, messages, template):
     """Whatever the order of the roles, every message is rendered in its place with its thoughts and calls, or the
     conversation is refused.

@@ -12,20 +12,15 @@ from hypothesis import strategies as st
 
 from sftspec.properties import must, takes
 from sftspec.properties.template_cases import (
-    ALL_FIELDS,
     CALL_KEYS,
     EDGES_IN_EVERY,
     EMPTY_THOUGHTS,
-    HELLO,
     IGNORE,
     IN_EVERY,
-    ONE_FIELD,
     RESULT_IN_EVERY,
     SMALL,
-    SYSTEM_ONLY,
     TAKE_A_LATE_SYSTEM,
     TAKE_TOOLS,
-    THOUGHTFUL,
     answer_with_calls,
     hostile_text,
     names,
@@ -34,6 +29,13 @@ from sftspec.properties.template_cases import (
     text_or_refusal,
     tool,
     value_or_none,
+)
+from sftspec.properties.template_talks import (
+    ALL_FIELDS,
+    HELLO,
+    ONE_FIELD,
+    SYSTEM_ONLY,
+    THOUGHTFUL,
 )
 from sftspec.templates import TEMPLATES
 
@@ -151,23 +153,27 @@ def rendering_is_a_function(render, messages, template):
 def the_form_of_a_message_changes_nothing(render, messages, template, place, cut):
     """A content in text parts is their concatenation, a message that is not to be trained is rendered all the same, a
     field that holds nothing is no field, no content beside a call is an empty one, a call is one without "function" as
-    well, and tools in one object with the messages are tools: or these forms are refused. None is changed.
+    well, its id and the name of who speaks are not written, and tools in one object with the messages are tools: or
+    these forms are refused. None is changed.
 
     Parts printed as Python prints a list, or all but the first left out; context that vanishes with its `train` flag; a
-    None that is rendered, or a column of them that is taken for calls and thoughts; tools that nobody looked for.
+    None that is rendered, or a column of them that is taken for calls and thoughts; ids that the model is to invent; a
+    name in the place of the role; tools that nobody looked for. Another template than ours may write names.
     """
     place %= len(messages)
     message, text = messages[place], render(messages, template).text
-    parts = [{"type": "text", "text": part} for part in (message["content"][:cut], message["content"][cut:])]
-    fields = {"content": parts}, {"train": False}, {"weight": 0}, *NOTHING
+    content, is_ours = message["content"], takes(render, "tools")
+    parts = [{"type": "text", "text": part} for part in (content[:cut], content[cut : cut + 1], content[cut + 1 :])]
+    fields = {"content": parts}, {"train": False}, {"weight": 0}, *NOTHING, *([{"name": "ann"}] if is_ours else [])
     forms = [([*messages[:place], {**message, **field}, *messages[place + 1 :]], text) for field in fields]
     if template in CALL_KEYS:
         called = [*HELLO, answer_with_calls({"place": "A"})]
         bare = {**called[-1], "tool_calls": [call["function"] for call in called[-1]["tool_calls"]]}
         rendered = value_or_none(render, called, template)
         silent = {**called[-1], "content": None}
-        forms += [([*HELLO, form], rendered.text) for form in (silent, bare) if rendered]
-    if template in TAKE_TOOLS and takes(render, "tools"):
+        known = {**called[-1], "tool_calls": [{**call, "id": "call_1"} for call in called[-1]["tool_calls"]]}
+        forms += [([*HELLO, form], rendered.text) for form in (silent, bare, known) if rendered]
+    if template in TAKE_TOOLS and is_ours:
         tools = [tool("find")]
         forms.append(({"messages": HELLO, "tools": tools}, render(HELLO, template, tools=tools).text))
         yield messages, render(messages, template, tools=[]).text == text, "an empty list of tools is taken for tools"

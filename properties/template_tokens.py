@@ -16,13 +16,10 @@ from sftspec.properties import must, takes
 from sftspec.properties.template_cases import (
     EACH_PUBLISHED,
     EDGES_IN_EVERY,
-    FORGED,
     IGNORE,
     IN_EVERY,
     RESULT_IN_EVERY,
     SMALL,
-    THOUGHTFUL,
-    TWO_TURNS,
     answers,
     hostile_text,
     in_fields,
@@ -32,6 +29,11 @@ from sftspec.properties.template_cases import (
     published,
     talks,
     value_or_none,
+)
+from sftspec.properties.template_talks import (
+    FORGED,
+    THOUGHTFUL,
+    TWO_TURNS,
 )
 from sftspec.templates import TEMPLATES
 

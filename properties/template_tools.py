@@ -16,15 +16,12 @@ from hypothesis import strategies as st
 from sftspec.golden.oracles import common_prefix
 from sftspec.properties import must, takes
 from sftspec.properties.template_cases import (
-    BLANKS,
     CALL_KEYS,
-    HELLO,
+    ESCAPES_CALLS,
     IN_TAGS,
-    LATE_SYSTEM,
-    ONE_FIELD,
-    RESULT,
+    TAKE_A_LATE_SYSTEM,
     TAKE_TOOLS,
-    TWO_TURNS,
+    TOOL,
     answer_with_calls,
     hostile_text,
     json_values,
@@ -33,6 +30,14 @@ from sftspec.properties.template_cases import (
     talks,
     text_or_refusal,
     tool,
+)
+from sftspec.properties.template_talks import (
+    BLANKS,
+    HELLO,
+    LATE_SYSTEM,
+    ONE_FIELD,
+    RESULT,
+    TWO_TURNS,
 )
 from sftspec.templates import TEMPLATES
 
@@ -109,10 +114,11 @@ NESTED = {"z": {"b": 1, "a": [0.5, True, {}]}, "y": 1.123456789, "x": 2**60 + 1,
                 for count in (1, 2)])  # fmt: skip
 def a_call_is_json_with_the_keys_of_its_variant(render, arguments, template, count):
     """Each call stands in the text as JSON under the keys that its variant's models learnt, and its arguments can be
-    read back, value for value and in the order in which they were given; several calls of one message may be refused.
+    read back, value for value and in the order in which they were given, in its variant's spelling; beside a content
+    calls are written as without one. Several calls of one message may be refused.
 
-    "arguments" for "parameters", arguments that were sorted or rounded on the way, the second of two calls left out:
-    calls that no parser of this model reads, or that nobody made.
+    "arguments" for "parameters", arguments that were sorted or rounded on the way, the second of two calls left out or
+    joined to the first, a name in small letters: calls that no parser of this model reads, or that nobody made.
     """
     if template not in CALL_KEYS:
         return
@@ -120,10 +126,45 @@ def a_call_is_json_with_the_keys_of_its_variant(render, arguments, template, cou
     if text is None:
         yield arguments, count > 1, refusal
         return
-    call = {key: {"type": "function", "name": "find"}.get(key, arguments) for key in CALL_KEYS[template]}
+    call = {key: {"type": "function", "name": TOOL}.get(key, arguments) for key in CALL_KEYS[template]}
     expected, found = json.dumps([call] * count), json.dumps(list(objects_in(text)))
     # As JSON again, because == does not tell True from 1 and knows no order of keys.
     yield arguments, found == expected, f"expected the calls {expected}, found {found} in {text!r}"
+    spelt = json.dumps(arguments, ensure_ascii=template == ESCAPES_CALLS)
+    yield arguments, spelt in text, f"{spelt} is not spelt in {text!r}"
+    beside, _ = text_or_refusal(render, [*HELLO, answer_with_calls(arguments, count, "Look:")], template)
+    if beside is not None:
+        calls = beside.partition("Look:")[2].removeprefix("\n")
+        same = text.endswith(calls) and json.dumps(list(objects_in(calls))) == expected
+        yield arguments, same, f"after a content the calls are {calls!r}, and without one {text!r}"
+
+
+@must(seam="render", laws=("TP-PARSE", "TP-PRES"), floor=20,
+      given={"content": plain_text, "result": plain_text, "template": st.sampled_from(TAKE_A_LATE_SYSTEM)},
+      examples=[{"content": content, "result": "21", "template": name} for content in ("", "Look:\n")
+                for name in TAKE_A_LATE_SYSTEM])  # fmt: skip
+def what_is_said_around_a_call_stands_as_it_is(render, content, result, template):
+    """A content beside a call, and the call's result, are written with the blanks around them, or trimmed where the
+    variant declares it; a content beside a call may be refused.
+
+    A branch of the template for calls or for results that tidies: what a turn says depends on whether it calls.
+    """
+    if not takes(render, "tools"):
+        return
+
+    def talk(content: str, result: str) -> list[dict]:
+        calls = answer_with_calls({"place": "A"}) if template in CALL_KEYS else {"role": "assistant"}
+        return [*HELLO, {**calls, "content": content}, {"role": "tool", "content": result}]
+
+    said = f" {content}", f" {result}\n"
+    text, refusal = text_or_refusal(render, talk(*said), template)
+    if text is None:
+        yield said, template in CALL_KEYS, refusal
+        return
+    expected = render(talk("MARK", "RESULT"), template).text
+    for mark, part in zip(("MARK", "RESULT"), said, strict=True):
+        expected = expected.replace(mark, norm(part, template))
+    yield said, text == expected, f"expected {expected!r}, found {text!r}"
 
 
 @must(seam="render", laws=("TP-PARSE",), floor=20,
@@ -133,7 +174,7 @@ def a_call_is_json_with_the_keys_of_its_variant(render, arguments, template, cou
                 for name in IN_TAGS])  # fmt: skip
 def a_result_is_a_users_turn_in_tags(render, contents, thoughts, template):
     """The results of tools, and the same written into a user's message with their tags, give one text, also before the
-    user's next message; a message with one of the two tags is a question like any other.
+    user's next message and straight after one; a message with one of the two tags is a question like any other.
 
     Qwen's templates have no turn for results; one that takes such a message for a new question forgets the thoughts
     before it (tinker-cookbook#837), and one that takes a question about tags for a result keeps them.
@@ -141,16 +182,17 @@ def a_result_is_a_users_turn_in_tags(render, contents, thoughts, template):
     if template not in IN_TAGS:
         return
 
-    def text(*messages: tuple[str, str]) -> str:
-        before = [*HELLO, {"role": "assistant", "content": f"<think>\n{thoughts}\n</think>\n\nLook."}]
-        said = [{"role": role, "content": content} for role, content in (*messages, ("assistant", "So."))]
-        return render([*before, *said], template).text
+    look = "assistant", f"<think>\n{thoughts}\n</think>\n\nLook."
+
+    def text(*messages: tuple[str, str], before: tuple = (look,)) -> str:
+        said = [{"role": role, "content": content} for role, content in (*before, *messages, ("assistant", "So."))]
+        return render([*HELLO, *said], template).text
 
     opening, closing = "<tool_response>\n", "\n</tool_response>"
     results = [("tool", content) for content in contents]
     written = "user", "\n".join(opening + content + closing for content in contents)
-    for next_turn in ((), (("user", "And?"),)):
-        one, other = text(*results, *next_turn), text(written, *next_turn)
+    for before, next_turn in (((look,), ()), ((look,), (("user", "And?"),)), ((), ())):
+        one, other = (text(*turns, *next_turn, before=before) for turns in (results, (written,)))
         yield contents, one == other, f"as results {one!r}, as a message {other!r}"
     plain = text(("user", "MARK"))
     for question in (opening + contents[0], contents[0] + closing):

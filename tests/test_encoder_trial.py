@@ -108,7 +108,7 @@ def test_what_an_encoder_refuses_is_not_judged_and_the_rest_is():
     def refusing_all(messages, add_generation_prompt):
         raise TemplateError("nothing here")
 
-    statuses = encoder_verdicts(refusing)
+    statuses = encoder_verdicts(refusing, max_examples=100)
     assert {statuses[name] for name in READS_IDS_ALONE} == {"pass"}
     encoder = Encoder("mine", "", refusing_all, "1")
     verdicts = put_encoder_on_trial(encoder, properties.load("template"), max_examples=20).verdicts

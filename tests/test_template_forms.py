@@ -6,11 +6,15 @@ import pytest
 
 from sftspec import encode, render
 from sftspec.conformance.template_trial import TemplateOnTrial, put_template_on_trial
+from sftspec.golden.generate import _trl
+from sftspec.golden.oracles import JinjaOracle, Rejected
 from sftspec.golden.reduced import hugging_face_tokenizer
 from sftspec.golden.small_tokenizer import load
 from sftspec.jinja_templates import jinja_template
 from sftspec.properties import REGISTRY
-from sftspec.spans import assemble
+from sftspec.properties.template_cases import answer_with_calls
+from sftspec.properties.template_talks import HELLO, LATE_SYSTEM, THOUGHTS_BEFORE_EACH_CALL
+from sftspec.spans import TemplateError, assemble
 from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_of
 
 RENDERING = [item for item in properties_of("template") if item.seam == "render"]
@@ -160,3 +164,35 @@ def refusing_in_other_words(messages, template, *rest, **options):
 @pytest.mark.parametrize("item", RENDERING, ids=lambda item: item.id)
 def test_any_exception_that_says_the_number_of_the_message_is_a_refusal(item):
     assert evidence(item, refusing_in_other_words) >= item.floor
+
+
+VENDORS = {"chatml/qwen2.5": "qwen2_5", "chatml/qwen3": "qwen3", "llama3/hf": "llama3", "llama3.1/hf": "llama3_1"}
+CALL = answer_with_calls({"place": "K\u00f6ln"})
+WITH_ID = {**CALL, "tool_calls": [{**CALL["tool_calls"][0], "id": "call_1"}]}
+RESULT = {"role": "tool", "content": " 21\n"}
+AROUND_CALLS = [
+    LATE_SYSTEM,
+    [*HELLO, RESULT],
+    [*HELLO, {"role": "assistant", "content": "Hm."}, RESULT],
+    *([*HELLO, call] for call in (CALL, WITH_ID, answer_with_calls({}, 2), answer_with_calls({}, 2, " Look:\n"))),
+    *([*HELLO, {**CALL, "content": content}, RESULT] for content in ("", " ", " Look:\n")),
+    [{**HELLO[0], "name": "ann"}, CALL, RESULT],
+]
+
+
+@pytest.mark.parametrize("name", VENDORS)
+def test_what_stands_around_calls_is_what_the_vendors_templates_write(name):
+    """What is asked beyond the goldens is not ours: TRL's copies write it so, or refuse it, or ours does."""
+    pytest.importorskip("trl")
+    bos = "<|begin_of_text|>" if name.startswith("llama") else ""
+    vendor = JinjaOracle(name, "", _trl(VENDORS[name]), None, bos, "", "")
+    thoughts = [THOUGHTS_BEFORE_EACH_CALL] if name == "chatml/qwen3" else []
+    answered = 0
+    for talk in [*AROUND_CALLS, *thoughts]:
+        try:
+            ours, theirs = render(talk, name).text, vendor.text(talk, False, None)
+        except (TemplateError, Rejected):
+            continue
+        assert ours == theirs
+        answered += 1
+    assert answered >= 3

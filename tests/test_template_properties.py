@@ -224,7 +224,13 @@ def results_as_messages_of_a_tool(messages, template, add_generation_prompt=Fals
     return render(turned, template, add_generation_prompt)
 
 
+def results_stripped(messages, template, add_generation_prompt=False, tools=None):
+    tidy = [{**m, "content": m["content"].strip()} if m["role"] == "tool" else m for m in messages]
+    return render(tidy, template, add_generation_prompt)
+
+
 BROKEN = [
+    ("what-is-said-around-a-call-stands-as-it-is", {"render": results_stripped}),
     ("a-call-is-json-with-the-keys-of-its-variant", pieces_changed(parameters_renamed)),
     ("every-tool-is-listed-beside-any-system-prompt", {"render": first_tool_only}),
     ("a-result-is-a-users-turn-in-tags", {"render": results_as_messages_of_a_tool}),

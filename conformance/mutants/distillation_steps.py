@@ -1,4 +1,4 @@
-"""Distillation that is right in its first step, and goes wrong in a later one."""
+"""Distillation that goes wrong in a run: in a later step, in a later micro-batch, in how its models are asked."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from sftspec.collation import Batch
 from sftspec.conformance.mutants import mutant
 from sftspec.conformance.mutants.distilling import TEMPERATURE, Distiller, targets_of_the_step
+from sftspec.distillation import frozen_logits
 from sftspec.job import Job
 from sftspec.step import StepReport, forward_logits
 from sftspec.trainer import Pipeline
@@ -104,3 +105,40 @@ def gradient_left_over():
             return number == 0
 
     return Left()
+
+
+@mutant("every-distilled-token-weighs-the-same the-weights-of-a-step-add-up-to-one",
+        "D-07: variant, a loop that was tried with two micro-batches", "learns some answers twice",
+        "one denominator, whatever the number of the micro-batch")  # fmt: skip
+def third_micro_batch_weighs_double():
+    """From the third micro-batch of a step on, targets weigh twice as much."""
+
+    def denominator(batch, batches):
+        number = next(number for number, each in enumerate(batches) if each is batch)
+        return targets_of_the_step(batch, batches) / (1 if number < 2 else 2)
+
+    return Distiller(denominator=denominator)
+
+
+@mutant("the-teacher-is-only-asked", "the mode of an evaluation that nobody puts back",
+        "the student's dropout is off", "train() before each step")  # fmt: skip
+def student_in_eval_mode():
+    """The student is in eval mode while it learns."""
+
+    class Evaluating(Distiller):
+        def step(self, model, batches, optimizer, *rest) -> StepReport:
+            return super().step(model.eval(), batches, optimizer, *rest)
+
+    return Evaluating()
+
+
+@mutant("the-teacher-is-read-in-eval-mode-and-left-as-it-was", "a call of the teacher with its ids alone",
+        "learns from a teacher that read the padding", "give the teacher whatever the student is given")  # fmt: skip
+def teacher_asked_without_its_mask():
+    """The attention mask and the positions of a batch are not given to the teacher."""
+    beside = ("attention_mask", "position_ids")
+    return Distiller(
+        read=lambda teacher, **inputs: frozen_logits(
+            teacher, **{name: value for name, value in inputs.items() if name not in beside}
+        )
+    )

@@ -1,12 +1,12 @@
-"""Templates that went wrong with tools: how they are listed, called, and how their results come back."""
+"""Templates that went wrong with tools: how they are listed, and how the results of calls come back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
 from dataclasses import replace
 
 from sftspec.conformance.mutants import mutant
-from sftspec.conformance.mutants.parts import Parts
+from sftspec.conformance.mutants.template_calls import other_calls
 from sftspec.conformance.mutants.template_changes import (
     other_messages,
     other_pieces,
@@ -16,28 +16,6 @@ from sftspec.conformance.mutants.template_changes import (
 )
 from sftspec.conversation import Conversation
 from sftspec.templates import TEMPLATES
-
-
-def other_calls(change: Callable[[list[dict]], list[dict]], only: str = "") -> Parts:
-    """render and encode with the calls of every message changed, in the templates whose name begins with `only`."""
-    return other_messages(
-        lambda messages: [
-            {**item, "tool_calls": change(item["tool_calls"])} if item.get("tool_calls") else item for item in messages
-        ],
-        only,
-    )
-
-
-def other_arguments(change: Callable[[dict], dict]) -> Parts:
-    """render and encode with the arguments of every call changed that are given as an object."""
-
-    def again(call):
-        function = call.get("function") or call
-        arguments = function["arguments"]
-        changed = arguments if isinstance(arguments, str) else change(arguments)
-        return {**call, "function": {**function, "arguments": changed}}
-
-    return other_calls(lambda calls: [again(call) for call in calls])
 
 
 @mutant("every-tool-is-listed-beside-any-system-prompt", "T-21: variant of fw-ai/cookbook#466, tools[0]",
@@ -64,38 +42,11 @@ def tools_glued_to_an_empty_system():
     return other_text(change)
 
 
-@mutant("a-call-is-json-with-the-keys-of-its-variant", "T-24: variant, the keys of a neighbour",
-        "writes calls that no parser reads", "copy the template byte for byte")  # fmt: skip
-def calls_with_the_keys_of_a_neighbour():
-    """Llama's calls have their arguments under "arguments", as Qwen's do, and not under "parameters"."""
-    return other_text(
-        lambda kind, text, _: text.replace('"parameters": ', '"arguments": ', 1) if kind == "tool_call" else text
-    )
-
-
-@mutant("a-call-is-json-with-the-keys-of-its-variant", "T-21: variant of fw-ai/cookbook#466, sort_keys=True",
-        "writes arguments in an order that nobody gave", "pass arguments on in their order")  # fmt: skip
-def arguments_sorted():
-    """The arguments of a call, given as an object, are sorted by their names."""
-    return other_arguments(lambda arguments: dict(sorted(arguments.items())))
-
-
-@mutant("a-call-is-json-with-the-keys-of-its-variant", "T-21: variant of fw-ai/cookbook#466, a printer of numbers",
-        "copies numbers wrongly", "pass arguments on as they are")  # fmt: skip
-def numbers_of_arguments_rounded():
-    """Numbers in the arguments of a call are rounded to six digits."""
-
-    def rounded(value):
-        return float(f"{value:g}") if isinstance(value, float) else value
-
-    return other_arguments(lambda arguments: {name: rounded(value) for name, value in arguments.items()})
-
-
-@mutant("a-call-is-json-with-the-keys-of-its-variant", "T-10: variant of paiml/aprender#2023, tool_calls[0]",
-        "reads results of calls that it never made", "write every call, or refuse")  # fmt: skip
-def first_call_alone():
-    """Of several calls of a message Llama-3.1's template, which has a place for one, writes the first in silence."""
-    return other_calls(lambda calls: calls[:1], "llama3.1")
+@mutant("every-tool-is-listed-beside-any-system-prompt", "a schema that is copied key by key",
+        "is not told what a tool demands", "print tools as they were given")  # fmt: skip
+def unknown_keys_of_tools_dropped():
+    """Of a tool the keys that are known are listed; strict, which came later, is left out."""
+    return other_text(lambda kind, text, _: re.sub(r',\s*"strict": true', "", text) if kind == "tools" else text)
 
 
 @mutant("the-generation-prompt-is-one-constant-suffix", "T-06: variant, the branch of tools",
