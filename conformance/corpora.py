@@ -140,13 +140,12 @@ def odd_conversations(writer: Writer) -> list[Conversation]:
     """Shapes and texts that a trainer may take for granted that no conversation has.
 
     Answers that repeat a question or an answer (a search for them finds the wrong place), one question with two
-    answers, one answer to two questions, two messages of one role in a row, a system message in the middle, ten turns,
-    an answer of blanks, one that is empty (a single target), contents that end in the end-of-turn token; lengths about
-    CUT, with one target before it; and a conversation that stands here twice.
+    answers, two messages of one role in a row, a system message in the middle, ten turns, an answer of blanks, one that
+    is empty (a single target), contents that end in the end-of-turn token; lengths about CUT, with one target before
+    it; and a conversation that stands here twice.
     """
     word, words = writer.word, writer.words
     echo, yes, asked, blank = words(2), word(), words(2), " " * writer.random.randint(1, 3)
-    answered = words(3)
     shapes = (
         (("user", echo), ("assistant", echo), ("user", word()), ("assistant", words(2))),
         (("user", word()), ("assistant", yes), ("user", f"{yes} {word()}"), ("assistant", yes), ("user", word())),
@@ -157,8 +156,7 @@ def odd_conversations(writer: Writer) -> list[Conversation]:
         (("system", word()), ("user", word()), ("assistant", word()), ("system", words(2)), ("assistant", words(2))),
         (("system", word()), ("system", word()), ("user", word()), ("assistant", words(2))),
         (("user", asked), ("assistant", words(2))),
-        (("user", asked), ("assistant", answered)),
-        (("user", words(2)), ("assistant", answered)),
+        (("user", asked), ("assistant", words(3))),
         tuple((role, word()) for _ in range(10) for role in ("user", "assistant")),
         (("user", word()), ("assistant", blank), ("user", word()), ("assistant", word())),
         (("user", words(2)), ("assistant", "")),

@@ -64,13 +64,6 @@ def one_answer_a_question():
     return with_conversations(lambda talks: list({str(talk[0]): talk for talk in reversed(talks)}.values()))
 
 
-@mutant("every-conversation-with-a-target-is-trained", "near-duplicates found by their answers",
-        "data is lost in silence", "count what is left out, or leave nothing out")  # fmt: skip
-def one_question_an_answer():
-    """Of conversations that end with the same message one is kept."""
-    return with_conversations(lambda talks: list({str(talk[-1]): talk for talk in reversed(talks)}.values()))
-
-
 @mutant("everything-chosen-is-trained", "max_target_length, a default of encoder-decoder trainers",
         "long answers are never finished", "cut where max_length says, and count it")  # fmt: skip
 def answers_trained_up_to_512():
