@@ -91,7 +91,8 @@ def compare(found: Signature, row: Signature) -> tuple[int, int, float]:
 def diagnose(
     found: Signature, properties: Iterable[str], scenarios: Iterable[str], matrix: Mapping[str, Signature]
 ) -> list[Diagnosis]:
-    """The likeliest planted bugs, best first; none where nothing is like enough.
+    """The likeliest planted bugs, best first (of two alike, the one that explains more); none where nothing is like
+    enough.
 
     found       how the trainer's properties fail (`signatures.signature`)
     properties  those of which something was measured
@@ -108,7 +109,7 @@ def diagnose(
         agree, of, value = compare(seen, row) if row and seen else (0, 1, 0.0)
         if value >= LEAST:
             candidates.append(Diagnosis(mutant, agree, of, value))
-    return sorted(candidates, key=lambda item: -item.likeness)
+    return sorted(candidates, key=lambda item: (-item.likeness, -item.of))
 
 
 def diagnose_trial(trial: Trial, matrix: Mapping[str, Signature]) -> list[Diagnosis]:

@@ -116,7 +116,7 @@ def test_a_failure_carries_its_conversation_and_its_tokens(failing):
     verdict = failing["verdicts"][0]
     found = verdict["counterexample"]
     assert (verdict["id"], verdict["status"]) == ("masking/end-of-turn-is-trained", "fail")
-    assert found["failures"] > 1 and found["settings"] == {"batch_size": 1, "accumulation": 4}
+    assert found["failures"] > 1 and found["settings"] == {"batch_size": 1, "accumulation": 9}
     assert [message["role"] for message in found["messages"]][:2] == ["user", "assistant"]
     wrong = [token for token in found["tokens"] if token.get("wrong")]
     assert wrong and all(
@@ -134,7 +134,7 @@ def test_a_step_is_shown_in_figures():
 
     document = document_of(Pipeline(loss=per_micro_batch), ["step/the-denominator-is-the-number-of-targets"])
     numbers = document["verdicts"][0]["counterexample"]["numbers"]
-    assert len(numbers["targets"]) == 4 and numbers["weights"] == [1.0, 1.0, 1.0, 1.0]
+    assert len(numbers["targets"]) == 9 and numbers["weights"] == [1.0] * 9
     assert numbers["learning_rate"] == 0.01 and numbers["scale"] == 1.0
 
 
