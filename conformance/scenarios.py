@@ -56,11 +56,10 @@ class Scenario:
     joins: bool = False
 
 
-def _scenario(name: str, areas: str, claims: Iterable[str], corpus, model=None, twin=None, **settings) -> Scenario:
-    made_for = frozenset(areas.split())
-    return Scenario(
-        name, frozenset(claims), corpus, model or {}, settings, twin, made_for - {"joins"}, "joins" in made_for
-    )
+def _scenario(
+    name: str, areas: str, claims: Iterable[str], corpus, model=None, twin=None, joins=False, **settings
+) -> Scenario:
+    return Scenario(name, frozenset(claims), corpus, model or {}, settings, twin, frozenset(areas.split()), joins)
 
 
 LEARNED = {"kind": "learned"}
@@ -110,8 +109,8 @@ SCENARIOS = (
               optimizer="adamw", learning_rate=1e-3, weight_decay=0.1, batch_size=1, accumulation=4, epochs=2),
     _scenario("frozen parameters", "step", ("frozen", "adamw"), few_conversations, frozen=FROZEN,
               optimizer="adamw", learning_rate=5e-4, weight_decay=0.1, batch_size=1, epochs=3),
-    _scenario("frozen parameters, clipping", "step joins", ("frozen", "clipping"), few_conversations, frozen=FROZEN,
-              max_grad_norm=0.25, batch_size=2),
+    _scenario("frozen parameters, clipping", "step", ("frozen", "clipping"), few_conversations, frozen=FROZEN,
+              max_grad_norm=0.25, batch_size=2, joins=True),
     _scenario("ranks, AdamW, clipped", "step", ("ranks", "adamw", "clipping"), few_conversations,
               optimizer="adamw", learning_rate=1e-3, weight_decay=0.1, max_grad_norm=0.25, batch_size=1, accumulation=2,
               world_size=2, epochs=2),
@@ -127,22 +126,22 @@ SCENARIOS = (
     _scenario("resume in the second epoch", "step", ("resume", "padding", "accumulation", "clipping"),
               few_conversations, {"dropout": 0.1}, {"resume_at": None}, optimizer="adamw", learning_rate=1e-3,
               weight_decay=0.1, max_grad_norm=0.25, resume_at=5, batch_size=1, accumulation=2, epochs=2),
-    _scenario("bfloat16, AdamW, clipped, resumed", "step joins",
+    _scenario("bfloat16, AdamW, clipped, resumed", "step",
               ("bf16", "adamw", "clipping", "resume", "padding"), few_conversations, {"dtype": "bfloat16"},
               {"resume_at": None}, optimizer="adamw", learning_rate=1e-3, max_grad_norm=0.25, resume_at=2,
-              batch_size=2),
-    _scenario("bfloat16, ranks", "step joins", ("bf16", "ranks"), few_conversations, {"dtype": "bfloat16"},
-              batch_size=2, world_size=2),
-    _scenario("truncation, frozen parameters, AdamW, resumed", "step joins",
+              batch_size=2, joins=True),
+    _scenario("bfloat16, ranks", "step", ("bf16", "ranks"), few_conversations, {"dtype": "bfloat16"},
+              batch_size=2, world_size=2, joins=True),
+    _scenario("truncation, frozen parameters, AdamW, resumed", "step",
               ("truncation", "frozen", "adamw", "resume", "padding"), few_conversations, {"dropout": 0.1},
               {"resume_at": None}, frozen=FROZEN, optimizer="adamw", learning_rate=5e-4, max_length=CUT, batch_size=2,
-              pad_is_end_of_turn=True, resume_at=1),
-    _scenario("turns not to train, resumed", "step joins", ("train-flag", "resume", "padding"), flagged_conversations,
-              {"dropout": 0.1}, {"resume_at": None}, batch_size=3, resume_at=1),
-    _scenario("ranks, frozen parameters, last turn only, clipping, resumed", "step joins",
+              pad_is_end_of_turn=True, resume_at=1, joins=True),
+    _scenario("turns not to train, resumed", "step", ("train-flag", "resume", "padding"), flagged_conversations,
+              {"dropout": 0.1}, {"resume_at": None}, batch_size=3, resume_at=1, joins=True),
+    _scenario("ranks, frozen parameters, last turn only, clipping, resumed", "step",
               ("ranks", "frozen", "policy", "clipping", "resume", "padding"), few_conversations, {"dropout": 0.1},
               {"resume_at": None}, frozen=FROZEN, policy="last", max_grad_norm=0.25, batch_size=1, world_size=2,
-              resume_at=3, epochs=2),
+              resume_at=3, epochs=2, joins=True),
     _scenario("packed", "masking packing", ("packing",), hostile_conversations, twin={},
               packing=True, batch_size=2),
     _scenario("packed, pad is end-of-turn", "masking packing", ("packing",), hostile_conversations,

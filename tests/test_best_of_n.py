@@ -13,6 +13,12 @@ import pytest
 import torch
 
 import sftspec
+from sftspec.conformance.mutants.best_of_n_groups import (
+    filled_tables_are_floats,
+    float32_tensors_ranked_in_bfloat16,
+    more_than_eight_best_unsorted,
+    single_prompt_left_to_argmax,
+)
 from sftspec.order_statistics import (
     best_of_n_law,
     expected_best_of_n,
@@ -32,6 +38,10 @@ NAN, INF = math.nan, math.inf
 # The laws of best-of-N, all of it; BN-SFT is enforced by properties/rejection_sampling.py.
 LAWS = {"BN-ARGMAX", "BN-ALIGN", "BN-PERM", "BN-TIE", "BN-NAN", "BN-MONO", "BN-SUB", "BN-TOPK", "BN-EMAX", "BN-ASYM"}
 LAWS |= {"BN-HD", "BN-CONC", "BN-OTHER", "BN-EST", "BN-ESTTRUE", "BN-LAW", "BN-KL", "BN-WIN", "BN-GOODHART"}
+
+
+def planted(mutant, part):
+    return mutant().parts[part]
 
 
 def arrays_by_argmax(rewards):
@@ -57,12 +67,6 @@ def holds_tensors(rewards):
 
 def of_type(dtype):
     return lambda rewards: isinstance(rewards, np.ndarray) and rewards.dtype.name == dtype
-
-
-def row_by_argmax(rewards):
-    """A single prompt's row (N,) goes to argmax, to which NaN is the largest."""
-    single = not any(map(np.ndim, rewards))
-    return np.argmax(np.array(rewards, dtype=float)) if single else best_of_n(rewards, "skip")
 
 
 def first_of_a_block(rewards, *k, choose=best_of_n):
@@ -178,7 +182,7 @@ BROKEN = {
         by_row(lambda row: row.index(min(row))),
         sigmoid_argmax,
         lambda rewards: best_of_n(rewards) % 256,
-        when(is_tensor(torch.float32), torch.Tensor.bfloat16),
+        planted(float32_tensors_ranked_in_bfloat16, "best_of_n"),
         when(of_type("float32"), lambda rewards: rewards.astype(np.float16)),
         when(is_tensor(torch.float16, torch.bfloat16), torch.neg),
         first_of_a_block,
@@ -186,7 +190,7 @@ BROKEN = {
     "best_of_n/a-prompt-is-decided-by-its-own-candidates": [transposed, lambda rewards: best_of_n(rewards)[:1]],
     "best_of_n/whole-numbers-are-compared-as-whole-numbers": [
         torch_argmax,
-        lambda rewards: best_of_n(np.array([*itertools.zip_longest(*rewards, fillvalue=NAN)]).T, "skip"),
+        planted(filled_tables_are_floats, "best_of_n"),
     ],
     "best_of_n/permuting-the-candidates-moves-the-winner-along": [
         by_row(lambda row: max(range(len(row)), key=lambda i: row[i] - 9 * i))
@@ -203,7 +207,7 @@ BROKEN = {
         lambda rewards: np.argmax(np.array(rewards) * ~np.isnan(rewards), axis=1),
         arrays_by_argmax,
         tensors_by_argmax,
-        row_by_argmax,
+        planted(single_prompt_left_to_argmax, "best_of_n"),
         when(of_type("object"), lambda rewards: np.where(np.equal(rewards, None), 0, rewards)),
         when(holds_tensors, lambda rewards: [torch.stack(row).nan_to_num().tolist() for row in rewards]),
     ],
@@ -220,7 +224,7 @@ BROKEN = {
     "best_of_n/the-k-best-are-the-k-largest": [
         torch_topk,
         smallest_k,
-        lambda rewards, k: np.sort(top_k(rewards, k)) if k > 8 else top_k(rewards, k),
+        planted(more_than_eight_best_unsorted, "top_k"),
         lambda rewards, k: np.sort(top_k(rewards, k)) if np.ndim(rewards) == 1 else top_k(rewards, k),
         lambda rewards, k: first_of_a_block(rewards, k, choose=top_k),
     ],

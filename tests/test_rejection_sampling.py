@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from sftspec.conformance.mutants.best_of_n_samples import errors_are_missing_rewards, scalars_are_no_reward
 from sftspec.conversation import Conversation
 from sftspec.order_statistics import best_of_n_law, expected_max_normal
 from sftspec.rejection_sampling import (
@@ -24,6 +25,11 @@ from sftspec.rejection_sampling import (
 )
 from sftspec.selection import UNRANKED
 from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_of
+
+
+def planted(mutant):
+    return mutant().parts["rejection_sample"]
+
 
 PROPERTIES = {item.check.__name__: item for item in properties_of("best_of_n", "rejection_sample")}
 
@@ -81,14 +87,6 @@ def cut_at_512_letters(prompts, sample, reward, n, seed=0, start=0):
     return rejection_sample(prompts, lambda p, n, s: [c[:512] for c in sample(p, n, s)], reward, n, seed, start)
 
 
-def scalars_are_none(prompts, sample, reward, n, seed=0, start=0):
-    def plain(conversation):
-        found = reward(conversation)
-        return found if isinstance(found, (int, float)) else None
-
-    return rejection_sample(prompts, sample, plain, n, seed, start)
-
-
 def broken_scalars_count(prompts, sample, reward, n, seed=0, start=0):
     """A NaN that is a scalar of NumPy or PyTorch is a bad reward, and not a missing one."""
 
@@ -103,14 +101,6 @@ def compared_in_float32(*arguments):
     for each in rejection_sample(*arguments):
         rewards = np.array([math.nan if reward is None else reward for reward in each.rewards], dtype=np.float32)
         yield each if each.skipped else replace(each, winner=int(np.nanargmax(rewards)))
-
-
-def errors_of_the_reward_are_none(prompts, sample, reward, n, seed=0, start=0):
-    def careless(conversation):
-        with suppress(Exception):
-            return reward(conversation)
-
-    return rejection_sample(prompts, sample, careless, n, seed, start)
 
 
 def errors_of_the_sampler_are_none(prompts, sample, reward, n, seed=0, start=0):
@@ -223,12 +213,12 @@ BROKEN = {
         source_lost,
         last_six_messages,
         cut_at_512_letters,
-        scalars_are_none,
+        planted(scalars_are_no_reward),
         broken_scalars_count,
         compared_in_float32,
     ],
     "an_error_of_the_sampler_or_the_reward_is_raised": [
-        errors_of_the_reward_are_none,
+        planted(errors_are_missing_rewards),
         errors_of_the_sampler_are_none,
         stopped_at_an_error,
     ],

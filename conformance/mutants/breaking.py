@@ -93,6 +93,17 @@ def resumed_with(rest: Callable[[list[list[Batch]], Any], list[list[Batch]]]) ->
     )
 
 
+def with_job(change: Callable[[Any], Any]) -> Pipeline:
+    """The reference on another job: change(job)."""
+
+    @dataclass(frozen=True)
+    class Other(Pipeline):
+        def train(self, job):
+            super().train(change(job))
+
+    return Other()
+
+
 def before_training(act: Callable[[Any], Any]) -> Pipeline:
     """The reference that does something to its job before it trains: act(job)."""
 

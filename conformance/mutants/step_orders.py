@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
 from sftspec.conformance.mutants import mutant
-from sftspec.conformance.mutants.breaking import resumed_with, with_steps
+from sftspec.conformance.mutants.breaking import resumed_with, with_job, with_steps
 from sftspec.step import StepReport, sft_step
 from sftspec.trainer import Pipeline, interrupt
 
@@ -70,13 +70,7 @@ def windows_merged():
         "use the setting, or refuse it")  # fmt: skip
 def batch_size_ignored():
     """Every example is a step of its own, whatever the batch size."""
-
-    @dataclass(frozen=True)
-    class OneByOne(Pipeline):
-        def train(self, job) -> None:
-            super().train(replace(job, batch_size=1, accumulation=1, world_size=1))
-
-    return OneByOne()
+    return with_job(lambda job: replace(job, batch_size=1, accumulation=1, world_size=1))
 
 
 @mutant("resuming-equals-not-stopping", "huggingface/transformers#8878", "data is seen twice, and some never",
@@ -96,7 +90,6 @@ def resume_skips_a_batch():
         "the end of an epoch is never seen", "step on what there is")  # fmt: skip
 def partial_window_dropped():
     """The last, partial accumulation window of an epoch makes no step."""
-
     return with_steps(lambda steps, job: [step for step in steps if len(step) == job.accumulation * job.world_size])
 
 
@@ -104,13 +97,7 @@ def partial_window_dropped():
         "batch_size is what a rank holds")  # fmt: skip
 def batch_size_doubled():
     """Micro-batches hold twice the examples that were asked for."""
-
-    @dataclass(frozen=True)
-    class Doubles(Pipeline):
-        def train(self, job) -> None:
-            super().train(replace(job, batch_size=2 * job.batch_size))
-
-    return Doubles()
+    return with_job(lambda job: replace(job, batch_size=2 * job.batch_size))
 
 
 @mutant("the-reported-loss-is-the-mean-over-targets", "huggingface/trl, sum reported", "curves depend on the batch",

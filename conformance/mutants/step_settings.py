@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from sftspec.conformance.mutants import mutant
-from sftspec.conformance.mutants.breaking import before_training, resumed_with, with_steps
+from sftspec.conformance.mutants.breaking import before_training, resumed_with, with_job, with_steps
 from sftspec.conversation import Conversation
 from sftspec.job import Job
 from sftspec.step import clip_gradients, sft_loss, sft_step
@@ -100,7 +100,6 @@ def frozen_count_in_the_norm():
         "skip steps times accumulation times ranks")  # fmt: skip
 def resume_forgets_the_ranks():
     """Where ranks share a step, a resumed run skips too few batches."""
-
     return resumed_with(lambda steps, job: steps[job.resume_at // job.world_size :])
 
 
@@ -193,13 +192,11 @@ def dropout_doubled():
 def limit_doubled_under_dropout():
     """Where the model has dropout the gradient is clipped to twice the limit."""
 
-    @dataclass(frozen=True)
-    class Doubles(Pipeline):
-        def train(self, job):
-            doubles = job.max_grad_norm and getattr(job.model.config, "attention_dropout", 0.0)
-            super().train(replace(job, max_grad_norm=2 * job.max_grad_norm) if doubles else job)
+    def double(job):
+        doubles = job.max_grad_norm and getattr(job.model.config, "attention_dropout", 0.0)
+        return replace(job, max_grad_norm=2 * job.max_grad_norm) if doubles else job
 
-    return Doubles()
+    return with_job(double)
 
 
 @mutant("every-parameter-gets-its-gradient", "torch.nn.Embedding(padding_idx=…), with pad = end-of-turn",
