@@ -81,6 +81,13 @@ def within(row: Signature, properties: Iterable[str], scenarios: Iterable[str]) 
     return {name: mark for name, mark in cut.items() if mark.scenarios}
 
 
+def scenarios_of(mutant: Mutant, row: Signature) -> set[str]:
+    """The scenarios of a mutant's row: of those that join settings all or none (`matrix.kill_row`)."""
+    joined = {item.name for item in SCENARIOS if item.joins}
+    needed = any(row[name].scenarios.keys() <= joined for name in mutant.killed_by if name in row)
+    return {item.name for item in SCENARIOS if mutant.runs(item) and (needed or not item.joins)}
+
+
 def compare(found: Signature, row: Signature) -> tuple[int, int, float]:
     """(properties that agree, properties that fail on either, likeness)."""
     pairs = [overlap(found.get(name, NOTHING), row.get(name, NOTHING)) for name in found.keys() | row.keys()]
@@ -103,9 +110,9 @@ def diagnose(
         return []
     candidates = []
     for mutant in load_mutants():
-        both = {item.name for item in SCENARIOS if mutant.runs(item)} & scenarios
+        whole = matrix.get(mutant.name, {})
         asked = {item for item in properties if mutant.asks(REGISTRY[item])}
-        row, seen = (within(item, asked, both) for item in (matrix.get(mutant.name, {}), found))
+        row, seen = (within(item, asked, scenarios & scenarios_of(mutant, whole)) for item in (whole, found))
         agree, of, value = compare(seen, row) if row and seen else (0, 1, 0.0)
         if value >= LEAST:
             candidates.append(Diagnosis(mutant, agree, of, value))

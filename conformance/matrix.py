@@ -1,6 +1,7 @@
 """The kill matrix: which properties fail on which planted bug, and where; the proof that the suite is sensitive.
 
-A row is a mutant's signature: every property that fails on it at the default budget, and how (`signatures`).
+A row is a mutant's signature: every property that fails on it at the default budget, and how (`signatures`). The jobs
+that join settings are in it where the others do not show all that the mutant names.
 
 Only what cannot differ from the reference is left out: a function that is the reference's own is not drawn for, a job
 of which the same batches are made is not done, a run that equals the reference's bit for bit is not read, and what a
@@ -170,18 +171,31 @@ def other_run(trainer: Any, scenario: Scenario, seed: int, workdir: Path) -> Run
     return None if fingerprint(done) == known[: 1 + (done.twin is not None)] else done.read()
 
 
+def other_runs(mutant: Mutant, trainer: Any, seed: int, joins: bool) -> Iterator[Run]:
+    """The runs that differ from the reference's: those of the jobs that join settings, or those of the others."""
+    if not hasattr(trainer, "train"):
+        return
+    for scenario in scenarios_for(claims_of(trainer)):
+        asked = scenario.joins == joins and mutant.runs(scenario) and is_touched(trainer, scenario)
+        if asked and has_other_data(trainer, scenario, seed):
+            with tempfile.TemporaryDirectory(prefix="sftspec-") as folder:
+                run = other_run(trainer, scenario, seed, Path(folder))
+            if run is not None:
+                yield run
+
+
 def kill_row(mutant: Mutant, seed: int = 0) -> Signature:
     """A mutant's signature."""
     trainer = mutant.make()
-    trial = Trial(trainer)
     chosen = [item for item in properties.load(*AREAS) if mutant.asks(item) and can_differ(item, trainer)]
-    if hasattr(trainer, "train"):
-        with tempfile.TemporaryDirectory(prefix="sftspec-") as folder:
-            for number, scenario in enumerate(scenarios_for(claims_of(trainer))):
-                if mutant.runs(scenario) and is_touched(trainer, scenario) and has_other_data(trainer, scenario, seed):
-                    run = other_run(trainer, scenario, seed, Path(folder) / str(number))
-                    trial.runs += [run] if run is not None else []
-    return signature(reach_verdicts(trial, chosen))
+    row: Signature = {}
+    runs: list[Run] = []
+    for joins in (False, True):
+        runs += other_runs(mutant, trainer, seed, joins)
+        row = signature(reach_verdicts(Trial(trainer, runs), chosen))
+        if row.keys() >= set(mutant.killed_by):
+            break
+    return row
 
 
 def _named_row(name: str, seed: int) -> tuple[str, Signature]:

@@ -43,7 +43,8 @@ class Scenario:
     settings of the Job
     twin     settings that differ in a second run, to be compared with the first (None: no second run)
     areas    whose properties need this job: the others learn nothing from it that they do not see elsewhere
-    joins    it joins settings that other jobs show one by one: only a bug in their meeting is seen here alone
+    joins    it joins settings that other jobs show one by one: only a bug in their meeting is seen here alone, and the
+             kill matrix runs it only for the mutants that the others do not show
     """
 
     name: str
@@ -84,7 +85,7 @@ SCENARIOS = (
     _scenario("accumulation", "step", ("accumulation",), unequal_conversations, batch_size=1, accumulation=9),
     _scenario("ranks", "step", ("ranks",), unequal_conversations, batch_size=2, accumulation=2, world_size=3),
     _scenario("ranks, dropout", "step", ("ranks",), few_conversations, {**LEARNED, "dropout": 0.1},
-              batch_size=1, world_size=4),
+              batch_size=1, world_size=4, joins=True),
     _scenario("truncation", "masking", ("truncation",), hostile_conversations, max_length=CUT),
     _scenario("last turn only", "masking", ("policy",), hostile_conversations, policy="last"),
     _scenario("every token", "masking packing step", ("policy",), hostile_conversations, policy="every-token"),
@@ -106,14 +107,15 @@ SCENARIOS = (
     _scenario("AdamW, clipped", "step", ("adamw", "clipping"), few_conversations, LEARNED,
               optimizer="adamw", learning_rate=1e-3, weight_decay=0.1, max_grad_norm=0.25, batch_size=3),
     _scenario("AdamW, two epochs", "step", ("adamw", "accumulation"), few_conversations,
-              optimizer="adamw", learning_rate=1e-3, weight_decay=0.1, batch_size=1, accumulation=4, epochs=2),
+              optimizer="adamw", learning_rate=1e-3, weight_decay=0.1, batch_size=1, accumulation=4, epochs=2,
+              joins=True),
     _scenario("frozen parameters", "step", ("frozen", "adamw"), few_conversations, frozen=FROZEN,
               optimizer="adamw", learning_rate=5e-4, weight_decay=0.1, batch_size=1, epochs=3),
     _scenario("frozen parameters, clipping", "step", ("frozen", "clipping"), few_conversations, frozen=FROZEN,
               max_grad_norm=0.25, batch_size=2, joins=True),
     _scenario("ranks, AdamW, clipped", "step", ("ranks", "adamw", "clipping"), few_conversations,
               optimizer="adamw", learning_rate=1e-3, weight_decay=0.1, max_grad_norm=0.25, batch_size=1, accumulation=2,
-              world_size=2, epochs=2),
+              world_size=2, epochs=2, joins=True),
     _scenario("rate zero", "step", (), few_conversations, learning_rate=0.0),
     _scenario("bfloat16", "masking", ("bf16",), hostile_conversations, {"dtype": "bfloat16"}),
     _scenario("bfloat16, AdamW", "step", ("bf16", "adamw", "accumulation"), few_conversations,
@@ -125,7 +127,7 @@ SCENARIOS = (
               {"resume_at": None}, optimizer="adamw", learning_rate=2e-3, resume_at=4, batch_size=2, epochs=2),
     _scenario("resume in the second epoch", "step", ("resume", "padding", "accumulation", "clipping"),
               few_conversations, {"dropout": 0.1}, {"resume_at": None}, optimizer="adamw", learning_rate=1e-3,
-              weight_decay=0.1, max_grad_norm=0.25, resume_at=5, batch_size=1, accumulation=2, epochs=2),
+              weight_decay=0.1, max_grad_norm=0.25, resume_at=5, batch_size=1, accumulation=2, epochs=2, joins=True),
     _scenario("bfloat16, AdamW, clipped, resumed", "step",
               ("bf16", "adamw", "clipping", "resume", "padding"), few_conversations, {"dtype": "bfloat16"},
               {"resume_at": None}, optimizer="adamw", learning_rate=1e-3, max_grad_norm=0.25, resume_at=2,
@@ -160,13 +162,13 @@ SCENARIOS = (
               epochs=2),
     _scenario("packed, frozen parameters, AdamW, clipped", "step", ("packing", "frozen", "adamw", "clipping"),
               few_conversations, packing=True, frozen=FROZEN, optimizer="adamw", learning_rate=1e-3, weight_decay=0.1,
-              max_grad_norm=0.25, batch_size=2),
+              max_grad_norm=0.25, batch_size=2, joins=True),
     _scenario("packed, bfloat16, clipped", "packing step", ("packing", "bf16", "clipping"), few_conversations,
-              {"dtype": "bfloat16"}, packing=True, batch_size=2, max_grad_norm=0.25),
+              {"dtype": "bfloat16"}, packing=True, batch_size=2, max_grad_norm=0.25, joins=True),
     _scenario("packed, resumed", "packing step", ("packing", "resume"), few_conversations, {"dropout": 0.1},
-              {"resume_at": None}, packing=True, batch_size=1, epochs=2, resume_at=4),
+              {"resume_at": None}, packing=True, batch_size=1, epochs=2, resume_at=4, joins=True),
     _scenario("packed, ranks", "packing step", ("packing", "ranks"), unequal_conversations,
-              packing=True, batch_size=1, accumulation=2, world_size=2),
+              packing=True, batch_size=1, accumulation=2, world_size=2, joins=True),
     _scenario("packed, examples over the capacity", "masking packing", ("packing",), long_conversations,
               packing=True, batch_size=2),
     _scenario("packed, full rows", "packing", ("packing",), full_packs, packing=True, batch_size=2),

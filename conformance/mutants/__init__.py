@@ -53,11 +53,8 @@ class Mutant:
         return frozenset(name.partition("/")[0] for name in (self.name, *self.killed_by))
 
     def runs(self, scenario: Scenario) -> bool:
-        """Is this scenario in its row of the matrix? Those made for other areas show nothing more, and those that join
-        settings are for what is wrong where settings meet.
-        """
-        meets = self.make.__module__.endswith("step_settings")
-        return bool(scenario.areas & self.areas) and (meets or not scenario.joins)
+        """May this scenario be in its row of the matrix? Those made for other areas show nothing more."""
+        return bool(scenario.areas & self.areas)
 
     def asks(self, item: Property) -> bool:
         """Is this property in its row? Of those that read a function, the ones of its areas."""
