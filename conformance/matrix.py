@@ -16,6 +16,7 @@ import gc
 import hashlib
 import multiprocessing
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,7 @@ def kill_matrix(names: Iterable[str], seed: int = 0, workers: int = 2) -> Iterat
 
 def prepare(seed: int) -> None:
     """What every mutant needs, once in a process; and no collection of garbage goes through it again."""
+    warnings.simplefilter("ignore")  # what is planted makes PyTorch and NumPy warn
     one_thread()
     properties.load()
     load_mutants()

@@ -80,7 +80,8 @@ def _made(kind: str, seed: int, dtype: torch.dtype, dropout: float, size: int):
         model = GPT2LMHeadModel(
             GPT2Config(
                 n_embd=width, n_inner=64, n_layer=2, n_head=4, n_positions=1024, attn_pdrop=dropout,
-                resid_pdrop=dropout, embd_pdrop=dropout, initializer_range=0.15, **common,
+                resid_pdrop=dropout, embd_pdrop=dropout, initializer_range=0.15, eos_token_id=None,
+                **common,
             )
         )  # fmt: skip
     else:
