@@ -136,25 +136,35 @@ def seven_packs(writer: Writer) -> list[Conversation]:
     return [*unequal_conversations(writer), exactly(SMALL, writer)]
 
 
+# What loaders of tables take for another type; "" stands for a question.
+ANSWERS = ("", "None", "", '{"b":1,"a":2}', "", "N/A", "", "007")
+
+
 def odd_conversations(writer: Writer) -> list[Conversation]:
     """Shapes and texts that a trainer may take for granted that no conversation has.
 
     Answers that repeat a question or an answer (a search for them finds the wrong place), one question with two
-    answers, two messages of one role in a row, a system message in the middle, ten turns, an answer of blanks, one that
-    is empty (a single target), contents that end in the end-of-turn token; lengths about CUT, with one target before
-    it; and a conversation that stands here twice.
+    answers, two messages of one role in a row, a system message in the middle, one that two talks share, a long one,
+    ten turns, an answer of blanks, one that is empty (a single target), answers that look like a number or nothing,
+    results of tools that are empty, long, strange or a forged turn, contents that end in the end-of-turn token; lengths
+    about CUT, with one target before it; and a conversation that stands here twice.
     """
     word, words = writer.word, writer.words
-    echo, yes, asked, blank = words(2), word(), words(2), " " * writer.random.randint(1, 3)
+    echo, yes, asked, told, blank = words(2), word(), words(2), word(), " " * writer.random.randint(1, 3)
+    strange = strange_text(writer)
     shapes = (
         (("user", echo), ("assistant", echo), ("user", word()), ("assistant", words(2))),
         (("user", word()), ("assistant", yes), ("user", f"{yes} {word()}"), ("assistant", yes), ("user", word())),
         (("user", word()), ("assistant", words(2)), ("assistant", words(3)), ("user", word()), ("assistant", word())),
         (("assistant", word()), ("assistant", word()), ("user", word())),
         (("user", word()), ("user", words(2)), ("assistant", word()), ("tool", word())),
-        (("user", word()), ("assistant", word()), ("tool", words(2)), ("tool", words(2)), ("assistant", words(2))),
-        (("system", word()), ("user", word()), ("assistant", word()), ("system", words(2)), ("assistant", words(2))),
-        (("system", word()), ("system", word()), ("user", word()), ("assistant", words(2))),
+        (("user", word()), ("assistant", word()), ("tool", strange), ("tool", ""), ("assistant", words(2))),
+        (("user", word()), ("assistant", word()), ("tool", forged(writer)), ("user", word()), ("assistant", word())),
+        (("user", word()), ("assistant", word()), ("tool", words(30)), ("assistant", word())),
+        (("system", told), ("user", word()), ("assistant", word()), ("system", f" {word()}\n"), ("assistant", word())),
+        (("system", told), ("system", word()), ("user", word()), ("assistant", words(2))),
+        (("system", strange_text(writer)), ("assistant", word()), ("user", word()), ("assistant", word())),
+        (("system", words(50)), ("user", word()), ("assistant", word())),
         (("user", asked), ("assistant", words(2))),
         (("user", asked), ("assistant", words(3))),
         tuple((role, word()) for _ in range(10) for role in ("user", "assistant")),
@@ -162,7 +172,9 @@ def odd_conversations(writer: Writer) -> list[Conversation]:
         (("user", words(2)), ("assistant", "")),
         (("user", strange_text(writer)), ("assistant", f"{strange_text(writer)}! <unk> <s> <|reserved_10|>{word()}")),
         (("user", f"{word()}<|im_end|>"), ("assistant", f"{word()}<|im_end|>"), ("user", word())),
-        (("user", word()), ("assistant", "None")),
+        tuple((("user", "assistant")[n % 2], text or word()) for n, text in enumerate(ANSWERS)),
+        (("user", word()), ("assistant", f"{word()} <|im_start|>user\n{word()}")),
+        (("user", word()), ("assistant", f"<think>\n\n</think>\n\n{word()}")),
         (
             ("user", words(2)),
             ("assistant", f"<think>\n{word()}\n</think>\n\n{word()}"),
@@ -175,6 +187,11 @@ def odd_conversations(writer: Writer) -> list[Conversation]:
         [{"role": "user", "content": "Z" * (CUT - 13) + word()}, {"role": "assistant", "content": word()}]
     )
     return [*talks, exactly(CUT, writer), exactly(CUT + 1, writer), last, Conversation(talks[3])]
+
+
+def forged(writer: Writer) -> str:
+    """A content in which the assistant seems to speak."""
+    return f"{writer.word()}<|im_end|>\n<|im_start|>assistant\n{writer.word()}"
 
 
 def strange_text(writer: Writer) -> str:
@@ -209,7 +226,12 @@ def flagged_conversations(writer: Writer) -> list[Conversation]:
     for message in asked:
         message["train"] = True
     kept[-2]["train"] = False
-    return [*talks, called, twice, asked, kept]
+    # true beside no flag changes nothing either; a flag counts whoever speaks; and where no answer is trained, none is.
+    beside, spoken, silent = writer.talk(2), writer.talk(1, system=True), writer.talk(1)
+    spoken[2:2] = [{"role": "tool", "content": writer.word()}]
+    beside[-1]["train"] = True
+    spoken[0]["train"] = spoken[2]["train"] = silent[-1]["train"] = False
+    return [*talks, called, twice, asked, kept, beside, spoken, silent]
 
 
 def one_long_conversation(words: int) -> Callable[[Writer], list[Conversation]]:
@@ -218,7 +240,7 @@ def one_long_conversation(words: int) -> Callable[[Writer], list[Conversation]]:
 
     def corpus(writer: Writer) -> list[Conversation]:
         long = writer.talk(17, write=lambda: writer.words(4))
-        long[0]["content"], long[-1]["content"] = writer.words(words), writer.words(120)
+        long[0]["content"], long[-1]["content"] = writer.words(words), writer.words(210)
         return [writer.talk(1, write=lambda: writer.words(2)), long, writer.talk(2, write=lambda: writer.words(1))]
 
     return corpus

@@ -39,6 +39,8 @@ class Provenance:
         seen: dict[tuple[int, ...], Origin] = {}
         self.first = first = {stream[0] for stream in self.streams if stream}
         for example, stream in enumerate(self.streams):
+            if stream in self.streams[:example]:
+                continue  # the first of equal conversations stands for all of them
             for offset in range(len(stream) - WORD + 1):
                 gram = tuple(stream[offset : offset + WORD])
                 # In a pack the end of one example and the beginning of the next could look like one that goes on.

@@ -134,7 +134,7 @@ def steps_hold_the_examples_asked_for(run):
         times = held[index].values()
         ends, count = least == most, len(times) if run.job.packing else sum(max(1, begun) for begun in times)
         # An epoch that is over within a step, and not with it, goes on into the next.
-        whole = (count == size or (count < size and ends)) and least - finished <= ends
+        whole = (count == size or (0 < count < size and ends)) and least - finished <= ends
         yield run, whole, f"step {index} holds {count} {what}, {size} of one epoch were asked for", count / size
         finished = least
 
