@@ -18,7 +18,7 @@ from sftspec.properties.template_cases import EMPTY_THOUGHTS, OWN_SYSTEM, TAKE_T
 from sftspec.step import IGNORE
 from sftspec.templates import TEMPLATES
 
-FLAGS = {"train": False, "weight": 0}  # sftspec's own, and OpenAI's
+FLAGS = {"train": (False, True), "weight": (0, 1)}  # sftspec's own, and OpenAI's
 AS_DEFAULT = {"end_of_turn": True, "separator": False, "header": False}
 
 
@@ -78,7 +78,7 @@ def _targets(talk: list[dict], template: str, policy: str, chosen: dict[str, boo
     the system turn that nobody wrote."""
     every = policy == "every-token"
     turns = [message for message in talk if every or message["role"] == "assistant"]
-    kept = [message for message in (turns[-1:] if policy == "last" else turns) if message.keys() == {"role", "content"}]
+    kept = [message for message in (turns[-1:] if policy == "last" else turns) if all(message.get(f, 1) for f in FLAGS)]
     own = [{"role": "system", "content": OWN_SYSTEM[template]}] if every and template in OWN_SYSTEM else []
     parts = [part for message in own for part in _turn(message, template)]
     for message in kept:
@@ -89,10 +89,10 @@ def _targets(talk: list[dict], template: str, policy: str, chosen: dict[str, boo
 
 INVERTED = {part: not is_trained for part, is_trained in AS_DEFAULT.items()}
 ASKED = [
-    {"policy": "all", "flag": "train", "untrained": {5}, "chosen": AS_DEFAULT},
-    {"policy": "all", "flag": "weight", "untrained": {1}, "chosen": INVERTED},
-    {"policy": "last", "flag": "weight", "untrained": {5}, "chosen": AS_DEFAULT},
-    {"policy": "every-token", "flag": "train", "untrained": {2, 5}, "chosen": AS_DEFAULT},
+    {"policy": "all", "flag": "train", "untrained": {5}, "marked": {3}, "chosen": AS_DEFAULT},
+    {"policy": "all", "flag": "weight", "untrained": {1}, "marked": {0, 3}, "chosen": INVERTED},
+    {"policy": "last", "flag": "weight", "untrained": {5}, "marked": {2}, "chosen": AS_DEFAULT},
+    {"policy": "every-token", "flag": "train", "untrained": {2, 5}, "marked": {0}, "chosen": AS_DEFAULT},
 ]
 
 
@@ -100,21 +100,26 @@ ASKED = [
       given={"template": st.sampled_from(sorted(TEMPLATES)), "turns": st.integers(1, 5), "length": st.integers(0, 20),
              "policy": st.sampled_from(["all", "last", "every-token"]),
              "flag": st.sampled_from(sorted(FLAGS)), "untrained": st.sets(st.integers(0, 9), max_size=4),
+             "marked": st.sets(st.integers(0, 9), max_size=4),
              "chosen": st.fixed_dictionaries({part: st.booleans() for part in AS_DEFAULT})},
       examples=[{"template": template, "turns": 3, "length": 0, **asked}
                 for template in sorted(TEMPLATES) for asked in ASKED])  # fmt: skip
-def targets_spell_the_assistants_turns(encode, template, turns, length, policy, flag, untrained, chosen):
+def targets_spell_the_assistants_turns(encode, template, turns, length, policy, flag, untrained, marked, chosen):
     """Decoded, the targets are the trained answers, each with its end-of-turn token, and nothing besides, but for what
     a convention declares; under the policy "every-token" they are the whole of every message.
 
     Counted by another route than the spans: text in, text out (FastChat#2996 drifts by one token a turn), in every
-    template. A message with `"train": false`, or OpenAI's `"weight": 0`, is not trained, whoever speaks; who does not
-    know the flag may refuse it. Where the owner of each token is told, it is the span in which the token starts.
+    template. A message with `"train": false`, or OpenAI's `"weight": 0`, is not trained, whoever speaks, and true or 1
+    change nothing, there and elsewhere; who does not know the flag may refuse it. Where the owner of each token is
+    told, it is the span in which the token starts.
     """
     named = {"template": template} if takes(encode, "template") else {}
     spoken = template if named else "chatml/openai"
     plain = _talk(turns, length)
-    flagged = [message | ({flag: FLAGS[flag]} if place in untrained else {}) for place, message in enumerate(plain)]
+    flagged = [
+        message | ({flag: FLAGS[flag][place not in untrained]} if place in untrained | marked else {})
+        for place, message in enumerate(plain)
+    ]
     conventions = {"conventions": Conventions(**chosen)} if takes(encode, "conventions") else {}
     declared = chosen if conventions else AS_DEFAULT
     for talk in (plain, flagged):
