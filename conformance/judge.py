@@ -151,7 +151,9 @@ def _open(item: Property, trainer: Any) -> Verdict:
 
 def _read(verdict: Verdict, run: Run) -> None:
     """Add the evidence of one run; the smallest counterexample is kept."""
-    if verdict.property.seam != "run" or verdict.status in ("not-claimed", "error") or run.error:
+    if verdict.property.seam != "run" or verdict.status in ("not-claimed", "error"):
+        return
+    if run.error and not (verdict.property.final and run.error.startswith("witness:")):
         return
     is_picky = verdict.property.costly or run.scenario in GOLDENS
     if is_picky and verdict.property.area not in MADE_FOR.get(run.scenario, properties.AREAS):

@@ -71,6 +71,7 @@ class Property:
     seam      "run", or the name of the Pipeline stage (or public function) that the property calls directly
     floor     the least number of yields that counts as measured
     costly    a long computation stands behind it, so it reads only the scenarios that were made for its area
+    final     it reads how runs end, so also one of which the witness could read no step
     claim     the capability a trainer must claim before this property says anything of it ("" = every trainer)
     laws      ids of the laws that it enforces
     needs     ids of properties without which this one cannot be read (their failure makes it `blocked`)
@@ -85,6 +86,7 @@ class Property:
     seam: str = "run"
     floor: int = 1
     costly: bool = False
+    final: bool = False
     claim: str = ""
     laws: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()

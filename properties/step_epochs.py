@@ -13,7 +13,7 @@ from itertools import combinations, pairwise
 from sftspec.properties import must, should
 
 
-@must(laws=("ST-DET", "PK-DET"), floor=1)
+@must(laws=("ST-DET", "PK-DET"), floor=1, final=True)
 def the_same_job_gives_the_same_model(run):
     """The same job and seed end with bitwise the same parameters.
 
@@ -24,7 +24,7 @@ def the_same_job_gives_the_same_model(run):
             yield run, bool((value == run.twin.final[name]).all()), f"{name} differs between two equal runs"
 
 
-@must(laws=("ST-RESUME",), claim="resume", floor=1)
+@must(laws=("ST-RESUME",), claim="resume", floor=1, final=True)
 def resuming_equals_not_stopping(run):
     """Saved, lost and loaded again, a run ends with bitwise the parameters of the run that went on.
 

@@ -49,6 +49,15 @@ def test_a_stream_that_is_cut_anywhere_goes_on_in_the_next_row(streams):
     assert wrong <= 3 * len(rows)
 
 
+def test_equal_streams_are_one_origin_wherever_they_are_cut(streams):
+    stream = max(streams, key=len)
+    provenance = Provenance([*streams, stream], LETTERS)
+    place = streams.index(stream)
+    expected = [(place, offset) for offset in range(len(stream))]
+    for cut in range(12, len(stream) - 12):
+        assert provenance.resolve([stream[:cut], stream[cut:], stream]) == [expected[:cut], expected[cut:], expected]
+
+
 def test_a_token_put_in_resolves_to_nothing(streams):
     provenance = Provenance(streams, LETTERS)
     extra = TOKENIZER.convert_tokens_to_ids("<s>")

@@ -11,7 +11,7 @@ import torch
 from sftspec.conformance.mutants import mutant
 from sftspec.conformance.mutants.breaking import with_steps
 from sftspec.step import sft_step
-from sftspec.trainer import Pipeline, make_optimizer
+from sftspec.trainer import Pipeline, interrupt, make_optimizer
 
 
 def steps_of_an_epoch(trainer: Pipeline, job: Any, examples: list) -> int:
@@ -113,3 +113,18 @@ def resume_counts_epochs_anew():
             yield from super().batches(replace(job, epochs=job.epochs + (within and job.epochs > 1)), examples)
 
     return Counts()
+
+
+@mutant("resuming-equals-not-stopping", "a state that was loaded in part", "updates thousands of times too large",
+        "load the whole state, or refuse it")  # fmt: skip
+def resume_loses_second_moments():
+    """After a resume AdamW's second moments are zero, and its count of steps is not: the model leaves every bound."""
+
+    def resume(job, optimizer, rebuild):
+        optimizer = interrupt(job, optimizer, rebuild)
+        for state in optimizer.state.values():
+            if "exp_avg_sq" in state:
+                state["exp_avg_sq"].zero_()
+        return optimizer
+
+    return Pipeline(resume=resume)
