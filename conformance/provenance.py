@@ -8,6 +8,7 @@ nothing was not in any conversation.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 WORD = 4
@@ -65,13 +66,19 @@ class Provenance:
             for place in range(len(origins))
             if origins[place][1] > 0 and (place == 0 or origins[place - 1] == NOWHERE)
         }
+        seen = Counter(origin for origins in resolved for origin in origins)
         for row, origins in zip(rows, resolved, strict=True):
-            self._fill(row, origins, ends, begins)
+            self._fill(row, origins, ends, begins, seen)
+        for row, origins in zip(rows, resolved, strict=True):
             # Padding behind an example that was cut just before its end-of-turn looks like that token.
             for place in range(len(row) - 1, -1, -1):
-                if row[place] != self.pad or self.limit is None or origins[place][1] < self.limit:
+                example, offset = origin = origins[place]
+                is_cut = self.limit is not None and offset >= self.limit
+                is_padding = origin == NOWHERE or is_cut or 0 < seen[example, offset - 1] < seen[origin]
+                if row[place] != self.pad or not is_padding:
                     break
                 origins[place] = NOWHERE
+                seen[origin] -= 1
         return resolved
 
     def _align(self, row: Sequence[int]) -> list[Origin]:
@@ -105,9 +112,11 @@ class Provenance:
             place += right
         return origins
 
-    def _fill(self, row: Sequence[int], origins: list[Origin], ends: set[Origin], begins: set[Origin]) -> None:
+    def _fill(
+        self, row: Sequence[int], origins: list[Origin], ends: set[Origin], begins: set[Origin], seen: Counter[Origin]
+    ) -> None:
         """Resolve stretches without an anchor that equal a whole stream, go on where another piece was cut, or are what
-        another piece was cut from.
+        another piece was cut from. Of pieces that may go on alike, the one that was seen to go on least often does.
         """
         place = 0
         while place < len(row):
@@ -130,11 +139,13 @@ class Provenance:
                     length += 1
                 part = place + length == stop and (offset > 0 or (example, length) in begins)
                 whole = offset + length == len(stream) or part
-                if whole and length > best[0]:
+                goes_on = offset > 0 and best[1][1] > 0 and seen[example, offset] < seen[best[1]]
+                if whole and (length > best[0] or (length == best[0] > 0 and goes_on)):
                     best = (length, (example, offset))
             length, (example, offset) = best
             for step in range(length):
                 origins[place + step] = (example, offset + step)
+                seen[example, offset + step] += 1
             place += max(length, 1)
 
     def perturbations(self, origins: list[list[Origin]]) -> Iterator[list[list[bool]]]:
