@@ -31,6 +31,7 @@ MODULES = {
     "masking_examples": "masking",
     "masking_parts": "masking",
     "masking_encoder": "masking",
+    "masking_agents": "masking",
     "packing": "packing",
     "packing_packer": "packing",
     "packing_collator": "packing",
