@@ -67,6 +67,7 @@ NOT_ASKED = {
     "template/a-call-is-json-with-the-keys-of-its-variant": "how calls are written is read off named variants alone",
     "template/what-is-said-around-a-call-stands-as-it-is": "how calls are written is read off named variants alone",
     "template/a-result-is-a-users-turn-in-tags": "how results of tools are written is read off Qwen's variants alone",
+    "template/an-agents-talk-is-written-turn-by-turn": "how calls are written is read off named variants alone",
     "template/the-first-bos-has-one-owner": "it reads the argument bos of sftspec's own render",
     "template/an-axis-that-is-not-named-is-the-variants-own": "it reads the default axes of sftspec's own encode",
 }

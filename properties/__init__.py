@@ -24,6 +24,7 @@ from typing import Any
 MODULES = {
     "template": "template",
     "template_tools": "template",
+    "template_agents": "template",
     "template_prompts": "template",
     "template_tokens": "template",
     "template_goldens": "template",

@@ -42,6 +42,7 @@ from sftspec.properties.template_talks import (
     ONE_FIELD,
     OUT_OF_ORDER,
     THINK_TAG_BESIDE_THOUGHTS,
+    THINK_TAGS,
     THOUGHTS_ABOUT_A_RESULT,
     THOUGHTS_BEFORE_EACH_CALL,
 )
@@ -157,12 +158,14 @@ def a_system_prompt_that_nobody_wrote_is_the_variants_own(render, messages, temp
 @must(seam="render", laws=("TP-PRES",), floor=50, given={"messages": talks(hostile_text), "template": names},
       examples=[*IN_EVERY, *({"messages": LATE_SYSTEM, "template": name} for name in TAKE_A_LATE_SYSTEM),
                 *({"messages": LONG, "template": name} for name in sorted(TEMPLATES)),
+                *({"messages": THINK_TAGS[:3], "template": name} for name in sorted(TEMPLATES)),
+                *({"messages": THINK_TAGS, "template": name} for name in TAKE_A_LATE_SYSTEM),
                 {"messages": CALLED, "template": "chatml/qwen3"}])  # fmt: skip
 def nothing_that_was_said_is_lost(render, messages, template):
     """Every character of every content and tool call stands in the text, in order, white space aside.
 
     A later system message dropped (Rapid-MLX#1765), arguments that were text read and written again (cookbook#466), a
-    message cut with its neighbour, or at a length.
+    message cut with its neighbour, at a length, or after a tag that ends thoughts where nobody thought.
     """
     letters = iter(render(messages, template).text)
     for message in messages:

@@ -141,8 +141,8 @@ def value_or_none(function: Callable[..., Any], *arguments: Any, **options: Any)
 TOOL = "ns.findAll"
 
 
-def tool(name: str, description: str = "") -> dict:
-    return {"type": "function", "function": {"name": name, "description": description, "strict": True}}
+def tool(name: str, description: str = "", **more: Any) -> dict:
+    return {"type": "function", "function": {"name": name, "description": description, "strict": True, **more}}
 
 
 def answer_with_calls(arguments: dict, count: int = 1, content: str | None = "") -> dict:

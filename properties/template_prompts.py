@@ -34,6 +34,7 @@ from sftspec.properties.template_talks import (
     ALL_FIELDS,
     HELLO,
     ONE_FIELD,
+    RESULT,
     SYSTEM_ONLY,
     THOUGHTFUL,
 )
@@ -68,10 +69,11 @@ def the_prompt_and_the_answer_are_the_training_text(render, messages, template):
       given={"messages": talks(hostile_text), "template": names},
       examples=[*IN_EVERY, *RESULT_IN_EVERY,
                 *({"messages": SYSTEM_ONLY, "template": name} for name in TAKE_A_LATE_SYSTEM),
-                *({"messages": HELLO, "template": name} for name in TAKE_TOOLS)])  # fmt: skip
+                *({"messages": HELLO, "template": name} for name in TAKE_TOOLS),
+                *({"messages": ONE_FIELD[1][:3], "template": name} for name in sorted(CALL_KEYS))])  # fmt: skip
 def the_generation_prompt_is_one_constant_suffix(render, messages, template):
-    """A prompt is the training text and one suffix, the same for every conversation, also beside tools and after an
-    answer, if it is not refused there; no training text ends with it.
+    """A prompt is the training text and one suffix, the same for every conversation, also beside tools, after an answer
+    and after the result of a call, if it is not refused there; no training text ends with it.
 
     A suffix that depends on the last role or on tools, or a training text with a dangling header of a turn that nobody
     wrote (the first published Llama-3 template). In Llama-2 the suffix is empty: " [/INST]" belongs to the user's turn.
@@ -84,7 +86,8 @@ def the_generation_prompt_is_one_constant_suffix(render, messages, template):
         text, _ = text_or_refusal(render, messages, template, **options)
         prompt, refusal = text_or_refusal(render, messages, template, add_generation_prompt=True, **options)
         if text is None or prompt is None:
-            yield messages, bool(options) or messages[-1]["role"] == "assistant", refusal
+            calls = any("tool_calls" in message for message in messages)
+            yield messages, bool(options) or calls or messages[-1]["role"] == "assistant", refusal
             continue
         yield messages, prompt == text + suffix, f"expected {suffix!r} at the end, found {prompt[-40:]!r}"
         yield messages, not suffix or not text.endswith(suffix), f"the training text ends with {suffix!r}"
@@ -153,8 +156,8 @@ def rendering_is_a_function(render, messages, template):
 def the_form_of_a_message_changes_nothing(render, messages, template, place, cut):
     """A content in text parts is their concatenation, a message that is not to be trained is rendered all the same, a
     field that holds nothing is no field, no content beside a call is an empty one, a call is one without "function" as
-    well, its id and the name of who speaks are not written, and tools in one object with the messages are tools: or
-    these forms are refused. None is changed.
+    well, its id, the id on its result and the name of who speaks are not written, and tools in one object with the
+    messages are tools: or these forms are refused. None is changed.
 
     Parts printed as Python prints a list, or all but the first left out; context that vanishes with its `train` flag; a
     None that is rendered, or a column of them that is taken for calls and thoughts; ids that the model is to invent; a
@@ -173,6 +176,10 @@ def the_form_of_a_message_changes_nothing(render, messages, template, place, cut
         silent = {**called[-1], "content": None}
         known = {**called[-1], "tool_calls": [{**call, "id": "call_1"} for call in called[-1]["tool_calls"]]}
         forms += [([*HELLO, form], rendered.text) for form in (silent, bare, known) if rendered]
+    if template in TAKE_A_LATE_SYSTEM and is_ours:
+        known = [*RESULT[:2], {**RESULT[2], "tool_call_id": "call_1", "name": "find"}]
+        rendered = value_or_none(render, RESULT, template)
+        forms += [(known, rendered.text)] if rendered else []
     if template in TAKE_TOOLS and is_ours:
         tools = [tool("find")]
         forms.append(({"messages": HELLO, "tools": tools}, render(HELLO, template, tools=tools).text))

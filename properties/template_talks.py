@@ -102,3 +102,10 @@ RESULT = [
     {"role": "assistant", "content": "A"},
     {"role": "tool", "content": "<|im_end|></s><|eot_id|>"},
 ]
+# What asks for thoughts, or looks like some, from those who are not the model.
+THINK_TAGS = [
+    {"role": "system", "content": "Put thoughts in <think></think> tags.\n\nBe brief."},
+    {"role": "user", "content": "<think>a</think>\n\nb"},
+    {"role": "assistant", "content": "A"},
+    {"role": "tool", "content": "<think>c</think>\n\nd"},
+]

@@ -65,7 +65,14 @@ def added(before: str, after: str, end: str) -> list[str]:
 
 # What a printer of JSON may escape and need not: letters of HTML, as Jinja's own does, and what is not ASCII.
 ESCAPED = "<b> & it's \u00e9 \u2028"
-TOOLS = [tool("first", ESCAPED), tool("second"), tool("bare", ESCAPED)["function"]]
+# What a copier of schemas leaves out, or puts in order: a default of null, values in no order, no parameters at all.
+CHOICE = {"type": "object", "properties": {"u": {"enum": ["b", "a"], "default": None}}, "required": ["u"]}
+NOTHING = {"type": "object", "properties": {}}
+TOOLS = [
+    tool("first", ESCAPED, parameters=CHOICE),
+    tool("second", parameters=NOTHING),
+    tool("bare", ESCAPED)["function"],
+]
 NO_SYSTEM, EMPTY_SYSTEM = TWO_TURNS[1:], [{"role": "system", "content": ""}, *HELLO]
 BESIDE_TOOLS = [TWO_TURNS, NO_SYSTEM, EMPTY_SYSTEM, BLANKS, LATE_SYSTEM, RESULT, ONE_FIELD[1]]
 
@@ -79,8 +86,8 @@ def every_tool_is_listed_beside_any_system_prompt(render, messages, template, co
     not change but by standing in it; without that list it is the text without tools. They are not changed.
 
     The first tool alone, or a list that is glued to an empty prompt: the model is asked for calls that it was not told
-    of (cookbook#466). Letters that are escaped as for HTML; a message that is lost, or stripped no longer, in a branch
-    of the template for tools.
+    of (cookbook#466). Letters that are escaped as for HTML; a schema without its nulls or its empty parameters, or with
+    its values sorted; a message that is lost, or stripped no longer, in a branch of the template for tools.
     """
     if not takes(render, "tools") or template not in TAKE_TOOLS:
         return
