@@ -32,6 +32,7 @@ STEPS = {
     "thoughts and call": [_answer("", FIND, thoughts="Ah."), *_results("3")],
     "words and calls": [_answer("Look:", FIND, GO, thoughts="Hm."), *_results("1", "<think>2</think> 3")],
     "call without result": [_answer("", FIND)],
+    "instruction": [{"role": "system", "content": "Be brief."}],
 }
 # Two groups of results and a call that is made again; a question after all that; talks that end in calls.
 TALKS = [
