@@ -230,6 +230,7 @@ def results_stripped(messages, template, add_generation_prompt=False, tools=None
 
 
 BROKEN = [
+    ("an-agents-talk-is-written-turn-by-turn", {"render": results_as_messages_of_a_tool}),
     ("what-is-said-around-a-call-stands-as-it-is", {"render": results_stripped}),
     ("a-call-is-json-with-the-keys-of-its-variant", pieces_changed(parameters_renamed)),
     ("every-tool-is-listed-beside-any-system-prompt", {"render": first_tool_only}),
