@@ -32,11 +32,11 @@ def _targets(talk: list[dict], template: str, policy: str, untrained: set[int], 
     if policy != "every-token":
         chosen = [place for place in (places[-1:] if policy == "last" else places) if place not in untrained]
         return "".join(spelt_answer(talk, place, template)[1] for place in chosen)
-    before, *turns = whole.split(header)
+    kept, *turns = whole.split(header)
     for place, turn in zip(places, turns, strict=False):
         own = "".join(spelt_answer(talk, place, template)) + spelling.separator
-        before += turn.removeprefix(own) if place in untrained else header + turn
-    return before
+        kept += turn.removeprefix(own) if place in untrained else header + turn
+    return kept
 
 
 @must(seam="encode", laws=("MK-SPAN", "MK-EOT"), floor=50,

@@ -121,7 +121,9 @@ def listing_of_tools_trained():
 def flag_ignored_beside_calls():
     """A message with `"train": false` is trained where it calls a tool."""
     return labelled(
-        lambda at, talk, options: True if at.calls and at.kind in MODELS_OWN and options["policy"] == "all" else None
+        lambda at, talk, options: (
+            True if at.calls and at.kind in MODELS_OWN and options.get("policy", "all") == "all" else None
+        )
     )
 
 
@@ -132,7 +134,7 @@ def last_answer_is_the_last_without_calls():
 
     def rule(at: Token, talk: list[dict], options: dict) -> bool | None:
         final = [place for place, said in enumerate(talk) if said["role"] == "assistant" and not said.get("tool_calls")]
-        if options["policy"] != "last" or not final:
+        if options.get("policy") != "last" or not final:
             return None
         return at.message == final[-1] and at.kind in MODELS_OWN and at.said.get("train", True)
 
@@ -144,5 +146,5 @@ def last_answer_is_the_last_without_calls():
 def every_token_but_the_listing():
     """Under the policy "every-token" the listing of tools is not trained."""
     return labelled(
-        lambda at, talk, options: False if at.kind == "tools" and options["policy"] == "every-token" else None
+        lambda at, talk, options: False if at.kind == "tools" and options.get("policy") == "every-token" else None
     )
