@@ -12,16 +12,26 @@ import torch
 from hypothesis import strategies as st
 
 from sftspec.properties import must, takes
-from sftspec.properties.step_cases import FIRST_LABELLED, UNEQUAL, Problem, loss_bound, problems
+from sftspec.properties.step_cases import (
+    FIRST_LABELLED,
+    REDUCED_IN,
+    UNEQUAL,
+    Problem,
+    loss_bound,
+    problems,
+    stored_bound,
+)
 from sftspec.step import IGNORE
 
 
 @must(seam="loss", laws=("MK-IGNVAL", "MK-USERPERM"), floor=50, given={"problem": problems},
       examples=[{"problem": UNEQUAL}, {"problem": FIRST_LABELLED}])  # fmt: skip
 def ignored_positions_cannot_touch_the_loss(loss, problem):
-    """Logits that are not scored may be anything, also inf and NaN: loss and gradient stay bitwise the same.
+    """Logits that are not scored may be anything, also inf and NaN: loss and gradient stay bitwise the same. One
+    scored row that is NaN makes the loss NaN, or is refused.
 
-    Masking by multiplication turns 0 * NaN into NaN (Megatron-Bridge#3117); a mean over all rows moves with them.
+    Masking by multiplication turns 0 * NaN into NaN (Megatron-Bridge#3117); a mean over all rows moves with them. A
+    NaN that is replaced at the end hides the model that broke as well.
     """
     results = []
     for filling in (0.0, 1e30, float("inf"), float("nan")):
@@ -34,6 +44,15 @@ def ignored_positions_cannot_touch_the_loss(loss, problem):
         results.append((value.detach(), torch.stack([gradient[place] for place in problem.scored])))
     for value, gradient in results[1:]:
         yield problem, torch.equal(value, results[0][0]) and torch.equal(gradient, results[0][1])
+    for place in {problem.scored[0], problem.scored[-1]}:
+        logits = problem.logits.clone()
+        logits[place] = math.nan
+        try:
+            got = float(loss(logits, problem.labels))
+        except Exception as error:
+            yield (problem, place), True, f"refused: {error}"
+        else:
+            yield (problem, place), math.isnan(got), f"a scored row is NaN, the loss is {got}"
 
 
 @must(seam="loss", laws=("MK-SHIFT", "MK-LABEL"), floor=50, given={"problem": problems},
@@ -118,25 +137,37 @@ def a_label_outside_the_vocabulary_is_refused(loss, problem, place, label):
       given={"problem": problems, "seed": st.integers(0, 2**20), "more": st.integers(0, 9)},
       examples=[{"problem": UNEQUAL, "seed": 1, "more": 3}])  # fmt: skip
 def weights_replace_the_count(loss, problem, seed, more):
-    """With weights w the loss is sum(w l) / sum(w), or sum(w l) over num_targets if it is given; weights of 0 and 1
-    are a mask.
+    """With weights w the loss is sum(w l) / sum(w), or sum(w l) over num_targets if it is given, in value and in
+    gradient, in every type of logits; weights of 0 and 1 are a mask.
 
     Divided by the number of targets instead, the scale of the weights becomes a learning rate; divided by its own
-    weights, a micro-batch counts as much as the whole step.
+    weights, a micro-batch counts as much as the whole step. Weights here are quarters: taken for integers, or left out
+    of a gradient that is computed apart, they train something else.
     """
-    weights = torch.randint(0, 3, problem.labels.shape, generator=torch.Generator().manual_seed(seed)).double()
-    used = [float(weights[b, t + 1]) for b, t in problem.scored]
-    if sum(used) == 0 or not takes(loss, "weights"):
+    weights = torch.randint(0, 9, problem.labels.shape, generator=torch.Generator().manual_seed(seed)).double() / 4
+    used = {(b, t): float(weights[b, t + 1]) for b, t in problem.scored}
+    total = math.fsum(used.values())
+    if total == 0 or not takes(loss, "weights"):
         return
-    total = math.fsum(w * value for w, value in zip(used, problem.losses(), strict=True))
-    denominators = {sum(used): {}}
+    denominators = {total: {}}
     if takes(loss, "num_targets"):
         denominators[len(used) + more + 0.0] = {"num_targets": len(used) + more}
-    for denominator, options in denominators.items():
-        got = float(loss(problem.logits, problem.labels, weights=weights, **options))
-        bound = 2 * loss_bound(problem) * max(1.0, sum(used) / denominator)
-        expected = total / denominator
-        yield problem, abs(got - expected) <= bound, f"{options} expected {expected:.12g}, saw {got:.12g}"
+    for dtype, reduced in REDUCED_IN.items():
+        rounded = Problem(problem.logits.to(dtype).double(), problem.labels)
+        weighted = math.fsum(w * value for w, value in zip(used.values(), rounded.losses(), strict=True))
+        pulls = rounded.pulls()
+        for denominator, options in denominators.items():
+            leaf, expected = problem.leaf(dtype), weighted / denominator
+            value = loss(leaf, problem.labels, weights=weights, **options)
+            got, bound = float(value.detach()), 2 * loss_bound(rounded, reduced) * max(1.0, total / denominator)
+            note = f"{dtype}, {options}: expected {expected:.12g}, saw {got:.12g}"
+            yield problem, abs(got - expected) <= bound, note
+            (gradient,) = torch.autograd.grad(value, leaf)
+            for place, w in used.items():
+                wanted = w / denominator * torch.tensor(pulls[place], dtype=torch.float64)
+                error = float((gradient[place].double() - wanted).abs().max())
+                close = error <= stored_bound(rounded, dtype, w / denominator)
+                yield (problem, place), close, f"{dtype}, {options}, weight {w}: the gradient is off by {error:.2e}"
     mask = (weights > 0).double()
     masked = torch.where(weights > 0, problem.labels, IGNORE)
     same = float(loss(problem.logits, problem.labels, weights=mask)) - float(loss(problem.logits, masked))

@@ -57,6 +57,17 @@ class Problem:
             result.append(top + math.log(math.fsum(math.exp(z - top) for z in row)) - row[labels[b][t + 1]])
         return result
 
+    def pulls(self) -> dict[tuple[int, int], list[float]]:
+        """softmax(z) - onehot(y) of each target by hand: the gradient of its own loss."""
+        result = {}
+        for place in self.scored:
+            row = self.logits[place].tolist()
+            top = max(row)
+            total = math.fsum(math.exp(z - top) for z in row)
+            result[place] = [math.exp(z - top) / total for z in row]
+            result[place][self.target(place)] -= 1
+        return result
+
     @property
     def largest(self) -> float:
         return float(self.logits.abs().max())
@@ -114,6 +125,16 @@ def gradient_bound(problem: Problem, dtype: torch.dtype = torch.float64) -> floa
     """Largest error of an entry of dL/dlogits by rounding (properties/README.md, tol_grad), and one division more."""
     vocabulary, count, largest = problem.logits.shape[-1], len(problem.scored), problem.largest
     return ROUNDOFF[dtype] / count * (vocabulary + 8.4 + 4 * math.log(vocabulary) + largest)
+
+
+def stored_bound(problem: Problem, dtype: torch.dtype, factor: float, roundings: int = 1) -> float:
+    """Largest error of factor * (softmax - onehot), computed in float32 at least and kept in the logits' type.
+
+    In 16 bits each rounding is one of a number that is at most `factor`, or of one that is below the least normal.
+    """
+    reduced = REDUCED_IN[dtype]
+    computed = 2 * factor * len(problem.scored) * gradient_bound(problem, reduced)
+    return computed + (roundings * (ROUNDOFF[dtype] * factor + torch.finfo(dtype).tiny) if dtype != reduced else 0.0)
 
 
 class Example(NamedTuple):

@@ -6,12 +6,13 @@ computed by hand in plain floats with exact sums.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
 from hypothesis import strategies as st
 
-from sftspec.properties import must
+from sftspec.properties import must, takes
 from sftspec.properties.step_cases import (
     BROAD,
     FIRST_LABELLED,
@@ -25,6 +26,7 @@ from sftspec.properties.step_cases import (
     make_problem,
     mild_problems,
     problems,
+    stored_bound,
 )
 
 DRAWN = {"problem": problems}
@@ -34,40 +36,50 @@ CAUGHT = [{"problem": UNEQUAL}, {"problem": FIRST_LABELLED}]
 @must(seam="loss", laws=("ST-CE", "ST-NONNEG", "ST-UPCAST"), floor=100, given=DRAWN,
       examples=[*CAUGHT, {"problem": LONG}, {"problem": BROAD}])  # fmt: skip
 def the_loss_is_the_mean_over_targets(loss, problem):
-    """L = (1/n) sum of [logsumexp(z) - z_y] over the targets, in the logits' type, or in float32 if theirs has 16 bits.
+    """L = (1/n) sum of [logsumexp(z) - z_y] over the targets, in the logits' type, or in float32 if theirs has 16 bits;
+    the same where n is given.
 
     Mean of row means, division by rows or by positions, a sum in bfloat16 that stalls (transformers#34147). What the
     logits lost when they were rounded to 16 bits is not asked for.
     """
     for dtype, reduced in REDUCED_IN.items():
         rounded = Problem(problem.logits.to(dtype).double(), problem.labels)
-        exact = math.fsum(rounded.losses()) / len(rounded.scored)
-        got, bound = float(loss(problem.logits.to(dtype), problem.labels)), loss_bound(rounded, reduced)
-        yield problem, abs(got - exact) <= 2 * bound, f"{dtype}: expected {exact:.9g}, saw {got:.9g}"
-        yield problem, got >= -bound, f"{dtype}: the loss is {got:.3g} < 0"
+        exact, bound = math.fsum(rounded.losses()) / len(rounded.scored), loss_bound(rounded, reduced)
+        for options in denominators(loss, problem):
+            got = float(loss(problem.logits.to(dtype), problem.labels, **options))
+            yield problem, abs(got - exact) <= 2 * bound, f"{dtype}, {options}: expected {exact:.9g}, saw {got:.9g}"
+            yield problem, got >= -bound, f"{dtype}, {options}: the loss is {got:.3g} < 0"
+
+
+def denominators(loss, problem):
+    """Two ways to ask for the same loss: with its number of targets left out, and given."""
+    return ({}, {"num_targets": len(problem.scored)}) if takes(loss, "num_targets") else ({},)
+
+
+SCALES = (1.0, 3.0)  # 3 is no power of two: multiplying by it rounds
 
 
 @must(seam="loss", laws=("ST-GRAD", "ST-ROWSUM", "ST-CONST"), floor=100, given=DRAWN, examples=CAUGHT)
 def the_gradient_is_softmax_minus_onehot(loss, problem):
-    """dL/dz = (softmax(z) - onehot(y)) / n: each row sums to 0, its one negative entry is the target's.
+    """dL/dz = (softmax(z) - onehot(y)) / n: each row sums to 0, its one negative entry is the target's; of 3 L it is
+    three times that.
 
     A detached or doubled graph passes every check of the loss value (trap H16), perhaps in one type of logits alone;
-    label smoothing shows here. In 16 bits the entry itself is rounded, which in float16 may leave nothing of it.
+    label smoothing shows here. A fused kernel that has its gradient ready and does not multiply it by the one that
+    comes from above is right only where nothing scales the loss. In 16 bits the entry itself is rounded, and perhaps
+    its multiple, which in float16 may leave nothing of it.
     """
-    count = len(problem.scored)
-    for dtype, reduced in REDUCED_IN.items():
-        rounded, leaf = Problem(problem.logits.to(dtype).double(), problem.labels), problem.leaf(dtype)
-        loss(leaf, problem.labels).backward()
-        rounding = 0.0 if dtype == reduced else ROUNDOFF[dtype] / count + torch.finfo(dtype).tiny
-        bound = 2 * gradient_bound(rounded, reduced) + rounding
-        for place in problem.scored:
-            row = rounded.logits[place].tolist()
-            top = max(row)
-            total = math.fsum(math.exp(z - top) for z in row)
-            expected = [math.exp(z - top) / total / count for z in row]
-            expected[problem.target(place)] -= 1 / count
-            error = max(abs(got - value) for got, value in zip(leaf.grad[place].tolist(), expected, strict=True))
-            yield place, error <= bound, f"{dtype}: off by {error:.2e}, {bound:.2e} is rounding"
+    for dtype in REDUCED_IN:
+        rounded = Problem(problem.logits.to(dtype).double(), problem.labels)
+        pulls = rounded.pulls()
+        for options, scale in itertools.product(denominators(loss, problem), SCALES):
+            factor, leaf = scale / len(pulls), problem.leaf(dtype)
+            (scale * loss(leaf, problem.labels, **options)).backward()
+            bound = stored_bound(rounded, dtype, factor, roundings=1 + (scale != 1))
+            for place, pull in pulls.items():
+                error = max(abs(got - factor * x) for got, x in zip(leaf.grad[place].tolist(), pull, strict=True))
+                note = f"{dtype}, {options}, times {scale}: off by {error:.2e}, {bound:.2e} is rounding"
+                yield place, error <= bound, note
 
 
 @must(seam="loss", laws=("ST-SHIFTINV",), floor=50, given={**DRAWN, "shift": st.sampled_from([-64.0, 8.0, 1024.0])},
