@@ -73,17 +73,20 @@ def the_soft_loss_is_the_mean_kl_from_teacher_to_student(loss, case, temperature
     examples=[{"case": ASYMMETRIC, "temperature": 4.0}, {"case": UNEVEN, "temperature": 0.5}],
 )
 def the_soft_gradient_is_t_times_the_gap_of_probabilities(loss, case, temperature):
-    """The gradient at a target's logits is T (p_student - p_teacher) / n.
+    """The gradient at a target's logits is T (p_student - p_teacher) / n; of three times the loss it is three times
+    that.
 
-    Without T**2 it is T**2 times too small (distiller#122), and a teacher that is compared with itself, or never
+    A fused kernel that keeps its gradient and does not multiply it by the one from above forgets every scale behind
+    it. Without T**2 it is T**2 times too small (distiller#122), and a teacher that is compared with itself, or never
     reaches the loss, gives none (labml#66, atropos#456). Hinton et al. 2015, equation 2, times T**2.
     """
-    _, gradient = value_and_gradient(loss, case, temperature)
     bound = soft_gradient_bound(case, temperature)
-    for (b, t), expected in soft_gradient(case, temperature).items():
-        seen = gradient[b, t].tolist()
-        error = max(abs(x - y) for x, y in zip(seen, expected, strict=True))
-        yield (case, b, t), error <= bound, f"expected {expected}, seen {seen}"
+    for scale in (1.0, 3.0):
+        _, gradient = value_and_gradient(loss, case, temperature, scale=scale)
+        for (b, t), expected in soft_gradient(case, temperature).items():
+            seen = gradient[b, t].tolist()
+            error = max(abs(x - scale * y) for x, y in zip(seen, expected, strict=True))
+            yield (case, b, t), error <= scale * bound, f"expected {scale} times {expected}, seen {seen}"
 
 
 @must(

@@ -91,7 +91,7 @@ def cases(*kinds: str) -> st.SearchStrategy[Case]:
     )
 
 
-temperatures = st.sampled_from([0.5, 1.0, 2.0, 4.0])
+temperatures = st.sampled_from([0.5, 1.0, 1.5, 2.0, 4.0])
 alphas = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0])
 
 # An asymmetric pair: KL(teacher || student) and KL(student || teacher) differ. Two targets, one ignored position.
@@ -119,17 +119,21 @@ def padded(case: Case, columns: tuple[int, int]) -> Case:
     return Case(widened(case.student, columns[0]), widened(case.teacher, columns[1]), case.labels)
 
 
+widths = st.tuples(st.integers(0, 4), st.integers(0, 4))  # of that padding
+
 # More targets than a chunk of a fused path holds, in no multiple of a power of two.
 MANY = random_case(0, 3, 801, 3, "random")
 # More tokens than a block of columns holds, in no multiple of a power of two.
 WIDE = random_case(0, 1, 3, 1100, "random")
 
 
-def value_and_gradient(loss, case: Case, temperature: float = 1.0, alpha: float = 1.0) -> tuple[float, torch.Tensor]:
-    """The loss and its gradient at the student's logits (B, T, V)."""
+def value_and_gradient(
+    loss, case: Case, temperature: float = 1.0, alpha: float = 1.0, scale: float = 1.0
+) -> tuple[float, torch.Tensor]:
+    """The loss, and the gradient of `scale` times it at the student's logits (B, T, V)."""
     student, teacher, labels = case.tensors()
     value = loss(student, teacher, labels, temperature=temperature, alpha=alpha)
-    (gradient,) = torch.autograd.grad(value, student)
+    (gradient,) = torch.autograd.grad(scale * value, student)
     return float(value.detach()), gradient
 
 

@@ -7,8 +7,8 @@ import math
 import torch
 from hypothesis import strategies as st
 
-from sftspec.properties import must
-from sftspec.properties.distillation_by_hand import asked_of, distilled, rounding, soft_options
+from sftspec.properties import must, takes
+from sftspec.properties.distillation_by_hand import asked_of, distilled, option_sets, rounding
 from sftspec.properties.distillation_cases import (
     ASYMMETRIC,
     UNEVEN,
@@ -18,11 +18,13 @@ from sftspec.properties.distillation_cases import (
     hard_bound,
     hard_loss,
     log_softmax,
+    padded,
     soft_bound,
     soft_gradient_bound,
     soft_loss,
     temperatures,
     value_and_gradient,
+    widths,
 )
 
 
@@ -157,21 +159,25 @@ def held_by(dtype: torch.dtype, logits: list) -> list:
         "dtypes": st.tuples(LOW, LOW),
         "temperature": st.sampled_from([0.7, 2.0, 3.0]),
         "alpha": alphas,
-        "options": soft_options,
+        "options": option_sets,
+        "wide": st.none() | widths,
     },
     examples=[
-        {"case": case, "dtypes": dtypes, "temperature": temperature, "alpha": alpha, "options": {}}
-        for case, dtypes, temperature in (
-            (CLOSE, (torch.bfloat16, torch.bfloat16), 2.0),
-            (ASYMMETRIC, (torch.bfloat16, torch.float32), 3.0),
-            (ASYMMETRIC, (torch.float32, torch.bfloat16), 0.7),
+        {"case": case, "dtypes": dtypes, "temperature": temperature, "alpha": alpha, "options": options, "wide": wide}
+        for case, dtypes, temperature, options, wide in (
+            (CLOSE, (torch.bfloat16, torch.bfloat16), 2.0, {}, None),
+            (CLOSE, (torch.bfloat16, torch.bfloat16), 2.0, {"num_targets": 2}, None),
+            (ASYMMETRIC, (torch.bfloat16, torch.float32), 3.0, {}, None),
+            (ASYMMETRIC, (torch.bfloat16, torch.float32), 3.0, {}, (0, 2)),
+            (ASYMMETRIC, (torch.float32, torch.bfloat16), 0.7, {}, None),
         )
         for alpha in (1.0, 0.5)
     ],
 )
-def low_precision_logits_are_reduced_in_float32(loss, case, dtypes, temperature, alpha, options):
+def low_precision_logits_are_reduced_in_float32(loss, case, dtypes, temperature, alpha, options, wide):
     """Of logits in bfloat16 or float16 the loss is that of these very numbers in float64, within the roundings of
-    float32, and so is the gradient, rounded to the student's type; also where the teacher's is another.
+    float32, and so is the gradient, rounded to the student's type; also where the teacher's is another, where a
+    denominator is given, and where columns are cut off.
 
     A log-softmax in bfloat16 makes a KL negative by cancellation (ms-swift#10156, EasyDeL#267), in the cross-entropy it
     is off by a percent, and so are logits that are divided by T before they are raised, unless T is a power of two; a
@@ -182,6 +188,8 @@ def low_precision_logits_are_reduced_in_float32(loss, case, dtypes, temperature,
     """
     exact = Case(held_by(dtypes[0], case.student), held_by(dtypes[1], case.teacher), case.labels)
     asked = asked_of(loss, options)
+    if wide is not None and takes(loss, "vocab_size"):
+        asked, exact = {**asked, "vocab_size": exact.vocabulary}, padded(exact, wide)
 
     def run(*dtypes: torch.dtype) -> tuple[float, torch.Tensor]:
         student, teacher = (z.detach().to(dtype) for z, dtype in zip(exact.tensors(), dtypes, strict=False))

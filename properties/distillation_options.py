@@ -28,6 +28,7 @@ from sftspec.properties.distillation_cases import (
     padded,
     temperatures,
     widened,
+    widths,
 )
 
 
@@ -39,7 +40,6 @@ def value_of(loss, case: Case, temperature: float, alpha: float = 1.0, **options
 # The logits (student, teacher) of one more column: both models have its token, neither has, one has.
 BOTH, NEITHER, TEACHER_ONLY, STUDENT_ONLY = (0.0, 0.0), (-math.inf, -math.inf), (-math.inf, 0.0), (0.0, -math.inf)
 last_columns = st.sampled_from([BOTH, NEITHER, TEACHER_ONLY, STUDENT_ONLY])
-widths = st.tuples(st.integers(0, 4), st.integers(0, 4))
 
 
 @once

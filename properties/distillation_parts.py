@@ -63,9 +63,10 @@ def the_soft_loss_reads_the_positions_of_the_hard_loss(loss, case, temperature, 
 )
 def logits_without_a_target_do_not_matter(loss, case, alpha, value):
     """Changing either model's logits at positions that are not scored leaves the loss bitwise as it was, also if they
-    become NaN.
+    become NaN. NaN at a target, of a model that the loss reads, makes it NaN, or is refused.
 
     A row of padding that attends to nothing is NaN, and a mask that multiplies keeps it: NaN * 0 is NaN (trap H21).
+    One that replaces NaN reports a model that broke as one that has nothing to learn.
     """
     student, teacher, labels = case.tensors()
     before = loss(student, teacher, labels, temperature=2.0, alpha=alpha)
@@ -77,6 +78,16 @@ def logits_without_a_target_do_not_matter(loss, case, alpha, value):
             logits[ignored] = torch.linspace(0, value, case.vocabulary, dtype=torch.float64)
     after = loss(student, teacher, labels, temperature=2.0, alpha=alpha)
     yield case, torch.equal(before, after), f"{before.tolist()} became {after.tolist()}"
+    for model in range(1 + (alpha > 0)):  # the cross-entropy alone reads no teacher
+        student, teacher, labels = case.tensors()
+        with torch.no_grad():
+            (student, teacher)[model][case.rows[-1]] = math.nan
+        try:
+            broken = float(loss(student, teacher, labels, temperature=2.0, alpha=alpha))
+        except Exception as error:
+            yield case, True, f"refused: {error}"
+        else:
+            yield case, math.isnan(broken), f"{('student', 'teacher')[model]} NaN at a target, the loss is {broken}"
 
 
 @must(
