@@ -92,8 +92,9 @@ def a_prompt_does_not_depend_on_the_others(run_round, count, n, seed, prefill):
     """Stopped after any prompt and resumed, with other prompts before it, a run yields what it would have yielded; the
     prompts stay as they were.
 
-    Two prompts with the same words still draw different samples, and so do the n samples of one prompt, and a run with
-    another seed: one seed for all is no selection (s1#97, mlx-vlm#1844), nor is one for all batches.
+    Two prompts with the same words still draw different samples, be they the same to the letter, and so do the n
+    samples of one prompt, and a run with another seed: one seed for all is no selection (s1#97, mlx-vlm#1844), nor is
+    one for all batches, and a prompt that stands twice in order to be answered twice is no error of the data.
     """
     prompts = numbered_prompts(count, prefill)
     whole = list(run_round(prompts, sample_numbers, reward_of, n, seed))
@@ -104,6 +105,9 @@ def a_prompt_does_not_depend_on_the_others(run_round, count, n, seed, prefill):
         yield (prompts, start), resumed == whole[start:], f"prompts from {start} on differ"
     texts = [candidate[-1]["content"] for selection in whole for candidate in selection.candidates]
     yield prompts, len(set(texts)) == len(texts), f"samples repeat: {texts}"
+    twice = [sorted(number_of(candidate[-1]["content"]) for candidate in selection.candidates)
+             for selection in run_round([prompts[0]] * 2, sample_numbers, reward_of, n, seed)]  # fmt: skip
+    yield prompts[0], twice[0] != twice[1], f"a prompt that stands twice was given {twice[0]} both times"
     again = run_round(prompts, sample_numbers, reward_of, n, seed + 1)
     others = [candidate[-1]["content"] for selection in again for candidate in selection.candidates]
     yield prompts, set(texts) != set(others), f"another seed, the same samples: {others}"
@@ -153,14 +157,19 @@ def an_error_of_the_sampler_or_the_reward_is_raised(run_round, count, n, seed, p
         raised.clear()
 
 
-rewards_that_tie = st.lists(st.sampled_from([0, 1.0, 1 + 2.0**-40, INF, -INF]), min_size=1, max_size=6)
+# Among them those that a sigmoid or a limit takes for equal.
+rewards_that_tie = st.lists(
+    st.sampled_from([0, 1.0, 1 + 2.0**-40, 18.0, 20.0, 25.0, 1e6, 2e6, INF, -INF]), min_size=1, max_size=6
+)
 
 
 @should(seam="rejection_sample", laws=("BN-SFT", "BN-TIE"), floor=20, given={"row": rewards_that_tie},
-        examples=[{"row": [1.0, 1.0, 1.0]}, {"row": [0, INF, 1.0, INF]}, {"row": [1.0, 1 + 2.0**-40]}])  # fmt: skip
+        examples=[{"row": [1.0, 1.0, 1.0]}, {"row": [0, INF, 1.0, INF]}, {"row": [1.0, 1 + 2.0**-40]},
+                  {"row": [18.0, 40.0, 50.0]}, {"row": [-50.0, -40.0, -18.0]}])  # fmt: skip
 def the_first_of_equal_completions_is_trained(run_round, row):
     """Of completions whose rewards are equal the one that was sampled first is trained; +inf is the largest
-    reward. Those that float32 takes for equal are not.
+    reward. Those that float32, a sigmoid or a limit takes for equal are not, and all
+    are kept as they were given.
 
     A tie that falls to the longest one, or to the last, is a second reward that nobody chose.
     """
@@ -170,6 +179,7 @@ def the_first_of_equal_completions_is_trained(run_round, row):
     trained = selection.conversation and selection.conversation[-1]["content"]
     expected = texts[row.index(max(row))]
     yield row, trained == expected, f"expected {expected!r}, trained {trained!r}"
+    yield row, list(selection.rewards) == row, f"rewards {row}, said to be {selection.rewards}"
 
 
 @should(seam="rejection_sample", laws="BN-SFT", floor=20, given=jobs, examples=job_examples)

@@ -26,8 +26,10 @@ from sftspec.properties.selection_cases import (
     each_alone,
     finite,
     in_each_form,
+    left_as_given,
     rewards_row,
     tables,
+    ways_to_ask,
     where_not_refused,
     whole_rows,
 )
@@ -129,22 +131,24 @@ def permuting_the_candidates_moves_the_winner_along(select, row, seed):
 )
 def a_prompt_with_fewer_rewards_moves_no_other(select, rewards):
     """Where prompts have unequal numbers of completions, or none that has a reward, every other prompt's winner is its
-    best, in its place; or the whole is refused.
+    best, in its place; or the whole is refused, unless rows are equally long and such prompts were to be skipped.
 
     A rectangle filled up with zeros lets a missing completion win against negative rewards; cut to the shortest row, it
     hides candidates; a prompt that is left out in silence moves all that follow.
     """
-    try:
-        winners = list(select(rewards))
-    except Exception as error:
-        yield rewards, True, f"refused: {error}"
-        return
-    yield rewards, len(winners) == len(rewards), f"{len(winners)} winners for {len(rewards)} prompts"
-    for row, winner in zip(rewards, winners, strict=False):
-        best = max((reward for reward in row if reward == reward), default=None)
-        skipped = winner is None or int(winner) < 0
-        right = skipped if best is None else not skipped and int(winner) < len(row) and row[int(winner)] == best
-        yield (rewards, row), right, f"expected {best}, selected {winner}"
+    for options in ways_to_ask(select):
+        try:
+            winners = list(select(rewards, **options))
+        except Exception as error:
+            unequal = len({*map(len, rewards)}) > 1
+            yield rewards, unequal or not options, f"{options} refused: {error}"
+            continue
+        yield rewards, len(winners) == len(rewards), f"{options}: {len(winners)} winners for {len(rewards)} prompts"
+        for row, winner in zip(rewards, winners, strict=False):
+            best = max((reward for reward in row if reward == reward), default=None)
+            skipped = winner is None or int(winner) < 0
+            right = skipped if best is None else not skipped and int(winner) < len(row) and row[int(winner)] == best
+            yield (rewards, row), right, f"{options}: expected {best}, selected {winner}"
 
 
 tied = {"row": st.lists(st.sampled_from([0.0, -0.0, 1.0, -INF]), min_size=2, max_size=8)}
@@ -174,7 +178,8 @@ def the_first_of_equals_wins(select, row):
 )
 def a_candidate_without_a_reward_never_wins(select, row):
     """A NaN reward is not selected at any position while another candidate has a reward, be it -inf, and whether
-    rewards come in lists, an array or a tensor, in a table or as a row; nor is None, where it is not refused.
+    rewards come in lists, an array or a tensor, in a table or as a row; nor is None, where it is not refused. What is
+    given stays as it is: a NaN that is overwritten in place is a reward for whoever reads it next.
 
     argmax, topk and sort of PyTorch and NumPy order NaN first, Python's max keeps it where it comes first, NaN * 0 is
     NaN, and NaN replaced by -inf ties with -inf (lassonet#20, trl#4501; trap H21). A None that counts as 0 beats every
@@ -185,6 +190,8 @@ def a_candidate_without_a_reward_never_wins(select, row):
         for form, (winner,) in (*in_each_form(select, [broken]), *each_alone(select, [broken])):
             right = broken[int(winner)] == max(row)
             yield (form, broken), right, f"selected candidate {int(winner)}, expected reward {max(row)}"
+        for form, kept in left_as_given(select, [broken]):
+            yield (form, broken), kept, "the rewards that were given are other ones after the call"
         missing = [*row[:position], None, *row[position:]]
         for form, winner in where_not_refused(lambda table: int(select(table)[0]), forms_with_none(missing)):
             right = winner >= 0 and missing[winner] == max(row)
@@ -205,13 +212,16 @@ def forms_with_none(row) -> dict:
     examples=[{"count": 1}, {"count": 3}, {"count": 40}],
 )
 def a_prompt_without_rewards_is_refused_or_skipped(select, count):
-    """When no candidate has a reward, selection raises, or marks the prompt with a negative index or None."""
-    try:
-        (winner,) = select([[NAN] * count])
-    except Exception as error:
-        yield count, True, f"refused: {error}"
-    else:
-        yield count, winner is None or int(winner) < 0, f"selected {winner} of {count} broken candidates"
+    """When no candidate has a reward, selection raises, or marks the prompt with a negative index or None, which it has
+    to where such prompts are to be skipped."""
+    for options in ways_to_ask(select):
+        try:
+            (winner,) = select([[NAN] * count], **options)
+        except Exception as error:
+            yield count, not options, f"{options} refused: {error}"
+        else:
+            marked = winner is None or int(winner) < 0
+            yield count, marked, f"{options}: selected {winner} of {count} broken candidates"
 
 
 @should(

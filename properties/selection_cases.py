@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
+from sftspec.properties import takes
+
 INF, NAN = math.inf, math.nan
 
 few = st.integers(-4, 4).map(float)  # small integers, so that ties are common
@@ -81,6 +83,23 @@ def forms_of(rewards, types=None) -> dict:
         if tensor.ndim == 2:
             forms[f"lists of tensors of {name}"] = [[*row] for row in tensor]
     return forms
+
+
+def left_as_given(function, rewards, *rest):
+    """(form, whether the rewards are what they were) after a call, in each of the forms."""
+    for name, form in {"lists": [[*row] for row in rewards], **forms_of(rewards)}.items():
+        before = as_doubles(form).copy()
+        if [*where_not_refused(lambda given: function(given, *rest), {name: form})]:
+            yield name, np.array_equal(before, as_doubles(form), equal_nan=True)
+
+
+def as_doubles(rewards) -> np.ndarray:
+    return torch.as_tensor(rewards, dtype=torch.float64).numpy()
+
+
+def ways_to_ask(function) -> list[dict]:
+    """Without options, and to skip a prompt whose rewards are too few, where the function can be asked to."""
+    return [{}, *[{"on_unranked": "skip"}] * takes(function, "on_unranked")]
 
 
 def where_not_refused(ask, forms):

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from sftspec.order_statistics import expected_max_normal
 from sftspec.properties import must, should
-from sftspec.properties.selection_cases import INF, NAN, each_alone, in_each_form, rewards_row
+from sftspec.properties.selection_cases import (
+    INF,
+    NAN,
+    each_alone,
+    in_each_form,
+    left_as_given,
+    rewards_row,
+    ways_to_ask,
+)
 
 
 @must(
@@ -111,6 +119,8 @@ def the_k_best_are_the_k_largest(select_top, row, broken, times):
                 indices = [int(index) for index in chosen]
                 found, ranked = [rewards[index] for index in indices], ranked_rewards(rewards)
                 yield (form, rewards, k), found == ranked[:k] and len(set(indices)) == k, f"selected {found}"
+    for form, kept in left_as_given(select_top, table, 1):
+        yield (form, table), kept, "the rewards that were given are other ones after the call"
 
 
 @should(
@@ -141,15 +151,18 @@ def equal_rewards_rank_in_the_order_of_sampling(select_top, row):
 )
 def fewer_rewards_than_k_are_refused_or_marked(select_top, row, missing):
     """Where fewer than k candidates of a prompt have a reward (NaN, None or a shorter row), selection raises, or those
-    that have one take the first of its k places, best first, and a negative index or None stands in the others; beside
-    it, other prompts keep their k best."""
+    that have one take the first of its k places, best first, and a negative index or None stands in the others, which
+    they do where such prompts are to be skipped; beside it, other prompts keep their k best."""
     broken, unscored = [NAN] * missing + row, [None] * missing + row
-    tables = [([broken], len(broken)), ([broken], len(broken) + 1), ([row], len(row) + 1), ([unscored], len(broken))]
-    for table, k in [*tables, ([row, [*row, *row]], len(row) + 1), ([row, broken], len(row))]:
+    beyond = [([broken], len(broken) + 1), ([row], len(row) + 1), ([row, [*row, *row]], len(row) + 1)]
+    tables = [([broken], len(broken)), ([unscored], len(broken)), ([row, broken], len(row)), *beyond]
+    for (table, k), options in itertools.product(tables, ways_to_ask(select_top)):
         try:
-            selected = [list(chosen) for chosen in select_top(table, k)]
+            selected = [list(chosen) for chosen in select_top(table, k, **options)]
         except Exception as error:
-            yield (table, k), True, f"refused: {error}"
+            # A None, or rows that differ in length, may be refused all the same.
+            plain = table == [broken] and k == len(broken)
+            yield (table, k), not (options and plain), f"{options} refused: {error}"
             continue
         for rewards, chosen in zip(table, selected, strict=True):
             ranked = ranked_rewards(rewards)[:k]
@@ -157,7 +170,7 @@ def fewer_rewards_than_k_are_refused_or_marked(select_top, row, missing):
             marks = [index is None or int(index) < 0 for index in chosen]
             first = marks == [False] * len(ranked) + [True] * (k - len(ranked)) and max(kept) < len(rewards)
             right = first and len({*kept}) == len(kept) and [rewards[index] for index in kept] == ranked
-            yield (rewards, k), right, f"expected {ranked}, selected {chosen}"
+            yield (rewards, k), right, f"{options}: expected {ranked}, selected {chosen}"
 
 
 def ranked_rewards(rewards: list[float | None]) -> list[float]:

@@ -11,14 +11,19 @@ from hypothesis import strategies as st
 from sftspec.collation import collate
 from sftspec.properties import must
 from sftspec.properties.step_cases import (
+    REDUCED_IN,
     ROUNDOFF,
     UNEQUAL,
-    Bigram,
     Example,
+    FirstAndLast,
     Problem,
     loss_bound,
+    make_problem,
     problems,
 )
+
+# More rows, so more batches, than a trainer that looks at the first of them evaluates.
+MANY_ROWS = make_problem(8, 13, 4, 5, 3.0, 0.7)
 
 gradients = st.builds(
     lambda seed, shapes, scale: [scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed + index),
@@ -115,34 +120,57 @@ def a_gradient_that_is_not_finite_is_refused(clip, values, bad, place):
 
 @must(seam="evaluate", laws=("ST-EVAL",), floor=50,
       given={"problem": problems, "cut": st.integers(1, 5), "dropout": st.sampled_from([0.0, 0.5]),
-             "training": st.booleans()},
-      examples=[{"problem": UNEQUAL, "cut": 1, "dropout": 0.5, "training": mode} for mode in (True, False)]
+             "training": st.booleans(), "dtype": st.sampled_from([torch.float64, torch.float32, torch.bfloat16])},
+      examples=[{"problem": problem, "cut": 1 + (mode and dtype == torch.float32), "dropout": 0.5, "training": mode,
+                 "dtype": dtype}
+                for problem, dtype in ((UNEQUAL, torch.float64), (UNEQUAL, torch.float32), (MANY_ROWS, torch.bfloat16))
+                for mode in (True, False)]
       )  # fmt: skip
-def evaluation_neither_depends_on_batches_nor_leaves_a_trace(evaluate, problem, cut, dropout, training):
-    """The evaluation loss is the same however the data is cut, over ranks too, free of dropout, and changes nothing in
-    the model: neither its mode nor a parameter nor a gradient.
+def evaluation_neither_depends_on_batches_nor_leaves_a_trace(evaluate, problem, cut, dropout, training, dtype):
+    """The evaluation loss is the same however the data is cut or packed, over ranks too, free of dropout, and changes
+    nothing in the model: neither the mode of a module nor a parameter nor a gradient. A model that gives NaN is given
+    no number.
 
-    A mean of batch means depends on the batch size (transformers#39241); a model left in the wrong mode, a gradient
-    that was set to zero in mid-window, or random numbers drawn, change the training that follows.
+    A mean of batch means depends on the batch size (transformers#39241), a limit on the number of batches on their
+    order; examples of a pack that see each other are other examples. A model left in the wrong mode, its frozen part
+    woken, a gradient that was set to zero in mid-window, or random numbers drawn, change the training that follows.
     """
-    vocabulary = problem.logits.shape[-1]
-    model = Bigram(vocabulary, 1, dropout).train(training)
+    model = FirstAndLast(problem.logits.shape[-1], 1, dropout, dtype).train(training)
+    model.dropouts[1].eval()  # a part that is frozen
     model.table.grad = torch.ones_like(model.table)
     ids = problem.labels.clamp_min(0)
     rows = [Example(one.tolist(), labels.tolist()) for one, labels in zip(ids, problem.labels, strict=True)]
-    one = [collate(rows, pad_token_id=0)]
-    several = [
-        replace(collate(rows[start : start + cut], pad_token_id=0), rank=start // cut % 2)
-        for start in range(0, len(rows), cut)
-    ]
-    before, state = model.table.detach().clone(), torch.get_rng_state()
-    first, second = evaluate(model, one), evaluate(model, several)
-    same = Problem(model.table.detach()[ids], problem.labels)
-    expected = math.fsum(same.losses()) / len(same.scored)
-    for value in (first, second):
-        yield problem, abs(value - expected) <= 4 * loss_bound(same), f"expected {expected:.9g}, saw {value:.9g}"
-    same_mode = model.training == training and model.table.requires_grad
+    before, modes, state = model.table.detach().clone(), modes_of(model), torch.get_rng_state()
+    same = Problem((before[ids] + before[ids[:, :1]]).double(), problem.labels)
+    expected, bound = math.fsum(same.losses()) / len(same.scored), 4 * loss_bound(same, REDUCED_IN[dtype])
+    for form, batches in cut_apart(rows, cut).items():
+        value = evaluate(model, batches)
+        yield problem, abs(value - expected) <= bound, f"{dtype}, {form}: expected {expected:.9g}, saw {value:.9g}"
+    same_mode = modes_of(model) == modes and model.table.requires_grad
     yield problem, same_mode and torch.equal(model.table, before), "the model, or its mode, was changed"
     kept = model.table.grad is not None and bool((model.table.grad == 1).all())
     yield problem, kept, "the gradient that had been there was changed"
     yield problem, torch.equal(torch.get_rng_state(), state), "random numbers were drawn"
+    with torch.no_grad():
+        model.table[ids[problem.scored[-1]]] = math.nan
+    try:
+        value = evaluate(model, cut_apart(rows, cut)["cut"])
+    except Exception as error:
+        yield problem, True, f"refused: {error}"
+    else:
+        yield problem, math.isnan(value), f"the model gives NaN, its evaluation {value}"
+
+
+def modes_of(model):
+    return [module.training for module in model.modules()]
+
+
+def cut_apart(rows, cut):
+    """The same examples in one batch, in several over two ranks, and packed, `cut` of them in a batch or a row."""
+    parts = [range(start, min(start + cut, len(rows))) for start in range(0, len(rows), cut)]
+    several = [collate([rows[index] for index in part], pad_token_id=0) for part in parts]
+    return {
+        "in one batch": [collate(rows, pad_token_id=0)],
+        "cut": [replace(batch, rank=number % 2) for number, batch in enumerate(several)],
+        "packed": [collate(rows, parts, pad_token_id=0)],
+    }

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from sftspec.divergences import forward_kl, generalised_jsd, reverse_kl, with_tail_bucket
-from sftspec.step import IGNORE, NoTargetsError, check_vocabulary, count_targets, sft_loss
+from sftspec.step import IGNORE, NoTargetsError, check_vocabulary, count_targets, in_eval_mode, sft_loss
 
 
 def distillation_loss(
@@ -125,11 +125,5 @@ def frozen_logits(teacher: torch.nn.Module, **inputs) -> Tensor:
     A teacher with dropout on gives another target at each call (TaCL#11); one that shares modules with the student and
     is left in eval mode switches the student's dropout off.
     """
-    modes = [(module, module.training) for module in teacher.modules()]
-    teacher.eval()
-    try:
-        with torch.no_grad():
-            return teacher(**inputs).logits
-    finally:
-        for module, training in modes:
-            module.training = training
+    with in_eval_mode(teacher), torch.no_grad():
+        return teacher(**inputs).logits

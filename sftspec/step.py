@@ -10,7 +10,8 @@ another loss as soon as the counts differ (transformers#34191, torchtune#1875; r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -167,6 +168,18 @@ def sft_step(
 def _sum_over_ranks(value: Tensor, group) -> Tensor:
     torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.SUM, group=group)
     return value
+
+
+@contextmanager
+def in_eval_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Every module in eval mode; afterwards its own mode is put back, which need not be that of the model."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def forward_logits(model: torch.nn.Module, batch) -> Tensor:

@@ -19,7 +19,7 @@ from sftspec.collation import Batch, collate
 from sftspec.job import Job
 from sftspec.masking import Conventions, Encoded, encode
 from sftspec.packing import pack
-from sftspec.step import StepReport, clip_gradients, forward_logits, sft_loss, sft_step
+from sftspec.step import StepReport, clip_gradients, forward_logits, in_eval_mode, sft_loss, sft_step
 
 
 class Trainer(Protocol):
@@ -193,16 +193,13 @@ class Pipeline:
     @torch.no_grad()
     def evaluate(self, model: torch.nn.Module, batches: Sequence[Batch]) -> float:
         """Nats per target over all batches together: the same number however they were cut. Changes nothing."""
-        mode = model.training
-        model.eval()
         total = sum(batch.num_targets for batch in batches)
-        loss = sum(
-            float(self.loss(forward_logits(model, batch), batch.labels, num_targets=total))
-            for batch in batches
-            if batch.num_targets
-        )
-        model.train(mode)
-        return loss
+        with in_eval_mode(model):
+            return sum(
+                float(self.loss(forward_logits(model, batch), batch.labels, num_targets=total))
+                for batch in batches
+                if batch.num_targets
+            )
 
 
 def _chunks(items: Sequence, size: int) -> Iterator[list]:

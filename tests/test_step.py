@@ -11,7 +11,7 @@ import torch
 
 from sftspec.collation import collate
 from sftspec.conformance.witness import make_model
-from sftspec.properties.step_cases import Bigram, Example
+from sftspec.properties.step_cases import Example, FirstAndLast
 from sftspec.step import RANK, NoTargetsError, clip_gradients, count_targets, forward_logits, sft_loss, sft_step
 
 LOGITS = torch.zeros(2, 3, 5)
@@ -65,7 +65,7 @@ def batch(*labels: list[int]):
     return collate([Example([max(label, 0) for label in row], row) for row in labels], pad_token_id=0)
 
 
-class Partly(Bigram):
+class Partly(FirstAndLast):
     """A table that is used, and a parameter that is not."""
 
     def __init__(self):
@@ -89,7 +89,8 @@ def test_a_step_on_one_target_is_a_step():
     """One target over two batches, the first of which has none: SGD on torch's own cross-entropy."""
     model, other = Partly(), Partly()
     report = sft_step(model, [batch([-100, -100]), batch([-100, 2])], torch.optim.SGD(model.parameters(), lr=0.5))
-    loss = torch.nn.functional.cross_entropy(other.table[0], torch.tensor(2))
+    # The token before the target is the first as well: its row counts twice.
+    loss = torch.nn.functional.cross_entropy(2 * other.table[0], torch.tensor(2))
     loss.backward()
     assert (report.num_targets, report.skipped) == (1, False)
     assert report.loss == pytest.approx(loss.item())

@@ -20,10 +20,10 @@ MODULES = (
     "masking", "masking_turns", "masking_examples", "masking_shapes", "masking_texts", "masking_options",
     "masking_roles", "masking_agents", "packing", "packing_attention", "packing_limits", "step", "step_losses",
     "step_updates", "step_orders", "step_corners", "step_jobs", "step_settings", "step_runs", "step_defaults",
-    "template", "template_tokens", "template_forms", "template_tools", "template_calls", "template_agents",
-    "best_of_n", "best_of_n_samples", "best_of_n_values", "best_of_n_groups", "distillation",
-    "distillation_positions", "distillation_teachers", "distillation_options", "distillation_shapes",
-    "distillation_steps", "distillation_refusals",
+    "step_functions", "template", "template_tokens", "template_forms", "template_tools", "template_calls",
+    "template_agents", "best_of_n", "best_of_n_samples", "best_of_n_values", "best_of_n_groups", "best_of_n_rewards",
+    "distillation", "distillation_positions", "distillation_teachers", "distillation_options", "distillation_shapes",
+    "distillation_steps", "distillation_refusals", "distillation_functions",
 )  # fmt: skip
 
 
