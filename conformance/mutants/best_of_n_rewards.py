@@ -28,7 +28,7 @@ def skipped_prompts_leave_no_mark():
 
 
 @mutant("a-prompt-without-rewards-is-refused-or-skipped a-prompt-with-fewer-rewards-moves-no-other",
-        "B-09: variant, an argmax over -inf", "trained on what could not be scored", "mark it as skipped")  # fmt: skip
+        "B-09: variant, an argmax over -inf", "trained on what could not be scored", "mark it")  # fmt: skip
 def skipped_prompts_train_their_first():
     """Of a prompt that is to be skipped the first candidate wins."""
     return broken(

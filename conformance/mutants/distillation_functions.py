@@ -8,7 +8,7 @@ from sftspec.conformance.mutants import mutant
 from sftspec.conformance.mutants.distilling import Distiller
 from sftspec.conformance.mutants.step_functions import Fused
 from sftspec.distillation import distillation_loss
-from sftspec.divergences import forward_kl
+from sftspec.divergences import forward_kl, generalised_jsd
 from sftspec.step import IGNORE
 
 
@@ -75,3 +75,15 @@ def temperature_is_a_whole_number():
             student, teacher, labels, int(temperature) or temperature, alpha, **options
         )
     )
+
+
+@mutant("the-mixture-weighs-the-teacher-by-beta", "variant of modelscope/ms-swift#10156, a cast within",
+        "a JSD below 0 near the teacher", "compute in float32 at least")  # fmt: skip
+def jsd_of_float32_in_sixteen_bits():
+    """The JSD of log-probabilities in float32 is computed in bfloat16; that of float64 is not touched."""
+
+    def jsd(student, teacher, beta=0.5):
+        cast = torch.float64 if student.dtype == torch.float64 else torch.bfloat16
+        return generalised_jsd(student.to(cast), teacher.to(cast), beta)
+
+    return Distiller(jsd=jsd)
