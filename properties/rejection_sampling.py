@@ -167,8 +167,8 @@ rewards_that_tie = st.lists(
         examples=[{"row": [1.0, 1.0, 1.0]}, {"row": [0, INF, 1.0, INF]}, {"row": [1.0, 1 + 2.0**-40]},
                   {"row": [18.0, 40.0, 50.0]}, {"row": [-50.0, -40.0, -18.0]}])  # fmt: skip
 def the_first_of_equal_completions_is_trained(run_round, row):
-    """Of completions whose rewards are equal the one that was sampled first is trained; +inf is the largest reward. Those
-    that float32, a sigmoid or a limit takes for equal are not, and all are kept as they were given.
+    """Of completions whose rewards are equal the one that was sampled first is trained; +inf is the largest reward.
+    Those that float32, a sigmoid or a limit takes for equal are not, and all are kept as they were given.
 
     A tie that falls to the longest one, or to the last, is a second reward that nobody chose.
     """
