@@ -35,10 +35,12 @@ class DistilledStep:
     divergence, temperature  what the trainer says that it trains
     cross_entropy          what it says of the cross-entropy's weight, over that of the divergence
     completions            (call, row, column) of the logits before each token after the prompt
+    rows                   the ids of each row that was learnt from, without padding
     teacher_is_untouched   it was in eval mode, got no gradient and did not move, in the whole run
     student_is_in_training it was in training mode in every call of the step
     astray                 by how much the head moved elsewhere than this step's gradient and rate say, in units of what
                            rounding explains
+    unmoved                the student's parameters that the whole run left as they were
     """
 
     seen: Distilled
@@ -46,9 +48,11 @@ class DistilledStep:
     temperature: float
     cross_entropy: float
     completions: set[tuple[int, int, int]]
+    rows: list[tuple[int, ...]]
     teacher_is_untouched: bool
     student_is_in_training: bool
     astray: float
+    unmoved: list[str]
 
 
 def distil(
@@ -63,6 +67,7 @@ def distil(
     student, teacher, tokenizer = make_model(seed=0), make_model(seed=7), make_tokenizer()
     count = count or batch_size * accumulation
     talks = [talk for talk in unequal_conversations(Writer(0)) if trainer.accepts(talk)][-count:]
+    started = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
     with TemporaryDirectory(prefix="sftspec-") as folder, StudentTap(student, teacher) as tap:
         job = Job(student, tokenizer, talks, batch_size=batch_size, accumulation=accumulation, epochs=epochs,
                   policy="last", workdir=Path(folder))  # fmt: skip
@@ -70,12 +75,14 @@ def distil(
     steps = _steps(tap.calls)
     heads = [calls[0].head for calls in steps] + [student.get_output_embeddings().weight.detach()]
     said = trainer.loss_temperature
+    unmoved = [name for name, parameter in student.named_parameters() if torch.equal(parameter, started[name])]
     hypotheses = [sorted({*TEMPERATURES, said}), *[sorted({1.0, said})] * len(steps)]  # a later step is to confirm
     return [
         DistilledStep(
             read_distillation(calls, before, teacher, temperatures), trainer.divergence, said,
-            getattr(trainer, "cross_entropy", 0.0), _completions(calls, tokenizer, talks), tap.teacher_is_untouched,
-            all(call.training for call in calls), _astray(calls, before, after, job.learning_rate),
+            getattr(trainer, "cross_entropy", 0.0), _completions(calls, tokenizer, talks), _rows(calls),
+            tap.teacher_is_untouched, all(call.training for call in calls),
+            _astray(calls, before, after, job.learning_rate), unmoved,
         )
         for calls, before, after, temperatures in zip(steps, heads, heads[1:], hypotheses, strict=False)
     ]  # fmt: skip
@@ -89,6 +96,14 @@ def _steps(calls: Sequence[StudentCall]) -> list[list[StudentCall]]:
         else:
             steps.append([call])
     return steps
+
+
+def _rows(calls: Sequence[StudentCall]) -> list[tuple[int, ...]]:
+    return [tuple(ids[real].tolist()) for call in calls for ids, real in zip(call.input_ids, _real(call), strict=True)]
+
+
+def _real(call: StudentCall) -> Tensor:
+    return (torch.ones_like(call.input_ids) if call.attention_mask is None else call.attention_mask).bool()
 
 
 def _astray(calls: Sequence[StudentCall], before: Tensor, after: Tensor, rate: float) -> float:
@@ -109,8 +124,7 @@ def _completions(calls: Sequence[StudentCall], tokenizer: Any, talks: Sequence[l
     ]
     found = set()
     for number, call in enumerate(calls):
-        mask = torch.ones_like(call.input_ids) if call.attention_mask is None else call.attention_mask
-        for row, (ids, real) in enumerate(zip(call.input_ids.tolist(), mask.bool().tolist(), strict=True)):
+        for row, (ids, real) in enumerate(zip(call.input_ids.tolist(), _real(call).tolist(), strict=True)):
             start, end = real.index(True), len(real) - real[::-1].index(True)
             (length,) = {len(prompt) for prompt in prompts if ids[start : start + len(prompt)] == prompt}
             found |= {(number, row, column) for column in range(start + length - 1, end - 1)}

@@ -2,12 +2,14 @@
 
 The seam is `distil(batch_size, accumulation, count, epochs)`: the trainer's optimizer steps on conversations of unequal
 lengths. Each has what was read off the gradients (`seen`: divergence, temperature, weights and positions), what the
-trainer says (`divergence`, `temperature`), where the completions stand, whether the teacher was left alone, and how far
-the head moved elsewhere than the gradient says (`astray`).
+trainer says (`divergence`, `temperature`), where the completions stand, which conversations it took (`rows`), whether
+the teacher was left alone, how far the head moved elsewhere than the gradient says (`astray`), and which parameters the
+run left as they were (`unmoved`).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -102,9 +104,32 @@ def the_teacher_is_only_asked(distil):
 
 @must(seam="distil", claim="distillation", laws="KD-ACC", floor=4)
 def each_step_moves_the_student_by_its_own_gradient(distil):
-    """From one step to the next the student's head moves by the rate times the gradient of that step, and by no other.
+    """From one step to the next the student's head moves by the rate times the gradient of that step, and by no other;
+    and every parameter moves.
 
-    A gradient that is not set to zero, or that no optimizer gets, leaves all that the loss says as it was.
+    A gradient that is not set to zero, or that no optimizer gets, leaves all that the loss says as it was. A head that
+    is trained alone learns to read what the student thinks, and the student nothing.
     """
     for place, step in steps_of(distil):
         yield place, step.astray <= 1, f"the head is astray by {step.astray} times what rounding explains"
+        yield place, not step.unmoved, f"nothing moved {', '.join(step.unmoved)}"
+
+
+@must(seam="distil", claim="distillation", laws="KD-ACC", floor=6)
+def each_step_takes_the_conversations_asked_for(distil):
+    """A step takes batch_size * accumulation conversations, the last of an epoch perhaps fewer, or it is left out; in
+    all, none comes more often than there are epochs.
+
+    A step at each micro-batch has another rate; a loader that draws with replacement, or stays at one batch, trains on
+    less than it was given, and no loss shows it.
+    """
+    for settings in (WHOLE, IN_THREE, TWICE):
+        size, epochs = settings["batch_size"] * settings["accumulation"], settings.get("epochs", 1)
+        taken = [step.rows for step in distil(**settings)]
+        sizes, times = [len(rows) for rows in taken], Counter(row for rows in taken for row in rows)
+        partial = sum(count < size for count in sizes)
+        right = max(sizes) <= size and partial <= epochs
+        yield settings, right, f"steps of {sizes} conversations, {size} are asked for"
+        least = epochs * (settings.get("count", size) // size) * size
+        yield settings, sum(sizes) >= least, f"{sum(sizes)} conversations, at least {least} were to come"
+        yield settings, max(times.values()) <= epochs, f"conversations come {sorted(times.values())} times in {epochs}"

@@ -207,6 +207,7 @@ class Ours:
     teacher_learns: bool = False
     times_micro_batches: bool = False
     keeps_gradients: bool = False
+    knows_no_accumulation: bool = False
 
     claims = frozenset({"distillation"})
 
@@ -219,6 +220,7 @@ class Ours:
 
     def train(self, job):
         job.policy = self.policy
+        job.accumulation = 1 if self.knows_no_accumulation else job.accumulation
         Pipeline(step=self.step, conventions=Conventions(separator=True)).train(job)
 
     def step(self, model, batches, optimizer, *_):
@@ -246,6 +248,7 @@ BROKEN = {
     "the-completion-is-distilled-and-nothing-else": Ours(policy="every-token"),
     "the-teacher-is-only-asked": Ours(teacher_learns=True),
     "each-step-moves-the-student-by-its-own-gradient": Ours(keeps_gradients=True),
+    "each-step-takes-the-conversations-asked-for": Ours(knows_no_accumulation=True),
 }
 PROPERTIES = {item.id.partition("/")[2]: item for item in properties_of("distillation", "distil")}
 

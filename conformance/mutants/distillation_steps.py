@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from sftspec.collation import Batch
@@ -105,6 +106,47 @@ def gradient_left_over():
             return number == 0
 
     return Left()
+
+
+@mutant("each-step-moves-the-student-by-its-own-gradient", "an optimizer that was given the head's parameters",
+        "the student does not learn to think", "give it all parameters that want a gradient")  # fmt: skip
+def head_trained_alone():
+    """The gradients of all parameters but the head's are set to zero."""
+
+    class HeadAlone(Distiller):
+        def train(self, job):
+            head = job.model.get_output_embeddings().weight
+            for parameter in job.model.parameters():
+                if parameter is not head:
+                    parameter.register_hook(torch.zeros_like)
+            super().train(job)
+
+    return HeadAlone()
+
+
+@mutant("each-step-takes-the-conversations-asked-for", "a loop of one's own that knows no accumulation",
+        "another batch size, at the same rate", "step after as many micro-batches as are asked for")  # fmt: skip
+def accumulation_ignored():
+    """Each micro-batch is a step of its own, well divided by its targets."""
+
+    class Ignoring(Distiller):
+        def train(self, job):
+            super().train(replace(job, accumulation=1))
+
+    return Ignoring()
+
+
+@mutant("each-step-takes-the-conversations-asked-for", "next(iter(loader)) within the loop",
+        "most of the data is never seen", "make the iterator once an epoch")  # fmt: skip
+def first_batch_again_and_again():
+    """Every batch of an epoch is made of the first conversations."""
+
+    class Again(Distiller):
+        def train(self, job):
+            count = len(job.conversations)
+            super().train(replace(job, conversations=(job.conversations[: job.batch_size] * count)[:count]))
+
+    return Again()
 
 
 @mutant("every-distilled-token-weighs-the-same the-weights-of-a-step-add-up-to-one",
