@@ -165,7 +165,7 @@ rewards_that_tie = st.lists(
 
 @should(seam="rejection_sample", laws=("BN-SFT", "BN-TIE"), floor=20, given={"row": rewards_that_tie},
         examples=[{"row": [1.0, 1.0, 1.0]}, {"row": [0, INF, 1.0, INF]}, {"row": [1.0, 1 + 2.0**-40]},
-                  {"row": [18.0, 40.0, 50.0]}, {"row": [-50.0, -40.0, -18.0]}])  # fmt: skip
+                  {"row": [18.0, 40.0, 50.0, 1e6, 2e6]}, {"row": [-50.0, -40.0, -18.0]}])  # fmt: skip
 def the_first_of_equal_completions_is_trained(run_round, row):
     """Of completions whose rewards are equal the one that was sampled first is trained; +inf is the largest reward.
     Those that float32, a sigmoid or a limit takes for equal are not, and all are kept as they were given.
