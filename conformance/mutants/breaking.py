@@ -136,9 +136,13 @@ def with_messages(change: Callable[[list], list]) -> Pipeline:
     return Pipeline(encode=broken)
 
 
-def with_contents(change: Callable[[str], str]) -> Pipeline:
-    """The reference with other contents: change(content)."""
-    return with_messages(lambda messages: [{**item, "content": change(item["content"])} for item in messages])
+def with_contents(change: Callable[[str], str], role: str = "") -> Pipeline:
+    """The reference with other contents, of one role or of all: change(content)."""
+    return with_messages(
+        lambda messages: [
+            {**item, "content": change(item["content"])} if role in ("", item["role"]) else item for item in messages
+        ]
+    )
 
 
 def before_each_step(act: Callable[[torch.nn.Module], Any]) -> Pipeline:

@@ -3,22 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from itertools import accumulate
 
 from sftspec.conformance.mutants import mutant
-from sftspec.conformance.mutants.breaking import masked_where, relabelled, with_messages
-from sftspec.masking import IGNORE
-from sftspec.trainer import Pipeline
-
-
-def of_role(role: str, change: Callable[[str], str]) -> Pipeline:
-    """The reference with other contents of one role: change(content)."""
-    return with_messages(
-        lambda messages: [
-            {**item, "content": change(item["content"])} if item["role"] == role else item for item in messages
-        ]
-    )
+from sftspec.conformance.mutants.breaking import masked_where, relabelled, with_contents, with_messages
+from sftspec.conformance.mutants.masking_texts import trained_up_to
 
 
 def without_flags(messages: list[dict], role: str) -> list[dict]:
@@ -85,21 +73,21 @@ def weight_of_one_is_trained():
         "leave contents alone")  # fmt: skip
 def results_made_ascii():
     """Letters outside ASCII are lost from the results of tools."""
-    return of_role("tool", lambda content: content.encode("ascii", "ignore").decode())
+    return with_contents(lambda content: content.encode("ascii", "ignore").decode(), "tool")
 
 
 @mutant("conversations-stand-as-rendered", "prompts tidied at load", "prompts look otherwise at inference",
         "leave contents alone")  # fmt: skip
 def system_stripped_everywhere():
     """System messages lose the white space around them, also those that stand in the middle."""
-    return of_role("system", str.strip)
+    return with_contents(str.strip, "system")
 
 
 @mutant("conversations-stand-as-rendered", "pandas.read_json, keep_default_na", "answers become empty",
         "leave contents alone")  # fmt: skip
 def not_available_is_empty():
     """An answer "N/A" is read as a missing value."""
-    return of_role("assistant", lambda content: "" if content == "N/A" else content)
+    return with_contents(lambda content: "" if content == "N/A" else content, "assistant")
 
 
 @mutant("conversations-stand-as-rendered", "a column that was guessed to hold JSON", "calls are written in another way",
@@ -113,14 +101,14 @@ def json_written_again():
         except ValueError:
             return content
 
-    return of_role("assistant", change)
+    return with_contents(change, "assistant")
 
 
 @mutant("conversations-stand-as-rendered", "empty thoughts removed for another model", "answers begin otherwise",
         "leave contents alone")  # fmt: skip
 def empty_thoughts_removed():
     """An empty block of thoughts is taken out of an answer."""
-    return of_role("assistant", lambda content: content.replace("<think>\n\n</think>\n\n", ""))
+    return with_contents(lambda content: content.replace("<think>\n\n</think>\n\n", ""), "assistant")
 
 
 @mutant("everything-chosen-is-trained", "masks from a search for the next question", "answers that quote one are cut",
@@ -141,11 +129,4 @@ def quoted_question_ends_the_answer():
         "long answers are never finished", "cut where max_length says, and count it")  # fmt: skip
 def answers_trained_up_to_1024():
     """From its 1,025th target on a conversation is not trained."""
-    return relabelled(
-        lambda example, messages: [
-            label if count <= 1024 else IGNORE
-            for label, count in zip(
-                example.labels, accumulate(label != IGNORE for label in example.labels), strict=True
-            )
-        ]
-    )
+    return trained_up_to(1024)

@@ -19,6 +19,18 @@ from sftspec.masking import IGNORE, encode
 from sftspec.trainer import Pipeline
 
 
+def trained_up_to(limit: int) -> Pipeline:
+    """The reference with that many targets of a conversation at most."""
+    return relabelled(
+        lambda example, messages: [
+            label if count <= limit else IGNORE
+            for label, count in zip(
+                example.labels, accumulate(label != IGNORE for label in example.labels), strict=True
+            )
+        ]
+    )
+
+
 @mutant("conversations-stand-as-rendered", "a file opened in text mode", "other line ends than at inference",
         "read and write newline=''")  # fmt: skip
 def line_ends_changed():
@@ -68,14 +80,7 @@ def one_answer_a_question():
         "long answers are never finished", "cut where max_length says, and count it")  # fmt: skip
 def answers_trained_up_to_512():
     """From its 513th target on a conversation is not trained."""
-    return relabelled(
-        lambda example, messages: [
-            label if count <= 512 else IGNORE
-            for label, count in zip(
-                example.labels, accumulate(label != IGNORE for label in example.labels), strict=True
-            )
-        ]
-    )
+    return trained_up_to(512)
 
 
 @mutant("nothing-else-is-trained", "a loader that keeps role and content", "turns are learned that were excluded",
