@@ -14,7 +14,7 @@ from sftspec.conformance.judge import Verdict
 from sftspec.conformance.plain import plain, short, without_paths
 from sftspec.conformance.strip import Cell, strip_of
 from sftspec.job import Job
-from sftspec.run import Piece, Row, Run, Step
+from sftspec.properties.ledger.run import Piece, Row, Run, Step
 
 
 def counterexample_record(verdict: Verdict, found: Mapping[str, Any]) -> dict[str, Any]:

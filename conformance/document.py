@@ -26,7 +26,7 @@ from sftspec.conformance.judge import STATUSES, Trial, Verdict
 from sftspec.conformance.performing import claims_of
 from sftspec.conformance.plain import plain, without_paths
 from sftspec.masking import Conventions
-from sftspec.run import Run
+from sftspec.properties.ledger.run import Run
 
 FORMAT = 1
 LEVELS = ("must", "should")

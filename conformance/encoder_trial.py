@@ -26,7 +26,7 @@ from sftspec.golden.loader import load_cases
 from sftspec.golden.small_tokenizer import load
 from sftspec.masking import IGNORE
 from sftspec.properties import Property
-from sftspec.properties.template_cases import plain_text, talks
+from sftspec.properties.cases.template import plain_text, talks
 from sftspec.spans import TemplateError
 from sftspec.templates import TEMPLATES
 

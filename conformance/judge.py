@@ -21,7 +21,7 @@ from sftspec.conformance.performing import claims_of, perform, require_known_cla
 from sftspec.conformance.scenarios import GOLDENS, SCENARIOS, Scenario, scenarios_for
 from sftspec.conformance.seams import draw, part_of
 from sftspec.properties import Property
-from sftspec.run import Run
+from sftspec.properties.ledger.run import Run
 
 MADE_FOR = {scenario.name: scenario.areas for scenario in SCENARIOS}
 STATUSES = ("pass", "fail", "blocked", "ambiguous", "not-claimed", "not-measured", "error")

@@ -32,7 +32,7 @@ from sftspec.conformance.scenarios import Scenario, make_job, scenarios_for
 from sftspec.conformance.seams import part_of
 from sftspec.conformance.signatures import Signature, signature
 from sftspec.properties import Property
-from sftspec.run import Run
+from sftspec.properties.ledger.run import Run
 from sftspec.trainer import Pipeline
 
 # Stages (and methods of a Pipeline) that can change what the model is given, and those that can change its gradients;

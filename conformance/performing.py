@@ -22,7 +22,7 @@ from sftspec.conformance.recovery import WitnessError, build_run
 from sftspec.conformance.scenarios import GOLDENS, SCENARIOS, Scenario, make_job
 from sftspec.conformance.tap import Tap
 from sftspec.masking import Conventions
-from sftspec.run import Run, reference_stream
+from sftspec.properties.ledger.run import Run, reference_stream
 
 
 def claims_of(trainer: Any) -> frozenset[str]:

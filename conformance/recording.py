@@ -26,7 +26,7 @@ from sftspec.conformance.store import FORMAT, RecordingError, Tensors, present, 
 from sftspec.conversation import Conversation
 from sftspec.job import Job
 from sftspec.masking import Conventions
-from sftspec.run import Forward, Replay, Row, Run, Step
+from sftspec.properties.ledger.run import Forward, Replay, Row, Run, Step
 
 RUN, TENSORS, TOKENIZER, TWIN, TRIAL = "run.json", "tensors.safetensors", "tokenizer", "twin", "trial.json"
 

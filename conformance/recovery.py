@@ -22,7 +22,7 @@ from torch import Tensor
 from sftspec.conformance.provenance import Origin, Provenance
 from sftspec.conformance.tap import Call, Tap
 from sftspec.job import Job
-from sftspec.run import Forward, Replay, Row, Run, Step
+from sftspec.properties.ledger.run import Forward, Replay, Row, Run, Step
 
 UNIT_ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 MAX_CONDITION = 10.0

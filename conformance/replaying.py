@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sftspec.conformance.provenance import Provenance
-from sftspec.run import DROPOUTS
+from sftspec.properties.ledger.run import DROPOUTS
 
 
 @dataclass(frozen=True)

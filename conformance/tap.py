@@ -26,7 +26,7 @@ from sftspec.conformance.replaying import (
     with_other_tokens,
 )
 from sftspec.job import Job
-from sftspec.run import has_dropout
+from sftspec.properties.ledger.run import has_dropout
 from sftspec.step import RANK
 
 

@@ -31,7 +31,7 @@ from sftspec.conformance.template_trial import (
     read_functions,
     with_control_tokens_of,
 )
-from sftspec.properties.template_cases import Vocabulary
+from sftspec.properties.cases.template import Vocabulary
 from sftspec.templates import TEMPLATES, Template
 
 SIGNS = {

@@ -41,7 +41,7 @@ from sftspec.golden.loader import GoldenCase, load_cases
 from sftspec.golden.small_tokenizer import load
 from sftspec.masking import Conventions, Encoded
 from sftspec.properties import Property
-from sftspec.properties.template_cases import SMALL, Vocabulary
+from sftspec.properties.cases.template import SMALL, Vocabulary
 from sftspec.spans import Rendered, TemplateError
 from sftspec.templates import TEMPLATES, Template
 

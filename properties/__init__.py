@@ -1,4 +1,4 @@
-"""The executable specification: one module per area, one function per property.
+"""The executable specification: one folder per area, one function per property.
 
 A property is a generator. It reads either a recorded `run` (what a trainer really did to the witness model) or one
 *seam* of the pipeline (a pure function such as `pack` or `loss`, with arguments drawn by hypothesis), and yields
@@ -6,7 +6,7 @@ A property is a generator. It reads either a recorded `run` (what a trainer real
 measure says how far off it is (found over expected, or an error), so that one fault can be told from another. Nothing
 yielded is nothing measured: below its `floor` a property says `not-measured`, never `pass`.
 
-Ids are places (`masking/end-of-turn-is-trained`), derived from the module and the function's name. They never change
+Ids are places (`masking/end-of-turn-is-trained`), derived from the folder and the function's name. They never change
 meaning and are never reused.
 """
 
@@ -17,51 +17,21 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
-# Module by module, the area that its properties belong to. Beside those that read runs stand the modules that read the
-# functions behind them (`…_parts`, `packing_…`).
+# The modules of each area, in the order in which they are read. A property's area is the folder it stands in.
 MODULES = {
-    "template": "template",
-    "template_tools": "template",
-    "template_agents": "template",
-    "template_prompts": "template",
-    "template_tokens": "template",
-    "template_goldens": "template",
-    "masking": "masking",
-    "masking_examples": "masking",
-    "masking_parts": "masking",
-    "masking_encoder": "masking",
-    "masking_agents": "masking",
-    "packing": "packing",
-    "packing_packer": "packing",
-    "packing_collator": "packing",
-    "packing_limits": "packing",
-    "step": "step",
-    "step_updates": "step",
-    "step_dropout": "step",
-    "step_epochs": "step",
-    "step_reports": "step",
-    "step_parts": "step",
-    "step_clipping": "step",
-    "selection": "best_of_n",
-    "selection_laws": "best_of_n",
-    "order_statistics": "best_of_n",
-    "order_statistics_normal": "best_of_n",
-    "order_statistics_gold": "best_of_n",
-    "order_statistics_laws": "best_of_n",
-    "rejection_sampling": "best_of_n",
-    "distillation": "distillation",
-    "distillation_mixture": "distillation",
-    "distillation_parts": "distillation",
-    "distillation_teacher": "distillation",
-    "distillation_options": "distillation",
-    "distillation_refusals": "distillation",
-    "divergences": "distillation",
-    "divergences_bucket": "distillation",
-    "distillation_runs": "distillation",
-}
-AREAS = tuple(dict.fromkeys(MODULES.values()))
+    "template": ("rendering", "tools", "agents", "prompts", "tokens", "goldens"),
+    "masking": ("positions", "examples", "loss", "encoder", "agents"),
+    "packing": ("isolation", "packer", "collator", "limits"),
+    "step": ("gradient", "updates", "dropout", "epochs", "reports", "functions", "clipping"),
+    "best_of_n": ("selection", "selection_laws", "order_statistics", "normal", "gold", "winner", "rejection_sampling"),
+    "distillation": (
+        "loss", "mixture", "positions", "teacher", "options", "refusals", "divergences", "bucket", "runs",
+    ),
+}  # fmt: skip
+AREAS = tuple(MODULES)
 
 
 @dataclass(frozen=True, eq=False)  # each is itself, and may be a key
@@ -116,7 +86,7 @@ REGISTRY: dict[str, Property] = {}
 
 
 def _register(level: str, check: Callable, **options: Any) -> Callable:
-    area = MODULES[check.__module__.rsplit(".", 1)[-1]]
+    area = check.__module__.split(".")[-2]
     identifier = f"{area}/{check.__name__.replace('_', '-')}"
     if identifier in REGISTRY:
         raise ValueError(f"property id {identifier} is declared twice")
@@ -151,14 +121,17 @@ def number_or_nan(function: Callable, *arguments: Any, **options: Any) -> float:
         return math.nan
 
 
-def module(name: str):
-    """A module of this package, by its short name."""
-    return importlib.import_module(f"sftspec.properties.{name}")
+def modules(*areas: str) -> list[ModuleType]:
+    """The modules of the areas named (of every area without a name), in the order of the source."""
+    return [
+        importlib.import_module(f"sftspec.properties.{area}.{name}")
+        for area, names in MODULES.items()
+        if not areas or area in areas
+        for name in names
+    ]
 
 
 def load(*areas: str) -> list[Property]:
     """All properties of the areas named (of every area without a name), in the order of the source."""
-    for name, area in MODULES.items():
-        if not areas or area in areas:
-            module(name)
+    modules(*areas)
     return [item for item in REGISTRY.values() if not areas or item.area in areas]

@@ -18,7 +18,7 @@ from sftspec.properties import MODULES, paragraphs
 class Entry:
     """A property as its source states it: see `sftspec.properties.Property` for the fields.
 
-    place  file and line, such as "properties/masking.py:66"
+    place  file and line, such as "properties/masking/positions.py:66"
     code   the function with its decorator
     """
 
@@ -40,9 +40,10 @@ def catalogue(*areas: str) -> list[Entry]:
     """All properties of the areas named (of every area without a name), in the order of the source."""
     return [
         entry
-        for module, area in MODULES.items()
+        for area, modules in MODULES.items()
         if not areas or area in areas
-        for entry in _entries(Path(__file__).with_name(f"{module}.py"), area)
+        for module in modules
+        for entry in _entries(Path(__file__).parent / area / f"{module}.py", area)
     ]
 
 
@@ -72,7 +73,7 @@ def _entry(path: Path, area: str, source: str, node: ast.FunctionDef, decorator:
         needs=_tuple(said.get("needs", ())),
         sentence=sentence,
         why=why,
-        place=f"properties/{path.name}:{decorator.lineno}",
+        place=f"properties/{area}/{path.name}:{decorator.lineno}",
         code="\n".join(lines),
     )
 

@@ -32,8 +32,8 @@ def coverage() -> dict[str, list[str] | str]:
     """For each law the ids of its properties, or the reason why it has none ("" where neither exists)."""
     items = properties.load()
     reasons = dict(NOT_OBSERVABLE)
-    for module in properties.MODULES:
-        reasons.update(getattr(properties.module(module), "NOT_OBSERVABLE", {}))
+    for module in properties.modules():
+        reasons.update(getattr(module, "NOT_OBSERVABLE", {}))
     table: dict[str, list[str] | str] = {}
     for area, names in LAWS.items():
         for name in names.split():

@@ -37,7 +37,7 @@ _PLACES = {
     "generalised_jsd": "divergences",
     "with_tail_bucket": "divergences",
     "Job": "job",
-    "Run": "run",
+    "Run": "properties.ledger.run",
     "Pipeline": "trainer",
     "Trainer": "trainer",
 }

@@ -17,7 +17,7 @@ from transformers import (
 
 from sftspec.attention import NAME, PackedAttentionError, segment_starts, segmented_attention
 from sftspec.collation import Batch, collate
-from sftspec.properties.packing_collator import Example
+from sftspec.properties.packing.collator import Example
 
 VOCABULARY = 61
 ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24}

@@ -28,7 +28,7 @@ from sftspec.order_statistics import (
     subset_weights,
     win_rate,
 )
-from sftspec.properties import selection
+from sftspec.properties.best_of_n import selection
 from sftspec.selection import UNRANKED, best_of_n, top_k
 from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_of, reference
 

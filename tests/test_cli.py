@@ -95,13 +95,16 @@ def test_the_list_has_every_property_with_its_level_and_sentence(capsys):
 
 
 def in_order(items) -> list:
-    return sorted(items, key=lambda item: list(properties.MODULES).index(item.check.__module__.rsplit(".", 1)[-1]))
+    places = [module.__name__ for module in properties.modules()]
+    return sorted(items, key=lambda item: places.index(item.check.__module__))
 
 
 def test_explaining_shows_the_reasons_and_the_code(capsys):
     assert main(["explain", END_OF_TURN]) == 0
     said = capsys.readouterr().out
-    assert "trl#976" in said and "def end_of_turn_is_trained(run):" in said and "properties/masking.py:" in said
+    assert (
+        "trl#976" in said and "def end_of_turn_is_trained(run):" in said and "properties/masking/positions.py:" in said
+    )
 
 
 def test_the_version_names_the_revision(capsys):

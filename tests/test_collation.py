@@ -11,7 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from sftspec.collation import Batch, CollationError, collate
 from sftspec.conformance.judge import judge
-from sftspec.properties.packing_collator import Example
+from sftspec.properties.packing.collator import Example
 from sftspec.trainer import Pipeline
 from tests.seam_verdict import properties_of
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sftspec.distillation import distillation_loss, frozen_logits
-from sftspec.properties.distillation_cases import UNEVEN, random_case, soft_bound
+from sftspec.properties.cases.distillation import UNEVEN, random_case, soft_bound
 from sftspec.step import NoTargetsError, sft_loss
 
 KINDS = [{"divergence": "forward_kl"}, {"divergence": "reverse_kl"}, {"divergence": "jsd", "beta": 0.25}]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from sftspec.distillation import distillation_loss
 from sftspec.properties import REGISTRY
-from sftspec.properties.distillation_cases import UNEVEN, random_case, soft_bound
+from sftspec.properties.cases.distillation import UNEVEN, random_case, soft_bound
 from sftspec.step import sft_loss
 from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_of
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sftspec.properties import distillation
+from sftspec.properties.distillation.loss import loss as distillation
 from sftspec.tests.broken_distillation import LOSSES
 from sftspec.tests.broken_distillation_options import OPTIONS
 from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_of, reference

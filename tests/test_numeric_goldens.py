@@ -25,7 +25,7 @@ from sftspec.order_statistics import (
     expected_max_normal,
     pass_at_n,
 )
-from sftspec.properties.distillation_cases import Case, hard_bound, soft_bound
+from sftspec.properties.cases.distillation import Case, hard_bound, soft_bound
 from sftspec.step import clip_gradients, sft_loss
 
 U = 2.0**-53

@@ -16,7 +16,7 @@ import torch
 
 from sftspec.conformance.judge import judge
 from sftspec.packing import Bins, PackingError, efficiency, fit, lower_bound, pack
-from sftspec.properties.packing_packer import TIGHT, optimum
+from sftspec.properties.packing.packer import TIGHT, optimum
 from sftspec.trainer import Pipeline
 from tests.seam_verdict import properties_of
 

@@ -18,7 +18,7 @@ from sftspec.conformance.recording import COLUMNS, SETTINGS, load_run, load_tria
 from sftspec.conformance.scenarios import SCENARIOS
 from sftspec.conformance.store import RecordingError
 from sftspec.masking import Conventions
-from sftspec.run import Run
+from sftspec.properties.ledger.run import Run
 from sftspec.trainer import Pipeline
 
 RECORDED = ("accumulation", "bfloat16", "resume after one step", "packed, learned positions")

@@ -11,7 +11,7 @@ import torch
 
 from sftspec.collation import collate
 from sftspec.conformance.witness import make_model
-from sftspec.properties.step_cases import Example, FirstAndLast
+from sftspec.properties.cases.step import Example, FirstAndLast
 from sftspec.step import RANK, NoTargetsError, clip_gradients, count_targets, forward_logits, sft_loss, sft_step
 
 LOGITS = torch.zeros(2, 3, 5)

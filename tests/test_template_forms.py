@@ -12,8 +12,8 @@ from sftspec.golden.reduced import hugging_face_tokenizer
 from sftspec.golden.small_tokenizer import load
 from sftspec.jinja_templates import jinja_template
 from sftspec.properties import REGISTRY
-from sftspec.properties.template_cases import answer_with_calls
-from sftspec.properties.template_talks import HELLO, LATE_SYSTEM, THOUGHTS_BEFORE_EACH_CALL
+from sftspec.properties.cases.conversations import HELLO, LATE_SYSTEM, THOUGHTS_BEFORE_EACH_CALL
+from sftspec.properties.cases.template import answer_with_calls
 from sftspec.spans import TemplateError, assemble
 from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_of
 

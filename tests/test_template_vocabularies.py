@@ -12,7 +12,7 @@ from sftspec.conformance.template_trial import TemplateOnTrial, put_template_on_
 from sftspec.golden.reduced import hugging_face_tokenizer
 from sftspec.golden.small_tokenizer import load
 from sftspec.golden.vocabularies import VocabularyUnavailable, load_vocabulary
-from sftspec.properties.template_cases import Vocabulary
+from sftspec.properties.cases.template import Vocabulary
 from sftspec.templates import TEMPLATES
 
 END = "every-answer-ends-in-one-end-of-turn-token"

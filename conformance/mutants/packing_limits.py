@@ -8,7 +8,7 @@ from sftspec.collation import Batch, collate
 from sftspec.conformance.mutants import mutant
 from sftspec.conformance.mutants.breaking import additive, causal, collated, with_inputs
 from sftspec.packing import pack
-from sftspec.properties.packing_collator import Example
+from sftspec.properties.packing.collator import Example
 from sftspec.step import IGNORE
 from sftspec.trainer import Pipeline
 

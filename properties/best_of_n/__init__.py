@@ -1,0 +1,1 @@
+"""Best-of-N: which candidate is chosen, what that is worth, and what is trained on."""

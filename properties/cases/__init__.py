@@ -1,0 +1,1 @@
+"""Arguments for the properties, and expected values by hand: strategies and independent computations."""

@@ -1,0 +1,270 @@
+"""What a step has to compute, computed independently in float64 and compared within a derived bound.
+
+The oracle runs each example alone, padded at the right, in evaluation mode. It uses what the ledger says was trained
+(targets and weights), so that it judges the arithmetic and not the mask.
+
+Bounds (properties/README.md). Two programs for one real function each lie within e of it, and e is measured: the error
+of this same computation in the run's dtype. A trainer may differ by 4 e, plus a few roundings for another order of
+summation.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sftspec.properties.ledger.run import Piece, Row, Run, Step
+
+ADAMW = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
+
+
+class Oracle:
+    """Comparisons of a run with its own reference; each yields (subject, …, error, bound)."""
+
+    def __init__(self, run: Run):
+        self.run = run
+        self._gradients: dict[tuple[int, torch.dtype], dict[str, Tensor]] = {}
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """The dtype whose rounding is measured. float32 for a float64 model: transformers' norms reduce in float32."""
+        found = next(iter(self.run.final.values())).dtype
+        return torch.float32 if found == torch.float64 else found
+
+    @property
+    def roundoff(self) -> float:
+        """Unit roundoff of the run's dtype."""
+        return torch.finfo(self.dtype).eps / 2
+
+    @property
+    def slack(self) -> float:
+        """Relative error of a weight or a gradient by another order of summation: 64 roundings, 8 in 16 bits (sums run
+        in float32 there, properties/README.md).
+        """
+        return (8 if self.roundoff > 1e-4 else 64) * self.roundoff
+
+    def weight_error(self, targets: list[Row]) -> float:
+        """Relative error of the sum of recovered weights w: that of u = w (p - onehot(y)), whose largest entry is
+        w (1 - p_y), while p_y is rounded as a number near 1 is.
+        """
+        return self.slack * sum(-1 / math.expm1(-max(row.nll, 1e-300)) for row in targets) / max(1, len(targets))
+
+    def largest_logit(self, step: Step) -> float:
+        """The largest |logit| at the trained positions of a step, from the hidden states that the trainer computed."""
+        head = step.before[self.run.job.head_name]
+        rows = self.run.targets[step.index]
+        hidden = torch.stack([self.run.forwards[row.forward].hidden[row.row, row.column] for row in rows])
+        return float((hidden.cpu().double() @ head.cpu().double().T).abs().max())
+
+    @cached_property
+    def steps(self) -> list[Step]:
+        """The steps that are computed again: first, middle and last, all of them where the gradient is clipped.
+
+        None under dropout: its masks are the trainer's.
+        """
+        steps = [] if self.run.dropout else [step for step in self.run.steps if self.run.targets_of_step[step.index]]
+        if self.run.job.max_grad_norm is not None:
+            return steps
+        return [step for place, step in enumerate(steps) if place in (0, len(steps) // 2, len(steps) - 1)]
+
+    @cached_property
+    def model(self) -> Any:
+        # A new model of the same class: a copy would keep what the trainer wrapped around `forward`.
+        trained = self.run.job.model
+        config = copy.deepcopy(trained.config)
+        config.pad_token_id = None  # whatever the trainer wrote there: an embedding that is padding gets no gradient
+        model = type(trained)(config)
+        model.set_attn_implementation("eager")
+        return model.eval()
+
+    def _at(self, step: Step, dtype: torch.dtype) -> tuple[Any, list[list[Piece]]]:
+        """The model as it was before a step, and the step's pieces, grouped so that little is padding."""
+        model = self.model.to(dtype)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(step.before[name])
+                parameter.requires_grad_(name not in self.run.job.frozen).grad = None
+        alike: dict[int, list[Piece]] = {}  # at most twice as long as one another
+        for piece in self.run.pieces:
+            if piece.rows[0].step == step.index:
+                alike.setdefault(len(piece).bit_length(), []).append(piece)
+        return model, list(alike.values())
+
+    @torch.no_grad()
+    def hidden(self, step: Step, dtype: torch.dtype) -> list[tuple[Piece, Tensor]]:
+        """The pieces of a step with their hidden states (T, H), each computed alone in this dtype."""
+        model, groups = self._at(step, dtype)
+        found: list[tuple[Piece, Tensor]] = []
+        for pieces in groups:
+            states = _states(model, pieces).double()
+            found += [(piece, states[index, : len(piece)]) for index, piece in enumerate(pieces)]
+        return found
+
+    def gradients(self, step: Step, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The gradients of a step by name, each piece computed alone in this dtype."""
+        key = (step.index, dtype)
+        if key not in self._gradients:
+            model, groups = self._at(step, dtype)
+            for pieces in groups:
+                _backpropagate(model, pieces)
+            self._gradients[key] = {
+                name: parameter.grad.detach().double().clone()
+                for name, parameter in model.named_parameters()
+                if parameter.grad is not None
+            }
+        return self._gradients[key]
+
+    def compare_hidden(self) -> Iterator[tuple[Piece, float, float]]:
+        """(piece, largest difference of its hidden states from those alone in float64, bound)."""
+        for step in self.steps:
+            exact, same = self.hidden(step, torch.float64), self.hidden(step, self.dtype)
+            largest = max(float(state.abs().max()) for _, state in exact)
+            own = max(
+                float((rounded - state).abs().max()) for (_, state), (_, rounded) in zip(exact, same, strict=True)
+            )
+            for piece, state in exact:
+                first = piece.rows[0]
+                hidden = self.run.forwards[first.forward].hidden[first.row, first.column : first.column + len(piece)]
+                error = float((hidden.cpu().double() - state).abs().max())
+                yield piece, error, 4 * own + 8 * self.roundoff * largest
+
+    def gradient_bounds(self, step: Step) -> dict[str, float]:
+        """The relative error that rounding explains in a step's gradients, by parameter; none for a gradient of zero.
+
+        Four times its own error in the run's dtype, that of the weights, and the slack of its whole module: where
+        attention is sure, the gradients of queries and keys are small differences of terms as large as the values' are.
+        """
+        exact, same = self.gradients(step, torch.float64), self.gradients(step, self.dtype)
+        sizes = {name: size for name, gradient in exact.items() if (size := float(gradient.norm()))}
+        of_module: dict[str, float] = {}
+        for name, size in sizes.items():
+            of_module[_module(name)] = math.hypot(of_module.get(_module(name), 0.0), size)
+        weights = self.weight_error(self.run.targets[step.index])
+        own = {name: float((same[name] - exact[name]).norm()) for name in sizes}
+        return {
+            name: (4 * own[name] + self.slack * of_module[_module(name)]) / size + weights
+            for name, size in sizes.items()
+        }
+
+    def compare_gradients(self) -> Iterator[tuple[Step, str, float, float]]:
+        """(step, parameter, relative difference of its gradient from float64, bound)."""
+        for step in self.steps:
+            exact = self.gradients(step, torch.float64)
+            for name, bound in self.gradient_bounds(step).items():
+                got = step.gradients.get(name)
+                size = float(exact[name].norm())
+                error = 1.0 if got is None else float((got.cpu().double() - exact[name]).norm()) / size
+                yield step, name, error, bound
+
+    def clip_factors(self) -> Iterator[tuple[Step, float, float, float, float, float]]:
+        """(step, factor by which its gradient was scaled, norm before, bound, spread over parameters, its bound).
+
+        The weights of a token mean sum to 1, so their sum is the factor; the norm before is that of the float64
+        gradient. Both bounds are relative. The spread is that of the parameter whose norm is worst against its bound.
+        """
+        for step in self.steps:
+            factor = sum(row.weight for row in self.run.targets[step.index])
+            bounds, exact = self.gradient_bounds(step), self.gradients(step, torch.float64)
+            sizes = {name: float(exact[name].norm()) for name in bounds}
+            norm = math.hypot(*sizes.values())
+            rounding = math.hypot(*(bounds[name] * size for name, size in sizes.items())) / norm
+            spreads = {
+                name: abs(float(step.gradients[name].cpu().double().norm()) / size - 1)
+                for name, size in sizes.items()
+                if name in step.gradients
+            }
+            worst = max(spreads, key=lambda name: spreads[name] / bounds[name])
+            yield step, factor, norm / factor if factor else 0.0, rounding, spreads[worst], bounds[worst]
+
+    def sgd_errors(self) -> Iterator[tuple[Step, str, float, float, float]]:
+        """(step, parameter, largest difference from p - lr g, bound, relative error of the change).
+
+        The bound is u (|p| + 2 lr |g|), twice.
+        """
+        for step in self.run.steps:
+            for name, before in step.before.items():
+                gradient = step.gradients.get(name)
+                change = 0.0 if gradient is None else self.run.job.learning_rate * gradient.double()
+                yield (
+                    step,
+                    name,
+                    *self._largest(step, name, before.double() - change, 2 * abs(change) + before.abs(), 2),
+                )
+
+    def adamw_errors(self) -> Iterator[tuple[Step, str, float, float, float]]:
+        """(step, parameter, largest difference from AdamW in float64, bound, relative error of the change).
+
+        The bound is 16 u (|p| + lr).
+        A vector (norm, bias) may be exempt from the decay: of the two results the nearer one counts.
+        """
+        job = self.run.job
+        first: dict[str, Tensor] = {}
+        second: dict[str, Tensor] = {}
+        for count, step in enumerate(self.run.steps, 1):
+            for name, before in step.before.items():
+                if name not in step.gradients:
+                    continue
+                gradient = step.gradients[name].double()
+                beta1, beta2 = ADAMW["beta1"], ADAMW["beta2"]
+                first[name] = beta1 * first.get(name, torch.zeros_like(gradient)) + (1 - beta1) * gradient
+                second[name] = beta2 * second.get(name, torch.zeros_like(gradient)) + (1 - beta2) * gradient**2
+                moment = first[name] / (1 - beta1**count)
+                root = (second[name] / (1 - beta2**count)).sqrt() + ADAMW["eps"]
+                update = job.learning_rate * moment / root
+                decayed = 1 - job.learning_rate * job.weight_decay
+                results = [
+                    self._largest(step, name, before.double() * keep - update, before.abs() + job.learning_rate, 16)
+                    for keep in ((decayed, 1.0) if before.dim() < 2 else (decayed,))
+                ]
+                yield step, name, *min(results, key=lambda result: result[0] / result[1])
+
+    def _largest(
+        self, step: Step, name: str, expected: Tensor, size: Tensor, factor: float
+    ) -> tuple[float, float, float]:
+        """The element of a parameter that is worst against its bound: (difference, bound); and the relative error of
+        the whole parameter's change.
+        """
+        error = (step.after[name].double() - expected).abs()
+        bound = factor * self.roundoff * size.double() + 1e-300
+        worst = int((error / bound).argmax())
+        change = float((expected - step.before[name].double()).norm())
+        share = float(error.norm()) / change if change else math.inf
+        return float(error.flatten()[worst]), float(bound.flatten()[worst]), share
+
+
+def _module(parameter: str) -> str:
+    """The block that a parameter belongs to: `layers.0.self_attn` of `layers.0.self_attn.q_proj.weight`."""
+    return parameter.rsplit(".", 2)[0]
+
+
+def _states(model: Any, pieces: list[Piece]) -> Tensor:
+    """The last hidden states (N, T, H) of pieces, each in a row of its own, padded at the right."""
+    shape = len(pieces), max(map(len, pieces))
+    ids, mask = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
+    for index, piece in enumerate(pieces):
+        ids[index, : len(piece)] = torch.tensor([row.token for row in piece.rows])
+        mask[index, : len(piece)] = 1
+    return model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+
+
+def _backpropagate(model: Any, pieces: list[Piece]) -> None:
+    """The weighted losses of the targets of pieces go into the gradients."""
+    hidden = _states(model, pieces)
+    scored = [
+        (index, place, row.target, row.weight)
+        for index, piece in enumerate(pieces)
+        for place, row in enumerate(piece.rows)
+        if row.target is not None
+    ]
+    if scored:
+        rows, places, targets, weights = (torch.tensor(column) for column in zip(*scored, strict=True))
+        logits = model.get_output_embeddings()(hidden[rows, places])
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        losses = torch.logsumexp(logits, -1) - logits.gather(-1, targets[:, None]).squeeze(-1)
+        (losses * weights.to(losses.dtype)).sum().backward()

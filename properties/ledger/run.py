@@ -1,0 +1,293 @@
+"""What was really done: one ledger, whatever the trainer.
+
+A Run is a table with one row for each position that the model saw while it was trained: which token, where it came
+from, whether it was a target, on which token, with which weight. The rows are read off the gradient at the model's
+last hidden state, so they state what happened to the model and not what a data loader intended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from sftspec.conversation import Conversation
+from sftspec.job import Job
+from sftspec.masking import IGNORE, Conventions, Encoded, encode
+
+# What the configurations of the witnesses call it.
+DROPOUTS = ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop")
+
+
+def has_dropout(config: Any) -> bool:
+    return any(getattr(config, name, 0.0) for name in DROPOUTS)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One position that the model saw.
+
+    step, forward, rank  optimizer step, model call, rank
+    row, column          place in the batch
+    token, position_id   what stood there
+    example, offset      where it came from: token `offset` of the example's token stream (-1, -1: from nowhere)
+    target               the token on which this position is trained; None: its gradient is exactly zero
+    weight               of this target in the optimizer's gradient (1/n for a token mean)
+    fit                  "cross-entropy", "label-smoothing", "ambiguous", or "" for no target
+    nll                  negative log-likelihood of the target, in nats
+    attended             False where the attention mask of the call hides the position
+    """
+
+    step: int
+    forward: int
+    rank: int
+    row: int
+    column: int
+    token: int
+    position_id: int
+    example: int
+    offset: int
+    target: int | None = None
+    weight: float = 0.0
+    fit: str = ""
+    nll: float = 0.0
+    attended: bool = True
+
+
+@dataclass(frozen=True)
+class Token:
+    """Token `offset` of an example's stream, whether the model saw it or not."""
+
+    example: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of one example in one row of a batch: the whole example, unless it was cut or split."""
+
+    example: int
+    rows: tuple[Row, ...]
+
+    @property
+    def start(self) -> int:
+        return self.rows[0].offset
+
+    @property
+    def end(self) -> int:
+        return self.rows[-1].offset + 1
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step.
+
+    learning_rate  of the head's parameter group when the optimizer stepped
+    scale          factor between the gradients seen at the hidden states and the one the optimizer got
+    residual       part of the head's gradient that no position explains, relative to its norm
+    gradients      by parameter name, as the optimizer got them
+    before, after  parameters by name
+    again          with dropout: the gradients of the step's calls, made again; {} where they were not
+    """
+
+    index: int
+    learning_rate: float
+    scale: float
+    residual: float
+    gradients: Mapping[str, Any]
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    again: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A recorded model call, made again with its exact arguments but other tokens at some positions.
+
+    changed, moved  sets of (row, column): where a token was replaced; where the last hidden state changed in any bit
+    """
+
+    forward: int
+    changed: frozenset[tuple[int, int]]
+    moved: frozenset[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One model call: token ids (B, T) as lists, which arguments it was given, and whether a gradient came back.
+
+    hidden  (B, T, H) last hidden states as the trainer computed them
+    random  a digest of torch's random state as the call began: equal states draw equal dropout masks
+    drew    it was another state when the call ended
+    """
+
+    index: int
+    step: int
+    rank: int
+    input_ids: list[list[int]]
+    arguments: tuple[str, ...]
+    trained: bool
+    hidden: Any = None
+    random: str = ""
+    drew: bool = False
+
+
+@dataclass
+class Run:
+    """What a trainer did with a job. `error` holds what it raised, if it did.
+
+    initial, final  parameters by name, as they were given to the trainer and as it left them
+    """
+
+    job: Job
+    conventions: Conventions = field(default_factory=Conventions)
+    rows: list[Row] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    forwards: list[Forward] = field(default_factory=list)
+    replays: list[Replay] = field(default_factory=list)
+    scenario: str = ""
+    error: str = ""
+    initial: Mapping[str, Any] = field(default_factory=dict)
+    final: Mapping[str, Any] = field(default_factory=dict)
+    twin: Run | None = None
+    traceback: str = ""
+
+    @property
+    def dropout(self) -> bool:
+        """Does the model's configuration ask for dropout?"""
+        return has_dropout(self.job.model.config)
+
+    @cached_property
+    def oracle(self):
+        """Independent float64 computations of the run's steps (sftspec.properties.ledger.oracle.Oracle)."""
+        from sftspec.properties.ledger.oracle import Oracle
+
+        return Oracle(self)
+
+    @cached_property
+    def streams(self) -> list[Encoded]:
+        """Each conversation as the specification encodes it, uncut, under the conventions declared."""
+        return [reference_stream(self.job, self.conventions, item) for item in self.job.conversations]
+
+    @cached_property
+    def copies(self) -> dict[int, int]:
+        """How often each conversation stands in the corpus, by the first of its copies, to which all are resolved."""
+        first: dict[tuple[int, ...], int] = {}
+        counts: dict[int, int] = {}
+        for index, stream in enumerate(self.streams):
+            example = first.setdefault(tuple(stream.input_ids), index)
+            counts[example] = counts.get(example, 0) + 1
+        return counts
+
+    @cached_property
+    def pieces(self) -> list[Piece]:
+        """The stretches of examples that the model was trained on, in order."""
+        pieces: list[Piece] = []
+        current: list[Row] = []
+        for row in self.rows:
+            follows = current and (
+                (row.forward, row.row, row.example) == (current[-1].forward, current[-1].row, current[-1].example)
+                and row.column == current[-1].column + 1
+                and row.offset == current[-1].offset + 1
+            )
+            if current and not follows:
+                pieces.append(Piece(current[0].example, tuple(current)))
+                current = []
+            if row.example >= 0:
+                current.append(row)
+        if current:
+            pieces.append(Piece(current[0].example, tuple(current)))
+        return pieces
+
+    @cached_property
+    def lines(self) -> dict[tuple[int, int], list[Row]]:
+        """Rows of the ledger by (forward, row of the batch)."""
+        lines: dict[tuple[int, int], list[Row]] = {}
+        for row in self.rows:
+            lines.setdefault((row.forward, row.row), []).append(row)
+        return lines
+
+    def expected_target(self, piece: Piece, row: Row) -> int | None:
+        """The token on which a position is to be trained under the job's policy; None where it is not.
+
+        The last position of a piece has no successor in its own example, so it is never trained.
+        """
+        if row.offset + 1 >= piece.end:
+            return None
+        label = self.streams[piece.example].labels[row.offset + 1]
+        return None if label == IGNORE else label
+
+    def is_target(self, example: int, offset: int) -> bool:
+        """Is this token of an example's stream a target under the job's policy?"""
+        return self.streams[example].labels[offset] != IGNORE
+
+    def expected(self) -> Iterator[tuple[Piece, Row, int | None]]:
+        """Every resolved position with the target that the specification gives it."""
+        for piece in self.pieces:
+            for row in piece.rows:
+                yield piece, row, self.expected_target(piece, row)
+
+    @cached_property
+    def places(self) -> dict[int, dict[tuple[int, int], Row]]:
+        """Rows of the ledger by forward, then by (row, column) of the batch."""
+        places: dict[int, dict[tuple[int, int], Row]] = {}
+        for row in self.rows:
+            places.setdefault(row.forward, {})[row.row, row.column] = row
+        return places
+
+    @cached_property
+    def labels_of_step(self) -> dict[int, int]:
+        """Targets of each optimizer step, and the first tokens of its rows that the policy labels as such."""
+        counts = dict(self.targets_of_step)
+        for line in self.lines.values():
+            first = line[0]
+            if first.example >= 0 and self.is_target(first.example, first.offset):
+                counts[first.step] = counts.get(first.step, 0) + 1
+        return counts
+
+    @cached_property
+    def expected_of_step(self) -> dict[int, int]:
+        """Number of positions that the policy trains in each optimizer step."""
+        counts = {step.index: 0 for step in self.steps}
+        for _, row, target in self.expected():
+            counts[row.step] = counts.get(row.step, 0) + (target is not None)
+        return counts
+
+    @cached_property
+    def targets(self) -> dict[int, list[Row]]:
+        """The trained positions of each optimizer step."""
+        targets: dict[int, list[Row]] = {step.index: [] for step in self.steps}
+        for row in self.rows:
+            if row.target is not None:
+                targets.setdefault(row.step, []).append(row)
+        return targets
+
+    @cached_property
+    def targets_of_step(self) -> dict[int, int]:
+        """Number of trained positions of each optimizer step."""
+        return {index: len(rows) for index, rows in self.targets.items()}
+
+    @cached_property
+    def empty(self) -> frozenset[int]:
+        """The conversations that keep no target within max_length: whoever trains may leave them out."""
+        kept = slice(1, self.job.max_length)
+        return frozenset(
+            index for index, stream in enumerate(self.streams) if all(label == IGNORE for label in stream.labels[kept])
+        )
+
+
+def reference_stream(job: Job, conventions: Conventions, conversation: Conversation) -> Encoded:
+    """The conversation's whole token stream and labels."""
+    return encode(
+        conversation,
+        template=job.template,
+        tokenizer=job.tokenizer,
+        special_tokens=conventions.special_tokens,
+        tokenization=conventions.tokenization,
+        policy=job.policy,
+        conventions=conventions,
+    )

@@ -1,0 +1,1 @@
+"""Masking: which positions are trained, and on which token."""

@@ -1,0 +1,1 @@
+"""Packing: several examples share a row, and none of them can tell."""

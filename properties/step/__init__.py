@@ -1,0 +1,1 @@
+"""The step: what the optimizer is given, and what it does with it."""

@@ -1,0 +1,1 @@
+"""Chat templates: what a conversation looks like as text and tokens."""
