@@ -3,7 +3,7 @@
 Rule of this file: on the texts of its goldens a reduced vocabulary is the real one, token for token. It has the 256
 bytes, every piece that a merge makes on the way to a token of these texts, and their merges in the real order; so each
 step of byte-pair encoding finds the same best pair. Ids are numbered anew, in the order of the real ids; `ids` says
-which is which. The witness needs as many dimensions as tokens (conformance/witness.py): 151,669 would not fit.
+which is which. The witness needs as many dimensions as tokens (conformance/witness/model.py): 151,669 would not fit.
 
 `python -m sftspec.golden.reduced` makes reduced/*.json from the pinned packages of vocabularies.py: Qwen's (Apache-2.0)
 and Llama-3's (Meta Llama 3 Community License), the pieces of these texts and no more. It needs a registry; reading the

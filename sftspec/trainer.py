@@ -26,7 +26,7 @@ class Trainer(Protocol):
     """Whatever trains: `train` and nothing else is needed.
 
     What a trainer may say of itself beside it, as attributes: `name`, `version`, `setting` (a dict), `claims` (the
-    capabilities it has, see sftspec.conformance.scenarios) and `conventions`.
+    capabilities it has, see sftspec.conformance.trial.scenarios) and `conventions`.
     """
 
     def train(self, job: Job) -> None:

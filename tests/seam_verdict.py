@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sftspec import properties
-from sftspec.conformance.seams import draw, part_of
+from sftspec.conformance.trial.functions import draw, part_of
 from sftspec.properties import Property
 from sftspec.trainer import Pipeline
 

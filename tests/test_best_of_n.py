@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import sftspec
-from sftspec.conformance.mutants.best_of_n_groups import (
+from sftspec.conformance.sensitivity.mutants.best_of_n.groups import (
     filled_tables_are_floats,
     float32_tensors_ranked_in_bfloat16,
     more_than_eight_best_unsorted,
@@ -35,7 +35,7 @@ from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_of, ref
 PROPERTIES = [item for item in properties_of("best_of_n") if item.seam != "rejection_sample"]
 NAN, INF = math.nan, math.inf
 
-# The laws of best-of-N, all of it; BN-SFT is enforced by properties/rejection_sampling.py.
+# The laws of best-of-N, all of it; BN-SFT is enforced by properties/best_of_n/rejection_sampling.py.
 LAWS = {"BN-ARGMAX", "BN-ALIGN", "BN-PERM", "BN-TIE", "BN-NAN", "BN-MONO", "BN-SUB", "BN-TOPK", "BN-EMAX", "BN-ASYM"}
 LAWS |= {"BN-HD", "BN-CONC", "BN-OTHER", "BN-EST", "BN-ESTTRUE", "BN-LAW", "BN-KL", "BN-WIN", "BN-GOODHART"}
 

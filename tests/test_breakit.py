@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from sftspec import numbers, properties
-from sftspec.conformance import breakit, cli
-from sftspec.conformance.breakit import Chart, packs, rewards, temperatures
+from sftspec import properties
+from sftspec.conformance import breakit
+from sftspec.conformance.breakit import Chart, numbers, packs, rewards, temperatures
 from sftspec.conformance.breakit.charts import bar, print_chart, save_png
-from sftspec.conformance.mutants import load_mutants
+from sftspec.conformance.commands import cli
+from sftspec.conformance.sensitivity.mutants import load_mutants
 
 EXPERIMENTS = breakit.load()
 # The two long ones in a quick form, with the same claims: fewer steps, fewer temperatures.

@@ -13,9 +13,9 @@ import pytest
 from sftspec import SPEC_REVISION, properties
 from sftspec.conformance import adapters
 from sftspec.conformance.adapters import BuiltIn, TrainerError, resolve
-from sftspec.conformance.cli import main
-from sftspec.conformance.document import validate
-from sftspec.conformance.selection import SelectionError, select
+from sftspec.conformance.commands.cli import main
+from sftspec.conformance.report.document import validate
+from sftspec.conformance.trial.selection import SelectionError, select
 
 LOOP = '''
 import sys, warnings
@@ -76,7 +76,7 @@ def test_listing_and_explaining_are_quick_and_need_no_torch(arguments):
     code = f"""
 import atexit, sys
 atexit.register(lambda: print([name for name in ("torch", "transformers", "hypothesis") if name in sys.modules]))
-from sftspec.conformance.cli import main
+from sftspec.conformance.commands.cli import main
 sys.exit(main({arguments!r}))
 """
     started = time.perf_counter()
@@ -284,7 +284,7 @@ def test_a_trainer_that_hangs_ends_with_the_place_and_what_it_printed(tmp_path):
     path = tmp_path / "hangs.py"
     path.write_text("import time\nclass Hangs:\n    def train(self, job):\n        print('waiting for rank 1')\n"
                     "        (job.workdir / '../../../started').touch()\n        time.sleep(600)\n")  # fmt: skip
-    code = f"from sftspec.conformance.cli import main; raise SystemExit(main(['check', {str(path)!r}]))"
+    code = f"from sftspec.conformance.commands.cli import main; raise SystemExit(main(['check', {str(path)!r}]))"
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=environment)
     while not (tmp_path / "started").exists() and process.poll() is None:

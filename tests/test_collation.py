@@ -10,7 +10,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
 from sftspec.collation import Batch, CollationError, collate
-from sftspec.conformance.judge import judge
+from sftspec.conformance.trial.judge import judge
 from sftspec.properties.packing.collator import Example
 from sftspec.trainer import Pipeline
 from tests.seam_verdict import properties_of

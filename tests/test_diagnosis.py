@@ -2,7 +2,7 @@
 
 The planted ones are tried on another seed than the matrix's, and in a whole trainer (the README's, whose data come in
 another order), so that no figure is equal by construction. The unknown ones are trainers that no entry of
-conformance/mutants describes.
+conformance/sensitivity describes.
 """
 
 from __future__ import annotations
@@ -15,15 +15,22 @@ import torch
 
 from sftspec import properties
 from sftspec.collation import collate
-from sftspec.conformance import signatures
 from sftspec.conformance.adapters import resolve
-from sftspec.conformance.diagnosis import compare, diagnose, diagnose_trial, nearness, overlap, ruzicka
-from sftspec.conformance.judge import put_on_trial
-from sftspec.conformance.mutants import load_mutants
-from sftspec.conformance.mutants.breaking import additive as as_floats
-from sftspec.conformance.mutants.breaking import around, collated, masked_where, relabelled, turn_of, with_inputs
-from sftspec.conformance.scenarios import SCENARIOS
-from sftspec.conformance.signatures import Mark
+from sftspec.conformance.sensitivity import signatures
+from sftspec.conformance.sensitivity.diagnosis import compare, diagnose, diagnose_trial, nearness, overlap, ruzicka
+from sftspec.conformance.sensitivity.mutants import load_mutants
+from sftspec.conformance.sensitivity.mutants.breaking import additive as as_floats
+from sftspec.conformance.sensitivity.mutants.breaking import (
+    around,
+    collated,
+    masked_where,
+    relabelled,
+    turn_of,
+    with_inputs,
+)
+from sftspec.conformance.sensitivity.signatures import Mark
+from sftspec.conformance.trial.judge import put_on_trial
+from sftspec.conformance.trial.scenarios import SCENARIOS
 from sftspec.masking import encode
 from sftspec.packing import pack
 from sftspec.step import IGNORE, clip_gradients, sft_loss

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from sftspec.conformance import distilled_steps
 from sftspec.conformance.breakit.temperatures import distilling
-from sftspec.conformance.corpora import Writer, unequal_conversations
-from sftspec.conformance.distillation_recovery import StudentTap, fit_bound, read_distillation
-from sftspec.conformance.judge import judge
-from sftspec.conformance.witness import make_model, make_tokenizer
+from sftspec.conformance.trial import distiller as distilled_steps
+from sftspec.conformance.trial.corpora import Writer, unequal_conversations
+from sftspec.conformance.trial.judge import judge
+from sftspec.conformance.witness.distillation_recovery import StudentTap, fit_bound, read_distillation
+from sftspec.conformance.witness.model import make_model, make_tokenizer
 from sftspec.distillation import distillation_loss, frozen_logits
 from sftspec.job import Job
 from sftspec.masking import Conventions

@@ -11,8 +11,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from sftspec import properties
-from sftspec.conformance.counterexample import counterexample_record
-from sftspec.conformance.document import (
+from sftspec.conformance.report.counterexample import counterexample_record
+from sftspec.conformance.report.document import (
     DocumentError,
     environment,
     exit_code,
@@ -22,9 +22,9 @@ from sftspec.conformance.document import (
     validate,
     write_document,
 )
-from sftspec.conformance.judge import STATUSES, Trial, put_on_trial, reach_verdicts, run_scenarios
-from sftspec.conformance.plain import plain, without_paths
-from sftspec.conformance.scenarios import SCENARIOS
+from sftspec.conformance.report.json_values import plain, without_paths
+from sftspec.conformance.trial.judge import STATUSES, Trial, put_on_trial, reach_verdicts, run_scenarios
+from sftspec.conformance.trial.scenarios import SCENARIOS
 from sftspec.masking import encode
 from sftspec.packing import pack
 from sftspec.properties import Property

@@ -8,15 +8,15 @@ import pytest
 
 from sftspec import encode, properties
 from sftspec.conformance.adapters.encoders import LIBRARIES, Encoder, encoders_at
-from sftspec.conformance.cli import main
-from sftspec.conformance.encoder_trial import (
+from sftspec.conformance.commands.cli import main
+from sftspec.conformance.trial.encoder import (
     READS_IDS_ALONE,
     EncoderOnTrial,
     put_encoder_on_trial,
     texts_of_goldens,
 )
-from sftspec.conformance.template_traits import TRAINS_SEPARATOR
-from sftspec.conformance.template_trial import PREFIX
+from sftspec.conformance.trial.template import PREFIX
+from sftspec.conformance.trial.template_traits import TRAINS_SEPARATOR
 from sftspec.golden.small_tokenizer import load
 from sftspec.spans import TemplateError
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from sftspec import encode, properties
-from sftspec.conformance.judge import put_on_trial
-from sftspec.conformance.scenarios import GOLDENS, SCENARIOS
+from sftspec.conformance.trial.judge import put_on_trial
+from sftspec.conformance.trial.scenarios import GOLDENS, SCENARIOS
 from sftspec.golden.reduced import FOLDER, REDUCED, goldens, hugging_face_tokenizer, make, whole_cases
 from sftspec.golden.vocabularies import VocabularyUnavailable
 from sftspec.masking import Conventions

@@ -7,13 +7,13 @@ import re
 import pytest
 
 from sftspec import properties
-from sftspec.conformance import matrix, signatures
-from sftspec.conformance.judge import judge
-from sftspec.conformance.kills import kills
-from sftspec.conformance.mutants import AREAS, load_mutants
-from sftspec.conformance.mutants.bug_catalogue import NOT_PLANTED, PLANTED, ROWS
-from sftspec.conformance.mutants.distilling import Distiller
-from sftspec.conformance.mutants.parts import REFERENCE, broken
+from sftspec.conformance.sensitivity import matrix, signatures
+from sftspec.conformance.sensitivity.kill_checks import kills
+from sftspec.conformance.sensitivity.mutants import AREAS, load_mutants
+from sftspec.conformance.sensitivity.mutants.bug_catalogue import NOT_PLANTED, PLANTED, ROWS
+from sftspec.conformance.sensitivity.mutants.distilling import Distiller
+from sftspec.conformance.sensitivity.mutants.parts import REFERENCE, broken
+from sftspec.conformance.trial.judge import judge
 
 MUTANTS = load_mutants()
 
@@ -26,7 +26,9 @@ def test_the_mutant_is_killed_by_the_properties_it_names(mutant):
 
 def test_the_committed_matrix_has_a_row_for_each_mutant_and_a_mutant_for_each_property():
     rows = signatures.load()
-    assert rows.keys() == {mutant.name for mutant in MUTANTS}, "sftspec mutants --json conformance/mutants/matrix.json"
+    assert rows.keys() == {mutant.name for mutant in MUTANTS}, (
+        "sftspec mutants --json conformance/sensitivity/mutants/matrix.json"
+    )
     assert matrix.survivors(rows) == {}
     assert matrix.idle(rows) == []
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from sftspec.conformance import signatures
-from sftspec.conformance.cli import main
-from sftspec.conformance.mutants import load_mutants
-from sftspec.conformance.mutants_command import MutantsError, chosen, lines
-from sftspec.conformance.mutants_html import page, table
-from sftspec.conformance.signatures import Mark
+from sftspec.conformance.commands.cli import main
+from sftspec.conformance.commands.mutants import MutantsError, chosen, lines
+from sftspec.conformance.sensitivity import signatures
+from sftspec.conformance.sensitivity.html import page, table
+from sftspec.conformance.sensitivity.mutants import load_mutants
+from sftspec.conformance.sensitivity.signatures import Mark
 
 TWICE = "template/bos-doubled"
 ONE_BOS = "template/one-bos-opens-the-sequence"

@@ -14,9 +14,9 @@ import torch
 
 from sftspec import properties
 from sftspec.collation import Batch, collate
-from sftspec.conformance.judge import put_on_trial
-from sftspec.conformance.mutants.breaking import KeepsAll, additive, with_inputs
-from sftspec.conformance.scenarios import CUT, SCENARIOS, make_job
+from sftspec.conformance.sensitivity.mutants.breaking import KeepsAll, additive, with_inputs
+from sftspec.conformance.trial.judge import put_on_trial
+from sftspec.conformance.trial.scenarios import CUT, SCENARIOS, make_job
 from sftspec.masking import Conventions
 from sftspec.step import IGNORE, StepReport, clip_gradients, count_targets, forward_logits, sft_loss, sft_step
 from sftspec.trainer import Pipeline, make_optimizer

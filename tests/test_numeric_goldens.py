@@ -1,7 +1,7 @@
 """The public functions against tables of 40 digits that neither they nor torch had a part in (golden/numeric).
 
 Every bound is the rounding error of the formula in float64, derived in properties/README.md and restated in
-`properties/distillation_cases.py`; a case that misses it is a wrong formula, not noise.
+`properties/cases/distillation.py`; a case that misses it is a wrong formula, not noise.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from sftspec.conformance.judge import judge
+from sftspec.conformance.trial.judge import judge
 from sftspec.packing import Bins, PackingError, efficiency, fit, lower_bound, pack
 from sftspec.properties.packing.packer import TIGHT, optimum
 from sftspec.trainer import Pipeline

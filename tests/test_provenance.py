@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from sftspec.conformance.corpora import ALPHABET, Writer, hostile_conversations, unequal_conversations
-from sftspec.conformance.provenance import NOWHERE, Provenance
-from sftspec.conformance.witness import make_tokenizer
+from sftspec.conformance.trial.corpora import ALPHABET, Writer, hostile_conversations, unequal_conversations
+from sftspec.conformance.witness.model import make_tokenizer
+from sftspec.conformance.witness.provenance import NOWHERE, Provenance
 from sftspec.masking import encode
 
 TOKENIZER = make_tokenizer()

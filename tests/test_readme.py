@@ -9,8 +9,8 @@ import pytest
 
 from sftspec import properties
 from sftspec.conformance.adapters import resolve
-from sftspec.conformance.judge import put_on_trial
-from sftspec.conformance.scenarios import SCENARIOS
+from sftspec.conformance.trial.judge import put_on_trial
+from sftspec.conformance.trial.scenarios import SCENARIOS
 
 README = Path(__file__).parents[1] / "README.md"
 pytestmark = pytest.mark.skipif(not README.exists(), reason="installed without the README")

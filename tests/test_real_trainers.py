@@ -7,8 +7,8 @@ import pytest
 from sftspec import properties
 from sftspec.conformance.adapters.transformers_trainer import TransformersTrainer
 from sftspec.conformance.adapters.trl import TRL
-from sftspec.conformance.judge import put_on_trial
-from sftspec.conformance.scenarios import SCENARIOS
+from sftspec.conformance.trial.judge import put_on_trial
+from sftspec.conformance.trial.scenarios import SCENARIOS
 from sftspec.trainer import Pipeline
 
 pytest.importorskip("trl")

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sftspec import properties
-from sftspec.conformance.document import identify, schema
-from sftspec.conformance.judge import Trial, reach_verdicts, run_scenarios
-from sftspec.conformance.recording import COLUMNS, SETTINGS, load_run, load_trial, save_run, save_trial
-from sftspec.conformance.scenarios import SCENARIOS
-from sftspec.conformance.store import RecordingError
+from sftspec.conformance.ledger.recording import COLUMNS, SETTINGS, load_run, load_trial, save_run, save_trial
+from sftspec.conformance.ledger.store import RecordingError
+from sftspec.conformance.report.document import identify, schema
+from sftspec.conformance.trial.judge import Trial, reach_verdicts, run_scenarios
+from sftspec.conformance.trial.scenarios import SCENARIOS
 from sftspec.masking import Conventions
 from sftspec.properties.ledger.run import Run
 from sftspec.trainer import Pipeline

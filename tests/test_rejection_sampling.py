@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from sftspec.conformance.mutants.best_of_n_samples import errors_are_missing_rewards, scalars_are_no_reward
+from sftspec.conformance.sensitivity.mutants.best_of_n.samples import errors_are_missing_rewards, scalars_are_no_reward
 from sftspec.conversation import Conversation
 from sftspec.order_statistics import best_of_n_law, expected_max_normal
 from sftspec.rejection_sampling import (

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sftspec.conformance.judge import STATUSES, Trial, run_scenarios
-from sftspec.conformance.report import make_console, print_report
-from sftspec.conformance.scenarios import SCENARIOS
-from sftspec.conformance.strip import Cell, draw, lines_of, strip_of, visible, window
-from sftspec.conformance.witness import make_tokenizer
+from sftspec.conformance.report.terminal import make_console, print_report
+from sftspec.conformance.report.token_strip import Cell, draw, lines_of, strip_of, visible, window
+from sftspec.conformance.trial.judge import STATUSES, Trial, run_scenarios
+from sftspec.conformance.trial.scenarios import SCENARIOS
+from sftspec.conformance.witness.model import make_tokenizer
 from sftspec.masking import encode
 from sftspec.trainer import Pipeline
 

@@ -9,11 +9,11 @@ import pytest
 from tokenizers import processors
 
 from sftspec import encode
-from sftspec.conformance.cli import main
-from sftspec.conformance.show import FINDINGS, cells_of, show
-from sftspec.conformance.show_command import POLICIES
-from sftspec.conformance.show_html import page
-from sftspec.conformance.show_inputs import Tokens, choose_template, load_tokenizer
+from sftspec.conformance.commands.cli import main
+from sftspec.conformance.commands.show import POLICIES
+from sftspec.conformance.show.html import page
+from sftspec.conformance.show.inputs import Tokens, choose_template, load_tokenizer
+from sftspec.conformance.show.showing import FINDINGS, cells_of, show
 from sftspec.golden import small_tokenizer
 from sftspec.masking import POLICIES as POLICIES_OF_ENCODE
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sftspec.collation import collate
-from sftspec.conformance.witness import make_model
+from sftspec.conformance.witness.model import make_model
 from sftspec.properties.cases.step import Example, FirstAndLast
 from sftspec.step import RANK, NoTargetsError, clip_gradients, count_targets, forward_logits, sft_loss, sft_step
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sftspec import encode, render
-from sftspec.conformance.template_trial import TemplateOnTrial, put_template_on_trial
+from sftspec.conformance.trial.template import TemplateOnTrial, put_template_on_trial
 from sftspec.golden.generate import _trl
 from sftspec.golden.oracles import JinjaOracle, Rejected
 from sftspec.golden.reduced import hugging_face_tokenizer

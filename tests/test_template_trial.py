@@ -9,16 +9,16 @@ import pytest
 from sftspec import properties
 from sftspec.conformance.adapters import TrainerError
 from sftspec.conformance.adapters.templates import templates_at
-from sftspec.conformance.cli import main
-from sftspec.conformance.document import validate
-from sftspec.conformance.template_traits import traits_of_variants, variant_of
-from sftspec.conformance.template_trial import (
+from sftspec.conformance.commands.cli import main
+from sftspec.conformance.report.document import validate
+from sftspec.conformance.trial.template import (
     NOT_ASKED,
     TemplateOnTrial,
     against_goldens,
     put_template_on_trial,
     with_control_tokens_of,
 )
+from sftspec.conformance.trial.template_traits import traits_of_variants, variant_of
 from sftspec.golden.small_tokenizer import load
 from sftspec.jinja_templates import jinja_template
 from sftspec.templates import TEMPLATES
@@ -227,7 +227,7 @@ def test_options_of_templates_are_refused_for_a_trainer(capsys):
 
 def test_the_tokenizer_that_trainers_are_given_renders_the_goldens():
     """What whole trainers are judged with on the witness is the published ChatML, by Hugging Face's own renderer."""
-    from sftspec.conformance.witness import make_tokenizer
+    from sftspec.conformance.witness.model import make_tokenizer
     from sftspec.golden.loader import load_cases
 
     tokenizer = make_tokenizer()

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from sftspec import properties
-from sftspec.conformance.cli import main
-from sftspec.conformance.template_trial import TemplateOnTrial, put_template_on_trial
+from sftspec.conformance.commands.cli import main
+from sftspec.conformance.trial.template import TemplateOnTrial, put_template_on_trial
 from sftspec.golden.reduced import hugging_face_tokenizer
 from sftspec.golden.small_tokenizer import load
 from sftspec.golden.vocabularies import VocabularyUnavailable, load_vocabulary

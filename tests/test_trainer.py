@@ -11,8 +11,8 @@ import torch
 
 from sftspec import Job, Pipeline
 from sftspec.collation import collate
-from sftspec.conformance.corpora import Writer, unequal_conversations
-from sftspec.conformance.witness import make_model, make_tokenizer
+from sftspec.conformance.trial.corpora import Writer, unequal_conversations
+from sftspec.conformance.witness.model import make_model, make_tokenizer
 from sftspec.masking import encode
 from sftspec.step import sft_step
 from sftspec.trainer import NoExampleError

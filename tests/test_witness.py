@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from sftspec.conformance.recovery import Head, WitnessError, fit_bound, read_gradients
-from sftspec.conformance.witness import KINDS, make_model, make_tokenizer
+from sftspec.conformance.witness.model import KINDS, make_model, make_tokenizer
+from sftspec.conformance.witness.recovery import Head, WitnessError, fit_bound, read_gradients
 from sftspec.golden.small_tokenizer import SIZE
 
 IDS = torch.randint(0, SIZE, (2, 12), generator=torch.Generator().manual_seed(3))

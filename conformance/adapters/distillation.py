@@ -1,6 +1,6 @@
 """TRL's trainers that learn from a teacher: `GKDTrainer` on a dataset, `DistillationTrainer` on its own samples.
 
-Both are given the suite's own teacher; what they distilled is read by `sftspec.conformance.distilled_steps`.
+Both are given the suite's own teacher; what they distilled is read by `sftspec.conformance.trial.distiller`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from sftspec.conformance.adapters.transformers_trainer import run_trainer, training_arguments
-from sftspec.conformance.distilled_steps import distil
+from sftspec.conformance.trial.distiller import distil
 from sftspec.conversation import Conversation
 from sftspec.job import Job
 from sftspec.masking import Conventions

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sftspec.conformance.mutants import load_mutants
+from sftspec.conformance.sensitivity.mutants import load_mutants
 from sftspec.conversation import Conversation
 from sftspec.job import Job
 from sftspec.masking import Encoded, encode

@@ -1,6 +1,6 @@
 """Rejection sampling: from prompts to a fine-tuning set, one prompt at a time.
 
-Every pairing and every loss shows in the conversations that come out: `selection_prompts` has the prompts, the policy
+Every pairing and every loss shows in the conversations that come out: `cases/prompts` has the prompts, the policy
 and the reward.
 """
 

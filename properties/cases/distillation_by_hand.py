@@ -1,6 +1,6 @@
 """Distillation by hand for every set of options: the loss, and its gradient at the student's logits.
 
-Plain probabilities in plain Python floats, one position at a time, as in `distillation_cases`. A divergence is a table
+Plain probabilities in plain Python floats, one position at a time, as in `cases/distillation`. A divergence is a table
 row: what a token costs, and how the cost changes with the student's probability of it (its slope). With p = softmax(z /
 T) the gradient at z is p (slope - mean slope under p) / T; a constant that is added to every slope changes nothing.
 """

@@ -1,8 +1,8 @@
 """Distillation: what the student's loss and gradient are.
 
 The function under test is loss(student_logits, teacher_logits, labels, temperature=T, alpha=a), with labels aligned
-with the ids. It is run in float64 and compared with the formula in plain Python (`distillation_cases`), within a bound
-that counts roundings. Which positions and tokens it reads stands in `distillation_parts`.
+with the ids. It is run in float64 and compared with the formula in plain Python (`cases/distillation`), within a bound
+that counts roundings. Which positions and tokens it reads stands in `positions`.
 """
 
 from __future__ import annotations

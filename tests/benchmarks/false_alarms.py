@@ -23,8 +23,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from sftspec import properties
 from sftspec.conformance.adapters import resolve
-from sftspec.conformance.judge import claims_of, put_on_trial
-from sftspec.conformance.scenarios import scenarios_for
+from sftspec.conformance.trial.judge import claims_of, put_on_trial
+from sftspec.conformance.trial.scenarios import scenarios_for
 
 ALARMS = ("fail", "ambiguous", "error")
 

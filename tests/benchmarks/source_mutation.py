@@ -143,7 +143,7 @@ class Trial:
         sys.meta_path.insert(0, Changed(name, source))
         try:
             from sftspec import properties
-            from sftspec.conformance.judge import judge
+            from sftspec.conformance.trial.judge import judge
             from sftspec.trainer import Pipeline
         except Exception:
             os._exit(1)

@@ -1,0 +1,248 @@
+"""The command line: `sftspec check`, `list`, `explain`, `record`, `judge`, `break`, `show`, `mutants`.
+
+Exit codes: 0 no must property fails, 1 one fails or is ambiguous, 2 the run itself broke or the command makes no sense.
+A setting, an id or a trainer that does not exist is refused with what does exist: a typo never checks less than asked.
+Listing and explaining import no torch, so what needs it is imported by the command that does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import shutil
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import sftspec
+from sftspec.conformance.adapters import TrainerError, resolve
+from sftspec.conformance.commands.breakit import BreakError, add_break_arguments, run_break
+from sftspec.conformance.commands.mutants import MutantsError, add_mutants_arguments, run_mutants
+from sftspec.conformance.commands.show import ShowError, add_show_arguments, run_show
+from sftspec.conformance.ledger.store import RecordingError
+from sftspec.conformance.trial.selection import SelectionError, select
+from sftspec.properties import AREAS
+from sftspec.properties.catalogue import catalogue
+
+EPILOG = """\
+TRAINER is reference, transformers, trl, path/to/file.py:Name or package.module:Name: a class, a function that makes
+a trainer, or an object, with a method train(job).
+
+exit codes: 0 no must property fails; 1 one fails or is ambiguous; 2 the run itself broke
+
+examples:
+  sftspec check trl --set packing=bfd
+  sftspec check my_trainer.py --select masking --json verdicts.json
+  sftspec check template path/to/model --tokenizer path/to/model
+  sftspec explain masking/end-of-turn-is-trained
+"""
+
+
+class UsageError(ValueError):
+    """An argument that makes no sense; says what would."""
+
+
+def parser() -> argparse.ArgumentParser:
+    main = argparse.ArgumentParser(
+        prog="sftspec",
+        description="Put a trainer for supervised fine-tuning on trial: what was trained, on which token, how much.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    revision = f"sftspec {sftspec.__version__}, spec revision {sftspec.SPEC_REVISION}"
+    main.add_argument("--version", action="version", version=revision)
+    commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, summary: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=summary, description=summary)
+
+    check = command("check", "put a trainer on trial and print the verdicts")
+    record = command("record", "run a trainer and save what happened, to be judged elsewhere")
+    judge = command("judge", "print the verdicts on a recorded trial")
+    for item in (check, record):
+        item.add_argument("trainer", metavar="TRAINER", help="a built-in name, file.py:Name or package.module:Name")
+        item.add_argument(
+            "--set", metavar="KEY=VALUE", action="append", default=[], help="a setting of the trainer; may be repeated"
+        )
+        item.add_argument("--seed", type=int, default=0, help="of the corpus, the model and the order (default 0)")
+    check.add_argument(
+        "templates", metavar="TEMPLATE", nargs="*",
+        help="with `check template`: .jinja files, tokenizer folders, folders of templates, trl or trl:NAME",
+    )  # fmt: skip
+    check.add_argument("--tokenizer", metavar="DIR|FILE", help="of the templates: its BOS, EOS and control tokens")
+    check.add_argument("--as", dest="variant", metavar="VARIANT", help="the named variant that the template is to be")
+    record.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new folder")
+    judge.add_argument("folder", metavar="DIR", type=Path, help="what `sftspec record` wrote")
+    for item in (check, judge):
+        item.add_argument(
+            "--select", metavar="AREA|ID", action="append", default=[], help="judge only these; may be repeated"
+        )
+        item.add_argument("--json", metavar="FILE", type=Path, help="write the verdicts as JSON too")
+    command("list", "list the properties, by area").add_argument("area", metavar="AREA", nargs="?")
+    command("explain", "say what a property demands and why, and show its code").add_argument("id", metavar="ID")
+    add_break_arguments(command("break", "make a mistake on purpose, and see what it does to a model"))
+    add_mutants_arguments(command("mutants", "plant the known bugs, and show which properties kill them"))
+    add_show_arguments(command("show", "show which tokens of a file are trained, and what is wrong with it"))
+    return main
+
+
+def settings_asked(texts: Sequence[str]) -> dict[str, str]:
+    for text in texts:
+        if "=" not in text:
+            raise UsageError(f"--set {text}: write KEY=VALUE")
+    return dict(text.split("=", 1) for text in texts)
+
+
+def check(args: argparse.Namespace) -> int:
+    from sftspec.conformance.report.terminal import make_console
+    from sftspec.conformance.trial.quiet_output import kept_aside
+
+    require_folder_of(args.json)
+    if args.trainer == "template":
+        from sftspec.conformance.commands.template import check_templates
+
+        return check_templates(args)
+    if args.templates or args.tokenizer or args.variant:
+        raise UsageError(f"{args.trainer} is a trainer; templates are judged with: sftspec check template TEMPLATE …")
+    with kept_aside(make_console(sys.stderr)) as diary:
+        chosen = select(args.select)
+        candidate = resolve(args.trainer, settings_asked(args.set))
+        from sftspec.conformance.report.document import identify, make_document
+        from sftspec.conformance.trial.judge import put_on_trial
+
+        # A single property is read off every scenario: the line that repeats a failure has to show it.
+        areas = [] if any("/" in name for name in args.select) else args.select
+        trial = put_on_trial(candidate.trainer, chosen, args.seed, progress=diary.begin, areas=areas)
+        identity = identify(candidate.trainer, candidate.setting)
+        document = make_document(trial, identity, f"{candidate.command} --seed {args.seed}", args.seed, diary.seconds)
+    tracebacks = {run.scenario: run.traceback for run in trial.runs if run.error}
+    said = {name: f"{diary.output.get(name, '')}\n{raised}" for name, raised in tracebacks.items()}
+    return conclude(document, args.json, said)
+
+
+def record(args: argparse.Namespace) -> int:
+    from sftspec.conformance.report.terminal import make_console
+    from sftspec.conformance.trial.quiet_output import kept_aside
+
+    with kept_aside(make_console(sys.stderr)) as diary:
+        candidate = resolve(args.trainer, settings_asked(args.set))
+        from sftspec.conformance.ledger.recording import save_trial
+        from sftspec.conformance.report.document import identify
+        from sftspec.conformance.trial.judge import Trial, run_scenarios
+        from sftspec.conformance.trial.performer import claims_of
+        from sftspec.conformance.trial.scenarios import scenarios_for
+
+        trial = Trial(candidate.trainer)
+        run_scenarios(trial, scenarios_for(claims_of(candidate.trainer)), args.seed, diary.begin)
+        save_trial(trial, identify(candidate.trainer, candidate.setting), args.seed, args.out)
+    print(f"{args.out}: {len(trial.runs)} runs in {trial.seconds:.0f} s; judge them with: sftspec judge {args.out}")
+    broken = [run for run in trial.runs if run.error]
+    for run in broken:
+        print(f"broken: {run.scenario}: {run.error}")
+    return 2 if broken else 0
+
+
+def judge(args: argparse.Namespace) -> int:
+    from sftspec.conformance.report.terminal import make_console
+    from sftspec.conformance.trial.quiet_output import kept_aside
+
+    require_folder_of(args.json)
+    with kept_aside(make_console(sys.stderr)) as diary:
+        chosen = select(args.select)
+        from sftspec.conformance.ledger.recording import load_trial
+        from sftspec.conformance.report.document import make_document
+        from sftspec.conformance.trial.judge import reach_verdicts
+
+        trial, made = load_trial(args.folder)
+        reach_verdicts(trial, chosen, diary.begin)
+        command = f"sftspec judge {args.folder}"
+        document = make_document(trial, made["trainer"], command, made["seed"], recorded_on=made["environment"])
+    return conclude(document, args.json, {run.scenario: run.traceback for run in trial.runs if run.error})
+
+
+def require_folder_of(path: Path | None) -> None:
+    """Before the run, not after it."""
+    if path is not None and not path.parent.is_dir():
+        raise UsageError(f"--json {path}: there is no folder {path.parent}")
+
+
+def conclude(document: dict[str, Any], path: Path | None, output: Mapping[str, str]) -> int:
+    """Print the report, write the JSON, and return the exit code."""
+    from sftspec.conformance.report.document import exit_code, write_document
+    from sftspec.conformance.report.terminal import make_console, print_report
+
+    print_report(document, make_console(sys.stdout), output)
+    if path is not None:
+        write_document(document, path)
+    return exit_code(document)
+
+
+def list_properties(args: argparse.Namespace) -> int:
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    if args.area and args.area not in AREAS:
+        raise UsageError(f"unknown area {args.area!r}; known: {', '.join(AREAS)}")
+    chosen = catalogue(*([args.area] if args.area else []))
+    longest = max(len(item.id) for item in chosen)
+    for item in chosen:
+        print(f"{item.id:{longest}}  {item.level:6}  {item.sentence}"[:width])
+    return 0
+
+
+def explain(args: argparse.Namespace) -> int:
+    entries = {item.id: item for item in catalogue()}
+    if args.id not in entries:
+        close = difflib.get_close_matches(args.id, entries, 1, 0.5)
+        hint = f"did you mean {close[0]}?" if close else "`sftspec list` shows what there is"
+        raise UsageError(f"unknown property {args.id!r}; {hint}")
+    item = entries[args.id]
+    says = {
+        "level": item.level,
+        "reads": "a recorded run" if item.seam == "run" else f"the function {item.seam}",
+        "claim": item.claim,
+        "needs": ", ".join(item.needs),
+        "laws": ", ".join(item.laws),
+        "floor": f"{item.floor} pieces of evidence",
+    }
+    print(f"{item.id}\n\n{item.sentence}\n\n{item.why}\n")
+    print("".join(f"{name:6} {said}\n" for name, said in says.items() if said))
+    print(f"{item.place}\n\n{item.code}")
+    return 0
+
+
+COMMANDS = {
+    "check": check, "record": record, "judge": judge, "list": list_properties, "explain": explain, "break": run_break,
+    "show": run_show, "mutants": run_mutants,
+}  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command. Returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 gets ? instead of an error
+    args = parser().parse_args(arguments)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a time limit of CI ends like Ctrl-C: it says where
+    try:
+        return COMMANDS[args.command](args)
+    except (UsageError, SelectionError, TrainerError, RecordingError, BreakError, ShowError, MutantsError) as error:
+        print(f"sftspec: {error}", file=sys.stderr)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt as interrupt:
+        print(f"sftspec: interrupted, no verdict {interrupt}", file=sys.stderr)
+    except SystemExit as error:
+        print(f"sftspec: the trainer ended the process (exit {error.code}); no verdict on it", file=sys.stderr)
+    except Exception:
+        traceback.print_exc()
+        print("sftspec: this is a fault of sftspec, and no verdict on the trainer", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

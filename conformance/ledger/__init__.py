@@ -1,0 +1,1 @@
+"""Runs as folders: written where the trainer runs, read anywhere."""

@@ -1,0 +1,223 @@
+"""A Run as a folder: recorded where the trainer runs, judged anywhere.
+
+    run.json             what was asked, the ledger by columns, steps, model calls, replays (run.schema.json)
+    tensors.safetensors  parameters and gradients of every step, last hidden states, by place: step/0/gradients/NAME
+    tokenizer/           as Hugging Face saves it
+    twin/                the second run, if there is one
+
+Nothing is rounded: a recorded run gets the verdicts of the live one. Nothing is guessed either: another format, a
+field or a tensor too many or too few is an error that names the file. A tensor equal to an earlier one is stored once,
+and `equal` in run.json says where (a step begins where the last one ended).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sftspec.conformance.ledger.store import FORMAT, RecordingError, Tensors, present, read_json, write_json
+from sftspec.conformance.report.document import DocumentError, environment, validate
+from sftspec.conformance.report.json_values import without_paths
+from sftspec.conformance.trial.judge import Trial
+from sftspec.conversation import Conversation
+from sftspec.job import Job
+from sftspec.masking import Conventions
+from sftspec.properties.ledger.run import Forward, Replay, Row, Run, Step
+
+RUN, TENSORS, TOKENIZER, TWIN, TRIAL = "run.json", "tensors.safetensors", "tokenizer", "twin", "trial.json"
+
+COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
+NOT_SETTINGS = ("model", "tokenizer", "conversations", "path", "workdir", "reported")
+SETTINGS = tuple(field.name for field in dataclasses.fields(Job) if field.name not in NOT_SETTINGS)
+PARAMETERS = ("gradients", "before", "after", "again")
+
+
+def save_run(run: Run, folder: Path) -> None:
+    """Write a run into a new folder."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise RecordingError(f"{folder} is not empty: give a new folder")
+    tensors = Tensors()
+    record = {
+        "format": FORMAT,
+        "scenario": run.scenario,
+        "error": without_paths(run.error),
+        "traceback": without_paths(run.traceback),
+        "conventions": dataclasses.asdict(run.conventions),
+        "job": _job_record(run.job),
+        "rows": {name: [getattr(row, name) for row in run.rows] for name in COLUMNS},
+        "steps": [
+            {
+                **{name: getattr(step, name) for name in ("index", "learning_rate", "scale", "residual")},
+                **{kind: tensors.put(f"step/{step.index}/{kind}", getattr(step, kind)) for kind in PARAMETERS},
+            }
+            for step in run.steps
+        ],
+        "forwards": [
+            {
+                **{
+                    name: getattr(call, name)
+                    for name in ("index", "step", "rank", "input_ids", "arguments", "trained", "random", "drew")
+                },
+                "hidden": tensors.put(f"forward/{call.index}", {} if call.hidden is None else {"hidden": call.hidden}),
+            }
+            for call in run.forwards
+        ],
+        "replays": [
+            {"forward": item.forward, "changed": sorted(item.changed), "moved": sorted(item.moved)}
+            for item in run.replays
+        ],
+        "initial": tensors.put("initial", run.initial),
+        "final": tensors.put("final", run.final),
+        "equal": tensors.equal,
+        "twin": run.twin is not None,
+    }
+    write_json(folder / RUN, record)
+    save_file(tensors.stored, folder / TENSORS)
+    run.job.tokenizer.save_pretrained(folder / TOKENIZER)
+    if run.twin is not None:
+        save_run(run.twin, folder / TWIN)
+
+
+def load_run(folder: Path) -> Run:
+    """Read a run from a folder. Raises RecordingError."""
+    from safetensors.torch import load_file
+
+    record = read_json(folder / RUN)
+    try:
+        validate(record, "run", str(folder / RUN))
+    except DocumentError as error:
+        raise RecordingError(str(error)) from None
+    tensors = Tensors(load_file(present(folder / TENSORS)), record["equal"], str(folder / TENSORS))
+    run = Run(
+        job=_job(record["job"], folder),
+        conventions=Conventions(**record["conventions"]),
+        rows=_rows(record["rows"], folder),
+        steps=[
+            Step(**item | {kind: tensors.take(f"step/{item['index']}/{kind}", item[kind]) for kind in PARAMETERS})
+            for item in record["steps"]
+        ],
+        forwards=[
+            Forward(
+                **item
+                | {"arguments": tuple(item["arguments"])}
+                | {"hidden": tensors.take(f"forward/{item['index']}", item["hidden"]).get("hidden")}
+            )
+            for item in record["forwards"]
+        ],
+        replays=[
+            Replay(item["forward"], *(frozenset(map(tuple, item[name])) for name in ("changed", "moved")))
+            for item in record["replays"]
+        ],
+        scenario=record["scenario"],
+        error=record["error"],
+        initial=tensors.take("initial", record["initial"]),
+        final=tensors.take("final", record["final"]),
+        twin=load_run(folder / TWIN) if record["twin"] else None,
+        traceback=record["traceback"],
+    )
+    tensors.check_all_taken()
+    run.job.model = _model(record["job"]["model"], run.final, folder)
+    return run
+
+
+def _job_record(job: Job) -> dict[str, Any]:
+    kind = next(item for item in type(job.model).__mro__ if item.__module__.startswith("transformers."))
+    config = json.loads(job.model.config.to_json_string(use_diff=False))
+    config["pad_token_id"] = None  # trainers write one into it, and with it the embedding would get no gradient there
+    return {
+        "settings": {name: getattr(job, name) for name in SETTINGS},
+        "reported": job.reported,
+        "conversations": [
+            {"messages": list(talk), "source": talk.source, "tools": talk.tools} for talk in job.conversations
+        ],
+        "model": {"class": kind.__name__, "config": config},
+    }
+
+
+def _job(record: Mapping[str, Any], folder: Path) -> Job:
+    from transformers import PreTrainedTokenizerFast
+
+    present(folder / TOKENIZER / "tokenizer.json")
+    return Job(
+        model=None,
+        tokenizer=PreTrainedTokenizerFast.from_pretrained(str(folder / TOKENIZER)),
+        conversations=[Conversation(**item) for item in record["conversations"]],
+        reported=record["reported"],
+        **record["settings"],
+    )
+
+
+def _model(record: Mapping[str, Any], final: Mapping[str, Any], folder: Path) -> Any:
+    """The model that was trained, with the parameters that it ended with."""
+    import torch
+    import transformers
+
+    kind = getattr(transformers, record["class"], None)
+    if kind is None:
+        raise RecordingError(f"{folder / RUN}: transformers {transformers.__version__} has no {record['class']}")
+    model = kind(kind.config_class.from_dict(record["config"]))
+    parameters = dict(model.named_parameters())
+    if parameters.keys() != final.keys():
+        name = sorted(parameters.keys() ^ final.keys())[0]
+        raise RecordingError(f"{folder / RUN}: the parameter {name} is in one of model and tensors only")
+    model = model.to(next(iter(final.values())).dtype)
+    with torch.no_grad():
+        for name, value in final.items():
+            parameters[name].copy_(value)
+    return model
+
+
+def _rows(columns: Mapping[str, list], folder: Path) -> list[Row]:
+    if len({len(column) for column in columns.values()}) > 1:
+        sizes = ", ".join(f"{name} {len(column)}" for name, column in columns.items())
+        raise RecordingError(f"{folder / RUN}: the columns of rows have different lengths: {sizes}")
+    return [Row(*values) for values in zip(*(columns[name] for name in COLUMNS), strict=True)]
+
+
+def save_trial(trial: Trial, identity: Mapping[str, Any], seed: int, folder: Path) -> None:
+    """Write all runs of a trial into a new folder, with who was on trial, and where."""
+    folders = [
+        f"{number:02d}-{re.sub('[^a-z0-9]+', '-', run.scenario.lower())}" for number, run in enumerate(trial.runs)
+    ]
+    for run, name in zip(trial.runs, folders, strict=True):
+        save_run(run, folder / name)
+    record = {
+        "format": FORMAT,
+        "trainer": identity,
+        "environment": environment(),
+        "seed": seed,
+        "refused": trial.refused,
+        "runs": folders,
+    }
+    write_json(folder / TRIAL, record)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """A trainer that ran elsewhere: what it said of itself is what is left of it."""
+
+    name: str
+    version: str
+    setting: Mapping[str, Any]
+    claims: frozenset[str]
+    conventions: Conventions
+
+
+def load_trial(folder: Path) -> tuple[Trial, dict[str, Any]]:
+    """Read what `save_trial` wrote: a trial without verdicts, and its record (trainer, environment, seed)."""
+    record = read_json(folder / TRIAL)
+    known = {"format", "trainer", "environment", "seed", "refused", "runs"}
+    if record.keys() != known:
+        raise RecordingError(f"{folder / TRIAL}: has {', '.join(sorted(record))}; expected {', '.join(sorted(known))}")
+    identity = record["trainer"]
+    trainer = Recorded(
+        **identity | {"claims": frozenset(identity["claims"]), "conventions": Conventions(**identity["conventions"])}
+    )
+    return Trial(trainer, [load_run(folder / name) for name in record["runs"]], record["refused"]), record

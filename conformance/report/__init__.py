@@ -1,0 +1,1 @@
+"""What was found, as a document, on the terminal and as a page."""

@@ -1,0 +1,175 @@
+"""What a trial found, as a document: JSON that a program reads, and the only thing that the report is printed from.
+
+Every status is counted by itself and by level: a sum of "not failed" would count as a pass what was never measured. The
+document names no folder, user or host of the machine that made it. Its form is verdicts.schema.json; what that does not
+know is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib import resources
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from sftspec import SPEC_REVISION
+from sftspec.conformance.report.counterexample import counterexample_record
+from sftspec.conformance.report.json_values import plain, without_paths
+from sftspec.conformance.sensitivity import signatures
+from sftspec.conformance.sensitivity.diagnosis import Diagnosis, diagnose_trial
+from sftspec.conformance.trial.judge import STATUSES, Trial, Verdict
+from sftspec.conformance.trial.performer import claims_of
+from sftspec.masking import Conventions
+from sftspec.properties.ledger.run import Run
+
+FORMAT = 1
+LEVELS = ("must", "should")
+EXIT_CONFORMS, EXIT_FAILS, EXIT_BROKEN = 0, 1, 2
+
+
+class DocumentError(ValueError):
+    """A document that is not in the form of its schema; says where and what."""
+
+
+@lru_cache
+def schema(name: str) -> dict[str, Any]:
+    """A JSON Schema (draft 2020-12) of this package, such as "verdicts"."""
+    text = (
+        resources.files("sftspec.conformance.report")
+        .joinpath("schemas", f"{name}.schema.json")
+        .read_text(encoding="utf-8")
+    )
+    return json.loads(text)
+
+
+def validate(document: Any, name: str = "verdicts", source: str = "document") -> None:
+    """Raise DocumentError with a place at which a document is not in the form of the schema."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    error = best_match(Draft202012Validator(schema(name)).iter_errors(document))
+    if error is not None:
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
+        raise DocumentError(f"{source}: {place.lstrip('.') or 'top level'}: {error.message[:300]}")
+
+
+def make_document(
+    trial: Trial,
+    identity: Mapping[str, Any],
+    command: str,
+    seed: int,
+    seconds: Mapping[str, float] | None = None,
+    recorded_on: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """The document of a trial.
+
+    identity     of the trainer: name, version, setting, claims, conventions (see `identify`)
+    command      that judges the same trainer again, with the seed
+    seconds      that each scenario took, by name
+    recorded_on  the environment in which the trainer ran, if not this one
+    """
+    return {
+        "format": FORMAT,
+        "spec_revision": SPEC_REVISION,
+        "trainer": dict(identity),
+        "environment": dict(recorded_on or environment()),
+        "command": command,
+        "seed": seed,
+        "seconds": round(trial.seconds, 3),
+        "scenarios": [scenario_record(run, trial.refused, seconds or {}) for run in trial.runs],
+        "verdicts": [verdict_record(verdict, command) for verdict in trial.verdicts],
+        "totals": totals(trial.verdicts),
+        "diagnosis": [diagnosis_record(item) for item in diagnose_trial(trial, signatures.load())[:3]],
+    }
+
+
+def write_document(document: Mapping[str, Any], path: Path) -> None:
+    """Write a document as JSON, if it has the form of its schema."""
+    validate(document, source=path.name)
+    path.write_text(json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1) + "\n", encoding="utf-8")
+
+
+def identify(trainer: Any, setting: Mapping[str, Any]) -> dict[str, Any]:
+    """Who was judged. A verdict belongs to a trainer's version and setting, never to its name alone."""
+    package = sys.modules.get(type(trainer).__module__.partition(".")[0])
+    conventions = getattr(trainer, "conventions", None) or Conventions()
+    return {
+        "name": str(getattr(trainer, "name", "") or type(trainer).__name__),
+        "version": str(getattr(trainer, "version", "") or getattr(package, "__version__", "")),
+        "setting": {key: plain(value) for key, value in setting.items()},
+        "claims": sorted(claims_of(trainer)),
+        "conventions": dataclasses.asdict(conventions),
+    }
+
+
+def environment() -> dict[str, str]:
+    """Versions that a verdict may depend on; nothing that identifies the machine or its user."""
+    found = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
+    for package in ("torch", "transformers"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = ""
+    return found
+
+
+def scenario_record(run: Run, refused: Mapping[str, int], seconds: Mapping[str, float]) -> dict[str, Any]:
+    """error: what broke in the run, or in the second run that it is compared with ("" if nothing did)."""
+    second = f"second run: {run.twin.error}" if run.twin is not None and run.twin.error else ""
+    record = {
+        "name": run.scenario,
+        "error": without_paths(run.error or second),
+        "conversations": len(run.job.conversations),
+        "refused": refused.get(run.scenario, 0),
+    }
+    if run.scenario in seconds:
+        record["seconds"] = round(seconds[run.scenario], 3)
+    return record
+
+
+def verdict_record(verdict: Verdict, command: str) -> dict[str, Any]:
+    found = verdict.counterexample
+    return {
+        "id": verdict.property.id,
+        "level": verdict.property.level,
+        "status": verdict.status,
+        "reason": without_paths(verdict.reason),
+        "evidence": {place: count for place, count in verdict.evidence.items() if count},
+        "counterexample": None if found is None else counterexample_record(verdict, found),
+        "repro": f"{command} --select {verdict.property.id}",
+    }
+
+
+def diagnosis_record(item: Diagnosis) -> dict[str, Any]:
+    return {
+        "mutant": item.mutant.name,
+        "agree": item.agree,
+        "of": item.of,
+        "likeness": round(item.likeness, 3),
+        "breaks": item.mutant.breaks,
+        "seen_in": item.mutant.seen_in,
+        "effect": item.mutant.effect,
+        "fix": item.mutant.fix,
+    }
+
+
+def totals(verdicts: list[Verdict]) -> dict[str, dict[str, int]]:
+    """Number of properties by level and status; every status is there, also with 0."""
+    counts = {level: dict.fromkeys(STATUSES, 0) for level in LEVELS}
+    for verdict in verdicts:
+        counts[verdict.property.level][verdict.status] += 1
+    return counts
+
+
+def exit_code(document: Mapping[str, Any]) -> int:
+    """0: no must property fails. 1: one fails, or is ambiguous. 2: the run itself broke, which says nothing."""
+    must, should = document["totals"]["must"], document["totals"]["should"]
+    if must["error"] or should["error"] or any(scenario["error"] for scenario in document["scenarios"]):
+        return EXIT_BROKEN
+    return EXIT_FAILS if must["fail"] or must["ambiguous"] else EXIT_CONFORMS

@@ -1,0 +1,211 @@
+"""The report on the terminal: every verdict in a table, every failure so that a stranger understands it.
+
+A failure is about ten lines: the sentence of the specification, the smallest conversation that shows it (as tokens),
+what was expected and seen, what it does to a model, and the command that shows it again. It is printed from the
+document alone (document.py), so that a file from a cluster reads like a run at hand.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
+
+from rich.console import Console
+from rich.text import Text
+
+from sftspec.conformance.report.failures import (
+    MARGIN,
+    STYLES,
+    WARNING,
+    entries,
+    failures,
+    heading,
+    labelled,
+    pairs,
+    shortened,
+    style_of,
+)
+from sftspec.conformance.report.json_values import without_paths
+
+PLAIN_WIDTH = 100
+PRINTED_LINES = 12
+
+
+def make_console(stream: IO[str]) -> Console:
+    """Colours on a terminal that has them and where NO_COLOR is not set; elsewhere plain text of 100 columns."""
+    console = Console(file=stream, highlight=False)
+    return console if console.is_terminal else Console(file=stream, highlight=False, width=PLAIN_WIDTH)
+
+
+def print_report(document: Mapping[str, Any], console: Console, output: Mapping[str, str] | None = None) -> None:
+    """Print a document. output: what the trainer printed, by scenario; shown where it broke."""
+    for line in report_lines(document, console.width, output or {}):
+        line.rstrip()
+        console.print(line, no_wrap=True, overflow="ignore", crop=False)
+
+
+def name_of(document: Mapping[str, Any]) -> str:
+    return f"{document['trainer']['name']} {document['trainer']['version']}".strip()
+
+
+def report_lines(document: Mapping[str, Any], width: int, output: Mapping[str, str]) -> Iterator[Text]:
+    yield from header(document, width)
+    shown = [verdict["id"].partition("/")[2] for verdict in document["verdicts"] if not is_unseen(verdict)]
+    size = max(map(len, shown), default=0)
+    for area, verdicts in itertools.groupby(document["verdicts"], key=lambda item: item["id"].partition("/")[0]):
+        yield from area_table(area, list(verdicts), size, width)
+    yield from failures(document, width)
+    yield from likeliest(document, width)
+    yield from errors(document, width, output)
+    yield from refusals(document, width)
+    yield from summary(document, width)
+
+
+def header(document: Mapping[str, Any], width: int) -> Iterator[Text]:
+    trainer, versions = document["trainer"], document["environment"]
+    yield Text(f"{name_of(document)} on trial", "bold cyan")
+    lines = {
+        "setting": pairs(trainer["setting"]),
+        "claims": ", ".join(trainer["claims"]),
+        "conventions": pairs(trainer["conventions"]),
+        "spec": f"{document['spec_revision']}, seed {document['seed']}, {len(document['scenarios'])} scenarios",
+        "on": ", ".join(f"{key} {value}" for key, value in versions.items() if value),
+    }
+    for label, said in lines.items():
+        if said:
+            yield from labelled(label, said, width)
+
+
+def area_table(area: str, verdicts: list[Mapping[str, Any]], size: int, width: int) -> Iterator[Text]:
+    """One line a property; a reason that does not fit beside it stands beneath (in full in the JSON)."""
+    unseen = [verdict for verdict in verdicts if is_unseen(verdict)]
+    yield Text()
+    yield Text.assemble((f"{area:{size}}", "bold"), (f"  level   {'status':12}  evidence", "dim"))
+    for verdict in verdicts:
+        if is_unseen(verdict):
+            continue
+        line = Text(f"{verdict['id'].partition('/')[2]:{size}}  {verdict['level']:6}  ")
+        line.append(f"{verdict['status']:12}", style_of(verdict)).append(f"  {evidence_of(verdict):>8}")
+        reason = reason_of(verdict)
+        if len(line) + 2 + len(reason) <= width:
+            yield line.append(f"  {reason}", "dim")
+        else:
+            yield line
+            yield Text(f"    {shortened(reason, width - 4, 1)}", "dim")
+    if unseen:
+        seams = ", ".join(sorted({seam_of(verdict) for verdict in unseen}))
+        said = f"{len(unseen)} not-claimed: they read functions that the trainer does not expose ({seams})"
+        yield from (Text(line, "dim") for line in textwrap.wrap(said, width, subsequent_indent="    "))
+
+
+def is_unseen(verdict: Mapping[str, Any]) -> bool:
+    """Does the property read a function that the trainer does not expose?"""
+    return verdict["status"] == "not-claimed" and seam_of(verdict) != "run"
+
+
+def seam_of(verdict: Mapping[str, Any]) -> str:
+    return entries()[verdict["id"]].seam if verdict["id"] in entries() else "run"
+
+
+def evidence_of(verdict: Mapping[str, Any]) -> str:
+    """Pieces of evidence that hold; where they are too few, of how many."""
+    count = sum(verdict["evidence"].values())
+    if verdict["status"] == "not-measured" and verdict["id"] in entries():
+        return f"{count}/{entries()[verdict['id']].floor}"
+    return f"{count:,}" if count else "–"
+
+
+def reason_of(verdict: Mapping[str, Any]) -> str:
+    """The reason, unless the line says it already."""
+    item = entries().get(verdict["id"])
+    if verdict["status"] == "fail":
+        count = verdict["counterexample"]["failures"]
+        return verdict["reason"] or f"{count:,} {'does' if count == 1 else 'do'} not hold"
+    if verdict["status"] == "not-claimed" and item is not None:
+        return f"no claim {item.claim!r}"
+    return "" if verdict["status"] == "not-measured" and item is not None else verdict["reason"]
+
+
+def errors(document: Mapping[str, Any], width: int, output: Mapping[str, str]) -> Iterator[Text]:
+    """What broke, once for all scenarios that it broke, with the end of what the trainer printed."""
+    broken: dict[str, list[Mapping[str, Any]]] = {}
+    for scenario in document["scenarios"]:
+        if scenario["error"]:
+            broken.setdefault(re.sub(r"\d+", "#", scenario["error"]), []).append(scenario)
+    for number, scenarios in enumerate(broken.values()):
+        yield Text()
+        yield heading(Text("the run broke", STYLES["error"]), width)
+        names = [scenario["name"] for scenario in scenarios]
+        shown = "; ".join(names[:4]) + (f"; and {len(names) - 4} more" if len(names) > 4 else "")
+        yield from labelled("in", f"{len(names)} of {len(document['scenarios'])} scenarios: {shown}", width)
+        yield from labelled("error", scenarios[0]["error"], width, "red")
+        said = without_paths(output.get(names[0], "")).strip().splitlines()[-PRINTED_LINES:]
+        if said and number == 0:
+            yield from labelled("it printed", "\n".join(said), width, "dim")
+    for verdict in document["verdicts"]:
+        if verdict["status"] == "error":
+            yield Text()
+            yield heading(Text(f"{verdict['id']} broke", STYLES["error"]), width)
+            yield from labelled("error", verdict["reason"], width, "red")
+
+
+def likeliest(document: Mapping[str, Any], width: int) -> Iterator[Text]:
+    """The planted bugs that fail most alike; or that none does."""
+    if not any(verdict["status"] in ("fail", "ambiguous") for verdict in document["verdicts"]):
+        return
+    yield Text()
+    if not document["diagnosis"]:
+        alone = len(document["verdicts"]) == 1
+        none = (
+            "more has to be asked to tell"
+            if alone
+            else "none of the planted bugs (sftspec mutants): a fault of its own"
+        )
+        yield from labelled("looks like", none, width)
+    for place, item in enumerate(document["diagnosis"]):
+        agree = f"{item['agree']} of {item['of']} failing properties agree, likeness {item['likeness']:.2f}"
+        said = f"{item['mutant']} ({agree}): {item['breaks']}"
+        if place == 0:
+            said += f" Seen in {item['seen_in']}; effect: {item['effect']}; fix: {item['fix']}."
+        yield from labelled("or" if place else "looks like", said, width, "" if place else "bold")
+
+
+def refusals(document: Mapping[str, Any], width: int) -> Iterator[Text]:
+    """How many conversations the setting does not accept: they were never given to the trainer."""
+    refused = [scenario for scenario in document["scenarios"] if scenario["refused"]]
+    if refused:
+        lost = sum(scenario["refused"] for scenario in refused)
+        total = lost + sum(scenario["conversations"] for scenario in document["scenarios"])
+        said = f"{lost} of {total} conversations, in {len(refused)} scenarios: this setting does not accept them"
+        yield Text()
+        yield from labelled("not given", said, width)
+
+
+def summary(document: Mapping[str, Any], width: int) -> Iterator[Text]:
+    """Every status with its count, must and should apart, and what the exit code says."""
+    yield Text()
+    for level, counts in document["totals"].items():
+        line = Text(f"{level:{MARGIN}}", "bold")
+        for status, count in counts.items():
+            warns = level == "should" and status == "fail"
+            line.append(f"{count} {status}", "dim" if not count else WARNING if warns else STYLES[status]).append("   ")
+        yield line
+    yield from labelled("", conclusion(document), width, "bold")
+
+
+def conclusion(document: Mapping[str, Any]) -> str:
+    must, should = document["totals"]["must"], document["totals"]["should"]
+    counted = ", ".join(f"{count} {status}" for status, count in must.items() if count)
+    broken = sum(bool(scenario["error"]) for scenario in document["scenarios"])
+    if broken or must["error"] or should["error"]:
+        what = f"{broken} scenarios" if broken else f"{must['error'] + should['error']} properties"
+        seen = f"; {must['fail']} must fail in what did run" if must["fail"] else ""
+        said = f"the run itself broke in {what}: no verdict on {name_of(document)}{seen} (exit 2)"
+    elif must["fail"] or must["ambiguous"]:
+        said = f"{name_of(document)} in this setting does not conform: of its musts {counted} (exit 1)"
+    else:
+        said = f"{name_of(document)} in this setting: no must fails, {counted} (exit 0)"
+    return f"{said}, {document['seconds']:.0f} s"

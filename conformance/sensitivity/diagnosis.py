@@ -1,0 +1,125 @@
+"""What is it likely to be? A trainer's failures, held against those of every planted bug in the kill matrix.
+
+Every property that fails in a scenario is a coordinate, and its length the root of the share of the evidence that fails
+there: what is seen everywhere weighs most, what is seen rarely still counts. Two trainers are alike as far as their
+lengths overlap (Ruzicka's index: the sum of the smaller over the sum of the larger ones), and a coordinate overlaps
+as far as it is equally far off on both, on the same kinds of token. Only what both have measured counts, and a row of
+the matrix holds the scenarios and functions of its mutant's areas. Below LEAST nothing is said: a wrong name costs more
+time than none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from sftspec.conformance.sensitivity.mutants import Mutant, load_mutants
+from sftspec.conformance.sensitivity.signatures import Mark, Signature, measured, signature
+from sftspec.conformance.trial.judge import Trial
+from sftspec.conformance.trial.scenarios import SCENARIOS
+from sftspec.properties import REGISTRY
+
+LEAST = 0.7  # tests/test_diagnosis.py says what it lets through and what it keeps out
+AGREES = 0.5
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A planted bug that a trainer looks like: of `of` failing properties, `agree` fail in the same way on both.
+
+    likeness  in [0, 1]
+    """
+
+    mutant: Mutant
+    agree: int
+    of: int
+    likeness: float
+
+
+def ruzicka(one: Mapping[str, float], other: Mapping[str, float]) -> float:
+    """Sum of the smaller over sum of the larger values (Ruzicka 1958); 1 for equal vectors, 0 for disjoint ones."""
+    names = one.keys() | other.keys()
+    larger = sum(max(one.get(name, 0.0), other.get(name, 0.0)) for name in names)
+    return sum(min(one.get(name, 0.0), other.get(name, 0.0)) for name in names) / larger if larger else 1.0
+
+
+def nearness(one: float, other: float) -> float:
+    """The smaller of two measures over the larger; 0 where their signs differ."""
+    if one * other < 0:
+        return 0.0
+    small, large = sorted((abs(one), abs(other)))
+    return small / large if large else 1.0
+
+
+NOTHING = Mark({}, {})
+
+
+def overlap(one: Mark, other: Mark) -> tuple[float, float]:
+    """(length that two failures of a property have in common, length of both together)."""
+    names = one.scenarios.keys() | other.scenarios.keys()
+    lengths = [(name, *(math.sqrt(mark.scenarios.get(name, 0.0)) for mark in (one, other))) for name in names]
+    both = one.measures.keys() & other.measures.keys()
+    common = sum(
+        min(first, second) * (nearness(one.measures[name], other.measures[name]) if name in both else 1.0)
+        for name, first, second in lengths
+    )
+    alike = (1 + ruzicka(one.kinds, other.kinds)) / 2
+    if "drawn" in names:  # of a function one counterexample is known, the smallest: what it says is its fingerprint
+        alike = ruzicka(*(dict.fromkeys(mark.note.split(), 1.0) for mark in (one, other)))
+    return common * alike, sum(max(first, second) for _, first, second in lengths)
+
+
+def within(row: Signature, properties: Iterable[str], scenarios: Iterable[str]) -> Signature:
+    """The part of a row that these properties show in these scenarios."""
+    seen = {*scenarios, "drawn"}
+    cut = {
+        name: replace(row[name], scenarios={item: n for item, n in row[name].scenarios.items() if item in seen})
+        for name in properties
+        if name in row
+    }
+    return {name: mark for name, mark in cut.items() if mark.scenarios}
+
+
+def scenarios_of(mutant: Mutant, row: Signature) -> set[str]:
+    """The scenarios of a mutant's row: of those that join settings all or none (`matrix.kill_row`)."""
+    joined = {item.name for item in SCENARIOS if item.joins}
+    needed = any(row[name].scenarios.keys() <= joined for name in mutant.killed_by if name in row)
+    return {item.name for item in SCENARIOS if mutant.runs(item) and (needed or not item.joins)}
+
+
+def compare(found: Signature, row: Signature) -> tuple[int, int, float]:
+    """(properties that agree, properties that fail on either, likeness)."""
+    pairs = [overlap(found.get(name, NOTHING), row.get(name, NOTHING)) for name in found.keys() | row.keys()]
+    agree = sum(common >= AGREES * whole for common, whole in pairs)
+    return agree, len(pairs), sum(common for common, _ in pairs) / sum(whole for _, whole in pairs)
+
+
+def diagnose(
+    found: Signature, properties: Iterable[str], scenarios: Iterable[str], matrix: Mapping[str, Signature]
+) -> list[Diagnosis]:
+    """The likeliest planted bugs, best first (of two alike, the one that explains more); none where nothing is like
+    enough.
+
+    found       how the trainer's properties fail (`signatures.signature`)
+    properties  those of which something was measured
+    scenarios   those that were run
+    """
+    properties, scenarios = set(properties), set(scenarios)
+    if not found or len(properties) == 1:  # one property that was asked alone makes no pattern
+        return []
+    candidates = []
+    for mutant in load_mutants():
+        whole = matrix.get(mutant.name, {})
+        asked = {item for item in properties if mutant.asks(REGISTRY[item])}
+        row, seen = (within(item, asked, scenarios & scenarios_of(mutant, whole)) for item in (whole, found))
+        agree, of, value = compare(seen, row) if row and seen else (0, 1, 0.0)
+        if value >= LEAST:
+            candidates.append(Diagnosis(mutant, agree, of, value))
+    return sorted(candidates, key=lambda item: (-item.likeness, -item.of))
+
+
+def diagnose_trial(trial: Trial, matrix: Mapping[str, Signature]) -> list[Diagnosis]:
+    """The likeliest planted bugs of a trial."""
+    scenarios = [run.scenario for run in trial.runs if not run.error]
+    return diagnose(signature(trial), measured(trial), scenarios, matrix)

@@ -1,0 +1,100 @@
+"""Selection that is right until it is asked to skip, to rank large rewards, or to leave what it was given alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants.parts import Parts, broken
+from sftspec.rejection_sampling import derived_seed, rejection_sample
+from sftspec.selection import UNRANKED, best_of_n, top_k
+
+
+@mutant("a-prompt-with-fewer-rewards-moves-no-other", "B-09: variant, winners[winners >= 0]",
+        "answers are paired with other questions", "mark what is skipped")  # fmt: skip
+def skipped_prompts_leave_no_mark():
+    """Prompts that are to be skipped are left out of the winners, so that all behind them move."""
+
+    def select(rewards, on_unranked="error"):
+        winners = np.asarray(best_of_n(rewards, on_unranked))
+        return winners[winners != UNRANKED] if winners.ndim else winners
+
+    return broken("best_of_n", best_of_n=select)
+
+
+@mutant("a-prompt-without-rewards-is-refused-or-skipped a-prompt-with-fewer-rewards-moves-no-other",
+        "B-09: variant, an argmax over -inf", "trained on what could not be scored", "mark it")  # fmt: skip
+def skipped_prompts_train_their_first():
+    """Of a prompt that is to be skipped the first candidate wins."""
+    return broken(
+        "best_of_n",
+        best_of_n=lambda rewards, on_unranked="error": np.maximum(best_of_n(rewards, on_unranked), 0),
+    )
+
+
+@mutant("fewer-rewards-than-k-are-refused-or-marked", "B-09: variant, padding with 0 and not with -1",
+        "the first candidate is trained twice", "mark the places that stay empty")  # fmt: skip
+def empty_places_hold_the_first():
+    """Of a prompt that has fewer than k rewards the places that are left hold index 0, where it is to be skipped."""
+    return broken(
+        "best_of_n",
+        top_k=lambda rewards, k, on_unranked="error": np.maximum(top_k(rewards, k, on_unranked), 0),
+    )
+
+
+@mutant("a-candidate-without-a-reward-never-wins", "variant of rewards[isnan] = -inf, in the caller's array",
+        "what broke is said to have been judged", "work on a copy")  # fmt: skip
+def missing_rewards_overwritten():
+    """After the winners were chosen, NaN is -inf in the array or tensor that was given."""
+
+    def select(rewards, on_unranked="error"):
+        winners = best_of_n(rewards, on_unranked)
+        if isinstance(rewards, np.ndarray | torch.Tensor):
+            rewards[rewards != rewards] = -math.inf
+        return winners
+
+    return broken("best_of_n", best_of_n=select)
+
+
+def judged_as(change: Callable[[float], float]) -> Parts:
+    """A round that keeps rewards as they were given, and chooses the winner by others: change(reward)."""
+
+    def sample_best(*arguments):
+        for each in rejection_sample(*arguments):
+            judged = [None if reward is None else change(reward) for reward in each.rewards]
+            yield replace(each, winner=int(best_of_n([judged], "skip")[0])) if judged else each
+
+    return broken("best_of_n", rejection_sample=sample_best)
+
+
+@mutant("the-first-of-equal-completions-is-trained", "trap H22: variant, the probability of a reward model",
+        "among the best, the first is trained", "compare raw rewards")  # fmt: skip
+def rewards_through_a_sigmoid():
+    """The winner is chosen by the sigmoid of rewards, which is 1 from 37 on."""
+    return judged_as(lambda reward: reward if math.isinf(reward) else 1 / (1 + math.exp(-reward)))
+
+
+@mutant("the-first-of-equal-completions-is-trained", "variant of a limit on rewards, as in PPO",
+        "among the best, the first is trained", "compare raw rewards")  # fmt: skip
+def rewards_limited_to_ten():
+    """The winner is chosen by rewards that are limited to ten in magnitude, unless they are infinite."""
+    return judged_as(lambda reward: reward if math.isinf(reward) else max(-10.0, min(10.0, reward)))
+
+
+@mutant("a-prompt-does-not-depend-on-the-others", "variant of a seed or a cache by the text of a prompt",
+        "copies of a prompt are copies of one answer", "derive the seed from the index")  # fmt: skip
+def equal_prompts_share_their_samples():
+    """The seed of a prompt is derived from where its words stood first."""
+
+    def sample_best(prompts, sample, reward, n, seed=0, start=0):
+        def again(prompt, number, _):
+            return sample(prompt, number, derived_seed(seed, "prompt", [*map(list, prompts)].index(list(prompt))))
+
+        return rejection_sample(prompts, again, reward, n, seed, start)
+
+    return broken("best_of_n", rejection_sample=sample_best)

@@ -1,0 +1,221 @@
+"""Rejection sampling that went wrong: what is sampled, scored or trained is not what the prompt asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+
+from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants.parts import Parts, broken
+from sftspec.conversation import Conversation
+from sftspec.rejection_sampling import Selection, rejection_sample, select
+
+
+def sampling(change: Callable[..., tuple]) -> Parts:
+    """The reference with other arguments of a round: change(prompts, sample, reward) -> the three of them."""
+
+    def sample_best(prompts, sample, reward, n, seed=0, start=0):
+        prompts, sample, reward = change(prompts, sample, reward, seed)
+        return rejection_sample(prompts, sample, reward, n, seed, start)
+
+    return broken("best_of_n", rejection_sample=sample_best)
+
+
+@mutant("each-prompt-trains-its-own-best-completion", "B-01: dllm-reasoning/d1#19", "answers other questions",
+        "keep prompt and completion together")  # fmt: skip
+def completions_of_the_next_prompt():
+    """Each prompt is given the completions of the next one."""
+
+    def change(prompts, sample, reward, seed):
+        following = {id(prompt): prompts[(index + 1) % len(prompts)] for index, prompt in enumerate(prompts)}
+        return prompts, lambda prompt, n, s: sample(following[id(prompt)], n, s), reward
+
+    return sampling(change)
+
+
+@mutant("each-prompt-trains-its-own-best-completion", "B-19: huggingface/trl#6072", "answers one question only",
+        "the prompt of the loop, not prompts[0]")  # fmt: skip
+def first_prompt_for_all():
+    """Every completion is sampled for the first prompt."""
+    return sampling(lambda prompts, sample, reward, _: (prompts, lambda p, n, s: sample(prompts[0], n, s), reward))
+
+
+@mutant("each-prompt-trains-its-own-best-completion", "B-11: modelscope/ms-swift#10205",
+        "judged without the question", "score the whole conversation")  # fmt: skip
+def reward_sees_the_completion_only():
+    """The reward function is given the answer without what it answers."""
+    return sampling(lambda prompts, sample, reward, _: (prompts, sample, lambda talk: reward(talk[-1:])))
+
+
+@mutant("each-prompt-trains-its-own-best-completion", "B-11: variant, the system prompt alone",
+        "rules are not rewarded", "score the whole conversation")  # fmt: skip
+def reward_sees_no_system():
+    """The reward function is given the conversation without its system message."""
+    return sampling(lambda prompts, sample, reward, _: (
+        prompts, sample, lambda talk: reward([item for item in talk if item["role"] != "system"])))  # fmt: skip
+
+
+@mutant("each-prompt-trains-its-own-best-completion", "B-18: huggingface/trl#6966",
+        "a format that is there is never rewarded", "score prefill and completion together")  # fmt: skip
+def reward_sees_no_prefill():
+    """The reward function is given the answer without the start that was prefilled."""
+
+    def change(prompts, sample, reward, seed):
+        prefill = {prompt[-1]["content"] for prompt in prompts if prompt[-1]["role"] == "assistant"}
+
+        def blind(talk):
+            text = talk[-1]["content"]
+            for start in prefill:
+                text = text.removeprefix(start)
+            return reward([*talk[:-1], {**talk[-1], "content": text}])
+
+        return prompts, sample, blind
+
+    return sampling(change)
+
+
+@mutant("each-prompt-trains-its-own-best-completion", "B-18: the training side", "begins answers in their middle",
+        "train prefill and completion together")  # fmt: skip
+def prefill_not_trained():
+    """The start that was prefilled is missing in what is trained."""
+
+    def change(prompts, sample, reward, seed):
+        return [[item for item in p if item["role"] != "assistant"] for p in prompts], sample, reward
+
+    return sampling(change)
+
+
+@mutant("each-prompt-trains-its-own-best-completion", "B-11: variant, messages made anew from role and content",
+        "earlier answers are trained, calls are forgotten", "keep messages as they are")  # fmt: skip
+def other_fields_of_the_context_lost():
+    """Messages of the prompt keep their role and content, and lose their calls, thoughts and train flags."""
+
+    def bare(prompt):
+        kept = [{key: message[key] for key in ("role", "content")} for message in prompt]
+        return Conversation(kept, prompt.source, prompt.tools)
+
+    return sampling(lambda prompts, sample, reward, _: ([bare(prompt) for prompt in prompts], sample, reward))
+
+
+@mutant("each-prompt-trains-its-own-best-completion", "variant of `if not reward`, for checks that pass or fail",
+        "prompts that always fail are not counted as such", "only None and NaN are no reward")  # fmt: skip
+def failed_check_is_no_reward():
+    """A reward function that returns False has given none."""
+
+    def blind(reward):
+        return lambda talk: None if (found := reward(talk)) is False else found
+
+    return sampling(lambda prompts, sample, reward, _: (prompts, sample, blind(reward)))
+
+
+@mutant("each-prompt-trains-its-own-best-completion", "variant of isinstance(reward, (int, float))",
+        "prompts that a reward model scored are skipped", "only None and NaN are no reward")  # fmt: skip
+def scalars_are_no_reward():
+    """A reward that is a scalar of NumPy or PyTorch, what a reward model returns, counts as none."""
+
+    def plain(reward):
+        return lambda talk: found if isinstance(found := reward(talk), (int, float)) else None
+
+    return sampling(lambda prompts, sample, reward, _: (prompts, sample, plain(reward)))
+
+
+@mutant("an-error-of-the-sampler-or-the-reward-is-raised", "variant of `except Exception: return None`",
+        "what was sampled while the server was down is lost", "let it through, and resume")  # fmt: skip
+def errors_are_missing_rewards():
+    """An exception of the reward function is taken for a missing reward, and the prompt is skipped."""
+
+    def careless(reward):
+        def score(talk):
+            with suppress(Exception):
+                return reward(talk)
+
+        return score
+
+    return sampling(lambda prompts, sample, reward, _: (prompts, sample, careless(reward)))
+
+
+@mutant("each-prompt-trains-its-own-best-completion", "variant of a decoder that skips special tokens and strips",
+        "never learns to end, or to stay silent", "train what was sampled")  # fmt: skip
+def completions_tidied_up():
+    """Completions lose their blanks and control tokens, and those that are empty then are left out."""
+
+    def tidy(texts):
+        return [text for text in (text.replace("<|im_end|>", "").rstrip() for text in texts) if text]
+
+    return sampling(lambda prompts, sample, reward, _: (prompts, lambda p, n, s: tidy(sample(p, n, s)), reward))
+
+
+@mutant("a-selection-comes-before-the-next-prompt-is-sampled", "pipelines that write at their end",
+        "a run that is stopped is lost", "yield each selection")  # fmt: skip
+def all_prompts_sampled_first():
+    """All prompts are sampled before the first selection comes out."""
+    return broken("best_of_n", rejection_sample=lambda *arguments: iter(list(rejection_sample(*arguments))))
+
+
+@mutant("a-prompt-does-not-depend-on-the-others", "B-16: simplescaling/s1#97", "equal prompts have equal samples",
+        "a seed for each prompt")  # fmt: skip
+def one_seed_for_all_prompts():
+    """Every prompt is sampled with the seed of the run."""
+    return sampling(lambda prompts, sample, reward, seed: (prompts, lambda p, n, _: sample(p, n, seed), reward))
+
+
+@mutant("a-prompt-does-not-depend-on-the-others", "B-16: Blaizzy/mlx-vlm#1844", "nothing is selected",
+        "sample, with a seed for each draw")  # fmt: skip
+def one_sample_n_times():
+    """The n samples of a prompt are one sample, n times (a cache, or greedy decoding)."""
+    return sampling(lambda prompts, sample, reward, _: (prompts, lambda p, n, s: sample(p, 1, s) * n, reward))
+
+
+@mutant("a-prompt-does-not-depend-on-the-others", "B-16: variant, num_return_sequences cut to what fits",
+        "best of 64 is best of 8", "a seed for each call")  # fmt: skip
+def calls_of_eight_with_one_seed():
+    """More than eight samples of a prompt are drawn in calls of eight, each with the prompt's seed."""
+
+    def in_calls(sample):
+        return lambda prompt, n, s: [text for at in range(0, n, 8) for text in sample(prompt, min(8, n - at), s)]
+
+    return sampling(lambda prompts, sample, reward, _: (prompts, in_calls(sample), reward))
+
+
+@mutant("a-prompt-does-not-depend-on-the-others", "B-16: variant, enumerate(batch)",
+        "equal prompts of two batches have equal samples", "the number among all prompts")  # fmt: skip
+def seeds_by_the_place_in_a_batch():
+    """A prompt's seed is made from its place in its batch of eight."""
+
+    def sample_best(prompts, sample, reward, n, seed=0, start=0):
+        for index in range(start, len(prompts)):
+            yield replace(select(index % 8, prompts[index], sample, reward, n, seed), index=index)
+
+    return broken("best_of_n", rejection_sample=sample_best)
+
+
+@mutant("a-prompt-does-not-depend-on-the-others", "B-16: variant, one generator for the run",
+        "a resumed run is another run", "derive the seed from the prompt's number")  # fmt: skip
+def seeds_counted_in_the_order_of_sampling():
+    """A prompt's seed is how many prompts were sampled before it, in this process."""
+
+    def change(prompts, sample, reward, seed):
+        done = iter(range(10**6))
+        return prompts, lambda p, n, _: sample(p, n, seed + next(done)), reward
+
+    return sampling(change)
+
+
+@mutant("each-prompt-trains-its-own-best-completion", "pipelines without a filter", "trained on bad answers too",
+        "keep the best one of each prompt")  # fmt: skip
+def every_candidate_is_trained():
+    """All n candidates of a prompt are trained."""
+
+    def sample_best(*arguments):
+        for each in rejection_sample(*arguments):
+            yield from (Selection(each.index, each.candidates, each.rewards, i) for i in range(len(each.candidates)))
+
+    return broken("best_of_n", rejection_sample=sample_best)
+
+
+@mutant("each-prompt-trains-its-own-best-completion", "silent `continue`", "nobody knows what was not trained",
+        "yield the prompt, and say why it is skipped")  # fmt: skip
+def skipped_prompts_vanish():
+    """A prompt without a rewarded completion is left out without a word."""
+    return broken("best_of_n", rejection_sample=lambda *a: (each for each in rejection_sample(*a) if not each.skipped))

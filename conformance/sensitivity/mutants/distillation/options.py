@@ -1,0 +1,234 @@
+"""Distillation that is right until an option is used: weights, denominators, names, top-k, vocabularies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants.distilling import Distiller, check_range, targets_of_the_step
+from sftspec.distillation import distillation_loss, softened
+from sftspec.divergences import forward_kl, generalised_jsd, with_tail_bucket
+from sftspec.step import count_targets, sft_loss
+
+
+def with_options(change: Callable[[dict], dict]) -> Distiller:
+    """The reference with other options than it was given: change(options) -> options."""
+
+    def loss(student, teacher, labels, temperature=1.0, alpha=0.5, **options):
+        return distillation_loss(student, teacher, labels, temperature, alpha, **change(options))
+
+    return Distiller(loss=loss)
+
+
+def with_terms(soft: Callable[..., Tensor], hard: Callable[..., Tensor]) -> Distiller:
+    """alpha * soft(student, teacher, labels, T, options) + (1 - alpha) * hard(same); a term of weight 0 is left out."""
+
+    def loss(student, teacher, labels, temperature=1.0, alpha=0.5, **options):
+        check_range(temperature, alpha)
+        given = student, teacher, labels, temperature, options
+        return (alpha * soft(*given) if alpha > 0 else 0.0) + ((1 - alpha) * hard(*given) if alpha < 1 else 0.0)
+
+    return Distiller(loss=loss)
+
+
+def with_jsd(inside: Callable[..., Tensor]) -> Distiller:
+    """The reference with another JSD for 0 < beta < 1: inside(student, teacher, mixture, beta), all of them logs."""
+
+    def jsd(student, teacher, beta=0.5):
+        if beta in (0, 1):
+            return generalised_jsd(student, teacher, beta)
+        mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
+        return inside(student, teacher, mixture, beta)
+
+    return Distiller(jsd=jsd)
+
+
+def right_soft(student, teacher, labels, temperature, options) -> Tensor:
+    return distillation_loss(student, teacher, labels, temperature, 1.0, **options)
+
+
+def right_hard(student, teacher, labels, temperature, options) -> Tensor:
+    return distillation_loss(student, teacher, labels, temperature, 0.0, **options)
+
+
+# ------------------------------------------------------------------------------------------- weights and denominators
+
+
+@mutant("a-term-of-weight-zero-is-left-out", "variant of alpha * soft + (1 - alpha) * hard, as it is written",
+        "every weight is NaN", "leave a term of weight 0 out")  # fmt: skip
+def both_terms_always():
+    """Both terms are computed, whatever their weight: at alpha = 0 an infinite divergence is 0 * inf."""
+
+    def loss(student, teacher, labels, temperature=1.0, alpha=0.5, **options):
+        check_range(temperature, alpha)
+        given = student, teacher, labels, temperature, options
+        return alpha * right_soft(*given) + (1 - alpha) * right_hard(*given)
+
+    return Distiller(loss=loss)
+
+
+@mutant("both-terms-divide-by-the-denominator-that-is-given", "D-07: variant of huggingface/trl#4719, the hard term",
+        "short micro-batches teach their labels more", "one denominator for both terms")  # fmt: skip
+def hard_term_by_its_own_targets():
+    """The cross-entropy is divided by the targets of its micro-batch, also where those of the step are given."""
+    return with_terms(
+        right_soft,
+        lambda s, t, y, temperature, options: right_hard(s, t, y, temperature, {**options, "num_targets": None}),
+    )
+
+
+@mutant("the-weights-of-a-step-add-up-to-one", "D-08: variant of modelscope/ms-swift#6600, times the micro-batches",
+        "the rate grows with the accumulation", "divide by the targets of the step, once")  # fmt: skip
+def micro_batches_not_averaged():
+    """Micro-batches are divided by the targets of the mean micro-batch, and added up where they were to be averaged."""
+    return Distiller(denominator=lambda batch, batches: targets_of_the_step(batch, batches) / len(batches))
+
+
+# --------------------------------------------------------------------------------------------------- names, JSD, top-k
+
+
+@mutant("the-divergence-that-is-named-is-trained", "D-03: variant of huggingface/trl#3043, lost on the way",
+        "beta changes nothing", "pass beta on")  # fmt: skip
+def beta_lost():
+    """The JSD is that of beta = 1/2, whatever beta is given."""
+    return with_options(lambda options: {**options, "beta": 0.5})
+
+
+@mutant("the-divergence-that-is-named-is-trained", "D-02: variant, a name that is looked up with a default",
+        "a typing error trains the forward KL", "refuse a name that is unknown")  # fmt: skip
+def unknown_name_is_the_forward_kl():
+    """A divergence whose name is unknown is the forward KL."""
+
+    def known(options):
+        name = options.get("divergence")
+        return {**options, "divergence": name if name in ("reverse_kl", "jsd") else "forward_kl"}
+
+    return with_options(known)
+
+
+@mutant("the-named-jsd-ends-in-the-two-kls", "D-03: variant of modelscope/ms-swift#10078, in the loss alone",
+        "seeks modes where it is to cover, at the ends", "one JSD for the function and the loss")  # fmt: skip
+def named_jsd_ends_reversed():
+    """In the loss, a JSD with beta = 0 is the reverse and one with beta = 1 the forward KL."""
+    return with_options(
+        lambda options: {**options, "beta": 1 - options["beta"]} if options.get("beta") in (0, 1) else options
+    )
+
+
+@mutant("the-divergence-that-is-named-is-trained", "D-15: variant, the student's own probabilities as constant weights",
+        "learns nothing, at the right loss", "detach the teacher alone")  # fmt: skip
+def weights_of_the_reverse_kl_detached():
+    """The reverse KL's value is right, but its weights are constants, and what is left of the gradient is 0."""
+
+    def soft(student, teacher, labels, temperature, options):
+        if options.get("divergence") != "reverse_kl" or options.get("top_k") is not None:
+            return right_soft(student, teacher, labels, temperature, options)
+        vocabulary = options.get("vocab_size")
+        log_s = softened(student[..., :vocabulary], labels, temperature)
+        log_t = softened(teacher.detach()[..., :vocabulary], labels, temperature)
+        weights = log_s.exp().detach()
+        kl = weights * torch.where(weights > 0, log_s - log_t, 0.0)
+        return temperature**2 * kl.sum() / (options.get("num_targets") or count_targets(labels))
+
+    return with_terms(soft, right_hard)
+
+
+@mutant("the-jsd-pulls-at-the-student", "D-15: variant, a detach that overshoots", "learns nothing",
+        "detach the teacher alone")  # fmt: skip
+def student_detached_in_its_kl():
+    """The JSD's value is right, and its gradient reaches the student through the mixture only, where it cancels."""
+    return with_jsd(
+        lambda student, teacher, mixture, beta: (
+            beta * forward_kl(mixture, teacher) + (1 - beta) * forward_kl(mixture, student.detach())
+        )
+    )
+
+
+@mutant("an-excluded-token-makes-no-nan", "D-11: variant, padding columns of both heads", "every weight is NaN",
+        "0 log 0 = 0, in the value and in the gradient")  # fmt: skip
+def jsd_of_excluded_tokens_is_nan():
+    """The JSD is written as p * (log p - log m), which is 0 * NaN at a token that both models exclude."""
+    return with_jsd(
+        lambda student, teacher, mixture, beta: (
+            beta * (teacher.exp() * (teacher - mixture)).sum(-1)
+            + (1 - beta) * (student.exp() * (student - mixture)).sum(-1)
+        )
+    )
+
+
+@mutant("the-top-k-of-the-teacher-and-a-bucket-are-compared", "D-16: variant, the columns of whom is at hand",
+        "what the teacher prefers is in the bucket", "the teacher's top k")  # fmt: skip
+def top_k_of_the_student():
+    """The columns that are compared are the student's k most likely, not the teacher's."""
+
+    def soft(student, teacher, labels, temperature, options):
+        top_k, vocabulary = options.get("top_k"), options.get("vocab_size")
+        if top_k is None or options.get("divergence", "forward_kl") != "forward_kl":
+            return right_soft(student, teacher, labels, temperature, options)
+        log_s = softened(student[..., :vocabulary], labels, temperature)
+        log_t = softened(teacher.detach()[..., :vocabulary], labels, temperature)
+        kept = log_s.topk(top_k).indices
+        kl = forward_kl(with_tail_bucket(log_s, kept), with_tail_bucket(log_t, kept))
+        return temperature**2 * kl.sum() / (options.get("num_targets") or count_targets(labels))
+
+    return with_terms(soft, right_hard)
+
+
+@mutant("the-top-k-of-the-teacher-and-a-bucket-are-compared", "D-16: variant of verl-project/verl#7806, a place shared",
+        "one token fewer is told apart", "k tokens, and a bucket beside them")  # fmt: skip
+def bucket_among_the_k():
+    """The bucket takes the place of one of the k tokens."""
+    return with_options(
+        lambda options: options if options.get("top_k") is None else {**options, "top_k": max(1, options["top_k"] - 1)}
+    )
+
+
+@mutant("every-row-is-cut-to-its-own-and-the-tail-is-trained", "D-16: variant of verl-project/verl#7806, a constant",
+        "tokens of the tail are never pushed down", "the bucket is part of the graph")  # fmt: skip
+def bucket_detached():
+    """The bucket's mass is right and has no gradient."""
+
+    def with_bucket(log_probs, kept):
+        coarse = with_tail_bucket(log_probs, kept)
+        return torch.cat((coarse[..., :-1], coarse[..., -1:].detach()), dim=-1)
+
+    return Distiller(with_bucket=with_bucket)
+
+
+@mutant("every-row-is-cut-to-its-own-and-the-tail-is-trained", "D-16: variant, indices of one position",
+        "later tokens are compared by the first one's columns", "columns for each row")  # fmt: skip
+def columns_of_the_first_row():
+    """Every row is cut to the columns that the first row keeps."""
+    return Distiller(with_bucket=lambda log_probs, kept: with_tail_bucket(log_probs, kept[:1].expand_as(kept)))
+
+
+# --------------------------------------------------------------------------------------------------------- vocabularies
+
+
+@mutant("a-wider-student-is-refused-or-cut", "D-11: variant of huggingface/trl#2215, the teacher's side",
+        "is taught tokens that its teacher does not have", "refuse, or cut both before the softmax")  # fmt: skip
+def teacher_padded_with_zeros():
+    """A narrower teacher is padded with zero logits."""
+
+    def loss(student, teacher, labels, temperature=1.0, alpha=0.5, **options):
+        missing = max(0, student.shape[-1] - teacher.shape[-1])
+        return distillation_loss(student, pad(teacher, (0, missing)), labels, temperature, alpha, **options)
+
+    return Distiller(loss=loss)
+
+
+@mutant("columns-beyond-the-shared-vocabulary-are-cut-off", "D-11: variant of meta-pytorch/torchtune#2119, one term",
+        "padding keeps its mass beside the label", "cut both terms")  # fmt: skip
+def cut_in_the_soft_term_only():
+    """vocab_size= cuts the divergence, and the cross-entropy has all columns."""
+
+    def hard(student, teacher, labels, temperature, options):
+        n = options.get("num_targets")
+        return sft_loss(student, labels, num_targets=count_targets(labels) if n is None else n)
+
+    return with_terms(right_soft, hard)

@@ -1,0 +1,186 @@
+"""Distillation that goes wrong in a run: in a later step, in a later micro-batch, in how its models are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sftspec.collation import Batch
+from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants.distilling import TEMPERATURE, Distiller, targets_of_the_step
+from sftspec.distillation import frozen_logits
+from sftspec.job import Job
+from sftspec.step import StepReport, forward_logits
+from sftspec.trainer import Pipeline
+
+
+@dataclass(frozen=True)
+class Counting(Distiller):
+    """The reference with a step that knows how many were before it, and may do one thing otherwise."""
+
+    def train(self, job: Job) -> None:
+        done: list[Sequence[Batch]] = []
+
+        def step(model, batches, optimizer, *_) -> StepReport:
+            if self.clears(len(done)):
+                optimizer.zero_grad()
+            for batch in batches:
+                teacher = self.ask(batch, sum(map(len, done)) + batches.index(batch), job)
+                self.loss(
+                    forward_logits(model, batch), teacher, batch.labels, self.temperature(len(done)), 1.0,
+                    num_targets=self.count(batch, batches, job),
+                ).backward()  # fmt: skip
+            optimizer.step()
+            done.append(batches)
+            return StepReport(0.0, targets_of_the_step(batches[0], batches), 0.0)
+
+        stages = self.pipeline
+        Pipeline(encode=stages.encode, collate=stages.collate, step=step, conventions=stages.conventions).train(job)
+
+    def clears(self, number: int) -> bool:
+        return True
+
+    def temperature(self, number: int) -> float:
+        return TEMPERATURE
+
+    def ask(self, batch: Batch, number: int, job: Job) -> Tensor:
+        return self.read(self.teacher, **batch.model_inputs())
+
+    def count(self, batch: Batch, batches: Sequence[Batch], job: Job) -> float:
+        return targets_of_the_step(batch, batches)
+
+
+@mutant("what-is-declared-is-distilled", "D-23: variant, a schedule that was left in", "T is 1 for most of the run",
+        "one T for the run, or say so")  # fmt: skip
+def temperature_annealed():
+    """T is lowered by a tenth after each step, down to 1."""
+
+    class Annealed(Counting):
+        def temperature(self, number):
+            return max(1.0, TEMPERATURE * 0.9**number)
+
+    return Annealed()
+
+
+@mutant("what-is-declared-is-distilled", "D-12: variant, logits that are written down in the first epoch",
+        "learns other answers' tokens", "keep logits by example")  # fmt: skip
+def teacher_kept_by_the_number_of_the_batch():
+    """The teacher is asked in the first epoch, and its logits are kept by the number of the batch, in any epoch."""
+    kept: dict[tuple, Tensor] = {}
+
+    class Kept(Counting):
+        def ask(self, batch, number, job):
+            place = job.workdir, number % -(-len(job.conversations) // job.batch_size)
+            if place not in kept:
+                kept[place] = super().ask(batch, number, job)
+            (rows, columns), first = batch.labels.shape, kept[place]
+            logits = first.new_zeros(rows, columns, first.shape[-1])
+            logits[: len(first), : first.shape[1]] = first[:rows, :columns]
+            return logits
+
+    return Kept()
+
+
+@mutant("the-weights-of-a-step-add-up-to-one", "D-07: variant, a mean over micro-batches that are not there",
+        "the end of an epoch weighs less", "divide by the targets that there are")  # fmt: skip
+def last_step_of_an_epoch_divided_by_a_whole_one():
+    """In a step that has fewer micro-batches than the others, the sum is divided as if it had as many."""
+
+    class Divided(Counting):
+        def count(self, batch, batches, job):
+            return super().count(batch, batches, job) * job.accumulation / len(batches)
+
+    return Divided()
+
+
+@mutant("each-step-moves-the-student-by-its-own-gradient", "a loop of one's own without zero_grad",
+        "each step repeats all before it", "set gradients to zero")  # fmt: skip
+def gradient_left_over():
+    """Gradients are set to zero before the first step alone."""
+
+    class Left(Counting):
+        def clears(self, number):
+            return number == 0
+
+    return Left()
+
+
+@mutant("each-step-moves-the-student-by-its-own-gradient", "an optimizer that was given the head's parameters",
+        "the student does not learn to think", "give it all parameters that want a gradient")  # fmt: skip
+def head_trained_alone():
+    """The gradients of all parameters but the head's are set to zero."""
+
+    class HeadAlone(Distiller):
+        def train(self, job):
+            head = job.model.get_output_embeddings().weight
+            for parameter in job.model.parameters():
+                if parameter is not head:
+                    parameter.register_hook(torch.zeros_like)
+            super().train(job)
+
+    return HeadAlone()
+
+
+@mutant("each-step-takes-the-conversations-asked-for", "a loop of one's own that knows no accumulation",
+        "another batch size, at the same rate", "step after as many micro-batches as are asked for")  # fmt: skip
+def accumulation_ignored():
+    """Each micro-batch is a step of its own, well divided by its targets."""
+
+    class Ignoring(Distiller):
+        def train(self, job):
+            super().train(replace(job, accumulation=1))
+
+    return Ignoring()
+
+
+@mutant("each-step-takes-the-conversations-asked-for", "next(iter(loader)) within the loop",
+        "most of the data is never seen", "make the iterator once an epoch")  # fmt: skip
+def first_batch_again_and_again():
+    """Every batch of an epoch is made of the first conversations."""
+
+    class Again(Distiller):
+        def train(self, job):
+            count = len(job.conversations)
+            super().train(replace(job, conversations=(job.conversations[: job.batch_size] * count)[:count]))
+
+    return Again()
+
+
+@mutant("every-distilled-token-weighs-the-same the-weights-of-a-step-add-up-to-one",
+        "D-07: variant, a loop that was tried with two micro-batches", "learns some answers twice",
+        "one denominator, whatever the number of the micro-batch")  # fmt: skip
+def third_micro_batch_weighs_double():
+    """From the third micro-batch of a step on, targets weigh twice as much."""
+
+    def denominator(batch, batches):
+        number = next(number for number, each in enumerate(batches) if each is batch)
+        return targets_of_the_step(batch, batches) / (1 if number < 2 else 2)
+
+    return Distiller(denominator=denominator)
+
+
+@mutant("the-teacher-is-only-asked", "the mode of an evaluation that nobody puts back",
+        "the student's dropout is off", "train() before each step")  # fmt: skip
+def student_in_eval_mode():
+    """The student is in eval mode while it learns."""
+
+    class Evaluating(Distiller):
+        def step(self, model, batches, optimizer, *rest) -> StepReport:
+            return super().step(model.eval(), batches, optimizer, *rest)
+
+    return Evaluating()
+
+
+@mutant("the-teacher-is-read-in-eval-mode-and-left-as-it-was", "a call of the teacher with its ids alone",
+        "learns from a teacher that read the padding", "give the teacher whatever the student is given")  # fmt: skip
+def teacher_asked_without_its_mask():
+    """The attention mask and the positions of a batch are not given to the teacher."""
+    beside = ("attention_mask", "position_ids")
+    return Distiller(
+        read=lambda teacher, **inputs: frozen_logits(
+            teacher, **{name: value for name, value in inputs.items() if name not in beside}
+        )
+    )

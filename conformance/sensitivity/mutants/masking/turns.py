@@ -1,0 +1,223 @@
+"""Masks that miss by one token, by one turn, or only in conversations of some shape."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from sftspec.collation import Batch, collate
+from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants.breaking import KeepsAll, masked_where, relabelled, trained_where, turn_of
+from sftspec.masking import Encoded, encode
+from sftspec.step import IGNORE, StepReport, forward_logits, sft_loss
+from sftspec.trainer import Pipeline
+
+
+def turn_number(messages: list[dict], message: int) -> int:
+    """How many assistant turns stand before a message."""
+    return sum(item["role"] == "assistant" for item in messages[:message])
+
+
+@mutant("end-of-turn-is-trained", "huggingface/trl#1623", "never stops", "append the end-of-turn, and train it")
+def end_of_turn_not_appended():
+    """The end-of-turn token after the last answer is neither written nor trained."""
+
+    def broken(messages, **options) -> Encoded:
+        example = encode(messages, **options)
+        keep = len(example)
+        while keep and messages[-1]["role"] == "assistant" and not example.truncated:
+            keep -= 1
+            if turn_of(example, messages, keep)[2] == "end_of_turn":
+                return replace(
+                    example, input_ids=example.input_ids[:keep], labels=example.labels[:keep],
+                    owners=example.owners[:keep],
+                )  # fmt: skip
+        return example
+
+    return Pipeline(encode=broken)
+
+
+@mutant("every-conversation-with-a-target-is-trained", "huggingface/trl#588", "answers of one shape are never learned",
+        "take the mask from the spans, not from a search for markers")  # fmt: skip
+def marker_not_found():
+    """A conversation is masked whole where an answer begins with a newline: its marker is tokenized differently."""
+
+    def lost(example, messages, position) -> bool:
+        return any(item["role"] == "assistant" and item["content"].startswith("\n") for item in messages)
+
+    return masked_where(lost)
+
+
+@mutant("nothing-else-is-trained everything-chosen-is-trained", "huggingface/trl#1184", "turns are swapped",
+        "no first match at the start of a string")  # fmt: skip
+def first_user_turn_trained():
+    """The first user turn is trained and the first answer is not: the first marker is missed at the string's start."""
+
+    def labels(example, messages):
+        roles = [message["role"] for message in messages]
+        first = {roles.index(role): role for role in ("user", "assistant") if role in roles}
+        changed = {"user": lambda token, label: token, "assistant": lambda token, label: IGNORE}
+        return [
+            changed[first[message]](token, label)
+            if (message := turn_of(example, messages, place)[0]) in first
+            else label
+            for place, (token, label) in enumerate(zip(example.input_ids, example.labels, strict=True))
+        ]
+
+    return relabelled(labels)
+
+
+@mutant("nothing-else-is-trained end-of-turn-is-trained", "lm-sys/FastChat#2996",
+        "later answers are cut at the wrong place", "do not add up the lengths of turns")  # fmt: skip
+def mask_drifts_by_turn():
+    """The mask of each further turn lies one token more to the left."""
+
+    def labels(example, messages):
+        moved = [IGNORE] * len(example)
+        for place, label in enumerate(example.labels):
+            if label != IGNORE:
+                place -= turn_number(messages, turn_of(example, messages, place)[0])
+                moved[place] = example.input_ids[place]
+        return moved
+
+    return relabelled(labels)
+
+
+@mutant("everything-chosen-is-trained", "huggingface/trl#4201", "nothing is learned", "raise instead")
+def mask_all_zeros():
+    """A template without generation markers gives a mask of zeros, and the run goes on with a loss of 0."""
+
+    def step(model, batches, optimizer, *rest) -> StepReport:
+        optimizer.zero_grad()
+        for batch in batches:
+            (forward_logits(model, batch).sum() * 0).backward()
+        optimizer.step()
+        return StepReport(0.0, 0, 0.0)
+
+    return KeepsAll(encode=masked_where(lambda example, messages, position: True).encode, step=step)
+
+
+@mutant(
+    "nothing-else-is-trained", "NVIDIA/Megatron-Bridge#3359", "learns to write the user's turn", "raise, or drop it"
+)
+def empty_mask_becomes_ones():
+    """An example without a target is trained whole."""
+
+    def labels(example, messages):
+        return example.labels if example.num_targets else list(example.input_ids)
+
+    return relabelled(labels)
+
+
+@mutant("nothing-else-is-trained", "jingyaogong/minimind#621", "learns its own header", "shift mask and labels alike")
+def last_header_token_trained():
+    """The mask begins one token early: the last token of the header is a target."""
+    return trained_where(lambda e, m, p: e.labels[p] == IGNORE and p + 1 < len(e) and e.labels[p + 1] != IGNORE)
+
+
+@mutant("everything-chosen-is-trained", "volcengine/verl#3562", "stops late or never", "shift the mask as well")
+def last_answer_token_lost():
+    """The last content token of each answer is masked."""
+
+    def last(example, messages, position) -> bool:
+        _, role, kind = turn_of(example, messages, position)
+        ends = position + 1 < len(example) and turn_of(example, messages, position + 1)[2] == "end_of_turn"
+        return role == "assistant" and kind == "content" and ends
+
+    return masked_where(last)
+
+
+@mutant("nothing-else-is-trained", "huggingface/trl#6105", "learns to write prompts", "measure ids, not the dict")
+def prompt_of_length_two():
+    """Everything behind the second token is trained: the length of a dict is taken for the prompt's."""
+    return trained_where(lambda example, messages, position: position >= 2)
+
+
+@mutant("everything-chosen-is-trained", "modelscope/ms-swift#7838", "later answers are never learned",
+        "train every turn")  # fmt: skip
+def only_the_first_turn():
+    """Only the first assistant turn of a conversation is trained."""
+
+    def later(example, messages, position) -> bool:
+        message, role, _ = turn_of(example, messages, position)
+        return role == "assistant" and turn_number(messages, message) > 0
+
+    return masked_where(later)
+
+
+@mutant("nothing-else-is-trained", "huggingface/trl#3781", "packed runs learn to write prompts",
+        "one mask for every path")  # fmt: skip
+def mask_dropped_when_packed():
+    """Every token is trained, in packed rows only."""
+
+    def broken(examples, bins=None, *, pad_token_id) -> Batch:
+        batch = collate(examples, bins, pad_token_id=pad_token_id)
+        if bins is None:
+            return batch
+        inside = (batch.segment_ids >= 0) & (batch.position_ids > 0)
+        return replace(batch, labels=torch.where(inside, batch.input_ids, IGNORE))
+
+    return Pipeline(collate=broken)
+
+
+@mutant("each-target-is-the-next-token", "transformers#47395", "packed runs learn the token after the next",
+        "shift in one place")  # fmt: skip
+def shifted_twice_when_packed():
+    """Labels of packed rows are shifted in the collator and again in the loss."""
+
+    def broken(examples, bins=None, *, pad_token_id) -> Batch:
+        batch = collate(examples, bins, pad_token_id=pad_token_id)
+        if bins is None:
+            return batch
+        labels = torch.full_like(batch.labels, IGNORE)
+        labels[:, :-1] = batch.labels[:, 1:]
+        return replace(batch, labels=labels)
+
+    return Pipeline(collate=broken)
+
+
+@mutant("everything-chosen-is-trained", "modelscope/ms-swift#10185", "a target is lost at each shard's edge",
+        "shift before the sequence is cut")  # fmt: skip
+def target_lost_at_the_shard_edge():
+    """Rows are cut into two shards and shifted in each: the target over the edge is lost."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        count = num_targets or int((labels[:, 1:] != IGNORE).sum())
+        labels = labels.clone()
+        labels[:, labels.shape[1] // 2] = IGNORE
+        return sft_loss(logits, labels, count, weights) if (labels[:, 1:] != IGNORE).any() else logits.sum() * 0
+
+    return Pipeline(loss=loss)
+
+
+@mutant("each-target-is-the-next-token", "labels in 16 bits", "rare tokens are taken for others",
+        "labels stay integers")  # fmt: skip
+def labels_rounded_with_the_model():
+    """Labels pass through bfloat16 where the logits are in it: ids above 256 are rounded."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        rounded = labels.to(logits.dtype).long() if logits.dtype == torch.bfloat16 else labels
+        return sft_loss(logits, rounded.clamp_max(logits.shape[-1] - 1), num_targets, weights)
+
+    return Pipeline(loss=loss)
+
+
+@mutant("nothing-else-is-trained", "messages with their own flag", "trains what its author forbade", "read the flag")
+def train_flag_ignored():
+    """Messages with `"train": false` are trained like the others."""
+
+    def broken(messages, **options) -> Encoded:
+        return encode([{**item, "train": True} if "train" in item else item for item in messages], **options)
+
+    return Pipeline(encode=broken)
+
+
+@mutant("nothing-else-is-trained", "huggingface/trl#1282", "earlier answers are trained as well", "follow the policy")
+def policy_ignored():
+    """All assistant turns are trained although the last one only was asked for."""
+
+    def broken(messages, **options) -> Encoded:
+        return encode(messages, **{**options, "policy": "all" if options["policy"] == "last" else options["policy"]})
+
+    return Pipeline(encode=broken)

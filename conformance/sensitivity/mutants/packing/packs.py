@@ -1,0 +1,200 @@
+"""Packs that lose examples, split them, or train from one to the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from sftspec.collation import Batch, collate
+from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants.breaking import collated, prepared
+from sftspec.packing import pack
+from sftspec.step import IGNORE, StepReport, clip_gradients, sft_loss, sft_step
+from sftspec.trainer import Pipeline
+
+
+@mutant("no-example-is-trained-to-predict-the-next", "huggingface/transformers#31629",
+        "the end of an answer foretells an unrelated question", "ignore the first label of each segment")  # fmt: skip
+def boundary_trained():
+    """The last token of one example is trained to predict the first of the next."""
+
+    def broken(examples, bins=None, *, pad_token_id) -> Batch:
+        batch = collate(examples, bins, pad_token_id=pad_token_id)
+        if bins is None:
+            return batch
+        first = (batch.position_ids == 0) & (batch.segment_ids > 0)
+        return replace(batch, labels=torch.where(first, batch.input_ids, batch.labels))
+
+    return Pipeline(collate=broken)
+
+
+@mutant("packed-examples-are-whole", "huggingface/trl#1850", "answers without their questions", "pack whole examples")
+def examples_split():
+    """Long examples are packed in two pieces."""
+    return Splits()
+
+
+@dataclass(frozen=True)
+class Splits(Pipeline):
+    def prepare(self, job):
+        whole = super().prepare(job)
+        if not job.packing:
+            return whole
+        return [
+            replace(
+                example, input_ids=example.input_ids[part], labels=example.labels[part], owners=example.owners[part]
+            )
+            for example in whole
+            for part in ((slice(0, 60), slice(60, None)) if len(example) > 60 else (slice(None),))
+        ]
+
+
+@mutant("no-row-exceeds-the-capacity", "separators not counted", "tokens over the context are cut off in the kernel",
+        "count every token")  # fmt: skip
+def capacity_exceeded():
+    """Packs are filled to one and a half times the capacity."""
+    return Pipeline(pack=lambda lengths, capacity: pack(lengths, capacity + capacity // 2))
+
+
+@mutant("packing-packs", "unslothai/unsloth#7234", "the run costs what it would unpacked", "say that it is off")
+def packing_switched_off():
+    """Every example is a pack of its own."""
+    return Pipeline(pack=lambda lengths, capacity: [[index] for index in range(len(lengths))])
+
+
+@mutant("masking/every-conversation-with-a-target-is-trained", "huggingface/trl#1850", "part of the data is never seen",
+        "keep the last pack")  # fmt: skip
+def last_pack_dropped():
+    """The last pack, which is not full, is dropped."""
+    return Pipeline(pack=lambda lengths, capacity: list(pack(lengths, capacity))[:-1])
+
+
+@mutant("masking/everything-chosen-is-trained", "transformers#31629, the fix done twice", "answers begin badly",
+        "ignore the first label of a segment, and no more")  # fmt: skip
+def two_labels_lost_at_each_boundary():
+    """The first two labels of each packed example are ignored."""
+    return collated(lambda batch: replace(batch, labels=batch.labels.masked_fill(batch.position_ids <= 1, IGNORE)))
+
+
+@mutant("step/the-denominator-is-the-number-of-targets", "unslothai/unsloth-zoo#1066", "the rate grows with the packs",
+        "count what is scored, once")  # fmt: skip
+def boundaries_subtracted_from_the_count():
+    """The denominator of a packed step is less by one for every example, whose first label is ignored already."""
+
+    def step(model, batches, optimizer, max_grad_norm=None, loss=sft_loss, clip=clip_gradients) -> StepReport:
+        count = sum(batch.num_targets for batch in batches)
+        segments = sum(len(batch.cu_seqlens) - 1 for batch in batches if batch.attention_mask is None)
+
+        def less(logits, labels, num_targets=None, weights=None):
+            return loss(logits, labels, max(1, count - segments), weights)
+
+        return sft_step(model, batches, optimizer, max_grad_norm, less, clip)
+
+    return Pipeline(step=step)
+
+
+@mutant("masking/every-conversation-with-a-target-is-trained", "NVIDIA/TransformerEngine#1930",
+        "the end of rows is never learned", "pad up, never cut down")  # fmt: skip
+def remainder_dropped():
+    """Packed rows are cut to a multiple of 16 tokens."""
+
+    def change(batch: Batch) -> Batch:
+        width = max(16, batch.input_ids.shape[1] // 16 * 16)
+        cut = {name: getattr(batch, name)[:, :width] for name in ("input_ids", "labels", "position_ids", "segment_ids")}
+        return replace(batch, **cut)
+
+    return collated(change)
+
+
+@mutant("masking/every-conversation-with-a-target-is-trained", "huggingface/trl#4554",
+        "long answers are never learned", "count what is cut, or refuse it")  # fmt: skip
+def half_of_long_examples_lost():
+    """Packed examples over half the capacity lose what is beyond it, and nobody is told."""
+
+    def halved(examples, job):
+        end = job.max_length // 2 if job.packing else None
+        return [
+            replace(item, input_ids=item.input_ids[:end], labels=item.labels[:end], owners=item.owners[:end])
+            for item in examples
+        ]
+
+    return prepared(halved)
+
+
+@mutant("masking/every-conversation-with-a-target-is-trained", "a pack filled up from its own examples",
+        "some examples count twice", "fill with padding")  # fmt: skip
+def packs_filled_with_repeats():
+    """A pack with room left gets its shortest example once more."""
+
+    def broken(lengths, capacity):
+        bins = [list(items) for items in pack(lengths, capacity)]
+        for items in bins:
+            shortest = min(items, key=lengths.__getitem__)
+            if sum(lengths[item] for item in items) + lengths[shortest] <= capacity:
+                items.append(shortest)
+        return bins
+
+    def twice(examples, bins=None, *, pad_token_id) -> Batch:
+        copies, rows = list(examples), None
+        if bins is not None:
+            rows = []
+            for items in bins:
+                seen: set[int] = set()
+                row = []
+                for item in items:
+                    if item in seen:
+                        copies.append(examples[item])
+                        item = len(copies) - 1
+                    seen.add(item)
+                    row.append(item)
+                rows.append(row)
+        return collate(copies, rows, pad_token_id=pad_token_id)
+
+    return Pipeline(pack=broken, collate=twice)
+
+
+@mutant("masking/padding-is-never-trained", "padding packed like an example",
+        "learns to write padding", "padding has no label")  # fmt: skip
+def padding_is_the_last_example():
+    """Padding behind a packed row is taken for part of its last example, labels and all."""
+
+    def change(batch: Batch) -> Batch:
+        last = batch.segment_ids.max(1, keepdim=True).values.expand_as(batch.segment_ids)
+        return replace(batch, labels=torch.where(batch.segment_ids < 0, batch.input_ids, batch.labels),
+                       segment_ids=torch.where(batch.segment_ids < 0, last, batch.segment_ids))  # fmt: skip
+
+    return collated(change)
+
+
+@mutant("no-two-packs-fit-into-one packs-stay-within-eleven-ninths-of-the-optimum", "huggingface/trl#3887",
+        "rows are half padding", "search the space that is left, whatever the capacity")  # fmt: skip
+def packs_half_as_large():
+    """Packs are filled to half of the capacity, if all examples fit there: a search tree with too few leaves."""
+
+    def broken(lengths, capacity):
+        return pack(lengths, capacity if max(lengths, default=0) > capacity // 2 else capacity // 2)
+
+    return Pipeline(pack=broken)
+
+
+@mutant("cu-seqlens-are-the-boundaries-of-the-segments", "cu_seqlens without the leading 0",
+        "the first example is lost to varlen kernels", "begin with 0, end with the number of tokens")  # fmt: skip
+def cu_seqlens_without_the_start():
+    """cu_seqlens hold the ends of the segments only."""
+    return collated(lambda batch: replace(batch, cu_seqlens=batch.cu_seqlens[1:]))
+
+
+@mutant("the-flex-mask-is-the-dense-mask", "pytorch/pytorch#139462", "rows after the first are cut at the wrong places",
+        "the mask function takes the row that it is given")  # fmt: skip
+def flex_mask_of_the_first_row():
+    """FlexAttention's mask looks up the segments of the first row for every row."""
+
+    class FirstRow(Batch):
+        def flex_mask(self):
+            return replace(self, segment_ids=self.segment_ids[:1].expand_as(self.segment_ids)).dense_flex_mask()
+
+        def dense_flex_mask(self):
+            return Batch.flex_mask(self)
+
+    return collated(lambda batch: FirstRow(**vars(batch)))

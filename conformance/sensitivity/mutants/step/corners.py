@@ -1,0 +1,92 @@
+"""Clips and losses that are right on what is usual: a list of parameters, finite gradients, a whole vocabulary."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch.nn.functional import log_softmax, one_hot
+
+from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.step import IGNORE, clip_gradients, count_targets, sft_loss
+from sftspec.trainer import Pipeline
+
+
+@mutant("one-factor-for-all-parameters", "model.parameters() read twice", "clipping is off, and the log shows a norm",
+        "make a list of the parameters first")  # fmt: skip
+def parameters_exhausted():
+    """The clip goes over the parameters twice, and a generator has none left to scale."""
+
+    def clip(parameters, limit):
+        squares = [float(item.grad.double().pow(2).sum()) for item in parameters if item.grad is not None]
+        norm = math.sqrt(math.fsum(squares))
+        if not math.isfinite(norm):
+            raise ValueError(f"the gradient norm is {norm}")
+        if norm > limit:
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(limit / norm)
+        return norm
+
+    return Pipeline(clip=clip)
+
+
+@mutant("a-gradient-that-is-not-finite-is-refused", "variant of milesial/Pytorch-UNet#470", "NaN in every parameter",
+        "look at the norm of all gradients together")  # fmt: skip
+def last_gradient_alone_checked():
+    """Only the last parameter's gradient is looked at for inf and NaN."""
+
+    def clip(parameters, limit):
+        gradients = [item.grad for item in parameters if item.grad is not None]
+        norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
+        if not gradients[-1].isfinite().all():
+            raise ValueError("the last gradient is not finite")
+        for gradient in gradients if not norm <= limit else ():
+            gradient.mul_(limit / norm)
+        return float(norm)
+
+    return Pipeline(clip=clip)
+
+
+@mutant("below-the-limit-not-a-bit-changes", "gradients filled up before a reduction",
+        "parameters that nobody trains decay", "leave None where it is")  # fmt: skip
+def missing_gradients_are_zero():
+    """A parameter without a gradient gets one of zero, by which an optimizer with decay moves it."""
+
+    def clip(parameters, limit):
+        parameters = list(parameters)
+        for parameter in parameters:
+            if parameter.grad is None and parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
+        return clip_gradients(parameters, limit)
+
+    return Pipeline(clip=clip)
+
+
+@mutant("equal-logits-cost-ln-v", "one-hot times log-softmax", "NaN where a padded vocabulary is masked",
+        "gather the target's logarithm")  # fmt: skip
+def multiplied_by_one_hot():
+    """Logarithms of all tokens are multiplied by a one-hot row and summed: 0 * inf where a token is excluded."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        if weights is not None or not (num_targets or count_targets(labels)):
+            return sft_loss(logits, labels, num_targets, weights)
+        kept = labels[:, 1:] != IGNORE
+        rows = logits[:, :-1][kept]
+        logarithms = log_softmax(rows if rows.dtype == torch.float64 else rows.float(), -1)
+        hot = one_hot(labels[:, 1:][kept], logits.shape[-1]).to(logarithms.dtype)
+        return -(hot * logarithms).sum() / (num_targets or len(rows))
+
+    return Pipeline(loss=loss)
+
+
+@mutant("the-gradient-is-softmax-minus-onehot", "a detached copy in 16 bits", "half the rate in bfloat16",
+        "compare gradients in every type")  # fmt: skip
+def gradient_halved_in_sixteen_bits():
+    """Of bfloat16 logits only half carries a gradient; the loss is what it should be."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        half = logits if logits.dtype != torch.bfloat16 else (logits + logits.detach()) / 2
+        return sft_loss(half, labels, num_targets, weights)
+
+    return Pipeline(loss=loss)

@@ -1,0 +1,305 @@
+"""Losses that are not the mean cross-entropy over the targets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.step import IGNORE, StepReport, count_targets, forward_logits, sft_loss, sft_step
+from sftspec.trainer import Pipeline
+
+
+@mutant("the-denominator-is-the-number-of-targets padding-and-copies-change-nothing",
+        "mean over all positions", "padding and prompts lower the rate", "divide by targets")  # fmt: skip
+def divided_by_positions():
+    """The summed loss is divided by the number of positions, padding and prompts among them."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        return sft_loss(logits, labels, labels.numel(), weights)
+
+    return Pipeline(loss=loss)
+
+
+@mutant("the-denominator-is-the-number-of-targets the-loss-is-the-mean-over-targets",
+        "batch means", "long rows count for more", "divide by targets, not by rows")  # fmt: skip
+def divided_by_rows():
+    """The summed loss is divided by the number of rows."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        return sft_loss(logits, labels, len(labels), weights)
+
+    return Pipeline(loss=loss)
+
+
+@mutant("micro-batches-add-up", "mean reduction inside the model", "num_items_in_batch is ignored", "pass it through")
+def count_of_the_step_ignored():
+    """The loss divides by its own targets, whatever the step's number is."""
+    return Pipeline(loss=lambda logits, labels, num_targets=None, weights=None: sft_loss(logits, labels, None, weights))
+
+
+@mutant("the-loss-is-cross-entropy the-gradient-is-softmax-minus-onehot", "Liger-Kernel#243", "probabilities are flat",
+        "pass the option on, or refuse it")  # fmt: skip
+def labels_smoothed():
+    """A tenth of the target's probability is spread over the vocabulary."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        value = cross_entropy(
+            logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), label_smoothing=0.1, reduction="sum"
+        )
+        return value / (num_targets or count_targets(labels))
+
+    return Pipeline(loss=loss)
+
+
+@mutant("the-loss-is-cross-entropy a-constant-per-row-changes-nothing", "Modalities#464", "gradients are coarse",
+        "reduce in float32")  # fmt: skip
+def reduced_in_bfloat16():
+    """Logits are rounded to bfloat16 before the loss."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        return sft_loss(logits.bfloat16(), labels, num_targets, weights)
+
+    return Pipeline(loss=loss)
+
+
+@mutant("equal-logits-cost-ln-v the-loss-is-the-mean-over-targets the-gradient-is-the-slope", "units mixed up",
+        "another learning rate", "nats in the loss")  # fmt: skip
+def loss_in_bits():
+    """The value of the loss is in bits, its gradient in nats."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        value = sft_loss(logits, labels, num_targets, weights)
+        return value + (value / 0.6931471805599453 - value).detach()
+
+    return Pipeline(loss=loss)
+
+
+@mutant("the-loss-is-convex-and-falls-with-the-target the-loss-is-cross-entropy", "logit caps", "logits stop moving",
+        "cap in the model or not at all")  # fmt: skip
+def logits_capped():
+    """Logits are capped at 3 by a tanh before the loss."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        return sft_loss(3 * torch.tanh(logits / 3), labels, num_targets, weights)
+
+    return Pipeline(loss=loss)
+
+
+@mutant("every-target-of-a-step-weighs-the-same", "focal losses", "sure tokens count less", "plain cross-entropy")
+def focal():
+    """Losses are weighted by (1 - p)^2, as the focal loss does."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        rows, targets = logits[:, :-1][labels[:, 1:] != IGNORE].float(), labels[:, 1:][labels[:, 1:] != IGNORE]
+        values = cross_entropy(rows, targets, reduction="none")
+        return (values * (1 - (-values).exp()) ** 2).sum() / (num_targets or len(targets))
+
+    return Pipeline(loss=loss)
+
+
+@mutant(
+    "order-of-rows-and-of-tokens-is-arbitrary", "token id 0 special-cased", "token 0 is never learned", "no special ids"
+)
+def token_zero_ignored():
+    """Targets with id 0 cost nothing."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        count = num_targets or count_targets(labels)
+        kept = torch.where(labels == 0, IGNORE, labels)
+        return sft_loss(logits, kept, count, weights) if count_targets(kept) else logits.sum() * 0
+
+    return Pipeline(loss=loss)
+
+
+@mutant("evaluation-neither-depends-on-batches-nor-leaves-a-trace", "huggingface/transformers#39241",
+        "evaluations cannot be compared", "sum over batches, divide once")  # fmt: skip
+def evaluation_averages_batches():
+    """The evaluation loss is the mean of the means of its batches."""
+
+    @dataclass(frozen=True)
+    class Averages(Pipeline):
+        def evaluate(self, model, batches):
+            used = [batch for batch in batches if batch.num_targets]
+            return sum(super(Averages, self).evaluate(model, [batch]) for batch in used) / len(used)
+
+    return Averages()
+
+
+@mutant("evaluation-neither-depends-on-batches-nor-leaves-a-trace", "yxuansu/TaCL#11", "training loses its dropout",
+        "restore the mode")  # fmt: skip
+def evaluation_leaves_the_mode():
+    """After an evaluation the model stays in evaluation mode."""
+
+    @dataclass(frozen=True)
+    class Leaves(Pipeline):
+        def evaluate(self, model, batches):
+            loss = super().evaluate(model, batches)
+            model.eval()
+            return loss
+
+    return Leaves()
+
+
+@mutant("the-reported-loss-is-the-mean-over-targets", "volcengine/verl#102", "curves mislead", "log what is optimised")
+def loss_reported_per_micro_batch():
+    """The reported loss is divided by the number of micro-batches."""
+
+    def step(model, batches, *rest) -> StepReport:
+        report = sft_step(model, batches, *rest)
+        return replace(report, loss=report.loss / len(batches))
+
+    return Pipeline(step=step)
+
+
+@mutant("the-loss-is-the-mean-over-targets", "huggingface/transformers#34147", "gradients are coarse in 16 bits",
+        "reduce in float32 whatever the logits")  # fmt: skip
+def sixteen_bits_not_raised():
+    """Logits in bfloat16 are reduced in bfloat16; those in float32 are not touched."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        if logits.dtype != torch.bfloat16:
+            return sft_loss(logits, labels, num_targets, weights)
+        kept = labels[:, 1:] != IGNORE
+        values = cross_entropy(logits[:, :-1][kept], labels[:, 1:][kept], reduction="sum")
+        return values / (num_targets or count_targets(labels))
+
+    return Pipeline(loss=loss)
+
+
+@mutant("masking/everything-chosen-is-trained", "linkedin/Liger-Kernel#968", "the end of a batch is never learned",
+        "the last chunk counts as well")  # fmt: skip
+def last_chunk_lost():
+    """The loss is computed in chunks of 32 targets, and the last, smaller chunk is lost."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        count = num_targets or count_targets(labels)
+        places = (labels[:, 1:] != IGNORE).flatten().nonzero().flatten()
+        kept = places[: len(places) // 32 * 32] if len(places) >= 32 else places
+        shifted = torch.full_like(labels[:, 1:].flatten(), IGNORE)
+        shifted[kept] = labels[:, 1:].flatten()[kept]
+        cut = torch.cat([labels[:, :1], shifted.view_as(labels[:, 1:])], 1)
+        return sft_loss(logits, cut, count, weights)
+
+    return Pipeline(loss=loss)
+
+
+@mutant("the-loss-is-the-mean-over-targets", "variant of linkedin/Liger-Kernel#968",
+        "the end of a long row is never learned", "the number of chunks follows from the targets")  # fmt: skip
+def third_chunk_lost():
+    """The loss is computed in chunks of 4,096 targets, and there are never more than two."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        targets = labels[:, 1:] != IGNORE
+        beyond = targets.flatten().cumsum(0).view_as(targets) > 2 * 4096
+        cut = labels.clone()
+        cut[:, 1:][beyond] = IGNORE
+        return sft_loss(logits, cut, num_targets or (count_targets(labels) if beyond.any() else None), weights)
+
+    return Pipeline(loss=loss)
+
+
+@mutant("the-loss-is-the-mean-over-targets", "variant of linkedin/Liger-Kernel#968, the last block of columns",
+        "rare tokens are not pushed down", "the last block counts as well")  # fmt: skip
+def last_block_of_the_vocabulary_lost():
+    """The softmax is computed in blocks of 1,024 tokens, and the last, smaller block is left out of its sum."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        whole = logits.shape[-1] // 1024 * 1024
+        if whole in (0, logits.shape[-1]):
+            return sft_loss(logits, labels, num_targets, weights)
+        kept = labels[:, 1:] != IGNORE
+        rows, targets = logits[:, :-1][kept], labels[:, 1:][kept]
+        values = rows[:, :whole].logsumexp(-1) - rows.gather(1, targets[:, None])[:, 0]
+        return values.sum() / (num_targets or len(targets))
+
+    return Pipeline(loss=loss)
+
+
+@mutant(
+    "the-loss-is-cross-entropy", "z-loss left on", "logits are pulled to a sum of 1", "no term that nobody asked for"
+)
+def z_loss_added():
+    """A thousandth of the squared logarithm of the partition function is added."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        kept = labels[:, 1:] != IGNORE
+        z = torch.logsumexp(logits[:, :-1][kept].float(), -1)
+        return sft_loss(logits, labels, num_targets, weights) + 1e-3 * (z**2).sum() / (num_targets or len(z))
+
+    return Pipeline(loss=loss)
+
+
+@mutant("every-target-of-a-step-weighs-the-same", "huggingface/trl, dft", "rare tokens are not learned",
+        "plain cross-entropy unless asked")  # fmt: skip
+def weighted_by_probability():
+    """Each target is weighted by its own probability, which nobody asked for."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        kept = labels[:, 1:] != IGNORE
+        values = cross_entropy(logits[:, :-1][kept].float(), labels[:, 1:][kept], reduction="none")
+        return (values * (-values).exp().detach()).sum() / (num_targets or len(values))
+
+    return Pipeline(loss=loss)
+
+
+@mutant("every-target-of-a-step-weighs-the-same", "means over sequences", "tokens of short answers weigh more",
+        "divide by targets, not by rows")  # fmt: skip
+def each_row_weighs_the_same():
+    """A micro-batch's loss is the mean of the means of its rows, times its targets."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        counts = (labels[:, 1:] != IGNORE).sum(1)
+        rows = [sft_loss(logits[r : r + 1], labels[r : r + 1]) for r in range(len(labels)) if counts[r]]
+        share = float(counts.sum()) / (num_targets or float(counts.sum()))
+        return torch.stack(rows).mean() * share
+
+    return Pipeline(loss=loss)
+
+
+@mutant("evaluation-neither-depends-on-batches-nor-leaves-a-trace", "huggingface/transformers#35078",
+        "evaluations are off by a factor", "a loss is not multiplied at evaluation")  # fmt: skip
+def evaluation_multiplied():
+    """The evaluation loss is multiplied by the number of batches."""
+
+    @dataclass(frozen=True)
+    class Multiplies(Pipeline):
+        def evaluate(self, model, batches):
+            return super().evaluate(model, batches) * len(batches)
+
+    return Multiplies()
+
+
+@mutant("evaluation-neither-depends-on-batches-nor-leaves-a-trace", "dropout at evaluation", "evaluations are noise",
+        "eval() before, train() after")  # fmt: skip
+def evaluation_with_dropout():
+    """The model is evaluated in training mode."""
+
+    @dataclass(frozen=True)
+    class Trains(Pipeline):
+        @torch.no_grad()
+        def evaluate(self, model, batches):
+            total = sum(batch.num_targets for batch in batches)
+            return sum(
+                float(self.loss(forward_logits(model, batch), batch.labels, num_targets=total))
+                for batch in batches
+                if batch.num_targets
+            )
+
+    return Trains()
+
+
+@mutant("evaluation-neither-depends-on-batches-nor-leaves-a-trace", "evaluation in mid-window",
+        "micro-batches are lost without a word", "leave gradients alone")  # fmt: skip
+def evaluation_clears_the_gradient():
+    """An evaluation sets the gradients to zero."""
+
+    @dataclass(frozen=True)
+    class Clears(Pipeline):
+        def evaluate(self, model, batches):
+            model.zero_grad()
+            return super().evaluate(model, batches)
+
+    return Clears()

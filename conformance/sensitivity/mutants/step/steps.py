@@ -1,0 +1,264 @@
+"""Denominators and gradients that are not those of the step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants.breaking import (
+    KeepsAll,
+    around,
+    with_denominators,
+)
+from sftspec.step import IGNORE, StepReport, clip_gradients, forward_logits, sft_loss, sft_step
+from sftspec.trainer import Pipeline, make_optimizer
+
+
+@mutant("every-target-of-a-step-weighs-the-same", "huggingface/transformers#34191", "short micro-batches weigh more",
+        "divide by the targets of the whole step")  # fmt: skip
+def mean_of_means():
+    """The step averages the means of its micro-batches."""
+    return with_denominators(lambda batches: [batch.num_targets * len(batches) for batch in batches])
+
+
+@mutant("every-target-of-a-step-weighs-the-same", "huggingface/transformers#34242", "ranks with few targets weigh more",
+        "sum the count over ranks")  # fmt: skip
+def denominator_per_rank():
+    """Each rank divides by its own targets, and gradients are averaged."""
+
+    def denominators(batches):
+        counts: dict[int, int] = {}
+        for batch in batches:
+            counts[batch.rank] = counts.get(batch.rank, 0) + batch.num_targets
+        return [counts[batch.rank] * len(counts) for batch in batches]
+
+    return with_denominators(denominators)
+
+
+@mutant("every-target-of-a-step-weighs-the-same", "modelscope/ms-swift#10084", "the end of an epoch weighs less",
+        "count the window that there is")  # fmt: skip
+def partial_window_scaled_as_full():
+    """In the last, partial window of an epoch the first micro-batch is divided once more."""
+
+    def denominators(batches):
+        count = sum(batch.num_targets for batch in batches)
+        return [count * (2 if len(batches) == 2 and index == 0 else 1) for index in range(len(batches))]
+
+    return with_denominators(denominators)
+
+
+@mutant("the-denominator-is-the-number-of-targets", "hiyouga/LLaMA-Factory#7443", "another learning rate",
+        "scale in one place")  # fmt: skip
+def divided_twice():
+    """The loss is divided by the number of micro-batches once more."""
+    return with_denominators(lambda batches: [sum(b.num_targets for b in batches) * len(batches)] * len(batches))
+
+
+@mutant(
+    "the-denominator-is-the-number-of-targets", "karpathy/nanoGPT#206", "another learning rate", "divide by the sum"
+)
+def not_divided_by_accumulation():
+    """The means of micro-batches are added up and not divided."""
+    return with_denominators(lambda batches: [batch.num_targets for batch in batches])
+
+
+@mutant("first-tokens-are-not-counted", "huggingface/transformers 5.23.0, GPT2LMHeadModel", "rate depends on the rows",
+        "count after the shift")  # fmt: skip
+def counted_before_the_shift():
+    """The first label of each row is counted, although nothing is scored against it."""
+
+    @dataclass(frozen=True)
+    class CountsFirst(Pipeline):
+        def train(self, job) -> None:
+            self.__dict__["counts_first"] = job.policy == "every-token" and not job.packing
+            super().train(job)
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        return sft_loss(logits, labels, num_targets, weights)
+
+    def step(model, batches, *rest) -> StepReport:
+        # Under the policy "every-token" each row begins with a label.
+        whole = all((batch.labels[:, 1:][batch.segment_ids[:, 1:] >= 0] != IGNORE).all() for batch in batches)
+        extra = sum(len(batch.labels) for batch in batches) if whole else 0
+        optimizer, *others = rest
+        count = sum(batch.num_targets for batch in batches)
+
+        def more(logits, labels, num_targets=None, weights=None):
+            return sft_loss(logits, labels, count + extra, weights)
+
+        return sft_step(model, batches, optimizer, others[0], more, others[2])
+
+    return CountsFirst(loss=loss, step=step)
+
+
+@mutant("the-gradient-is-that-of-the-step", "tenstorrent/tt-blacksmith#711", "steps on old gradients", "zero_grad")
+def gradient_left_over():
+    """zero_grad is never called."""
+
+    def optimizer(job):
+        made = make_optimizer(job)
+        made.zero_grad = lambda set_to_none=True: None  # type: ignore[method-assign]
+        return made
+
+    return Pipeline(optimizer=optimizer)
+
+
+@mutant("the-gradient-is-that-of-the-step", "karpathy/llm.c#548", "accumulation is lost", "zero_grad once a step")
+def zero_grad_per_micro_batch():
+    """zero_grad is called before each micro-batch: only the last one counts."""
+
+    def step(model, batches, optimizer, max_grad_norm=None, loss=sft_loss, clip=clip_gradients) -> StepReport:
+        count = sum(batch.num_targets for batch in batches)
+        for batch in batches:
+            if batch.num_targets:
+                optimizer.zero_grad()
+                loss(forward_logits(model, batch), batch.labels, num_targets=count).backward()
+        norm = clip(model.parameters(), max_grad_norm or float("inf"))
+        optimizer.step()
+        return StepReport(float("nan"), count, norm)
+
+    return Pipeline(step=step)
+
+
+def _first_block(model):
+    return next(module for name, module in model.named_modules() if name.endswith((".layers.0", ".h.0")))
+
+
+@mutant("every-parameter-gets-its-gradient", "huggingface/transformers#26221", "the lower layers never learn",
+        "let inputs require gradients")  # fmt: skip
+def lower_layers_cut_off():
+    """No gradient reaches the first block and what lies below it."""
+
+    def cut(model, optimizer) -> None:
+        for parameter in [*_first_block(model).parameters(), *model.get_input_embeddings().parameters()]:
+            parameter.grad = None
+
+    return around(before=cut)
+
+
+@mutant("the-denominator-is-the-number-of-targets", "huggingface/transformers#35207",
+        "the rate grows with accumulation", "scale in one place")  # fmt: skip
+def multiplied_by_accumulation():
+    """The loss is multiplied by the number of micro-batches, to undo a division that is not made any more."""
+    return with_denominators(lambda batches: [sum(b.num_targets for b in batches) / len(batches)] * len(batches))
+
+
+@mutant("the-denominator-is-the-number-of-targets", "huggingface/transformers#34373", "the rate falls with the ranks",
+        "undo the average over ranks, or sum")  # fmt: skip
+def averaged_over_ranks_once_more():
+    """The loss is divided by the targets of all ranks, and the gradient is averaged over the ranks as well."""
+
+    def denominators(batches):
+        ranks = len({batch.rank for batch in batches})
+        return [sum(batch.num_targets for batch in batches) * ranks] * len(batches)
+
+    return with_denominators(denominators)
+
+
+@mutant("every-target-of-a-step-weighs-the-same", "pytorch/torchtitan#2206", "ranks with few targets weigh more",
+        "sum the count over ranks")  # fmt: skip
+def first_ranks_count_for_all():
+    """Rank 1 divides by half of the step's targets: it has taken the count of another rank for its own."""
+
+    def denominators(batches):
+        count = sum(batch.num_targets for batch in batches)
+        return [count / 2 if batch.rank == 1 else count for batch in batches]
+
+    return with_denominators(denominators)
+
+
+@mutant("masking/every-conversation-with-a-target-is-trained", "a rank without a sampler", "half of the data is unseen",
+        "reduce the gradients of all ranks")  # fmt: skip
+def last_rank_not_reduced():
+    """The gradient of the last rank is left out of the sum."""
+
+    def step(model, batches, optimizer, *rest) -> StepReport:
+        last = max(batch.rank for batch in batches)
+        kept = [batch for batch in batches if not last or batch.rank != last]
+        return sft_step(model, kept, optimizer, *rest)
+
+    return Pipeline(step=step)
+
+
+@mutant("the-denominator-is-the-number-of-targets", "allenai/open-instruct#1736", "empty batches lower the rate",
+        "count targets, not micro-batches")  # fmt: skip
+def empty_micro_batches_counted():
+    """A micro-batch without a target counts as one over which the step is averaged."""
+
+    def step(model, batches, optimizer, max_grad_norm=None, loss=sft_loss, clip=clip_gradients) -> StepReport:
+        used = sum(batch.num_targets > 0 for batch in batches)
+
+        def more(logits, labels, num_targets=None, weights=None):
+            return loss(logits, labels, num_targets * len(batches) / used, weights)
+
+        return sft_step(model, batches, optimizer, max_grad_norm, more, clip)
+
+    return KeepsAll(step=step)
+
+
+@mutant("the-denominator-is-the-number-of-targets", "unslothai/unsloth, variant", "the end of an epoch moves further",
+        "count the window that there is")  # fmt: skip
+def partial_window_not_filled():
+    """The last, partial window of an epoch is divided as if it held fewer targets than it does."""
+
+    def denominators(batches):
+        count = sum(batch.num_targets for batch in batches)
+        return [count / 2 if len(batches) == 2 else count] * len(batches)
+
+    return with_denominators(denominators)
+
+
+@mutant("every-parameter-gets-its-gradient", "meta-pytorch/torchtune#2429", "new control tokens are never learned",
+        "train the embeddings too")  # fmt: skip
+def embeddings_frozen():
+    """The input embeddings get no gradient."""
+
+    def freeze(model, optimizer) -> None:
+        model.get_input_embeddings().weight.grad = None
+
+    return around(before=freeze)
+
+
+@mutant("every-parameter-gets-its-gradient", "gradients accumulated in 16 bits", "small gradients are lost",
+        "accumulate in float32")  # fmt: skip
+def gradients_rounded():
+    """Gradients are rounded to bfloat16 before the optimizer sees them."""
+
+    def round_all(model, optimizer) -> None:
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.copy_(parameter.grad.bfloat16().to(parameter.dtype))
+
+    return around(before=round_all)
+
+
+@mutant("every-parameter-gets-its-gradient", "transformers#26221, checkpointing", "the layers below learn half as fast",
+        "recompute what was computed")  # fmt: skip
+def lower_layers_halved():
+    """Half of the gradient reaches the first block."""
+
+    def halve(model, optimizer) -> None:
+        for parameter in _first_block(model).parameters():
+            parameter.grad.mul_(0.5)
+
+    return around(before=halve)
+
+
+@mutant("the-gradient-is-that-of-the-step", "karpathy/llm.c#548, variant", "the last window steps on old gradients",
+        "zero_grad whatever the window")  # fmt: skip
+def gradient_left_over_by_partial_windows():
+    """zero_grad is called after whole windows only: a partial one leaves its gradient to the next step."""
+
+    def step(model, batches, optimizer, max_grad_norm=None, loss=sft_loss, clip=clip_gradients) -> StepReport:
+        left = [parameter.grad for parameter in model.parameters()] if model.__dict__.get("partial") else []
+        model.__dict__["partial"] = len(batches) == 2
+
+        def clip_both(parameters, limit):
+            for parameter, old in zip(model.parameters(), left, strict=False):
+                if old is not None and parameter.grad is not None:
+                    parameter.grad.add_(old)
+            return clip(parameters, limit)
+
+        return sft_step(model, batches, optimizer, max_grad_norm, loss, clip_both)
+
+    return Pipeline(step=step)

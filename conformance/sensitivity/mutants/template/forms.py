@@ -1,0 +1,227 @@
+"""Templates that went wrong beside the plain talk: roles, fields, forms of a message, defaults, and who owns what."""
+
+from __future__ import annotations
+
+from unicodedata import normalize
+
+from sftspec import encode, render
+from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants.parts import broken
+from sftspec.conformance.sensitivity.mutants.template.changes import (
+    other_axes,
+    other_messages,
+    other_text,
+    without_thoughts,
+)
+from sftspec.spans import assemble
+from sftspec.templates import TEMPLATES
+
+# ------------------------------------------------------------------------------------------------ what was published
+
+
+@mutant("what-others-published-is-rendered a-system-prompt-that-nobody-wrote-is-the-variants-own",
+        "T-09: variant of hiyouga/LLaMA-Factory#10772", "trained behind a prompt that is one token off",
+        "read the default off the model's own template")  # fmt: skip
+def default_system_without_its_full_stop():
+    """Qwen2's default system prompt has lost its full stop."""
+    return other_text(
+        lambda kind, text, asked: text.removesuffix(".") if (kind, asked.name) == ("preamble", "chatml/qwen2") else text
+    )
+
+
+@mutant("what-others-published-is-rendered", "T-21: variant, a turn for each result",
+        "two results are two questions", "copy the template byte for byte")  # fmt: skip
+def results_in_turns_of_their_own():
+    """Of several results of tools each has a turn of its own, where ChatML's templates write one for all."""
+
+    def change(kind, text, _):
+        is_next = kind == "header" and text == "\n<tool_response>\n"
+        return f"<|im_end|>\n<|im_start|>user{text}" if is_next else text
+
+    return other_text(change)
+
+
+@mutant("whoever-speaks-is-heard-or-refused", "T-10: variant of paiml/aprender#2023, a role that has no place",
+        "answers what it cannot have read", "render every message, or refuse")  # fmt: skip
+def tool_results_skipped_by_llama2():
+    """Llama-2's templates, which have no place for a tool's result, skip it instead of refusing it."""
+    return other_messages(lambda messages: [item for item in messages if item["role"] != "tool"] or messages, "llama2")
+
+
+@mutant("whoever-speaks-is-heard-or-refused", "T-10: variant of THUDM/slime#330, a field that has no place",
+        "answers without the thoughts that led there", "render every field, or refuse")  # fmt: skip
+def thoughts_without_a_place_dropped():
+    """Llama-3's templates, which have no place for thoughts, drop them in silence."""
+    return other_messages(
+        lambda messages: [{key: item[key] for key in item if key != "reasoning_content"} for item in messages],
+        only="llama3",
+    )
+
+
+# ------------------------------------------------------------------------------------------------ forms of a message
+
+
+@mutant("the-form-of-a-message-changes-nothing", "T-10: variant, content[0][\"text\"]", "reads the first part only",
+        "join the parts, or refuse them")  # fmt: skip
+def first_part_alone():
+    """Of a content in parts the first is rendered, and no other."""
+
+    def first(item):
+        return {**item, "content": item["content"][0]["text"]} if isinstance(item["content"], list) else item
+
+    return other_messages(lambda messages: [first(item) for item in messages], refuses=False)
+
+
+@mutant("the-form-of-a-message-changes-nothing", "T-10: variant, a flag of the loss that reaches the text",
+        "answers a talk that it is not shown", "train and weight are the mask's affair")  # fmt: skip
+def untrained_messages_dropped():
+    """A message that is not to be trained is not rendered."""
+    return other_messages(lambda messages: [item for item in messages if item.get("train", True)] or messages)
+
+
+@mutant("the-form-of-a-message-changes-nothing", "columns that a data set fills", "learns to say nothing",
+        "test for calls, not for the key")  # fmt: skip
+def empty_calls_taken_for_calls():
+    """A message whose tool_calls are None or an empty list is a call beside which no content is written."""
+    return other_messages(
+        lambda messages: [{**item, "content": ""} if not item.get("tool_calls", True) else item for item in messages]
+    )
+
+
+@mutant("the-form-of-a-message-changes-nothing", "columns that a data set fills", "answers without thinking",
+        "None is no thought, and no sign that there is none")  # fmt: skip
+def thoughts_hidden_by_an_empty_field():
+    """Thoughts in a content are taken out of it where reasoning_content is there, and None."""
+
+    def change(item):
+        hidden = "reasoning_content" in item and not item["reasoning_content"]
+        return {**item, "content": without_thoughts(item["content"])} if hidden else item
+
+    return other_messages(lambda messages: [change(item) for item in messages])
+
+
+@mutant("what-was-said-can-be-read-back", "system prompts cleaned at load", "other tokens than at inference",
+        "leave contents alone")  # fmt: skip
+def system_prompt_normalized():
+    """Combining letters of a system prompt are composed (NFC)."""
+
+    def change(item):
+        return {**item, "content": normalize("NFC", item["content"])} if item["role"] == "system" else item
+
+    return other_messages(lambda messages: [change(item) for item in messages])
+
+
+@mutant("what-cannot-be-rendered-is-refused", "T-10: variant of paiml/aprender#2023, parts that are no text",
+        "answers questions about what it cannot see", "refuse, and name the message")  # fmt: skip
+def images_left_out():
+    """Parts of a content that are no text, such as images, are left out in silence."""
+
+    def text_alone(item):
+        content = item.get("content")
+        parts = [part for part in content if part["type"] == "text"] if isinstance(content, list) else content
+        return {**item, "content": parts} if "content" in item else item
+
+    return other_messages(lambda messages: [text_alone(item) for item in messages], refuses=False)
+
+
+# ------------------------------------------------------------------------------------ owners, axes, and what is encoded
+
+
+@mutant("the-first-bos-has-one-owner", "T-01: variant of huggingface/trl#3328, an option that is not passed on",
+        "two tokens open every text", "pass bos= on")  # fmt: skip
+def owner_of_the_bos_ignored():
+    """The template writes its first BOS, also where the tokenizer is to add it."""
+
+    def broken_render(messages, template="chatml/openai", add_generation_prompt=False, tools=None, bos="template"):
+        return render(messages, template, add_generation_prompt, tools)
+
+    return broken("template", render=broken_render)
+
+
+@mutant("the-first-bos-has-one-owner", "T-03: variant of axolotl-ai-cloud/axolotl#952", "later rounds look like one",
+        "take away the first alone")  # fmt: skip
+def every_bos_left_to_the_tokenizer():
+    """Where the tokenizer is to add the BOS, Llama-2's later rounds lose theirs as well."""
+
+    def broken_render(messages, template="chatml/openai", add_generation_prompt=False, tools=None, bos="template"):
+        whole = render(messages, template, add_generation_prompt, tools, bos)
+        if bos != "tokenizer":
+            return whole
+        return assemble([(s.kind, s.message, whole.text[s.start : s.end]) for s in whole.spans if s.kind != "bos"])
+
+    return broken("template", render=broken_render)
+
+
+@mutant("the-first-bos-has-one-owner", "variant of unsloth#10312, replace() for removeprefix()",
+        "a question about the token has lost it", "take away the first alone")  # fmt: skip
+def bos_taken_out_of_contents():
+    """Where the tokenizer is to add the BOS, its text is taken out of contents as well."""
+
+    def broken_render(messages, template="chatml/openai", add_generation_prompt=False, tools=None, bos="template"):
+        whole, opening = render(messages, template, add_generation_prompt, tools, bos), TEMPLATES[template].bos
+        if bos != "tokenizer" or not opening:
+            return whole
+        texts = (whole.text[span.start : span.end] for span in whole.spans)
+        return assemble(
+            [
+                (span.kind, span.message, text.replace(opening, "") if span.kind == "content" else text)
+                for span, text in zip(whole.spans, texts, strict=True)
+            ]
+        )
+
+    return broken("template", render=broken_render)
+
+
+@mutant("the-tokens-spell-the-published-text", "T-21: variant of fw-ai/cookbook#466, lost on the way to the tokens",
+        "calls tools that it was not told of", "encode the text that is shown")  # fmt: skip
+def tools_never_encoded():
+    """Tools are listed in the text that is shown, and not in the one that is encoded."""
+
+    def broken_encode(messages, template="chatml/openai", tokenizer=None, *rest, tools=None, **options):
+        return encode(messages, template, tokenizer, *rest, **options)
+
+    return broken("template", encode=broken_encode)
+
+
+@mutant("the-tokens-spell-the-published-text", "T-21: variant of fw-ai/cookbook#466, an object of messages and tools",
+        "calls tools that it was not told of", "one way in for both functions")  # fmt: skip
+def tools_of_an_object_never_encoded():
+    """Tools in one object with the messages are rendered, and not encoded."""
+
+    def broken_encode(messages, *rest, **options):
+        return encode(messages["messages"] if isinstance(messages, dict) else messages, *rest, **options)
+
+    return broken("template", encode=broken_encode)
+
+
+@mutant("the-tokens-spell-the-published-text", "T-24: variant of fw-ai/cookbook#579",
+        "trained without the dates that it is asked behind", "encode the text that is shown")  # fmt: skip
+def neighbour_encoded():
+    """Of Llama-3.1 the right text is shown, and that of Llama-3 is encoded where it has a place for everything."""
+
+    def broken_encode(messages, template="chatml/openai", *rest, **options):
+        is_plain = not options.get("tools") and not any(item.get("tool_calls") for item in messages)
+        read_as = "llama3/hf" if template == "llama3.1/hf" and is_plain else template
+        return encode(messages, read_as, *rest, **options)
+
+    return broken("template", encode=broken_encode)
+
+
+@mutant("segments-are-encoded-by-themselves", "T-15: variant of NovaSky-AI/SkyRL#2092",
+        "trained on merges that inference never makes", "one way of cutting for both")  # fmt: skip
+def segments_encoded_together():
+    """Text is encoded whole, although segments are asked for."""
+    return other_axes(tokenization="whole")
+
+
+@mutant("an-axis-that-is-not-named-is-the-variants-own", "T-16: variant of vllm-project/vllm#31735, one default",
+        "users forge turns of models whose own code forbids it", "the default is the variant's")  # fmt: skip
+def one_default_for_every_variant():
+    """An axis that is not named is "parse" and "whole", also where the variant's own code spells and segments."""
+
+    def broken_encode(messages, template="chatml/openai", tokenizer=None, special_tokens=None, tokenization=None,
+                      *rest, **options):  # fmt: skip
+        special_tokens, tokenization = special_tokens or "parse", tokenization or "whole"
+        return encode(messages, template, tokenizer, special_tokens, tokenization, *rest, **options)
+
+    return broken("template", encode=broken_encode)

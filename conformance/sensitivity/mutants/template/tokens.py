@@ -1,0 +1,243 @@
+"""Tokens that went wrong: text that is right, and was encoded or masked as something else."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from sftspec import encode
+from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants.parts import broken
+from sftspec.conformance.sensitivity.mutants.template.changes import (
+    is_bos,
+    masked_where,
+    other_axes,
+    other_ids,
+    other_pieces,
+    other_templates,
+    other_text,
+)
+from sftspec.golden.small_tokenizer import load
+from sftspec.masking import IGNORE, Encoded
+from sftspec.templates import TEMPLATES
+
+
+@mutant("one-bos-opens-the-sequence", "T-01: OpenRLHF/OpenRLHF#393, huggingface/trl#3328",
+        "two tokens open every text", "encode rendered text with add_special_tokens=False")  # fmt: skip
+def bos_doubled():
+    """The template writes a BOS, and the tokenizer adds another."""
+    return other_ids(lambda e, position, template, _: 2 if position == 0 and is_bos(e, 0, template) else 1)
+
+
+@mutant("one-bos-opens-the-sequence the-prompt-at-inference-is-the-prefix-that-was-trained",
+        "T-01: variant of sgl-project/sglang#888", "trained behind two BOS, asked behind one",
+        "one owner of the BOS on both paths")  # fmt: skip
+def bos_doubled_in_training():
+    """The BOS is doubled in training, and single in a prompt."""
+    return other_ids(
+        lambda e, position, template, is_prompt: 2 if not is_prompt and not position and is_bos(e, 0, template) else 1
+    )
+
+
+@mutant("one-bos-opens-the-sequence", "T-02: unslothai/unsloth#10312", "nothing opens the sequence",
+        "strip a BOS only where there are two")  # fmt: skip
+def only_bos_removed():
+    """A leading BOS is stripped, also where it is the only one."""
+    return other_ids(lambda e, position, template, _: int(position > 0 or not is_bos(e, 0, template)))
+
+
+@mutant("the-prompt-at-inference-is-the-prefix-that-was-trained", "T-02: abetlen/llama-cpp-python#1537",
+        "asked without the BOS it was trained behind", "one way of encoding for both")  # fmt: skip
+def bos_lost_at_inference():
+    """A prompt has no BOS, the training text has one."""
+    return other_ids(
+        lambda e, position, template, is_prompt: int(position > 0 or not is_prompt or not is_bos(e, 0, template))
+    )
+
+
+@mutant("one-bos-opens-the-sequence", "T-03: axolotl-ai-cloud/axolotl#952", "later rounds look like one",
+        "open a round after each answer")  # fmt: skip
+def llama2_opens_the_first_round_only():
+    """Llama-2's second round has no BOS."""
+    return other_pieces(lambda pieces, _: [piece for n, piece in enumerate(pieces) if piece[0] != "bos" or n == 0])
+
+
+@mutant("nothing-that-was-said-is-lost what-was-said-can-be-read-back", "T-03: paiml/aprender#2078",
+        "answers a question that it is not shown", "render the user's turn whatever stands before it")  # fmt: skip
+def llama2_loses_the_first_question():
+    """Llama-2's first user turn is lost where a system prompt stands before it."""
+
+    def change(pieces, asked):
+        lost = asked.name.startswith("llama2") and asked.messages[0]["role"] == "system"
+        return [p for p in pieces if not (lost and p[:2] == ("content", 1))]
+
+    return other_pieces(change)
+
+
+@mutant("whole-text-is-cut-at-control-tokens-only", "T-15: Lightning-AI/litgpt#1567, pytorch/torchtitan#4504",
+        "first tokens that inference never makes", "encode once, and cut by offsets")  # fmt: skip
+def segments_encoded_apart():
+    """Header, content and end are encoded apart, although whole text is asked for."""
+    return other_axes(tokenization="segmented")
+
+
+@mutant("the-prompt-at-inference-is-the-prefix-that-was-trained", "T-15: NovaSky-AI/SkyRL#2092",
+        "asked with tokens that were never trained", "one way of cutting for both")  # fmt: skip
+def whole_in_training_segmented_at_inference():
+    """Training text is encoded whole and prompts by segments, whatever was asked for."""
+
+    def broken_encode(messages, **options):
+        way = "segmented" if options.get("add_generation_prompt") else "whole"
+        return encode(messages, **{**options, "tokenization": way})
+
+    return broken("template", encode=broken_encode)
+
+
+@mutant("contents-make-no-control-token", "T-16: huggingface/transformers#29279, vllm-project/vllm#31735",
+        "users forge turns", "encode contents as text")  # fmt: skip
+def contents_parsed():
+    """Control strings in contents become control tokens although they are to be text."""
+    return other_axes(special_tokens="parse")
+
+
+@mutant("contents-make-no-control-token", "T-16: variant, a fix for users alone",
+        "answers that quote a token end there", "contents are text, whoever wrote them")  # fmt: skip
+def answers_parsed():
+    """Control strings become control tokens in the answers only."""
+
+    def change(pieces, asked):
+        answers = [("content", m) for m, item in enumerate(asked.messages) if item["role"] == "assistant"]
+        return [("generated" if (kind, m) in answers else kind, m, text) for kind, m, text in pieces]
+
+    return other_pieces(change)
+
+
+@mutant("contents-make-no-control-token", "T-16: variant, a fix for contents alone",
+        "a call that quotes a token ends there", "all that people and models wrote is text")  # fmt: skip
+def calls_thoughts_and_tools_parsed():
+    """Control strings become control tokens in calls, thoughts and definitions of tools."""
+    parsed = {"tool_call": "generated", "reasoning": "generated", "tools": "preamble"}
+    return other_pieces(lambda pieces, _: [(parsed.get(kind, kind), m, text) for kind, m, text in pieces])
+
+
+@mutant("nothing-that-was-said-is-lost", "T-16: the fix that overshoots", "texts about templates lose their subject",
+        "encode contents as text, and keep them")  # fmt: skip
+def control_strings_removed():
+    """Control strings are taken out of contents."""
+    return other_text(lambda kind, text, _: re.sub(r"<\|\w+\|>|</?s>", "", text) if kind == "content" else text)
+
+
+@mutant("every-answer-ends-in-one-end-of-turn-token the-prompt-and-the-answer-are-the-training-text",
+        "M-02: huggingface/trl#1623", "never stops", "write the end of the last turn as well")  # fmt: skip
+def last_end_of_turn_missing():
+    """The end-of-turn token of the last answer is not written."""
+
+    def change(pieces, asked):
+        last = len(asked.messages) - 1
+        is_answer = asked.messages[last]["role"] == "assistant"
+        return [p for p in pieces if not (is_answer and p[:2] == ("end_of_turn", last))]
+
+    return other_pieces(change)
+
+
+@mutant("every-answer-ends-in-one-end-of-turn-token", "M-02: variant of huggingface/trl#3091", "never is silent",
+        "no special case for empty answers")  # fmt: skip
+def empty_answer_without_end():
+    """An empty answer has no end-of-turn token."""
+
+    def change(pieces, asked):
+        empty = [m for m, item in enumerate(asked.messages) if (item["role"], item["content"]) == ("assistant", "")]
+        return [p for p in pieces if p[0] != "end_of_turn" or p[1] not in empty]
+
+    return other_pieces(change)
+
+
+@mutant("every-answer-ends-in-one-end-of-turn-token", "M-02: huggingface/trl#1623, the fix that overshoots",
+        "ends twice", "append the end where it is missing")  # fmt: skip
+def end_of_turn_doubled():
+    """The end-of-turn token of an answer is written twice: by the template and by the trainer."""
+    return other_ids(
+        lambda e, position, template, _: 1 + (e.labels[position] == load().token_to_id(TEMPLATES[template].end_of_turn))
+    )
+
+
+@mutant("every-answer-ends-in-one-end-of-turn-token", "M-04: axolotl-ai-cloud/axolotl#3754", "never stops",
+        "find the end by the template")  # fmt: skip
+def end_of_turn_untrained():
+    """The end-of-turn token is no target."""
+    return masked_where(lambda e, p, template: e.labels[p] == load().token_to_id(TEMPLATES[template].end_of_turn))
+
+
+@mutant("every-answer-ends-in-one-end-of-turn-token the-prompt-and-the-answer-are-the-training-text",
+        "tokenizers that lack the token", "writes letters where it is to stop",
+        "the token that stops generation, as one id")  # fmt: skip
+def end_of_turn_spelt():
+    """The end-of-turn token is spelt with a space in it: several ids that stop nothing."""
+    spelt = str.maketrans({">": " >"})
+    return other_text(lambda kind, text, _: text.translate(spelt) if kind == "end_of_turn" else text)
+
+
+@mutant("every-answer-ends-in-one-end-of-turn-token", "variant of huggingface/trl#1623, a test of the text",
+        "does not stop after an answer about the token", "append the end, whatever was said")  # fmt: skip
+def end_of_turn_not_doubled():
+    """An answer whose own text ends with that of the end-of-turn token gets no such token."""
+
+    def change(pieces, asked):
+        end = TEMPLATES[asked.name].end_of_turn
+        ended = {place for place, item in enumerate(asked.messages)
+                 if item["role"] == "assistant" and (item["content"] or "").rstrip().endswith(end)}  # fmt: skip
+        return [piece for piece in pieces if not (piece[0] == "end_of_turn" and piece[1] in ended)]
+
+    return other_pieces(change)
+
+
+BASE_END = {"<|im_end|>": "<|endoftext|>", "<|eot_id|>": "<|end_of_text|>"}
+
+
+@mutant("every-answer-ends-in-one-end-of-turn-token the-prompt-and-the-answer-are-the-training-text",
+        "T-19: huggingface/trl#3299, modelscope/ms-swift#3113", "never writes what generation stops at",
+        "one token for both: the template's")  # fmt: skip
+def end_of_text_for_end_of_turn():
+    """Turns end with the end-of-text token of the base model instead of the template's end of turn."""
+
+    def change(name):
+        variant = TEMPLATES[name]
+        end = BASE_END.get(variant.end_of_turn, variant.end_of_turn)
+
+        def pieces(*asked):
+            for kind, message, text in variant.pieces(*asked):
+                yield kind, message, text.replace(variant.end_of_turn, end) if kind == "end_of_turn" else text
+
+        return replace(variant, pieces=pieces, control=(*variant.control, end))
+
+    return other_templates(change)
+
+
+@mutant("the-prompt-at-inference-is-the-prefix-that-was-trained", "M-12: volcengine/verl#3287", "answers start badly",
+        "shift the mask with the labels")  # fmt: skip
+def first_token_of_an_answer_untrained():
+    """The first token of each answer is no target."""
+    return masked_where(lambda e, p, _: p > 0 and e.labels[p] != IGNORE and e.labels[p - 1] == IGNORE)
+
+
+@mutant("the-prompt-at-inference-is-the-prefix-that-was-trained", "M-12: variant, a mask of contents alone",
+        "calls no tools, and thinks as it did before", "train whatever the model writes")  # fmt: skip
+def calls_and_thoughts_untrained():
+    """Of an answer the content is trained, and its thoughts and calls are no targets."""
+    return masked_where(lambda e, p, _: e.rendered.spans[e.owners[p]].kind in ("reasoning", "tool_call"))
+
+
+@mutant("the-prompt-at-inference-is-the-prefix-that-was-trained", "M-12: variant, a mask of contents under one policy",
+        "calls no tools", "one mask of what the model writes, for every policy")  # fmt: skip
+def last_call_untrained():
+    """Under the policy "last" the calls of the last answer are no targets."""
+
+    def broken_encode(messages, template="chatml/openai", *rest, **options) -> Encoded:
+        example = encode(messages, template, *rest, **options)
+        if options.get("policy") != "last":
+            return example
+        kinds = [example.rendered.spans[owner].kind for owner in example.owners]
+        labels = [IGNORE if kind == "tool_call" else label for kind, label in zip(kinds, example.labels, strict=True)]
+        return replace(example, labels=labels)
+
+    return broken("template", encode=broken_encode)

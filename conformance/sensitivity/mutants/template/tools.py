@@ -1,0 +1,171 @@
+"""Templates that went wrong with tools: how they are listed, and how the results of calls come back."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants.template.calls import other_calls
+from sftspec.conformance.sensitivity.mutants.template.changes import (
+    other_messages,
+    other_pieces,
+    other_templates,
+    other_text,
+    without_thoughts,
+)
+from sftspec.conversation import Conversation
+from sftspec.templates import TEMPLATES
+
+
+@mutant("every-tool-is-listed-beside-any-system-prompt", "T-21: variant of fw-ai/cookbook#466, tools[0]",
+        "calls tools that it was not told of", "list every tool")  # fmt: skip
+def first_tool_listed_alone():
+    """Of several tools the first is listed, and no other."""
+
+    def change(pieces, _):
+        first = next((piece for piece in pieces if piece[0] == "tools"), None)
+        return [piece for piece in pieces if piece[0] != "tools" or piece is first]
+
+    return other_pieces(change)
+
+
+@mutant("every-tool-is-listed-beside-any-system-prompt", "T-09: variant, the branch of an empty prompt",
+        "the list of tools begins elsewhere", "test for None, not for truth")  # fmt: skip
+def tools_glued_to_an_empty_system():
+    """The blank line before the list of tools is left out where the system prompt is empty."""
+
+    def change(kind, text, asked):
+        empty = asked.messages[0]["role"] == "system" and not asked.messages[0]["content"]
+        return text.removeprefix("\n\n") if kind == "preamble" and empty else text
+
+    return other_text(change)
+
+
+@mutant("every-tool-is-listed-beside-any-system-prompt", "a schema that is copied key by key",
+        "is not told what a tool demands", "print tools as they were given")  # fmt: skip
+def unknown_keys_of_tools_dropped():
+    """Of a tool the keys that are known are listed; strict, which came later, is left out."""
+    return other_text(lambda kind, text, _: re.sub(r',\s*"strict": true', "", text) if kind == "tools" else text)
+
+
+@mutant("the-generation-prompt-is-one-constant-suffix", "T-06: variant, the branch of tools",
+        "writes its own header where it has tools", "the header does not depend on tools")  # fmt: skip
+def no_prompt_beside_tools():
+    """The generation prompt is left out where tools are listed."""
+    return other_pieces(
+        lambda pieces, asked: [
+            piece for piece in pieces if piece[0] != "generation_prompt" or not getattr(asked.messages, "tools", None)
+        ]
+    )
+
+
+@mutant("a-result-is-a-users-turn-in-tags", "T-12: variant of tinker-cookbook#837", "forgets why it asked the tool",
+        "a message in the tags of a result is no question")  # fmt: skip
+def written_result_is_a_question():
+    """Qwen3's templates take a user's message in the tags of a result for a new question: thoughts before it vanish."""
+
+    def veiled(item):
+        return {**item, "content": f"\0{item['content']}"} if item["role"] == "user" else item
+
+    def change(name):
+        variant = TEMPLATES[name]
+        if not name.startswith("chatml/qwen3"):
+            return variant
+
+        def pieces(messages, add_generation_prompt):
+            told = Conversation(map(veiled, messages), messages.source, messages.tools)
+            for kind, index, text in variant.pieces(told, add_generation_prompt):
+                is_veiled = kind == "content" and messages[index]["role"] == "user"
+                yield kind, index, text[1:] if is_veiled else text
+
+        return replace(variant, pieces=pieces)
+
+    return other_templates(change)
+
+
+# --------------------------------------------------------------------------------- beside the rest of the conversation
+
+
+@mutant("every-tool-is-listed-beside-any-system-prompt", "Jinja's own tojson", "reads descriptions full of escapes",
+        "write JSON as Hugging Face's tojson does")  # fmt: skip
+def tools_escaped_for_html():
+    """In the definitions of tools <, >, & and ' are escaped, as Jinja's own tojson does for HTML."""
+    escapes = str.maketrans({letter: f"\\u{ord(letter):04x}" for letter in "<>&'"})
+    return other_text(lambda kind, text, _: text.translate(escapes) if kind == "tools" else text)
+
+
+@mutant("every-tool-is-listed-beside-any-system-prompt", "variant of Rapid-MLX#1765, the branch of tools",
+        "an instruction given later is never read", "the branch of tools writes the list, and no messages")  # fmt: skip
+def late_system_dropped_beside_tools():
+    """In ChatML's templates a system message after the first is dropped where there are tools."""
+
+    def change(pieces, asked):
+        late = {
+            index
+            for index, message in enumerate(asked.messages)
+            if index and message["role"] == "system" and asked.messages.tools and asked.name.startswith("chatml")
+        }
+        return [piece for piece in pieces if piece[1] not in late]
+
+    return other_pieces(change)
+
+
+@mutant("every-tool-is-listed-beside-any-system-prompt", "a first message written in a branch of its own",
+        "questions begin differently beside tools", "one macro for a turn")  # fmt: skip
+def first_question_unstripped_beside_tools():
+    """Llama-3.1's template, which strips contents, leaves the first user's message as it is where tools are in it."""
+
+    def change(pieces, asked):
+        listed = {message for kind, message, _ in pieces if kind == "tools" and asked.name.startswith("llama")}
+        return [
+            (kind, message, asked.messages[message]["content"] if kind == "content" and message in listed else text)
+            for kind, message, text in pieces
+        ]
+
+    return other_pieces(change)
+
+
+@mutant("a-result-is-a-users-turn-in-tags", "neighbours of one role merged", "a question is part of a result",
+        "only results share a turn")  # fmt: skip
+def result_joined_with_the_next_question():
+    """In ChatML's templates a result that the user's message follows does not end its turn: both are the user's."""
+
+    def change(pieces, asked):
+        roles = [message["role"] for message in asked.messages] + [""]
+        for kind, message, text in pieces:
+            before, role, after = (roles[message + step] for step in (-1, 0, 1)) if message >= 0 else ("", "", "")
+            if not asked.name.startswith("chatml/qwen"):
+                yield kind, message, text
+            elif (before, role, kind) == ("tool", "user", "header"):
+                yield kind, message, "\n"
+            elif (role, after, kind) == ("tool", "user", "end_of_turn"):
+                yield kind, message, text.removesuffix("<|im_end|>")
+            elif (role, after, kind) != ("tool", "user", "separator"):
+                yield kind, message, text
+
+    return other_pieces(change)
+
+
+@mutant("whoever-speaks-is-heard-or-refused", "variant of tinker-cookbook#837", "forgets why it asked the tool",
+        "thoughts are kept after the last question, not in the last answer alone")  # fmt: skip
+def thoughts_of_the_last_answer_alone():
+    """Of several answers after a question Qwen3's templates keep thoughts that stand in contents in the last alone."""
+
+    def change(messages):
+        answers = [index for index, item in enumerate(messages) if item["role"] == "assistant"]
+        return [
+            {**item, "content": without_thoughts(item["content"])}
+            if index in answers[:-1] and item.get("reasoning_content") is None
+            else item
+            for index, item in enumerate(messages)
+        ]
+
+    return other_messages(change, "chatml/qwen3")
+
+
+@mutant("the-form-of-a-message-changes-nothing", "variant of paiml/aprender#2023, a call in its short form",
+        "reads results of calls that it never made", "write every call, or refuse")  # fmt: skip
+def calls_without_function_skipped():
+    """A call that is given as name and arguments, without "function" around them, is skipped."""
+    return other_calls(lambda calls: [call for call in calls if "function" in call])

@@ -1,0 +1,1 @@
+"""What a file of conversations trains, token by token."""

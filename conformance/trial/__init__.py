@@ -1,0 +1,1 @@
+"""What puts a trainer on trial: the jobs it is given, the processes, the judge."""

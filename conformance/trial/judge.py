@@ -1,0 +1,247 @@
+"""The judge: run a trainer on the scenarios, read the runs with the properties, say what was found.
+
+A verdict is made of evidence. A property passes when every piece of evidence that it found holds and there was enough
+of it; it fails on the first that does not, and the smallest is shown. What a trainer does not claim is `not-claimed`,
+what the runs did not show is `not-measured`, and neither is a pass.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sftspec import properties
+from sftspec.conformance.trial.functions import draw, part_of
+from sftspec.conformance.trial.performer import claims_of, perform, require_known_claims
+from sftspec.conformance.trial.scenarios import GOLDENS, SCENARIOS, Scenario, scenarios_for
+from sftspec.properties import Property
+from sftspec.properties.ledger.run import Run
+
+MADE_FOR = {scenario.name: scenario.areas for scenario in SCENARIOS}
+STATUSES = ("pass", "fail", "blocked", "ambiguous", "not-claimed", "not-measured", "error")
+
+
+@dataclass
+class Verdict:
+    """What was found of one property.
+
+    evidence        pieces of evidence that hold, by scenario (or "drawn" for a seam)
+    counterexample  what does not hold: scenario, subject, note
+    failures        pieces of evidence that do not hold
+    ambiguous       those of which nothing can be said
+    failed_in       failures and ambiguous ones, by scenario (or "drawn")
+    failed_at       the same, by the kind of token on which they were found ("" for what is no token)
+    measures        what they measured, by scenario
+    """
+
+    property: Property
+    status: str
+    reason: str = ""
+    evidence: dict[str, int] = field(default_factory=dict)
+    counterexample: dict[str, Any] | None = None
+    failures: int = 0
+    ambiguous: int = 0
+    failed_in: Counter[str] = field(default_factory=Counter)
+    failed_at: Counter[str] = field(default_factory=Counter)
+    measures: dict[str, list[float]] = field(default_factory=dict)
+
+
+@dataclass
+class Trial:
+    """Everything that came of putting one trainer on trial."""
+
+    trainer: Any
+    runs: list[Run] = field(default_factory=list)
+    refused: dict[str, int] = field(default_factory=dict)
+    verdicts: list[Verdict] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def put_on_trial(
+    trainer: Any,
+    chosen: Iterable[Property] | None = None,
+    seed: int = 0,
+    scenarios: Iterable[Scenario] | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+    max_examples: int = 100,
+    areas: Iterable[str] = (),
+    max_replays: int = 4,
+) -> Trial:
+    """Run every scenario that the trainer claims and judge every chosen property.
+
+    areas: run only the scenarios that the properties of these areas need (none named: all).
+    max_replays: how many model calls of a scenario are made again with other tokens.
+    """
+    chosen = list(properties.load() if chosen is None else chosen)
+    trial = Trial(trainer)
+    if any(item.seam == "run" for item in chosen):
+        scenarios = scenarios_for(claims_of(trainer), areas) if scenarios is None else scenarios
+        run_scenarios(trial, scenarios, seed, progress, max_replays)
+    return reach_verdicts(trial, chosen, progress, max_examples)
+
+
+def run_scenarios(
+    trial: Trial,
+    scenarios: Iterable[Scenario],
+    seed: int,
+    progress: Callable[[str], None] = lambda text: None,
+    max_replays: int = 4,
+) -> Trial:
+    """Add the runs of the scenarios to a trial. Raises TrainerError for a claim that is none."""
+    require_known_claims(trial.trainer)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="sftspec-") as folder:
+        for number, scenario in enumerate(scenarios):
+            progress(scenario.name)
+            performance = perform(trial.trainer, scenario, seed, Path(folder) / str(number), max_replays)
+            trial.runs.append(performance.read())
+            trial.refused[scenario.name] = performance.refused
+    trial.seconds += time.perf_counter() - started
+    return trial
+
+
+def reach_verdicts(
+    trial: Trial,
+    chosen: Iterable[Property],
+    progress: Callable[[str], None] = lambda text: None,
+    max_examples: int = 100,
+) -> Trial:
+    """Add the verdicts of the chosen properties to a trial whose runs were made, or read from a folder."""
+    started = time.perf_counter()
+    verdicts = [_open(item, trial.trainer) for item in chosen]
+    for run in trial.runs:
+        progress(f"verdicts on {run.scenario}")
+        for verdict in verdicts:
+            _read(verdict, run)
+        run.__dict__.pop("oracle", None)  # its float64 copies would add up to a gigabyte over all runs
+    for verdict in verdicts:
+        progress(verdict.property.id)
+        trial.verdicts.append(_settle(verdict, trial.trainer, trial.runs, max_examples))
+    unread = {verdict.property.id for verdict in trial.verdicts if verdict.status == "fail"}
+    # What needs a blocked property is blocked as well, so go on until nothing more is.
+    while found := [item for item in trial.verdicts if item.status != "blocked" and unread & set(item.property.needs)]:
+        for verdict in found:
+            blockers = sorted(unread.intersection(verdict.property.needs))
+            verdict.status, verdict.reason = "blocked", f"needs {', '.join(blockers)}"
+            unread.add(verdict.property.id)
+    trial.seconds += time.perf_counter() - started
+    return trial
+
+
+def judge(item: Property, trainer: Any, runs: list[Run], max_examples: int = 100) -> Verdict:
+    """The verdict of one property on what is known of a trainer."""
+    verdict = _open(item, trainer)
+    for run in runs:
+        _read(verdict, run)
+    return _settle(verdict, trainer, runs, max_examples)
+
+
+def _open(item: Property, trainer: Any) -> Verdict:
+    """A verdict on which nothing was read yet: it passes, until something speaks against it."""
+    if item.claim and item.claim not in claims_of(trainer):
+        return Verdict(item, "not-claimed", f"the trainer does not claim {item.claim!r}")
+    return Verdict(item, "pass")
+
+
+def _read(verdict: Verdict, run: Run) -> None:
+    """Add the evidence of one run; the smallest counterexample is kept."""
+    if verdict.property.seam != "run" or verdict.status in ("not-claimed", "error"):
+        return
+    if run.error and not (verdict.property.final and run.error.startswith("witness:")):
+        return
+    is_picky = verdict.property.costly or run.scenario in GOLDENS
+    if is_picky and verdict.property.area not in MADE_FOR.get(run.scenario, properties.AREAS):
+        return
+    try:
+        for subject, holds, *said in verdict.property.check(run):
+            if holds:
+                verdict.evidence[run.scenario] = verdict.evidence.get(run.scenario, 0) + 1
+                continue
+            note, measure = said[0] if said else "", said[1] if len(said) > 1 else math.nan
+            verdict.failed_in[run.scenario] += 1
+            verdict.failed_at[_kind(run, subject)] += 1
+            if math.isfinite(measure):
+                verdict.measures.setdefault(run.scenario, []).append(float(measure))
+            if holds is None:
+                verdict.ambiguous += 1
+            else:
+                verdict.failures += 1
+                size = _size(run, subject)
+                if verdict.counterexample is None or size < verdict.counterexample["size"]:
+                    verdict.counterexample = {
+                        "scenario": run.scenario, "run": run, "subject": subject, "note": note,
+                        "size": size,
+                    }  # fmt: skip
+    except Exception as error:
+        verdict.status, verdict.reason = "error", _broke(error)
+
+
+def _broke(error: Exception) -> str:
+    return f"the property itself broke: {type(error).__name__}: {error}"
+
+
+def _settle(verdict: Verdict, trainer: Any, runs: list[Run], max_examples: int) -> Verdict:
+    """The status that the evidence gives."""
+    if verdict.status in ("not-claimed", "error"):
+        return verdict
+    if verdict.property.seam != "run":
+        try:
+            return _judge_seam(verdict.property, trainer, max_examples)
+        except Exception as error:
+            return Verdict(verdict.property, "error", _broke(error))
+    if verdict.failures:
+        verdict.status = "fail"
+    elif verdict.ambiguous:
+        verdict.status = "ambiguous"
+        verdict.reason = f"{verdict.ambiguous} gradients fit no loss that is known"
+    else:
+        _require_floor(verdict, runs)
+    return verdict
+
+
+def _require_floor(verdict: Verdict, runs: list[Run]) -> None:
+    found = sum(verdict.evidence.values())
+    if found < verdict.property.floor:
+        verdict.status = "not-measured"
+        verdict.reason = f"{found} pieces of evidence, {verdict.property.floor} are needed"
+        broken = [f"{run.scenario}: {run.error}" for run in runs if run.error]
+        if broken:
+            verdict.reason += f" ({'; '.join(broken)})"
+
+
+def _kind(run: Run, subject: Any) -> str:
+    """What kind of token a piece of evidence is about, such as "assistant content"; "" if it is about none."""
+    example, offset = getattr(subject, "example", -1), getattr(subject, "offset", getattr(subject, "start", -1))
+    if example < 0 or offset < 0:
+        return ""
+    stream = run.streams[example]
+    span = stream.rendered.spans[stream.owners[offset]]
+    role = run.job.conversations[example][span.message]["role"] if span.message >= 0 else "template"
+    return f"{role} {span.kind}"
+
+
+def _size(run: Run, subject: Any) -> int:
+    """How large the conversation behind a counterexample is: the smallest one is shown."""
+    example = getattr(subject, "example", -1)
+    return len(run.streams[example]) if example >= 0 else 10**6
+
+
+def _judge_seam(item: Property, trainer: Any, max_examples: int) -> Verdict:
+    """The verdict of a property that reads a function."""
+    function = part_of(trainer, item)
+    if function is None:
+        return Verdict(item, "not-claimed", f"reads the function {item.seam!r}, which the trainer does not expose")
+    found = draw(item, function, max_examples)
+    evidence = {"drawn": found.held}
+    if found.counterexample is not None:
+        once = Counter({"drawn": 1}), Counter({"": 1})
+        return Verdict(item, "fail", found.raised, evidence, found.counterexample, 1, 0, *once)
+    verdict = Verdict(item, "pass", evidence=evidence)
+    _require_floor(verdict, [])
+    return verdict

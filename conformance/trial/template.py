@@ -1,0 +1,237 @@
+"""A chat template on trial: the properties of `render` and `encode`, read on one template instead of on ours.
+
+A template is judged by what it declares, never by what another one does. Its declaration is the named variant that it
+is a copy of: same markers, same trimming, same thoughts. Where it is none, the properties that need one (where a turn
+ends, which BOS) are not measured; the others hold for any template. What it refuses with raise_exception is refused,
+not wrong; what Jinja itself cannot render is wrong. Two habits are conventions, found by trying and then allowed for:
+to train the newline after the end-of-turn, and to leave an empty system message out. Its code runs in sftspec's sandbox
+only.
+
+The tokens are those of the small tokenizer, and of the template's own where that is given. A control token that its own
+lacks is text in the small one too: an end-of-turn spelt in letters stops nothing, and that is seen in both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
+
+from hypothesis import strategies as st
+from hypothesis.errors import UnsatisfiedAssumption
+
+from sftspec import encode, render
+from sftspec.conformance.trial.judge import Trial, Verdict, reach_verdicts
+from sftspec.conformance.trial.template_traits import (
+    DROPS_EMPTY_SYSTEM,
+    PROBE,
+    TRAINS_SEPARATOR,
+    habits_of,
+    has_empty_system,
+    traits_of_variants,
+    why_nothing_can_be_read,
+    without_separators,
+)
+from sftspec.golden.loader import GoldenCase, load_cases
+from sftspec.golden.small_tokenizer import load
+from sftspec.masking import Conventions, Encoded
+from sftspec.properties import Property
+from sftspec.properties.cases.template import SMALL, Vocabulary
+from sftspec.spans import Rendered, TemplateError
+from sftspec.templates import TEMPLATES, Template
+
+Result = TypeVar("Result")
+
+STAND_IN = "chatml/openai"  # the name that is passed where a property does not look at it
+TEXT_ONLY = "\ufdd0"  # a noncharacter before a control token's name: no text is ever that token
+
+# What a property reads of the variant that the template is declared to be.
+DECLARED = {
+    "template/what-was-said-can-be-read-back": "markers of a turn, and trimming",
+    "template/the-prompt-and-the-answer-are-the-training-text": "end-of-turn, and thoughts",
+    "template/the-generation-prompt-is-one-constant-suffix": "whether a prompt has a header",
+    "template/one-bos-opens-the-sequence": "BOS",
+    "template/every-answer-ends-in-one-end-of-turn-token": "end-of-turn",
+}
+REFUSAL = "template/what-cannot-be-rendered-is-refused"
+OWN_PROMPT = "template/a-system-prompt-that-nobody-wrote-is-the-variants-own"
+NOT_ASKED = {
+    "template/what-others-published-is-rendered": "the golden conversations that it renders alike are counted apart",
+    "template/the-tokens-spell-the-published-text": "the golden conversations that it renders alike are counted apart",
+    "template/every-tool-is-listed-beside-any-system-prompt": "it reads the argument tools of sftspec's own render",
+    "template/a-call-is-json-with-the-keys-of-its-variant": "how calls are written is read off named variants alone",
+    "template/what-is-said-around-a-call-stands-as-it-is": "how calls are written is read off named variants alone",
+    "template/a-result-is-a-users-turn-in-tags": "how results of tools are written is read off Qwen's variants alone",
+    "template/an-agents-talk-is-written-turn-by-turn": "how calls are written is read off named variants alone",
+    "template/the-first-bos-has-one-owner": "it reads the argument bos of sftspec's own render",
+    "template/an-axis-that-is-not-named-is-the-variants-own": "it reads the default axes of sftspec's own encode",
+}
+PREFIX = "template/a-longer-conversation-begins-with-the-shorter-one"
+
+
+@dataclass(frozen=True)
+class TemplateOnTrial:
+    """A template, as something that has parts to judge.
+
+    name       "chat_template.jinja", "trl:qwen3"
+    template   it, as sftspec renders it
+    variant    the named variant that it declares to be ("": none)
+    tokenizer  the small tokenizer, with the control tokens that its own tokenizer has
+    own        its own vocabulary (None: only the small one is read)
+    reasons    what it said when it refused a conversation, with counts
+    """
+
+    name: str
+    template: Template
+    variant: str
+    tokenizer: Any
+    own: Vocabulary | None = None
+    reasons: Counter[str] = field(default_factory=Counter)
+    claims: frozenset[str] = frozenset({"template"})
+
+    @property
+    def version(self) -> str:
+        """Of a template, its text."""
+        source = getattr(self.template.pieces, "source", self.template.name)
+        return hashlib.sha256(source.encode("utf-8", "replace")).hexdigest()[:12]
+
+    @property
+    def parts(self) -> dict[str, Callable[..., Any]]:
+        return {"render": self.render, "encode": self.encode}
+
+    @cached_property
+    def habits(self) -> tuple[str, ...]:
+        return () if why_nothing_can_be_read(self.template) else tuple(habits_of(self.template))
+
+    @property
+    def conventions(self) -> Conventions:
+        return Conventions(separator=TRAINS_SEPARATOR in self.habits)
+
+    def render(self, messages: list[dict], template: str, add_generation_prompt: bool = False) -> Rendered:
+        return self._ask(messages, lambda: render(messages, self.template, add_generation_prompt))
+
+    def encode(self, messages: list[dict], template: str, tokenizer: Any, **options: Any) -> Encoded:
+        tokenizer = self.tokenizer if tokenizer is load() else tokenizer
+        example = self._ask(messages, lambda: encode(messages, self.template, tokenizer, **options))
+        return without_separators(example) if TRAINS_SEPARATOR in self.habits else example
+
+    def _ask(self, messages: list[dict], work: Callable[[], Result]) -> Result:
+        """Do it; a conversation that the template refuses is not judged, and counted."""
+        if DROPS_EMPTY_SYSTEM in self.habits and has_empty_system(messages):
+            raise UnsatisfiedAssumption from None
+        try:
+            return work()
+        except TemplateError as error:
+            if is_broken(self.template, error):
+                raise
+            self.reasons[str(error)] += 1
+            raise UnsatisfiedAssumption from None
+
+
+def is_broken(template: Template, error: TemplateError) -> bool:
+    """Jinja could not render it. Otherwise the template refused, or sftspec did not find the answer in its text."""
+    if template.name in TEMPLATES or "does not show where this answer begins" in str(error):
+        return False
+    return f"{template.name}: TemplateError: " not in str(error)
+
+
+def with_control_tokens_of(added: Iterable[str] | None) -> Any:
+    """The small tokenizer; control tokens that are not among `added` (None: all are) are text, with ids unchanged."""
+    from tokenizers import Tokenizer
+
+    if added is None:
+        return load()
+    known = frozenset(added)
+    state = json.loads(load().to_str())
+    for token in state["added_tokens"]:
+        if token["content"] not in known:
+            token["content"] = TEXT_ONLY + token["content"]
+    return Tokenizer.from_str(json.dumps(state))
+
+
+def read_functions(chosen: Iterable[Property]) -> list[Property]:
+    """The properties that read a template's functions; those that read a run are for trainers."""
+    return [item for item in chosen if item.area == "template" and item.seam != "run"]
+
+
+def put_template_on_trial(
+    candidate: TemplateOnTrial,
+    chosen: Iterable[Property],
+    progress: Callable[[str], None] = lambda text: None,
+    max_examples: int = 100,
+) -> Trial:
+    """The verdicts of the chosen properties of `render` and `encode` on a template."""
+    chosen = read_functions(chosen)
+    trial = Trial(candidate)
+    unread = why_nothing_can_be_read(candidate.template)
+    reasons = {item.id: unread or why_not(item, candidate) for item in chosen}
+    judged = [
+        specialised(item, candidate.variant or STAND_IN, candidate.own) for item in chosen if not reasons[item.id]
+    ]
+    reach_verdicts(trial, judged, progress, max_examples)
+    verdicts = {verdict.property.id: refusals_apart(verdict, candidate.reasons) for verdict in trial.verdicts}
+    trial.verdicts = [verdicts.get(item.id) or Verdict(item, "not-measured", reasons[item.id]) for item in chosen]
+    return trial
+
+
+def against_goldens(template: Template, variant: str) -> tuple[int, int, str]:
+    """Golden conversations of a variant that a template renders character for character as the oracle of its source.
+
+    Returns (equal, all, id of the first that differs).
+    """
+    cases = [case for case in load_cases([variant]) if case.text is not None]
+    differing = [case.id for case in cases if not _is_golden(case, template)]
+    return len(cases) - len(differing), len(cases), differing[0] if differing else ""
+
+
+def _is_golden(case: GoldenCase, template: Template) -> bool:
+    try:
+        return render(case.messages, template, case.add_generation_prompt, case.tools).text == case.text
+    except TemplateError:
+        return False
+
+
+def why_not(item: Property, candidate: TemplateOnTrial) -> str:
+    """Why a property says nothing of a template ("" if it does)."""
+    if item.id == REFUSAL:
+        return "sftspec refuses what cannot be rendered before a template sees it"
+    if item.id == PREFIX and not candidate.template.prefix_preserving:
+        return "it rewrites history (thoughts of earlier turns)"
+    if item.id == OWN_PROMPT and not _is_text_of_variant(candidate):
+        return "a template that is no exact copy of a named variant may have a system prompt of its own"
+    if item.id in NOT_ASKED:
+        return NOT_ASKED[item.id]
+    if item.id in DECLARED and not candidate.variant:
+        return f"it is no copy of a named variant, which would declare: {DECLARED[item.id]}"
+    return ""
+
+
+def _is_text_of_variant(candidate: TemplateOnTrial) -> bool:
+    _, text = traits_of_variants().get(candidate.variant, ((), None))
+    return render(PROBE, candidate.template).text == text
+
+
+def specialised(item: Property, variant: str, vocabulary: Vocabulary | None = None) -> Property:
+    """The property, asked for one template only, and for the tokens of a vocabulary beside the small one's."""
+    own = {"template": variant, "tokenization": "whole"}  # a Hugging Face template is encoded whole
+    own = {name: value for name, value in own.items() if name in (item.given or {})}
+    given = {**(item.given or {}), **{name: st.just(value) for name, value in own.items()}}
+    examples = tuple({**example, **own} for example in item.examples if example["template"] == variant)
+    if vocabulary is not None and item.seam == "encode":
+        given["vocabulary"] = st.sampled_from([SMALL, vocabulary])
+        examples = tuple({**example, "vocabulary": each} for example in examples for each in (SMALL, vocabulary))
+    return dataclasses.replace(item, given=given, examples=examples)
+
+
+def refusals_apart(verdict: Verdict, reasons: Counter[str]) -> Verdict:
+    """A template that refuses nearly everything that is drawn was not measured."""
+    starved = ("raised Unsatisfiable", "raised FailedHealthCheck")
+    if verdict.status == "fail" and any(words in verdict.reason for words in starved):
+        said = "; ".join(reason for reason, _ in reasons.most_common(1))
+        return Verdict(verdict.property, "not-measured", f"nearly all that was drawn is refused: {said}")
+    return verdict

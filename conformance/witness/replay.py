@@ -1,0 +1,151 @@
+"""A recorded call, made again with its exact arguments: with other tokens, to see what they move; and as it was, from
+the same random state and at the rates that the model came with, to see whether its backward pass went through the same
+dropout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sftspec.conformance.witness.provenance import Provenance
+from sftspec.properties.ledger.run import DROPOUTS
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A call made again with other tokens: (B, T) bool masks of what was changed and of what moved."""
+
+    call: int
+    changed: Tensor
+    moved: Tensor
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """How a module was called, and the random states (of the CPU, of each GPU) with which the call began."""
+
+    module: Any
+    positional: tuple
+    named: dict[str, Any]
+    states: list[Tensor]
+
+    @property
+    def can_be_repeated(self) -> bool:
+        """A cache that was given has changed since."""
+        return self.named.get("past_key_values") is None
+
+    def repeat(self, input_ids: Tensor | None = None) -> Tensor:
+        """The last hidden states (B, T, H) of the same call, or of one with other tokens."""
+        positional, named = self.positional, self.named
+        if input_ids is not None and positional:
+            positional = (input_ids.to(positional[0].device), *positional[1:])
+        elif input_ids is not None:
+            named = {**named, "input_ids": input_ids.to(named["input_ids"].device)}
+        with _drawing_from(self.states):
+            return hidden_of(self.module.forward(*positional, **named))
+
+
+def hidden_of(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output.last_hidden_state
+
+
+def random_states() -> list[Tensor]:
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else ())]
+
+
+def _go_on_from(states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if states[1:]:
+        torch.cuda.set_rng_state_all(states[1:])
+
+
+@contextmanager
+def _drawing_from(states: list[Tensor]) -> Iterator[None]:
+    """Random numbers are drawn from these states, and afterwards as if none had been."""
+    now = random_states()
+    _go_on_from(states)
+    try:
+        yield
+    finally:
+        _go_on_from(now)
+
+
+@torch.no_grad()
+def with_other_tokens(call: Any, arguments: Arguments, provenance: Provenance) -> Iterator[Replay]:
+    """Make a call again, changing the tokens of some examples and not of others.
+
+    With examples numbered, one replay changes all whose bit b is 0 and the next all whose bit b is 1: after
+    2 * ceil(log2(n)) of them every ordered pair of examples has been told apart. One more changes the last nonce of
+    every example (what stands before it must not move), and one the padding.
+    """
+    origins = provenance.resolve(call.input_ids.tolist())
+    same = arguments.repeat(call.input_ids)
+    for changed in provenance.perturbations(origins):
+        mask = torch.tensor(changed)
+        if mask.any():
+            other = torch.where(mask, provenance.substitute(call.input_ids), call.input_ids)
+            yield Replay(call.index, mask, (arguments.repeat(other) != same).any(-1).cpu())
+
+
+Rates = list[tuple[Any, str, float]]
+
+
+def dropout_rates(model: Any) -> Rates:
+    """The rates of dropout of a model: (module, name of the attribute, rate)."""
+    return [
+        (part, name, rate)
+        for part in model.modules()
+        for name in ("p", *DROPOUTS)
+        if isinstance(rate := getattr(part, name, None), float)
+    ]
+
+
+@torch.enable_grad()
+def gradients_again(
+    made: Iterable[tuple[Any, Arguments]], named: Mapping[str, Tensor], rates: Rates
+) -> dict[str, Tensor]:
+    """What the calls give each named parameter at these rates of dropout, by the gradients that came back to their last
+    hidden states.
+    """
+    parameters = {name: item for name, item in named.items() if item.requires_grad}
+    total: dict[str, Tensor] = {}
+    for call, arguments in made:
+        with _kept_in_memory(arguments.module), _dropping_at(rates):
+            hidden = arguments.repeat()
+        found = torch.autograd.grad(hidden, list(parameters.values()), call.gradient, allow_unused=True)
+        for name, gradient in zip(parameters, found, strict=True):
+            if gradient is not None:
+                total[name] = total[name] + gradient if name in total else gradient
+    return total
+
+
+@contextmanager
+def _dropping_at(rates: Rates) -> Iterator[None]:
+    """Dropout has these rates, and afterwards those that it had."""
+    now = [(part, name, getattr(part, name)) for part, name, _ in rates]
+    for part, name, rate in rates:
+        setattr(part, name, rate)
+    try:
+        yield
+    finally:
+        for part, name, rate in now:
+            setattr(part, name, rate)
+
+
+@contextmanager
+def _kept_in_memory(module: Any) -> Iterator[None]:
+    """Nothing is computed a second time on the way back: whether that draws the same dropout is what is asked."""
+    checkpointed = [part for part in module.modules() if getattr(part, "gradient_checkpointing", False)]
+    for part in checkpointed:
+        part.gradient_checkpointing = False
+    try:
+        yield
+    finally:
+        for part in checkpointed:
+            part.gradient_checkpointing = True
