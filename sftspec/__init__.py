@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 
-SPEC_REVISION = "2026-11"
+SPEC_REVISION = "2026-12"
 __version__ = "0.1.0"
 
 _PLACES = {
