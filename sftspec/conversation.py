@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sftspec import fields
+
 ROLES = ("system", "user", "assistant", "tool")
 MAX_DEPTH = 64  # of the JSON in tools and tool_calls; real schemas stay under 20
 
@@ -27,14 +29,25 @@ class ConversationError(ValueError):
 class Conversation(list):
     """A list of message dicts (`role`, `content`, optional `train`, `tool_calls`), with the place it was read from.
 
-    source  where it came from, such as "data.jsonl:12" ("" when made in memory)
-    tools   tool definitions for the template, or None
+    source              where it came from, such as "data.jsonl:12" ("" when made in memory)
+    tools               tool definitions for the template, or None
+    template_arguments  what the template is given beside them (chat_template_kwargs), or None
+    remarks             what of its record was read under another name, or not read
     """
 
-    def __init__(self, messages: Iterable[Mapping[str, Any]] = (), source: str = "", tools: list | None = None):
+    def __init__(
+        self,
+        messages: Iterable[Mapping[str, Any]] = (),
+        source: str = "",
+        tools: list | None = None,
+        template_arguments: dict[str, Any] | None = None,
+        remarks: Iterable[str] = (),
+    ):
         super().__init__(dict(message) for message in messages)
         self.source = source
         self.tools = tools
+        self.template_arguments = template_arguments
+        self.remarks = tuple(remarks)
 
     @property
     def messages(self) -> list[dict]:
@@ -45,7 +58,7 @@ def check_conversation(messages: Any, source: str = "conversation", tools: list 
     """The messages as a Conversation, or a ConversationError that names the message and the fault.
 
     Takes a list of messages or an object `{"messages": …, "tools": …}`. Text parts of a content (OpenAI) are joined,
-    OpenAI's `weight` 0 or 1 becomes `train`; everything else stays as it is.
+    training flags become `train`, thoughts become `reasoning_content` (fields.py); everything else stays as it is.
     """
     if isinstance(messages, Mapping) and "messages" in messages:
         messages, tools = messages["messages"], tools or messages.get("tools")
@@ -58,11 +71,13 @@ def check_conversation(messages: Any, source: str = "conversation", tools: list 
     if not messages:
         raise ConversationError(f"{source}: the conversation has no message; remove it from the file")
     tools = tools or getattr(messages, "tools", None)
+    remarks: dict[str, None] = dict.fromkeys(getattr(messages, "remarks", ()))
     checked = [
-        message if _is_plain(message) else _check_message(message, f"{source}, message {index}")
+        message if _is_plain(message) else _check_message(message, f"{source}, message {index}", remarks)
         for index, message in enumerate(messages)
     ]
-    return Conversation(checked, source, _check_tools(tools, source) if tools else None)
+    tools = _check_tools(tools, source) if tools else None
+    return Conversation(checked, source, tools, getattr(messages, "template_arguments", None), remarks)
 
 
 def _is_plain(message: Any) -> bool:
@@ -76,56 +91,62 @@ def _is_plain(message: Any) -> bool:
     )
 
 
-def _check_message(message: Any, place: str) -> Mapping:
+def _check_message(message: Any, place: str, remarks: dict[str, None]) -> Mapping:
+    def refuse(said: str) -> ConversationError:
+        return ConversationError(f"{place}: {said}")
+
     if not isinstance(message, Mapping):
-        raise ConversationError(f"{place}: expected an object with role and content, found {shown(message)}")
+        raise refuse(f"expected an object with role and content, found {shown(message)}")
     role = message.get("role")
     if role not in ROLES:
-        raise ConversationError(f"{place}: unknown role {shown(role)}; known roles are {', '.join(ROLES)}")
+        known = f"known roles are {', '.join(ROLES)}"
+        hint = fields.OTHER_ROLES.get(role) if isinstance(role, str) else None
+        raise refuse(f"unknown role {shown(role)}; {f'write {hint}; ' if hint else ''}{known}")
     content = message.get("content")
     if isinstance(content, list):
-        content = "".join(_text_of_part(part, f"{place}, content part {number}") for number, part in enumerate(content))
+        content, thought = fields.read_parts(content, refuse)
         message = {**message, "content": content}
+        if thought is not None:
+            if not fields.is_void(message.get("reasoning_content")):
+                raise refuse("a thought stands in the content and in reasoning_content; keep one")
+            message["reasoning_content"] = thought
     if isinstance(content, str):
         check_text(content, place)
-    elif content is not None or not message.get("tool_calls"):
-        raise ConversationError(
-            f'{place}: content is {shown(content)}, not a string; write "" for an empty message, or remove it'
-        )
+    elif content is not None or not (message.get("tool_calls") or message.get("function_call")):
+        raise refuse(f'content is {shown(content)}, not a string; write "" for an empty message, or remove it')
     if "content" not in message:
         message = {**message, "content": None}
-    if len(message) > 2:
-        message = _check_optional(message, place)
-    return message
+    return _check_optional(message, place, refuse, remarks) if len(message) > 2 else message
 
 
-def _check_optional(message: Mapping, place: str) -> Mapping:
-    if "weight" in message:
-        if message["weight"] not in (0, 1) or "train" in message:
-            raise ConversationError(
-                f"{place}: weight is {shown(message['weight'])}; write 0 or 1, or train instead of it"
-            )
-        message = {**message, "train": bool(message["weight"])}
-        del message["weight"]
-    if not isinstance(message.get("train", True), bool):
-        raise ConversationError(f"{place}: train is {shown(message['train'])}; write true or false")
+def _check_optional(message: Mapping, place: str, refuse: fields.Refuse, remarks: dict[str, None]) -> Mapping:
     if message.get("function_call"):
-        raise ConversationError(f"{place}: function_call is OpenAI's old form; write tool_calls with one function")
-    if message.get("reasoning_content") is not None:
-        if not isinstance(message["reasoning_content"], str):
-            raise ConversationError(
-                f"{place}: reasoning_content is {shown(message['reasoning_content'])}, not a string"
-            )
-        check_text(message["reasoning_content"], place)
+        raise refuse("function_call is OpenAI's old form; write tool_calls with one function")
+    for key in ("refusal", "tools", "functions"):
+        if not fields.is_void(message.get(key)):
+            where = "as content" if key == "refusal" else "beside the messages, as tools"
+            raise refuse(f"{key} in a message is not read; write it {where}")
+    fields.refuse_media(message, refuse)
+    train, thought = fields.read_flags(message, refuse), fields.read_thoughts(message, refuse)
+    known = {**fields.FLAGS, **dict.fromkeys(fields.THOUGHTS)}
+    renamed = [key for key in message if key in known and key not in fields.OWN and message[key] is not None]
+    for key in renamed:
+        remarks[f"{key} is read as {'train' if key in fields.FLAGS else 'reasoning_content'}"] = None
+    if train and message["role"] != "assistant":
+        remarks[f"train is true on a message from {message['role']}: only the policy every-token trains that"] = None
+    for key in fields.unread(message, fields.OWN | fields.MESSAGE_METADATA):
+        remarks[f"{key} of a message is not read, unless the template does"] = None
+    message = {key: value for key, value in message.items() if key in fields.OWN or key not in known}
+    for key, value in (("train", train), ("reasoning_content", thought)):
+        if value is not None:
+            message[key] = value
+        elif message.get(key, 0) is None and key == "train":
+            del message[key]
+    if thought:
+        check_text(thought, place)
     if message.get("tool_calls"):
         _check_tool_calls(message, place)
     return message
-
-
-def _text_of_part(part: Any, place: str) -> str:
-    if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str):
-        return part["text"]
-    raise ConversationError(f'{place}: only {{"type": "text", "text": …}} can be trained on here, found {shown(part)}')
 
 
 def shown(value: Any) -> str:
@@ -204,17 +225,17 @@ def _check_json(value: Any, place: str, depth: int = 0) -> None:
         raise ConversationError(f"{place}: {shown(value)} is a {type(value).__name__}, which JSON cannot say")
 
 
-def load_conversations(path: str | Path) -> list[Conversation]:
+def load_conversations(path: str | Path, drop_nulls: bool = False) -> list[Conversation]:
     """Read a file of conversations, in any of the forms of `sftspec.formats`.
 
     JSON Lines (one record a line, blank lines between them ignored), or one JSON document with a list of records;
-    UTF-8, with or without a byte order mark. Returns one Conversation for each record. Raises ConversationError with
-    file, line and message.
+    UTF-8, with or without a byte order mark. `drop_nulls` leaves out nulls in tool calls and tools, which Arrow puts
+    there. Returns one Conversation for each record. Raises ConversationError with file, line and message.
     """
     from sftspec.formats import read_record
 
     path = Path(path)
-    conversations = [read_record(record, source) for source, record in _records(path)]
+    conversations = [read_record(record, source, drop_nulls) for source, record in _records(path)]
     if not conversations:
         raise ConversationError(f"{path.name}: the file holds no conversation")
     return conversations
@@ -225,7 +246,7 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
     opening = data.lstrip()[:1]
     if opening == b"[" or (opening == b"{" and path.suffix == ".json"):
         try:
-            document = _parse(data, path.name)
+            document = parse_json(data, path.name)
         except ConversationError:
             # Several JSON values in one file are lines; what is wrong with one of them is said with its number.
             if len(data.split(b"\n", 1)[0].strip()) <= 1 or b"\n" not in data.strip():
@@ -236,7 +257,7 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(data.split(b"\n"), 1):
         if line.strip():
             source = f"{path.name}:{number}"
-            yield source, _parse(line, source)
+            yield source, parse_json(line, source)
 
 
 def _records_of_document(document: Any, name: str) -> Iterator[tuple[str, Any]]:
@@ -248,7 +269,7 @@ def _records_of_document(document: Any, name: str) -> Iterator[tuple[str, Any]]:
             yield f"{name}, record {number}", record
 
 
-def _parse(data: bytes, source: str) -> Any:
+def parse_json(data: bytes, source: str) -> Any:
     """Strict JSON: no duplicate keys (one of the two values would be lost), no NaN, no other encoding than UTF-8."""
     try:
         return json.loads(data.decode(), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
@@ -266,8 +287,8 @@ def _parse(data: bytes, source: str) -> Any:
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict:
     record = dict(pairs)
     if len(record) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"the key {shown(twice)} is there twice, and one value would be lost; remove one")
     return record
 

@@ -21,8 +21,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,6 +141,10 @@ class ChatTemplate:
     source: str
     name: str
     variables: dict[str, Any]
+
+    def with_arguments(self, arguments: Mapping[str, Any]) -> ChatTemplate:
+        """The same template, given other variables (a record's chat_template_kwargs)."""
+        return replace(self, variables=self.variables | dict(arguments))
 
     def runs(self, messages: Sequence[dict], generation_prompt: bool, call: Call) -> list[Run]:
         options = {"tools": call.tools, "documents": None, "add_generation_prompt": generation_prompt}

@@ -7,8 +7,8 @@ convention (`Conventions`). A field that a variant has no place for is refused, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,13 @@ TEMPLATES = {
 }
 
 
+# What a named variant reads of a conversation's template_arguments, and the variant that each value chooses.
+SWITCHES = {
+    name: {"enable_thinking": {True: "chatml/qwen3", False: "chatml/qwen3-nothink"}}
+    for name in ("chatml/qwen3", "chatml/qwen3-nothink")
+}
+
+
 def find_template(name: str | Path | Template) -> Template:
     """The template of that name, or of that Jinja file or tokenizer directory.
 
@@ -134,10 +141,28 @@ def render_checked(
     _refuse_what_has_no_place(conversation, variant)
     if bos not in ("template", "tokenizer"):
         raise TemplateError(f"bos is {bos!r}; write who owns it: 'template' or 'tokenizer'")
+    if getattr(conversation, "template_arguments", None):
+        variant = _with_arguments(variant, conversation.template_arguments)
     pieces = list(variant.pieces(conversation, add_generation_prompt))
     if bos == "tokenizer" and pieces and pieces[0][0] == "bos":
         del pieces[0]
     return assemble(pieces)
+
+
+def _with_arguments(variant: Template, arguments: Mapping[str, Any]) -> Template:
+    """The template as it renders with these arguments."""
+    with_arguments = getattr(variant.pieces, "with_arguments", None)
+    if with_arguments is not None:
+        return replace(variant, pieces=with_arguments(arguments))
+    for key, value in arguments.items():
+        chosen = SWITCHES.get(variant.name, {}).get(key, {}).get(value) if isinstance(value, bool) else None
+        if chosen is None:
+            raise TemplateError(
+                f"{variant.name} reads no template argument {key}={value!r:.40}; give the tokenizer's own chat "
+                "template, or remove it from chat_template_kwargs"
+            )
+        variant = TEMPLATES[chosen]
+    return variant
 
 
 def _refuse_what_has_no_place(conversation: Conversation, variant: Template) -> None:

@@ -104,7 +104,7 @@ def test_a_content_may_be_missing_beside_tool_calls():
         ([], "no message"),
         ("hello", "expected a list of messages, found str"),
         (["hello"], "message 0: expected an object"),
-        ([HELLO[0], {"role": "bot", "content": ""}], "message 1: unknown role 'bot'; known roles are system, user"),
+        ([HELLO[0], {"role": "bot", "content": ""}], "message 1: unknown role 'bot'; write assistant; known roles are"),
         ([{"content": "x"}], "message 0: unknown role None"),
         ([{"role": ["user"], "content": "x"}], "unknown role"),
         ([{"role": "user"}], 'message 0: content is None, not a string; write ""'),
@@ -243,7 +243,9 @@ def test_any_damaged_file_is_read_or_a_clear_error(tmp_path_factory, cut, insert
 
 
 def test_the_forms_and_speakers_are_those_of_the_table():
-    assert [form.name for form in FORMATS] == ["messages", "ShareGPT", "Alpaca", "Dolly", "prompt"]
+    assert [form.name for form in FORMATS] == [
+        "messages", "ShareGPT", "Alpaca", "Dolly", "prompt", "query", "question", "OpenOrca", "Gemini", "pairs",
+    ]  # fmt: skip
     assert set(SHAREGPT_ROLES.values()) == {"system", "user", "assistant", "tool"}
 
 

@@ -135,7 +135,9 @@ def _job_record(job: Job) -> dict[str, Any]:
         "settings": {name: getattr(job, name) for name in SETTINGS},
         "reported": job.reported,
         "conversations": [
-            {"messages": list(talk), "source": talk.source, "tools": talk.tools} for talk in job.conversations
+            {"messages": list(talk), "source": talk.source, "tools": talk.tools}
+            | ({"template_arguments": talk.template_arguments} if talk.template_arguments else {})
+            for talk in job.conversations
         ],
         "model": {"class": kind.__name__, "config": config},
     }
