@@ -43,6 +43,7 @@ class Property:
     seam      "run", or the name of the Pipeline stage (or public function) that the property calls directly
     floor     the least number of yields that counts as measured
     costly    a long computation stands behind it, so it reads only the scenarios that were made for its area
+    bounded   it compares within the rounding of the trainer's arithmetic, which 16 bits make wider
     final     it reads how runs end, so also one of which the witness could read no step
     claim     the capability a trainer must claim before this property says anything of it ("" = every trainer)
     laws      ids of the laws that it enforces
@@ -58,6 +59,7 @@ class Property:
     seam: str = "run"
     floor: int = 1
     costly: bool = False
+    bounded: bool = False
     final: bool = False
     claim: str = ""
     laws: tuple[str, ...] = ()

@@ -33,6 +33,7 @@ RUN, TENSORS, TOKENIZER, TWIN, TRIAL = "run.json", "tensors.safetensors", "token
 COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
 NOT_SETTINGS = ("model", "tokenizer", "conversations", "path", "workdir", "reported")
 SETTINGS = tuple(field.name for field in dataclasses.fields(Job) if field.name not in NOT_SETTINGS)
+CALL = ("index", "step", "rank", "input_ids", "arguments", "trained", "random", "drew", "autocast", "lost")
 PARAMETERS = ("gradients", "before", "after", "again")
 
 
@@ -61,10 +62,7 @@ def save_run(run: Run, folder: Path) -> None:
         ],
         "forwards": [
             {
-                **{
-                    name: getattr(call, name)
-                    for name in ("index", "step", "rank", "input_ids", "arguments", "trained", "random", "drew")
-                },
+                **{name: getattr(call, name) for name in CALL},
                 "hidden": tensors.put(f"forward/{call.index}", {} if call.hidden is None else {"hidden": call.hidden}),
             }
             for call in run.forwards
@@ -106,7 +104,7 @@ def load_run(folder: Path) -> Run:
         forwards=[
             Forward(
                 **item
-                | {"arguments": tuple(item["arguments"])}
+                | {name: tuple(item[name]) for name in ("arguments", "lost")}
                 | {"hidden": tensors.take(f"forward/{item['index']}", item["hidden"]).get("hidden")}
             )
             for item in record["forwards"]

@@ -202,7 +202,15 @@ def _settle(verdict: Verdict, trainer: Any, runs: list[Run], max_examples: int) 
         verdict.reason = f"{verdict.ambiguous} gradients fit no loss that is known"
     else:
         _require_floor(verdict, runs)
+    if verdict.status == "pass" and verdict.property.bounded:
+        verdict.reason = _within([run for run in runs if verdict.evidence.get(run.scenario)])
     return verdict
+
+
+def _within(runs: list[Run]) -> str:
+    """The arithmetic, where all evidence was computed in 16 bits: what its rounding hides was not told apart."""
+    coarse = {run.arithmetic for run in runs}
+    return f"within {' and '.join(sorted(coarse))}" if runs and coarse <= {"bfloat16", "float16"} else ""
 
 
 def _require_floor(verdict: Verdict, runs: list[Run]) -> None:

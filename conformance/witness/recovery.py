@@ -168,7 +168,7 @@ def build_run(job: Job, tap: Tap, run: Run, provenance: Provenance) -> Run:
     # All calls at once: what one row was cut from may stand in the next call.
     found = iter(provenance.resolve([row for call in tap.calls for row in call.input_ids.tolist()]))
     origins = {call.index: [next(found) for _ in call.input_ids] for call in tap.calls}
-    dtype = tap.calls[0].hidden.dtype
+    lost: set[int] = set()
     name = job.head_name
     for index, record in enumerate(tap.steps):
         head, states = record.before[name], (record.gradients, record.before, record.after, record.again)
@@ -176,27 +176,51 @@ def build_run(job: Job, tap: Tap, run: Run, provenance: Provenance) -> Run:
         if not head.isfinite().all() or head.shape != run.initial[name].shape:
             run.steps.append(Step(index, record.learning_rate, 0.0, 0.0, *states))
             continue
-        known, bound = Head(head), fit_bound(dtype, len(head))
+        known = Head(head)
         # What no backward pass reached was looked at (an evaluation with gradients on) and not trained on.
-        read = [
-            (call, read_gradients(call.hidden.flatten(0, 1), call.gradient.flatten(0, 1), known, bound))
-            for call in tap.calls
-            if call.step == index and call.gradient is not None
-        ]
+        heard = [call for call in tap.calls if call.step == index and call.gradient is not None]
+        overflown, read = _without_overflow(heard, known, record.gradients.get(name))
+        lost |= {call.index for call in overflown}
         scale, residual = closure(read, record.gradients.get(name))
         for call, reading in read:
             run.rows.extend(_rows(call, reading, scale, origins[call.index]))
         run.steps.append(Step(index, record.learning_rate, scale, residual, *states))
+    after = [call for call in tap.calls if call.step == len(tap.steps)]
+    lost |= {call.index for call in after} if any(call.overflowed for call in after) else set()
     for call in tap.calls:
+        examples = {example for row in origins[call.index] for example, _ in row if example >= 0}
         run.forwards.append(
             Forward(
                 call.index, call.step, call.rank, call.input_ids.tolist(), call.arguments,
                 call.gradient is not None, call.hidden, call.random, call.drew,
+                str(call.autocast or "").removeprefix("torch."), tuple(sorted(examples)) if call.index in lost else (),
             )
         )  # fmt: skip
     for replay in tap.replays:
         run.replays.append(Replay(replay.call, _places(replay.changed), _places(replay.moved)))
     return run
+
+
+def _read(call: Call, head: Head) -> Reading:
+    bound = fit_bound(call.arithmetic, len(head.weight))
+    return read_gradients(call.hidden.flatten(0, 1), call.gradient.flatten(0, 1), head, bound)
+
+
+def _without_overflow(
+    heard: list[Call], head: Head, gradient: Tensor | None
+) -> tuple[list[Call], list[tuple[Call, Reading]]]:
+    """The calls in float16 that a GradScaler left out, as their gradients overflowed, and the readings of the others.
+
+    A window that overflows is left out whole: of the calls after it, those are the step's that explain its gradient.
+    """
+    scaled = gradient is not None and bool(gradient.isfinite().all())
+    finite = [not scaled or not call.overflowed for call in heard]
+    first = len(finite) - finite[::-1].index(False) if False in finite else 0
+    read = [(call, _read(call, head)) for call in heard[first:]]
+    for start in range(len(read)) if first else ():
+        if closure(read[start:], gradient)[1] <= fit_bound(heard[0].arithmetic, len(head.weight)):
+            return heard[: first + start], read[start:]
+    return heard[:first], read
 
 
 def closure(read: list[tuple[Call, Reading]], gradient: Tensor | None) -> tuple[float, float]:

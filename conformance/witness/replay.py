@@ -28,12 +28,13 @@ class Replay:
 
 @dataclass(frozen=True)
 class Arguments:
-    """How a module was called, and the random states (of the CPU, of each GPU) with which the call began."""
+    """How a module was called: with which random states (of the CPU, of each GPU), under which autocast."""
 
     module: Any
     positional: tuple
     named: dict[str, Any]
     states: list[Tensor]
+    autocast: torch.dtype | None = None
 
     @property
     def can_be_repeated(self) -> bool:
@@ -47,8 +48,15 @@ class Arguments:
             positional = (input_ids.to(positional[0].device), *positional[1:])
         elif input_ids is not None:
             named = {**named, "input_ids": input_ids.to(named["input_ids"].device)}
-        with _drawing_from(self.states):
+        # No cache: a cast made here, without a gradient, would be used in the trainer's own backward pass.
+        kind, on = next(self.module.parameters()).device.type, self.autocast is not None
+        with _drawing_from(self.states), torch.autocast(kind, self.autocast, enabled=on, cache_enabled=False):
             return hidden_of(self.module.forward(*positional, **named))
+
+
+def autocast_of(device: str) -> torch.dtype | None:
+    """The dtype of the autocast that is on for a kind of device; None where it is off."""
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
 def hidden_of(output: Any) -> Tensor:

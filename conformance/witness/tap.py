@@ -19,6 +19,7 @@ from sftspec.conformance.witness.provenance import Provenance
 from sftspec.conformance.witness.replay import (
     Arguments,
     Replay,
+    autocast_of,
     dropout_rates,
     gradients_again,
     hidden_of,
@@ -40,6 +41,8 @@ class Call:
     attended                 (B, T) bool: where the attention_mask that was given is not 0
     arguments                names of the arguments that were given (and not None)
     random, drew             digest of the random state with which the call began; it had changed when it ended
+    autocast                 dtype of torch.autocast around the call, None where it was off
+    overflowed               in float16: its backward pass gave some parameter a gradient that is not finite
     """
 
     index: int
@@ -52,7 +55,14 @@ class Call:
     arguments: tuple[str, ...]
     random: str = ""
     drew: bool = False
+    autocast: torch.dtype | None = None
     gradient: Tensor | None = None
+    overflowed: bool = False
+
+    @property
+    def arithmetic(self) -> torch.dtype:
+        """The coarsest dtype that computed: autocast's, or that of the hidden states."""
+        return self.autocast or self.hidden.dtype
 
 
 @dataclass
@@ -91,6 +101,7 @@ class Tap:
         self._states: list[Tensor] = []
         self._made: list[tuple[Call, Arguments]] = []
         self._depth = 0
+        self._watched: set[int] = set()
         self._stepped: set[str] | None = None  # parameters that have stepped since the last call of the model
         self._handles: list = []
         self._turn = threading.RLock()  # ranks may be threads: what one draws, another's replay would take back
@@ -152,6 +163,7 @@ class Tap:
             given,
             began,
             began != _digest(random_states()),
+            autocast_of(hidden.device.type),
         )
         self.calls.append(call)
         self._stepped = None
@@ -161,10 +173,23 @@ class Tap:
             call.gradient = gradient.detach().clone() if call.gradient is None else call.gradient + gradient
 
         hidden.register_hook(on_gradient)
-        arguments = Arguments(module, args, kwargs, self._states)
+        if call.arithmetic == torch.float16:
+            self._watch_for_overflow()
+        arguments = Arguments(module, args, kwargs, self._states, call.autocast)
         if call.index < self.max_replays and arguments.can_be_repeated:
             self._made.append((call, arguments))
             self.replays.extend(with_other_tokens(call, arguments, self.provenance))
+
+    def _watch_for_overflow(self) -> None:
+        """A GradScaler makes no step of a gradient that is not finite, and takes it away: see it as it arises."""
+
+        def on_gradient(gradient: Tensor) -> None:
+            self.calls[-1].overflowed |= not bool(gradient.isfinite().all())
+
+        for item in self.job.model.parameters():
+            if item.requires_grad and id(item) not in self._watched:
+                self._watched.add(id(item))
+                self._handles.append(item.register_hook(on_gradient))
 
     def _before_step(self, optimizer, args, kwargs) -> None:
         named, groups = dict(self.job.model.named_parameters()), _groups(optimizer)

@@ -4,8 +4,8 @@ The oracle runs each example alone, padded at the right, in evaluation mode. It 
 (targets and weights), so that it judges the arithmetic and not the mask.
 
 Bounds (properties/README.md). Two programs for one real function each lie within e of it, and e is measured: the error
-of this same computation in the run's dtype. A trainer may differ by 4 e, plus a few roundings for another order of
-summation.
+of this same computation in the run's dtype, and under its autocast. A trainer may differ by 4 e, plus a few roundings
+for another order of summation.
 """
 
 from __future__ import annotations
@@ -37,23 +37,46 @@ class Oracle:
         found = next(iter(self.run.final.values())).dtype
         return torch.float32 if found == torch.float64 else found
 
+    @cached_property
+    def autocast(self) -> torch.dtype | None:
+        """The dtype of the autocast under which the run computed; None where it was off."""
+        return getattr(torch, self.run.autocast) if self.run.autocast else None
+
     @property
-    def roundoff(self) -> float:
-        """Unit roundoff of the run's dtype."""
+    def stored(self) -> float:
+        """Unit roundoff of the parameters, which an optimizer writes."""
         return torch.finfo(self.dtype).eps / 2
 
     @property
+    def roundoff(self) -> float:
+        """Unit roundoff of the arithmetic: of the parameters' dtype, or of the autocast's."""
+        return max(self.stored, torch.finfo(self.autocast).eps / 2 if self.autocast else 0.0)
+
+    @property
     def slack(self) -> float:
-        """Relative error of a weight or a gradient by another order of summation: 64 roundings, 8 in 16 bits (sums run
+        """Relative error of a weight or a gradient by another order of summation: 64 roundings, 4 in 16 bits (sums run
         in float32 there, properties/README.md).
         """
-        return (8 if self.roundoff > 1e-4 else 64) * self.roundoff
+        return (4 if self.is_coarse else 64) * self.roundoff
+
+    @property
+    def is_coarse(self) -> bool:
+        """Was it computed in 16 bits?"""
+        return self.roundoff > 1e-4
 
     def weight_error(self, targets: list[Row]) -> float:
         """Relative error of the sum of recovered weights w: that of u = w (p - onehot(y)), whose largest entry is
         w (1 - p_y), while p_y is rounded as a number near 1 is.
         """
         return self.slack * sum(-1 / math.expm1(-max(row.nll, 1e-300)) for row in targets) / max(1, len(targets))
+
+    def total_error(self, targets: list[Row]) -> float:
+        """Relative error of the sum of the weights of a step. In 16 bits they are rounded one by one: all alike at
+        worst where p is small, which is one rounding, and else at random (Higham and Mary 2019, theorem 2.4, lambda 8).
+        """
+        single = self.weight_error(targets)
+        alone = single / self.slack * self.roundoff * (1 + 8 / max(1, len(targets)) ** 0.5)
+        return min(single, alone) if self.is_coarse else single
 
     def largest_logit(self, step: Step) -> float:
         """The largest |logit| at the trained positions of a step, from the hidden states that the trainer computed."""
@@ -96,13 +119,18 @@ class Oracle:
                 alike.setdefault(len(piece).bit_length(), []).append(piece)
         return model, list(alike.values())
 
+    def _arithmetic(self, dtype: torch.dtype) -> torch.autocast:
+        """The run's own arithmetic, where this is the run's dtype."""
+        return torch.autocast("cpu", self.autocast, enabled=self.autocast is not None and dtype == self.dtype)
+
     @torch.no_grad()
     def hidden(self, step: Step, dtype: torch.dtype) -> list[tuple[Piece, Tensor]]:
         """The pieces of a step with their hidden states (T, H), each computed alone in this dtype."""
         model, groups = self._at(step, dtype)
         found: list[tuple[Piece, Tensor]] = []
         for pieces in groups:
-            states = _states(model, pieces).double()
+            with self._arithmetic(dtype):
+                states = _states(model, pieces).double()
             found += [(piece, states[index, : len(piece)]) for index, piece in enumerate(pieces)]
         return found
 
@@ -112,7 +140,9 @@ class Oracle:
         if key not in self._gradients:
             model, groups = self._at(step, dtype)
             for pieces in groups:
-                _backpropagate(model, pieces)
+                with self._arithmetic(dtype):
+                    loss = _loss(model, pieces)
+                loss.backward()
             self._gradients[key] = {
                 name: parameter.grad.detach().double().clone()
                 for name, parameter in model.named_parameters()
@@ -139,6 +169,7 @@ class Oracle:
 
         Four times its own error in the run's dtype, that of the weights, and the slack of its whole module: where
         attention is sure, the gradients of queries and keys are small differences of terms as large as the values' are.
+        In 16 bits twice its own error: so many roundings, each as large in every kernel, are alike in their norm.
         """
         exact, same = self.gradients(step, torch.float64), self.gradients(step, self.dtype)
         sizes = {name: size for name, gradient in exact.items() if (size := float(gradient.norm()))}
@@ -147,8 +178,9 @@ class Oracle:
             of_module[_module(name)] = math.hypot(of_module.get(_module(name), 0.0), size)
         weights = self.weight_error(self.run.targets[step.index])
         own = {name: float((same[name] - exact[name]).norm()) for name in sizes}
+        times = 2 if self.is_coarse else 4
         return {
-            name: (4 * own[name] + self.slack * of_module[_module(name)]) / size + weights
+            name: (times * own[name] + self.slack * of_module[_module(name)]) / size + weights
             for name, size in sizes.items()
         }
 
@@ -231,7 +263,7 @@ class Oracle:
         the whole parameter's change.
         """
         error = (step.after[name].double() - expected).abs()
-        bound = factor * self.roundoff * size.double() + 1e-300
+        bound = factor * self.stored * size.double() + 1e-300
         worst = int((error / bound).argmax())
         change = float((expected - step.before[name].double()).norm())
         share = float(error.norm()) / change if change else math.inf
@@ -253,8 +285,8 @@ def _states(model: Any, pieces: list[Piece]) -> Tensor:
     return model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
 
 
-def _backpropagate(model: Any, pieces: list[Piece]) -> None:
-    """The weighted losses of the targets of pieces go into the gradients."""
+def _loss(model: Any, pieces: list[Piece]) -> Tensor:
+    """The weighted losses of the targets of pieces, together."""
     hidden = _states(model, pieces)
     scored = [
         (index, place, row.target, row.weight)
@@ -262,9 +294,10 @@ def _backpropagate(model: Any, pieces: list[Piece]) -> None:
         for place, row in enumerate(piece.rows)
         if row.target is not None
     ]
-    if scored:
-        rows, places, targets, weights = (torch.tensor(column) for column in zip(*scored, strict=True))
-        logits = model.get_output_embeddings()(hidden[rows, places])
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        losses = torch.logsumexp(logits, -1) - logits.gather(-1, targets[:, None]).squeeze(-1)
-        (losses * weights.to(losses.dtype)).sum().backward()
+    if not scored:
+        return hidden.sum() * 0.0
+    rows, places, targets, weights = (torch.tensor(column) for column in zip(*scored, strict=True))
+    logits = model.get_output_embeddings()(hidden[rows, places])
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    losses = torch.logsumexp(logits, -1) - logits.gather(-1, targets[:, None]).squeeze(-1)
+    return (losses * weights.to(losses.dtype)).sum()

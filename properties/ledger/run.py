@@ -7,6 +7,7 @@ last hidden state, so they state what happened to the model and not what a data 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -123,6 +124,8 @@ class Forward:
     hidden  (B, T, H) last hidden states as the trainer computed them
     random  a digest of torch's random state as the call began: equal states draw equal dropout masks
     drew    it was another state when the call ended
+    autocast  the dtype of torch.autocast around the call ("" where it was off)
+    lost    the examples of the call, if its gradients overflowed and no step was made of them (a GradScaler's rule)
     """
 
     index: int
@@ -134,6 +137,8 @@ class Forward:
     hidden: Any = None
     random: str = ""
     drew: bool = False
+    autocast: str = ""
+    lost: tuple[int, ...] = ()
 
 
 @dataclass
@@ -160,6 +165,21 @@ class Run:
     def dropout(self) -> bool:
         """Does the model's configuration ask for dropout?"""
         return has_dropout(self.job.model.config)
+
+    @cached_property
+    def autocast(self) -> str:
+        """The dtype of torch.autocast in the calls that were trained ("" where it was off): "bfloat16", "float16"."""
+        return next((call.autocast for call in self.forwards if call.trained and call.autocast), "")
+
+    @cached_property
+    def lost(self) -> Counter[int]:
+        """How often each example was lost with a step that a GradScaler left out, its gradients having overflowed."""
+        return Counter(example for call in self.forwards for example in call.lost)
+
+    @cached_property
+    def arithmetic(self) -> str:
+        """The coarsest dtype that computed: autocast's, or that of the parameters. Such as "bfloat16"."""
+        return self.autocast or str(next(iter(self.final.values())).dtype).removeprefix("torch.")
 
     @cached_property
     def oracle(self):

@@ -53,7 +53,7 @@ def every_conversation_with_a_target_is_trained(run):
         kept = range(len(stream) if limit is None else min(limit, len(stream)))
         targets = [offset for offset in kept if offset and stream.labels[offset] != -100]
         for offset in targets:
-            count = seen.get((index, offset), 0)
+            count = seen.get((index, offset), 0) + run.lost[index]
             note = f"token {offset} was seen {count} times"
             times = copies * run.job.epochs
             yield Token(index, offset), count == times, note, count / times

@@ -49,7 +49,7 @@ def an_example_sees_itself(run):
     An inverted or all-false mask isolates perfectly (transformers#38094, pytorch#139462). Read in float32 and above,
     where at least three positions follow: a 16-bit state may round a small change away.
     """
-    if run.oracle.roundoff > 1e-6:
+    if run.oracle.stored > 1e-6:
         return
     for replay in run.replays:
         if not (places := run.places.get(replay.forward)):
@@ -100,7 +100,13 @@ def positions_restart_with_each_example(run):
             yield row, row.position_id == place, note, row.position_id - place
 
 
-@must(laws=("PK-LOGITS", "PK-BACKEND"), floor=20, costly=True, needs=("masking/every-position-has-an-origin",))
+@must(
+    laws=("PK-LOGITS", "PK-BACKEND"),
+    bounded=True,
+    floor=20,
+    costly=True,
+    needs=("masking/every-position-has-an-origin",),
+)
 def hidden_states_equal_those_alone(run):
     """An example's hidden states in a batch equal those it has alone, within the rounding of the dtype.
 

@@ -115,7 +115,7 @@ def steps_hold_the_examples_asked_for(run):
     flattened into one row, or were never made, are not read.
     """
     lines = {(piece.rows[0].forward, piece.rows[0].row) for piece in run.pieces}
-    if run.error or (run.job.packing and len(lines) == len(run.pieces)):
+    if run.error or run.lost or (run.job.packing and len(lines) == len(run.pieces)):
         return
     size = run.job.batch_size * run.job.accumulation * run.job.world_size
     held: dict[int, dict[tuple, int]] = {step.index: {} for step in run.steps}
@@ -146,7 +146,7 @@ def accumulation_makes_the_steps_asked_for(run):
     A partial window is lost, stepped never, or scaled as if it were full (ms-swift#10084). A micro-batch is a call of
     the model, or batch_size examples (packed: rows): a trainer may cut one again, or join several, to fit its memory.
     """
-    if run.job.accumulation == 1 or run.error or run.job.world_size > 1:
+    if run.job.accumulation == 1 or run.error or run.lost or run.job.world_size > 1:
         return
     window, after = run.job.accumulation, epochs_after(run)
     calls = Counter(forward.step for forward in run.forwards if forward.trained)

@@ -23,7 +23,7 @@ def roundoff(run) -> float:
 def weight_of(run, step) -> tuple[float, float]:
     """Sum of the weights of a step's targets, and its relative error by rounding alone (properties/README.md)."""
     targets = run.targets[step.index]
-    return sum(row.weight for row in targets), run.oracle.weight_error(targets)
+    return sum(row.weight for row in targets), run.oracle.total_error(targets)
 
 
 def norm_of(step) -> float:
@@ -39,7 +39,7 @@ def norm_bound(run, step) -> float:
     return run.oracle.weight_error(run.targets[step.index]) + 4 * math.sqrt(size) * 2.0**-24
 
 
-@must(laws=("ST-CE", "ST-GRAD", "ST-ROWSUM", "ST-UPCAST"), floor=200)
+@must(laws=("ST-CE", "ST-GRAD", "ST-ROWSUM", "ST-UPCAST"), bounded=True, floor=200)
 def the_loss_is_cross_entropy(run):
     """At every target the gradient is that of cross-entropy: w (softmax(z) - onehot(y)).
 
@@ -52,7 +52,9 @@ def the_loss_is_cross_entropy(run):
             yield row, holds, f"the gradient is that of {row.fit}", row.weight * run.targets_of_step[row.step]
 
 
-@must(laws=("ST-ACC", "ST-CE", "ST-DUP", "MK-WEIGHT"), floor=200, needs=("step/the-loss-is-cross-entropy",))
+@must(
+    laws=("ST-ACC", "ST-CE", "ST-DUP", "MK-WEIGHT"), bounded=True, floor=200, needs=("step/the-loss-is-cross-entropy",)
+)
 def every_target_of_a_step_weighs_the_same(run):
     """All targets of one optimizer step have the same weight, over micro-batches, rows and ranks.
 
@@ -71,7 +73,12 @@ def every_target_of_a_step_weighs_the_same(run):
             )
 
 
-@must(laws=("ST-ACC", "ST-DP", "ST-CE", "MK-COUNT", "PK-LOSSGRAD"), floor=5, needs=("step/the-loss-is-cross-entropy",))
+@must(
+    laws=("ST-ACC", "ST-DP", "ST-CE", "MK-COUNT", "PK-LOSSGRAD"),
+    bounded=True,
+    floor=5,
+    needs=("step/the-loss-is-cross-entropy",),
+)
 def the_denominator_is_the_number_of_targets(run):
     """The weights of a step sum to 1: the denominator is the number of its targets, counted once over everything.
 
@@ -93,7 +100,7 @@ def the_denominator_is_the_number_of_targets(run):
             )
 
 
-@should(laws=("MK-COUNT",), floor=5, needs=("step/the-loss-is-cross-entropy",))
+@should(laws=("MK-COUNT",), bounded=True, floor=5, needs=("step/the-loss-is-cross-entropy",))
 def first_tokens_are_not_counted(run):
     """The denominator does not count a label on the first token of a row, which no logits precede.
 
@@ -113,7 +120,7 @@ def first_tokens_are_not_counted(run):
             )
 
 
-@must(laws=("ST-ZERO_GRAD", "ST-ACC", "ST-CLIPORDER"), floor=5)
+@must(laws=("ST-ZERO_GRAD", "ST-ACC", "ST-CLIPORDER"), bounded=True, floor=5)
 def the_gradient_is_that_of_the_step(run):
     """What the optimizer gets is explained by the positions of its own step, and by nothing else.
 
@@ -129,6 +136,7 @@ def the_gradient_is_that_of_the_step(run):
 @must(
     laws=("PK-LOSSGRAD", "ST-ACC", "ST-GRADCHECK"),
     floor=5,
+    bounded=True,
     costly=True,
     needs=("step/the-loss-is-cross-entropy", "packing/hidden-states-equal-those-alone"),
 )
@@ -148,6 +156,7 @@ def every_parameter_gets_its_gradient(run):
     laws=("ST-CLIP", "ST-CLIPDIR", "ST-CLIPHOM", "ST-CLIPORDER"),
     claim="clipping",
     floor=1,
+    bounded=True,
     needs=("packing/hidden-states-equal-those-alone",),
 )
 def clipping_is_by_the_norm_of_the_whole_gradient(run):
@@ -180,7 +189,13 @@ def clipping_is_by_the_norm_of_the_whole_gradient(run):
             yield step, length <= limit * (1 + norm_bound(run, step)), note, length / limit
 
 
-@must(laws=("ST-CLIPNOOP", "ST-CLIPIDEM"), claim="clipping", floor=1, needs=("step/the-loss-is-cross-entropy",))
+@must(
+    laws=("ST-CLIPNOOP", "ST-CLIPIDEM"),
+    claim="clipping",
+    bounded=True,
+    floor=1,
+    needs=("step/the-loss-is-cross-entropy",),
+)
 def a_gradient_below_the_limit_is_not_scaled(run):
     """Clipping leaves a gradient at or below max_grad_norm as it is: the weights still sum to 1.
 
@@ -193,7 +208,7 @@ def a_gradient_below_the_limit_is_not_scaled(run):
         if norm and norm <= limit:
             yield (
                 step,
-                abs(factor - 1) <= run.oracle.weight_error(run.targets[step.index]),
+                abs(factor - 1) <= run.oracle.total_error(run.targets[step.index]),
                 f"step {step.index}: norm {norm:.4g} scaled by {factor:.6g}",
                 factor,
             )

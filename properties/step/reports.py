@@ -14,13 +14,15 @@ from sftspec.properties.step.gradient import norm_bound, norm_of, roundoff, weig
 
 def by_step(run, values: list[float], was_skipped) -> tuple[list, list[float]]:
     """(steps, values) that belong together: a step that was skipped for want of targets may be reported or not."""
+    if run.lost:  # of a step that was left out the loss is reported all the same
+        return [], []
     if len(values) == len(run.steps):
         return run.steps, values
     stepped = [step for step in run.steps if run.targets_of_step[step.index]]
     return stepped, values if len(values) == len(stepped) else [value for value in values if not was_skipped(value)]
 
 
-@must(laws=("ST-REPORT",), claim="log", floor=3)
+@must(laws=("ST-REPORT",), claim="log", bounded=True, floor=3)
 def the_reported_loss_is_the_mean_over_targets(run):
     """The loss that is reported for a step is the mean over its targets.
 
@@ -42,7 +44,7 @@ def the_reported_loss_is_the_mean_over_targets(run):
             yield step, close, f"step {step.index}: mean {mean:.6g}, reported {loss:.6g}", loss / mean
 
 
-@must(laws=("ST-REPORT", "ST-CLIP"), claim="log", needs=("step/the-loss-is-cross-entropy",))
+@must(laws=("ST-REPORT", "ST-CLIP"), claim="log", needs=("step/the-loss-is-cross-entropy",), bounded=True)
 def the_reported_norm_is_that_before_clipping(run):
     """A gradient norm that is reported is that of the whole gradient of the step, before it was clipped.
 

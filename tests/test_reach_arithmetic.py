@@ -1,0 +1,89 @@
+"""Mixed precision: an honest loop in 16 bits passes, and a bug in one is told from rounding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sftspec.conformance.ledger.recording import load_run, save_run
+from sftspec.conformance.sensitivity.mutants import load_mutants
+from tests.loops import Autocast, Scaled
+from tests.on_trial import found, not_passed, trial_of
+
+
+class Overflowing(Scaled):
+    """So large a scale that the first steps overflow and are left out."""
+
+    def prepare(self, job):
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**18)
+        return job.model
+
+
+class Planted:
+    """The reference with a bug planted, all of it under autocast."""
+
+    def __init__(self, name: str):
+        self.inner = {item.name: item for item in load_mutants()}[name].make()
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def train(self, job):
+        with torch.autocast("cpu", torch.bfloat16):
+            self.inner.train(job)
+
+
+@pytest.mark.parametrize("trainer", [Autocast(), Scaled()], ids=lambda item: item.name)
+def test_an_honest_loop_in_16_bits_passes(trainer):
+    trial = trial_of(trainer, "plain; accumulation", "masking", "step", seed=1)
+    assert not_passed(trial) == {}
+    dtype = str(trainer.dtype).removeprefix("torch.")
+    reasons = {verdict.property.id: verdict.reason for verdict in trial.verdicts if verdict.status == "pass"}
+    assert reasons["step/the-denominator-is-the-number-of-targets"] == f"within {dtype}"
+    assert reasons["masking/nothing-else-is-trained"] == ""  # exact in any arithmetic
+
+
+def test_a_step_that_overflowed_is_no_lost_data():
+    trial = trial_of(Overflowing(), "plain; accumulation", "masking", "step")
+    assert not_passed(trial) == {}
+    assert any(run.lost for run in trial.runs)
+
+
+def test_windows_erased_in_float16_are_no_overflow():
+    class Erased(Scaled):
+        def backward(self, loss):
+            for item in self.model.parameters():
+                item.grad = None
+            super().backward(loss)
+
+        def prepare(self, job):
+            self.model = super().prepare(job)
+            return self.model
+
+    trial = trial_of(Erased(), "accumulation", "step")
+    assert "step/the-gradient-is-that-of-the-step" in found(trial, "fail")
+
+
+@pytest.mark.parametrize(
+    ("mutant", "scenario"),
+    [
+        ("masking/shifted-twice", "plain"),
+        ("masking/first-answer-token-lost", "plain"),
+        ("step/mean-of-means", "accumulation"),
+        ("step/counted-before-the-shift", "every token"),
+        ("packing/third-segment-leaks", "packed"),
+    ],
+)
+def test_a_planted_bug_fails_under_autocast(mutant, scenario):
+    trial = trial_of(Planted(mutant), scenario)
+    named = {item.name: item for item in load_mutants()}[mutant].killed_by
+    assert found(trial, "fail", "ambiguous") & set(named)
+
+
+def test_the_arithmetic_is_recorded(tmp_path):
+    run = trial_of(Autocast(), "two epochs", "step").runs[0]
+    save_run(run, tmp_path / "run")
+    again = load_run(tmp_path / "run")
+    assert again.autocast == run.autocast == "bfloat16"
+    compared = [[(name, *sizes) for _, name, *sizes in one.oracle.compare_gradients()] for one in (run, again)]
+    assert compared[0] == compared[1]
