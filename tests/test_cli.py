@@ -14,7 +14,7 @@ from sftspec import SPEC_REVISION, properties
 from sftspec.conformance import adapters
 from sftspec.conformance.adapters import BuiltIn, TrainerError, resolve
 from sftspec.conformance.commands.cli import main
-from sftspec.conformance.report.document import validate
+from sftspec.conformance.report.form import validate
 from sftspec.conformance.trial.selection import SelectionError, select
 
 LOOP = '''
@@ -209,7 +209,9 @@ def test_a_trainer_that_conforms(loop, tmp_path, capsys):
     path = tmp_path / "verdicts.json"
     assert main(["check", str(loop), "--select", END_OF_TURN, "--json", str(path), "--seed", "5"]) == 0
     said = capsys.readouterr()
-    assert "Loop 3 in this setting: no must fails, 1 pass (exit 0)" in said.out
+    assert (
+        "must        1 of 1 claimed pass\n" in said.out and "Loop 3 in this setting: no must fails (exit 0)" in said.out
+    )
     assert "noise" not in said.out + said.err and "\x1b" not in said.out
     document = json.loads(path.read_text(encoding="utf-8"))
     validate(document)

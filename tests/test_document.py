@@ -6,24 +6,18 @@ import copy
 import json
 import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator
 
 from sftspec import properties
 from sftspec.conformance.report.counterexample import counterexample_record
-from sftspec.conformance.report.document import (
-    DocumentError,
-    environment,
-    exit_code,
-    identify,
-    make_document,
-    schema,
-    validate,
-    write_document,
-)
+from sftspec.conformance.report.document import environment, identify, make_document
+from sftspec.conformance.report.form import DocumentError, read_document, schema, validate, write_document
 from sftspec.conformance.report.json_values import plain, without_paths
-from sftspec.conformance.trial.judge import STATUSES, Trial, put_on_trial, reach_verdicts, run_scenarios
+from sftspec.conformance.report.outcome import STATUSES, exit_code
+from sftspec.conformance.trial.judge import Trial, put_on_trial, reach_verdicts, run_scenarios
 from sftspec.conformance.trial.scenarios import SCENARIOS
 from sftspec.masking import encode
 from sftspec.packing import pack
@@ -73,7 +67,7 @@ def failing() -> dict:
 
 
 def test_the_schema_is_a_schema_and_knows_the_statuses():
-    for name in ("verdicts", "run"):
+    for name in ("verdicts", "verdicts-1", "run"):
         Draft202012Validator.check_schema(schema(name))
     assert schema("verdicts")["$defs"]["verdict"]["properties"]["status"]["enum"] == list(STATUSES)
     assert list(schema("verdicts")["$defs"]["counts"]["properties"]) == list(STATUSES)
@@ -146,12 +140,16 @@ def test_every_status_is_counted_by_itself(failing):
 
 
 CODES = {
-    "all pass": ({}, {}, "", 0),
+    "all pass": ({"pass": 1}, {}, "", 0),
     "a must fails": ({"fail": 1}, {}, "", 1),
     "a must is ambiguous": ({"ambiguous": 1}, {}, "", 1),
-    "a should fails": ({}, {"fail": 1}, "", 0),
-    "a should is ambiguous": ({}, {"ambiguous": 1}, "", 0),
-    "nothing is measured": ({"not-measured": 9, "not-claimed": 3}, {}, "", 0),
+    "a should fails": ({"pass": 1}, {"fail": 1}, "", 0),
+    "a should is ambiguous": ({"pass": 1}, {"ambiguous": 1}, "", 0),
+    "nothing is measured": ({"not-measured": 9, "not-claimed": 3}, {}, "", 3),
+    "nothing is claimed": ({"not-claimed": 3}, {}, "", 3),
+    "more is measured than not": ({"not-measured": 4, "blocked": 1, "pass": 5, "not-claimed": 90}, {}, "", 0),
+    "less is measured than not": ({"not-measured": 5, "blocked": 1, "pass": 5, "not-claimed": 90}, {}, "", 3),
+    "a must fails where little is measured": ({"not-measured": 9, "fail": 1}, {}, "", 1),
     "a property broke": ({"error": 1}, {}, "", 2),
     "a property of the weaker level broke": ({}, {"error": 1}, "", 2),
     "the trainer raised": ({"fail": 3}, {}, "OSError: no", 2),
@@ -162,8 +160,40 @@ CODES = {
 def test_exit_codes(case):
     must, should, error, code = CODES[case]
     nothing = dict.fromkeys(STATUSES, 0)
-    totals = {"must": nothing | must, "should": nothing | should}
-    assert exit_code({"totals": totals, "scenarios": [{"error": error}]}) == code
+    levels = {"must": must, "should": should}
+    verdicts = [
+        {"id": "a/b", "level": level, "status": status}
+        for level, counts in levels.items()
+        for status, count in counts.items()
+        for _ in range(count)
+    ]
+    totals = {level: nothing | counts for level, counts in levels.items()}
+    scenarios = [{"error": error, "conversations": 9, "refused": 0}]
+    document = {"totals": totals, "verdicts": verdicts, "scenarios": scenarios, "baseline": None}
+    assert exit_code(document) == code
+
+
+def test_a_trainer_that_refuses_most_of_what_it_is_given_does_not_conform():
+    document = document_of(Pipeline(), ["masking/nothing-else-is-trained"])
+    given = document["scenarios"][0]["conversations"]
+    for refused, code in ((given, 0), (given + 1, 3)):
+        document["scenarios"][0]["refused"] = refused
+        assert exit_code(document) == code
+
+
+def test_a_document_of_the_last_format_is_read_in_todays_form(tmp_path):
+    path = Path(__file__).parent / "documents" / "verdicts-1.json"
+    old = json.loads(path.read_text(encoding="utf-8"))
+    validate(old, "verdicts-1")
+    document = read_document(path)
+    validate(document)
+    assert document["verdicts"] == old["verdicts"] and document["baseline"] is None and document["format"] == 2
+    assert {**old["totals"]["must"], "known-fail": 0, "stale": 0} == document["totals"]["must"]
+    assert exit_code(document) == 1
+    for text, message in (("{", "not valid JSON"), ('{"format": NaN}', "NaN is no number"), ("[]", "top level")):
+        (tmp_path / "x.json").write_text(text)
+        with pytest.raises(DocumentError, match=f"x.json: .*{message}"):
+            read_document(tmp_path / "x.json")
 
 
 def test_a_second_run_that_raised_is_an_error_of_its_scenario():

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from sftspec import properties
 from sftspec.conformance.ledger.recording import COLUMNS, SETTINGS, load_run, load_trial, save_run, save_trial
 from sftspec.conformance.ledger.store import RecordingError
-from sftspec.conformance.report.document import identify, schema
+from sftspec.conformance.report.document import identify
+from sftspec.conformance.report.form import schema
 from sftspec.conformance.trial.judge import Trial, reach_verdicts, run_scenarios
 from sftspec.conformance.trial.scenarios import SCENARIOS
 from sftspec.masking import Conventions

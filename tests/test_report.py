@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from sftspec.conformance.report.outcome import STATUSES
 from sftspec.conformance.report.terminal import make_console, print_report
 from sftspec.conformance.report.token_strip import Cell, draw, lines_of, strip_of, visible, window
-from sftspec.conformance.trial.judge import STATUSES, Trial, run_scenarios
+from sftspec.conformance.trial.judge import Trial, run_scenarios
 from sftspec.conformance.trial.scenarios import SCENARIOS
 from sftspec.conformance.witness.model import make_tokenizer
 from sftspec.masking import encode
@@ -49,7 +50,7 @@ def verdict(identifier: str, status: str, level: str = "must", **changes) -> dic
 
 
 DOCUMENT: dict[str, Any] = {
-    "format": 1,
+    "format": 2,
     "spec_revision": "2026-11",
     "trainer": {
         "name": "mine",
@@ -77,6 +78,7 @@ DOCUMENT: dict[str, Any] = {
         verdict("step/the-loss-is-cross-entropy", "ambiguous", reason="3 gradients fit no loss that is known"),
     ],
     "diagnosis": [],
+    "baseline": None,
     "totals": {
         "must": COUNTS | {"pass": 1, "fail": 1, "not-measured": 1, "blocked": 1, "not-claimed": 1, "ambiguous": 1},
         "should": COUNTS | {"fail": 1, "not-claimed": 1},
@@ -156,16 +158,20 @@ def test_a_should_is_a_warning_and_decides_nothing():
     text = printed(DOCUMENT)
     assert block(text, "packing/packing-packs")[0].startswith("packing/packing-packs  warning (should)")
     document = copy.deepcopy(DOCUMENT)
+    document["verdicts"] = [item for item in document["verdicts"] if item["status"] not in ("fail", "ambiguous")]
     document["totals"]["must"] = COUNTS | {"pass": 5, "not-measured": 1}
-    assert "mine 1.2 in this setting: no must fails, 5 pass, 1 not-measured (exit 0), 12 s" in printed(document)
+    text = printed(document)
+    assert "must        5 of 5 claimed pass, 1 not measured" in text
+    assert "mine 1.2 in this setting: no must fails (exit 0), 12 s" in text
 
 
 def test_every_status_is_counted_and_none_is_lumped():
     text = printed(DOCUMENT)
-    row = "1 pass   1 fail   1 blocked   1 ambiguous   1 not-claimed   1 not-measured   0 error"
-    assert f"must        {row}" in text
-    assert "should      0 pass   1 fail   0 blocked" in text
-    assert "mine 1.2 in this setting does not conform: of its musts 1 pass, 1 fail, 1 blocked, 1" in text
+    said = "1 of 3 claimed pass, 1 fail, 1 ambiguous, 1 blocked, 1 not measured"
+    assert f"must        {said}\n" in text
+    assert "should      0 of 1 claimed pass, 1 fail\n" in text
+    assert "functions you do not offer are not counted (1 properties); what you do not claim" in text
+    assert f"mine 1.2 in this setting does not conform: {said} (exit 1)" in " ".join(text.split())
 
 
 def test_refused_conversations_are_counted():

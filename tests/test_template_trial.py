@@ -10,7 +10,7 @@ from sftspec import properties
 from sftspec.conformance.adapters import TrainerError
 from sftspec.conformance.adapters.templates import templates_at
 from sftspec.conformance.commands.cli import main
-from sftspec.conformance.report.document import validate
+from sftspec.conformance.report.form import validate
 from sftspec.conformance.trial.template import (
     NOT_ASKED,
     TemplateOnTrial,

@@ -1,6 +1,7 @@
-"""The command line: `sftspec check`, `list`, `explain`, `record`, `judge`, `break`, `show`, `mutants`.
+"""The command line: `sftspec check`, `baseline`, `list`, `explain`, `record`, `judge`, `break`, `show`, `mutants`.
 
-Exit codes: 0 no must property fails, 1 one fails or is ambiguous, 2 the run itself broke or the command makes no sense.
+Exit codes: 0 no must property fails (beyond the baseline), 1 one does or is ambiguous, 2 the run itself broke or the
+command makes no sense, 3 nothing fails and too little was measured to say that it conforms.
 A setting, an id or a trainer that does not exist is refused with what does exist: a typo never checks less than asked.
 Listing and explaining import no torch, so what needs it is imported by the command that does.
 """
@@ -21,10 +22,13 @@ from typing import Any
 
 import sftspec
 from sftspec.conformance.adapters import TrainerError, resolve
+from sftspec.conformance.commands.baseline import add_baseline_arguments, baseline_of, document_at, write_baseline
 from sftspec.conformance.commands.breakit import BreakError, add_break_arguments, run_break
 from sftspec.conformance.commands.mutants import MutantsError, add_mutants_arguments, run_mutants
 from sftspec.conformance.commands.show import ShowError, add_show_arguments, run_show
+from sftspec.conformance.gate.baseline import BaselineError, read_baseline
 from sftspec.conformance.ledger.store import RecordingError
+from sftspec.conformance.report.form import DocumentError
 from sftspec.conformance.trial.selection import SelectionError, select
 from sftspec.properties import AREAS
 from sftspec.properties.catalogue import catalogue
@@ -33,7 +37,7 @@ EPILOG = """\
 TRAINER is reference, transformers, trl, path/to/file.py:Name or package.module:Name: a class, a function that makes
 a trainer, or an object, with a method train(job).
 
-exit codes: 0 no must property fails; 1 one fails or is ambiguous; 2 the run itself broke
+exit codes: 0 no must property fails; 1 one fails or is ambiguous; 2 the run itself broke; 3 too little was measured
 
 examples:
   sftspec check trl --set packing=bfd
@@ -83,6 +87,8 @@ def parser() -> argparse.ArgumentParser:
             "--select", metavar="AREA|ID", action="append", default=[], help="judge only these; may be repeated"
         )
         item.add_argument("--json", metavar="FILE", type=Path, help="write the verdicts as JSON too")
+        item.add_argument("--baseline", metavar="FILE", type=Path, help="what is known to fail: only a change is red")
+    add_baseline_arguments(command("baseline", "write what is known to fail, or hold a trial against it"))
     command("list", "list the properties, by area").add_argument("area", metavar="AREA", nargs="?")
     command("explain", "say what a property demands and why, and show its code").add_argument("id", metavar="ID")
     add_break_arguments(command("break", "make a mistake on purpose, and see what it does to a model"))
@@ -99,30 +105,55 @@ def settings_asked(texts: Sequence[str]) -> dict[str, str]:
 
 
 def check(args: argparse.Namespace) -> int:
-    from sftspec.conformance.report.terminal import make_console
-    from sftspec.conformance.trial.quiet_output import kept_aside
 
     require_folder_of(args.json)
+    if args.baseline is not None:
+        read_baseline(args.baseline)
     if args.trainer == "template":
         from sftspec.conformance.commands.template import check_templates
 
         return check_templates(args)
     if args.templates or args.tokenizer or args.variant:
         raise UsageError(f"{args.trainer} is a trainer; templates are judged with: sftspec check template TEMPLATE …")
+    document, output = put_on_trial(args)
+    return conclude(document, args, output)
+
+
+def baseline(args: argparse.Namespace) -> int:
+    if args.action == "check":
+        read_baseline(args.baseline)
+    output: dict[str, str] = {}
+
+    def run(args: argparse.Namespace) -> dict[str, Any]:
+        document, said = put_on_trial(args)
+        output.update(said)
+        return document
+
+    document = document_at(args, run)
+    if args.action == "write":
+        return write_baseline(document, args.baseline)
+    return conclude(document, args, output)
+
+
+def put_on_trial(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
+    """The document of a trial, and what the trainer printed in the scenarios that broke."""
+    from sftspec.conformance.report.terminal import make_console
+    from sftspec.conformance.trial.quiet_output import kept_aside
+
     with kept_aside(make_console(sys.stderr)) as diary:
         chosen = select(args.select)
         candidate = resolve(args.trainer, settings_asked(args.set))
         from sftspec.conformance.report.document import identify, make_document
-        from sftspec.conformance.trial.judge import put_on_trial
+        from sftspec.conformance.trial.judge import put_on_trial as judge_trainer
 
         # A single property is read off every scenario: the line that repeats a failure has to show it.
         areas = [] if any("/" in name for name in args.select) else args.select
-        trial = put_on_trial(candidate.trainer, chosen, args.seed, progress=diary.begin, areas=areas)
+        trial = judge_trainer(candidate.trainer, chosen, args.seed, progress=diary.begin, areas=areas)
         identity = identify(candidate.trainer, candidate.setting)
         document = make_document(trial, identity, f"{candidate.command} --seed {args.seed}", args.seed, diary.seconds)
     tracebacks = {run.scenario: run.traceback for run in trial.runs if run.error}
     said = {name: f"{diary.output.get(name, '')}\n{raised}" for name, raised in tracebacks.items()}
-    return conclude(document, args.json, said)
+    return document, said
 
 
 def record(args: argparse.Namespace) -> int:
@@ -162,7 +193,7 @@ def judge(args: argparse.Namespace) -> int:
         reach_verdicts(trial, chosen, diary.begin)
         command = f"sftspec judge {args.folder}"
         document = make_document(trial, made["trainer"], command, made["seed"], recorded_on=made["environment"])
-    return conclude(document, args.json, {run.scenario: run.traceback for run in trial.runs if run.error})
+    return conclude(document, args, {run.scenario: run.traceback for run in trial.runs if run.error})
 
 
 def require_folder_of(path: Path | None) -> None:
@@ -171,14 +202,16 @@ def require_folder_of(path: Path | None) -> None:
         raise UsageError(f"--json {path}: there is no folder {path.parent}")
 
 
-def conclude(document: dict[str, Any], path: Path | None, output: Mapping[str, str]) -> int:
-    """Print the report, write the JSON, and return the exit code."""
-    from sftspec.conformance.report.document import exit_code, write_document
+def conclude(document: dict[str, Any], args: argparse.Namespace, output: Mapping[str, str]) -> int:
+    """Hold the document against the baseline, print the report, write what was asked for, return the exit code."""
+    from sftspec.conformance.report.form import write_document
+    from sftspec.conformance.report.outcome import exit_code
     from sftspec.conformance.report.terminal import make_console, print_report
 
+    document = baseline_of(args.baseline, document)
     print_report(document, make_console(sys.stdout), output)
-    if path is not None:
-        write_document(document, path)
+    if getattr(args, "json", None) is not None:
+        write_document(document, args.json)
     return exit_code(document)
 
 
@@ -215,9 +248,15 @@ def explain(args: argparse.Namespace) -> int:
 
 
 COMMANDS = {
-    "check": check, "record": record, "judge": judge, "list": list_properties, "explain": explain, "break": run_break,
-    "show": run_show, "mutants": run_mutants,
+    "check": check, "baseline": baseline, "record": record, "judge": judge, "list": list_properties, "explain": explain,
+    "break": run_break, "show": run_show, "mutants": run_mutants,
 }  # fmt: skip
+
+
+REFUSALS = (
+    UsageError, SelectionError, TrainerError, BaselineError, DocumentError, RecordingError, BreakError, ShowError,
+    MutantsError,
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -230,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a time limit of CI ends like Ctrl-C: it says where
     try:
         return COMMANDS[args.command](args)
-    except (UsageError, SelectionError, TrainerError, RecordingError, BreakError, ShowError, MutantsError) as error:
+    except REFUSALS as error:
         print(f"sftspec: {error}", file=sys.stderr)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

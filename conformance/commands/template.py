@@ -16,8 +16,11 @@ from rich.text import Text
 from sftspec.conformance.adapters import TrainerError
 from sftspec.conformance.adapters.encoders import LIBRARIES, Encoder, encoders_at
 from sftspec.conformance.adapters.templates import templates_at
-from sftspec.conformance.report.document import EXIT_CONFORMS, exit_code, identify, make_document, validate
+from sftspec.conformance.commands.baseline import baseline_of
+from sftspec.conformance.report.document import identify, make_document
 from sftspec.conformance.report.failures import STYLES, failures, heading, labelled, shortened, style_of
+from sftspec.conformance.report.form import validate
+from sftspec.conformance.report.outcome import EXIT_CONFORMS, SEVERITY, exit_code
 from sftspec.conformance.report.terminal import evidence_of, make_console, summary
 from sftspec.conformance.show.inputs import Tokens, load_tokenizer, special_tokens_of
 from sftspec.conformance.trial.encoder import EncoderOnTrial, put_encoder_on_trial, texts_of_goldens
@@ -37,6 +40,8 @@ from sftspec.templates import TEMPLATES, Template
 SIGNS = {
     "pass": "✓",
     "fail": "✗",
+    "known-fail": "✗",
+    "stale": "s",
     "not-measured": "·",
     "not-claimed": "·",
     "error": "!",
@@ -63,6 +68,9 @@ def check_templates(args: argparse.Namespace) -> int:
             else:
                 trial = put_template_on_trial(candidate, chosen, begin)
             documents.append(make_document(trial, identify(candidate, setting), repeat, seed=0))
+    if args.baseline is not None and len(documents) != 1:
+        raise TrainerError(f"--baseline is of one template; {len(documents)} are on trial")
+    documents = [baseline_of(args.baseline, document) for document in documents]
     console = make_console(sys.stdout)
     lines = one(documents[0], console.width) if len(documents) == 1 else matrix(documents, console.width)
     for line in lines:
@@ -70,7 +78,7 @@ def check_templates(args: argparse.Namespace) -> int:
         console.print(line, no_wrap=True, overflow="ignore", crop=False)
     if args.json is not None:
         write(documents, args.json)
-    return max(map(exit_code, documents), default=EXIT_CONFORMS)
+    return max(map(exit_code, documents), default=EXIT_CONFORMS, key=SEVERITY.index)
 
 
 def _begin(diary: Any, name: str, identifier: str) -> None:

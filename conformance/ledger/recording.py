@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from sftspec.conformance.ledger.store import FORMAT, RecordingError, Tensors, present, read_json, write_json
-from sftspec.conformance.report.document import DocumentError, environment, validate
+from sftspec.conformance.report.document import environment
+from sftspec.conformance.report.form import DocumentError, validate
 from sftspec.conformance.report.json_values import without_paths
 from sftspec.conformance.trial.judge import Trial
 from sftspec.conversation import Conversation

@@ -1,62 +1,28 @@
 """What a trial found, as a document: JSON that a program reads, and the only thing that the report is printed from.
 
-Every status is counted by itself and by level: a sum of "not failed" would count as a pass what was never measured. The
-document names no folder, user or host of the machine that made it. Its form is verdicts.schema.json; what that does not
-know is refused.
+The document names no folder, user or host of the machine that made it. Its form is verdicts.schema.json (form.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import platform
 import sys
 from collections.abc import Mapping
-from functools import lru_cache
-from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from sftspec import SPEC_REVISION
 from sftspec.conformance.report.counterexample import counterexample_record
+from sftspec.conformance.report.form import FORMAT
 from sftspec.conformance.report.json_values import plain, without_paths
+from sftspec.conformance.report.outcome import totals
 from sftspec.conformance.sensitivity import signatures
 from sftspec.conformance.sensitivity.diagnosis import Diagnosis, diagnose_trial
-from sftspec.conformance.trial.judge import STATUSES, Trial, Verdict
+from sftspec.conformance.trial.judge import Trial, Verdict
 from sftspec.conformance.trial.performer import claims_of
 from sftspec.masking import Conventions
 from sftspec.properties.ledger.run import Run
-
-FORMAT = 1
-LEVELS = ("must", "should")
-EXIT_CONFORMS, EXIT_FAILS, EXIT_BROKEN = 0, 1, 2
-
-
-class DocumentError(ValueError):
-    """A document that is not in the form of its schema; says where and what."""
-
-
-@lru_cache
-def schema(name: str) -> dict[str, Any]:
-    """A JSON Schema (draft 2020-12) of this package, such as "verdicts"."""
-    text = (
-        resources.files("sftspec.conformance.report")
-        .joinpath("schemas", f"{name}.schema.json")
-        .read_text(encoding="utf-8")
-    )
-    return json.loads(text)
-
-
-def validate(document: Any, name: str = "verdicts", source: str = "document") -> None:
-    """Raise DocumentError with a place at which a document is not in the form of the schema."""
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import best_match
-
-    error = best_match(Draft202012Validator(schema(name)).iter_errors(document))
-    if error is not None:
-        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
-        raise DocumentError(f"{source}: {place.lstrip('.') or 'top level'}: {error.message[:300]}")
 
 
 def make_document(
@@ -74,6 +40,7 @@ def make_document(
     seconds      that each scenario took, by name
     recorded_on  the environment in which the trainer ran, if not this one
     """
+    verdicts = [verdict_record(verdict, command) for verdict in trial.verdicts]
     return {
         "format": FORMAT,
         "spec_revision": SPEC_REVISION,
@@ -83,16 +50,11 @@ def make_document(
         "seed": seed,
         "seconds": round(trial.seconds, 3),
         "scenarios": [scenario_record(run, trial.refused, seconds or {}) for run in trial.runs],
-        "verdicts": [verdict_record(verdict, command) for verdict in trial.verdicts],
-        "totals": totals(trial.verdicts),
+        "verdicts": verdicts,
+        "totals": totals(verdicts),
         "diagnosis": [diagnosis_record(item) for item in diagnose_trial(trial, signatures.load())[:3]],
+        "baseline": None,
     }
-
-
-def write_document(document: Mapping[str, Any], path: Path) -> None:
-    """Write a document as JSON, if it has the form of its schema."""
-    validate(document, source=path.name)
-    path.write_text(json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1) + "\n", encoding="utf-8")
 
 
 def identify(trainer: Any, setting: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,19 +119,3 @@ def diagnosis_record(item: Diagnosis) -> dict[str, Any]:
         "effect": item.mutant.effect,
         "fix": item.mutant.fix,
     }
-
-
-def totals(verdicts: list[Verdict]) -> dict[str, dict[str, int]]:
-    """Number of properties by level and status; every status is there, also with 0."""
-    counts = {level: dict.fromkeys(STATUSES, 0) for level in LEVELS}
-    for verdict in verdicts:
-        counts[verdict.property.level][verdict.status] += 1
-    return counts
-
-
-def exit_code(document: Mapping[str, Any]) -> int:
-    """0: no must property fails. 1: one fails, or is ambiguous. 2: the run itself broke, which says nothing."""
-    must, should = document["totals"]["must"], document["totals"]["should"]
-    if must["error"] or should["error"] or any(scenario["error"] for scenario in document["scenarios"]):
-        return EXIT_BROKEN
-    return EXIT_FAILS if must["fail"] or must["ambiguous"] else EXIT_CONFORMS

@@ -23,6 +23,8 @@ WHY_LINES = 3
 STYLES = {
     "pass": "green",
     "fail": "bold red",
+    "known-fail": "yellow",
+    "stale": "bold yellow",
     "blocked": "magenta",
     "ambiguous": "bold yellow",
     "not-claimed": "dim",
@@ -69,6 +71,8 @@ def failures(document: Mapping[str, Any], width: int) -> Iterator[Text]:
         yield from labelled("tokens", LEGEND, width, "dim")
     for verdict in failed:
         says = "fails (must)" if verdict["level"] == "must" else "warning (should)"
+        if document["baseline"] and verdict["id"] in document["baseline"]["newer"]:
+            says += f", newer than {document['baseline']['spec_revision']}: it decides nothing"
         yield Text()
         yield heading(Text.assemble((verdict["id"], style_of(verdict)), f"  {says}"), width)
         yield from failure(verdict, width)

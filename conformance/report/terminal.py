@@ -17,9 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sftspec.conformance.report.failures import (
-    MARGIN,
     STYLES,
-    WARNING,
     entries,
     failures,
     heading,
@@ -29,6 +27,14 @@ from sftspec.conformance.report.failures import (
     style_of,
 )
 from sftspec.conformance.report.json_values import without_paths
+from sftspec.conformance.report.outcome import (
+    EXIT_BROKEN,
+    EXIT_CONFORMS,
+    EXIT_FAILS,
+    EXIT_INCONCLUSIVE,
+    exit_code,
+    too_little,
+)
 
 PLAIN_WIDTH = 100
 PRINTED_LINES = 12
@@ -61,6 +67,7 @@ def report_lines(document: Mapping[str, Any], width: int, output: Mapping[str, s
     yield from likeliest(document, width)
     yield from errors(document, width, output)
     yield from refusals(document, width)
+    yield from baseline_problems(document, width)
     yield from summary(document, width)
 
 
@@ -184,28 +191,67 @@ def refusals(document: Mapping[str, Any], width: int) -> Iterator[Text]:
         yield from labelled("not given", said, width)
 
 
+def baseline_problems(document: Mapping[str, Any], width: int) -> Iterator[Text]:
+    """The entries of the baseline that do not say what is so."""
+    for problem in (document["baseline"] or {"problems": []})["problems"]:
+        yield Text()
+        yield heading(Text.assemble((problem["id"], STYLES["fail"]), f"  {problem['kind']} in the baseline"), width)
+        yield from labelled("found", problem["what"], width)
+
+
+WORDS = {
+    "fail": "fail", "known-fail": "known to fail", "stale": "stale in the baseline", "ambiguous": "ambiguous",
+    "blocked": "blocked", "not-measured": "not measured", "error": "broke",
+}  # fmt: skip
+
+
+def score(counts: Mapping[str, int]) -> str:
+    """Such as "37 of 37 claimed pass, 2 not measured": what was not measured is no part of the 37."""
+    measured = sum(counts[status] for status in ("pass", "fail", "known-fail", "stale", "ambiguous"))
+    others = [f"{counts[status]} {word}" for status, word in WORDS.items() if counts[status]]
+    return ", ".join([f"{counts['pass']} of {measured} claimed pass", *others])
+
+
+def not_counted(document: Mapping[str, Any]) -> str:
+    """What is neither passed nor failed, because the trainer does not offer or claim it."""
+    unseen = sum(map(is_unseen, document["verdicts"]))
+    unclaimed = sum(level["not-claimed"] for level in document["totals"].values()) - unseen
+    said = [f"functions you do not offer are not counted ({unseen} properties)"] if unseen else []
+    said += [f"what you do not claim is not counted ({unclaimed} properties)"] if unclaimed else []
+    return "; ".join(said)
+
+
 def summary(document: Mapping[str, Any], width: int) -> Iterator[Text]:
-    """Every status with its count, must and should apart, and what the exit code says."""
+    """How many pass, must and should apart, what is not counted, and what the exit code says."""
     yield Text()
     for level, counts in document["totals"].items():
-        line = Text(f"{level:{MARGIN}}", "bold")
-        for status, count in counts.items():
-            warns = level == "should" and status == "fail"
-            line.append(f"{count} {status}", "dim" if not count else WARNING if warns else STYLES[status]).append("   ")
-        yield line
+        if sum(counts.values()) > counts["not-claimed"]:
+            yield from labelled(level, score(counts), width)
+    if not_counted(document):
+        yield from labelled("", not_counted(document), width, "dim")
     yield from labelled("", conclusion(document), width, "bold")
 
 
 def conclusion(document: Mapping[str, Any]) -> str:
-    must, should = document["totals"]["must"], document["totals"]["should"]
-    counted = ", ".join(f"{count} {status}" for status, count in must.items() if count)
-    broken = sum(bool(scenario["error"]) for scenario in document["scenarios"])
-    if broken or must["error"] or should["error"]:
-        what = f"{broken} scenarios" if broken else f"{must['error'] + should['error']} properties"
-        seen = f"; {must['fail']} must fail in what did run" if must["fail"] else ""
-        said = f"the run itself broke in {what}: no verdict on {name_of(document)}{seen} (exit 2)"
-    elif must["fail"] or must["ambiguous"]:
-        said = f"{name_of(document)} in this setting does not conform: of its musts {counted} (exit 1)"
+    """What came of it, in a sentence with the exit code."""
+    must, code, who = document["totals"]["must"], exit_code(document), f"{name_of(document)} in this setting"
+    if code == EXIT_BROKEN:
+        said = f"the run itself broke in {broken_in(document)}: no verdict on {name_of(document)}"
+        said += f"; {must['fail']} must fail in what did run" if must["fail"] else ""
+    elif code == EXIT_INCONCLUSIVE:
+        said = f"{who}: inconclusive, {too_little(document)}"
+    elif document["baseline"]:
+        wrong = len(document["baseline"]["problems"])
+        said = f"{who} {'conforms' if code == EXIT_CONFORMS else 'does not conform'} to {document['baseline']['file']}"
+        said += f": {wrong} of its entries are wrong" if wrong else ""
+    elif code == EXIT_FAILS:
+        said = f"{who} does not conform: {score(must)}"
     else:
-        said = f"{name_of(document)} in this setting: no must fails, {counted} (exit 0)"
-    return f"{said}, {document['seconds']:.0f} s"
+        said = f"{who}: no must fails"
+    return f"{said} (exit {code}), {document['seconds']:.0f} s"
+
+
+def broken_in(document: Mapping[str, Any]) -> str:
+    broken = sum(bool(scenario["error"]) for scenario in document["scenarios"])
+    properties = sum(level["error"] for level in document["totals"].values())
+    return f"{broken} scenarios" if broken else f"{properties} properties"

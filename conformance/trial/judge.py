@@ -24,7 +24,6 @@ from sftspec.properties import Property
 from sftspec.properties.ledger.run import Run
 
 MADE_FOR = {scenario.name: scenario.areas for scenario in SCENARIOS}
-STATUSES = ("pass", "fail", "blocked", "ambiguous", "not-claimed", "not-measured", "error")
 
 
 @dataclass
