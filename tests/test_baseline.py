@@ -30,7 +30,7 @@ def failing(document: dict) -> list[str]:
 
 
 def baseline_of(*lines: str):
-    return parse_baseline("\n".join(('spec_revision = "2026-11"', *lines)), "baseline.toml")
+    return parse_baseline("\n".join(('spec_revision = "2026-12"', *lines)), "baseline.toml")
 
 
 def known(*ids: str, section: str = "known-failing") -> tuple[str, ...]:
@@ -110,17 +110,34 @@ def test_what_is_newer_than_the_baseline_is_reported_and_turns_nobody_red(docume
     assert exit_code(held) == 0 and status_of(held, first) == "fail" and held["baseline"]["newer"] == [first]
 
 
+def test_an_entry_of_a_retired_id_speaks_of_what_carries_it_on(document, monkeypatch):
+    first, second, third = failing(document)
+    retired = {"masking/old": {"successors": [first, ORIGIN]}, "masking/done": {"successors": [ORIGIN]}}
+    monkeypatch.setattr(module.revisions, "changes", lambda: {"retired": retired, "reworded": {}})
+    held = hold_against(document, baseline_of(*known("masking/old", second, third)), TODAY)
+    assert exit_code(held) == 0 and status_of(held, ORIGIN) == "pass"
+    held = hold_against(document, baseline_of(*known(first, second, third, "masking/done")), TODAY)
+    assert kinds(held) == [("masking/done", "stale")]
+    assert "take the entry of masking/done out of baseline.toml" in held["baseline"]["problems"][0]["what"]
+
+
+def test_the_revision_decides_which_properties_count(document):
+    text = written(document).replace("2026-12", "2026-11")
+    assert parse_baseline(text, "b.toml").spec_revision == "2026-11"
+    assert written(document, text) == text.replace("2026-11", "2026-12")
+
+
 UNREADABLE = {
     "[known-failing": "not valid TOML",
     'mood = "good"': "unknown key 'mood'",
     'spec_revision = "1999-01"\n[known-failing]': "spec revision '1999-01' is unknown",
-    "[known-failing]": 'write spec_revision = "2026-11"',
-    f'spec_revision = "2026-11"\n[known-failing]\n"{END}" = ""': f"{END}: say why",
-    f'spec_revision = "2026-11"\n[known-failing]\n"{END}" = 3': f"{END}: say why",
-    f'spec_revision = "2026-11"\n[known-failing]\n"{END}" = {{ reason = "x", till = 1 }}': "unknown key 'till'",
-    f'spec_revision = "2026-11"\n[known-failing]\n"{END}" = {{ reason = "x", until = "2027" }}': "a day without quotes",
-    f'spec_revision = "2026-11"\n[known-failing]\n"{END}" = "x"\n[known-flaky]\n"{END}" = "x"': "stands in",
-    'spec_revision = "2026-11"\nknown-failing = 3': "write a table",
+    "[known-failing]": 'write spec_revision = "2026-12"',
+    f'spec_revision = "2026-12"\n[known-failing]\n"{END}" = ""': f"{END}: say why",
+    f'spec_revision = "2026-12"\n[known-failing]\n"{END}" = 3': f"{END}: say why",
+    f'spec_revision = "2026-12"\n[known-failing]\n"{END}" = {{ reason = "x", till = 1 }}': "unknown key 'till'",
+    f'spec_revision = "2026-12"\n[known-failing]\n"{END}" = {{ reason = "x", until = "2027" }}': "a day without quotes",
+    f'spec_revision = "2026-12"\n[known-failing]\n"{END}" = "x"\n[known-flaky]\n"{END}" = "x"': "stands in",
+    'spec_revision = "2026-12"\nknown-failing = 3': "write a table",
 }
 
 
@@ -140,7 +157,7 @@ def test_a_written_baseline_makes_its_document_green(document):
 
 def test_renewing_keeps_reasons_and_comments_and_drops_what_passes(document):
     first, *others = failing(document)
-    head = 'spec_revision = "2026-11"\n[known-failing] # ours\n# see issue 7\n'
+    head = 'spec_revision = "2026-12"\n[known-failing] # ours\n# see issue 7\n'
     old = f'{head}"{first}" = "ours"\n"{ORIGIN}" = "x"'
     text = written(document, old)
     assert f'# see issue 7\n"{first}" = "ours"' in text and ORIGIN not in text and "[known-failing] # ours" in text
@@ -151,7 +168,7 @@ def test_renewing_keeps_reasons_and_comments_and_drops_what_passes(document):
 
 
 def test_an_entry_over_several_lines_is_left_to_its_owner(document):
-    text = f'spec_revision = "2026-11"\n[known-failing."{ORIGIN}"]\nreason = "x"\n'
+    text = f'spec_revision = "2026-12"\n[known-failing."{ORIGIN}"]\nreason = "x"\n'
     with pytest.raises(BaselineError, match=f"{ORIGIN} is not written in one line; take it out by hand"):
         written(document, text)
 

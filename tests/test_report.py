@@ -170,7 +170,7 @@ def test_every_status_is_counted_and_none_is_lumped():
     said = "1 of 3 claimed pass, 1 fail, 1 ambiguous, 1 blocked, 1 not measured"
     assert f"must        {said}\n" in text
     assert "should      0 of 1 claimed pass, 1 fail\n" in text
-    assert "functions you do not offer are not counted (1 properties); what you do not claim" in text
+    assert "functions you do not offer are not counted (1); what you do not claim" in text
     assert f"mine 1.2 in this setting does not conform: {said} (exit 1)" in " ".join(text.split())
 
 

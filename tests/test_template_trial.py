@@ -200,7 +200,7 @@ def test_no_code_of_a_template_runs_when_it_is_judged(tmp_path):
     canary = tmp_path / "canary"
     attack = f"{{{{ cycler.__init__.__globals__.os.system('touch {canary}') }}}}"
     (tmp_path / "evil.jinja").write_text(attack + CHATML)
-    assert main(["check", "template", str(tmp_path / "evil.jinja"), "--select", f"template/{BOS}"]) in (0, 1)
+    assert main(["check", "template", str(tmp_path / "evil.jinja"), "--select", f"template/{BOS}"]) == 3
     assert not canary.exists()
 
 

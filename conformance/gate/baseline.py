@@ -20,6 +20,7 @@ from __future__ import annotations
 import datetime
 import difflib
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from typing import Any
 from sftspec import SPEC_REVISION
 from sftspec.conformance.report.failures import entries as known_properties
 from sftspec.conformance.report.outcome import totals
+from sftspec.properties import revisions
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -119,9 +121,20 @@ def _entry(name: str, value: Any, flaky: bool, place: str) -> Known:
 
 def ids_of_revision(revision: str, source: str) -> frozenset[str]:
     """The ids of the properties that a revision of the specification has. Raises BaselineError."""
-    if revision != SPEC_REVISION:
-        raise BaselineError(f"{source}: spec revision {revision!r} is unknown to this sftspec; known: {SPEC_REVISION}")
-    return frozenset(known_properties())
+    known = sorted({*revisions.earlier(), SPEC_REVISION})
+    if revision not in known:
+        raise BaselineError(
+            f"{source}: spec revision {revision!r} is unknown to this sftspec; known: {', '.join(known)}"
+        )
+    return frozenset(revisions.frozen(revision))
+
+
+def successors(name: str) -> list[str]:
+    """The ids that carry on what an id demanded: itself, unless it was retired (properties/revisions)."""
+    retired = revisions.changes()["retired"]
+    if name not in retired:
+        return [name]
+    return [last for successor in retired[name]["successors"] for last in successors(successor)]
 
 
 def hold_against(document: Mapping[str, Any], baseline: Baseline, today: datetime.date | None = None) -> dict[str, Any]:
@@ -133,7 +146,16 @@ def hold_against(document: Mapping[str, Any], baseline: Baseline, today: datetim
     if document["baseline"] is not None:
         raise BaselineError(f"this document was held against {document['baseline']['file']} before")
     today = today or datetime.date.today()
-    verdicts = [_read(verdict, baseline, today) for verdict in document["verdicts"]]
+    known = {last: entry for name, entry in baseline.entries.items() for last in successors(name)} | baseline.entries
+    found = {verdict["id"]: verdict["status"] for verdict in document["verdicts"]}
+    verdicts = []
+    for verdict in document["verdicts"]:
+        entry = known.get(verdict["id"])
+        if entry is None or is_expired(entry, today):
+            verdicts.append(dict(verdict))
+        else:
+            others = [found.get(name) for name in successors(entry.id)]
+            verdicts.append(_read(verdict, entry, others, baseline.source))
     frozen = ids_of_revision(baseline.spec_revision, baseline.source)
     return {
         **document,
@@ -148,17 +170,16 @@ def hold_against(document: Mapping[str, Any], baseline: Baseline, today: datetim
     }
 
 
-def _read(verdict: Mapping[str, Any], baseline: Baseline, today: datetime.date) -> dict[str, Any]:
-    known, status = baseline.entries.get(verdict["id"]), verdict["status"]
-    if known is None or status in CANNOT_SAY or is_expired(known, today):
+def _read(verdict: Mapping[str, Any], entry: Known, found: Sequence[str | None], source: str) -> dict[str, Any]:
+    """A verdict under its entry. found: the statuses of all that the entry speaks of (of a retired id, several)."""
+    if verdict["status"] in FAILS:
+        until = f" (until {entry.until})" if entry.until else ""
+        return {**verdict, "status": "known-fail", "reason": entry.reason + until}
+    may_pass = entry.flaky and verdict["status"] == "pass"
+    if may_pass or any(status in (*FAILS, *CANNOT_SAY) for status in found):
         return dict(verdict)
-    if status in FAILS:
-        until = f" (until {known.until})" if known.until else ""
-        return {**verdict, "status": "known-fail", "reason": known.reason + until}
-    if known.flaky and status == "pass":
-        return dict(verdict)
-    found = "it passes" if status == "pass" else "the trainer does not claim it"
-    return {**verdict, "status": "stale", "reason": f"{found}: take its entry out of {baseline.source}"}
+    says = "it passes" if verdict["status"] == "pass" else "the trainer does not claim it"
+    return {**verdict, "status": "stale", "reason": f"{says}: take the entry of {entry.id} out of {source}"}
 
 
 def is_expired(known: Known, today: datetime.date) -> bool:
@@ -172,15 +193,16 @@ def problems(
     ids = list(known_properties())
     stale = {item["id"]: item["reason"] for item in verdicts if item["status"] == "stale"}
     for name, known in baseline.entries.items():
-        if name not in ids:
+        carried_on = successors(name)
+        if not set(carried_on) <= set(ids):
             close = difflib.get_close_matches(name, ids, 1, 0.5)
             meant = f"did you mean {close[0]}?" if close else "`sftspec list` shows what there is"
             yield {"id": name, "kind": "unknown", "what": f"there is no such property; {meant}"}
         elif is_expired(known, today):
             what = f"its last day was {known.until}: mend the trainer, or give it another day ({known.reason})"
             yield {"id": name, "kind": "expired", "what": what}
-        elif name in stale:
-            yield {"id": name, "kind": "stale", "what": stale[name]}
+        elif any(each in stale for each in carried_on):
+            yield {"id": name, "kind": "stale", "what": next(stale[each] for each in carried_on if each in stale)}
 
 
 HEAD = """\
@@ -188,18 +210,20 @@ HEAD = """\
 # Check with: {check}
 spec_revision = "{revision}"
 """
+REVISION, RENEWED = re.compile(r"\s*spec_revision\s*="), f'spec_revision = "{SPEC_REVISION}"'
 
 
 def written(document: Mapping[str, Any], old: str = "", source: str = DEFAULT, check: str = "") -> str:
     """The text of the baseline under which this document conforms.
 
     Reasons, days and comments of the old text stay; entries of properties that pass go; what fails and is not listed
-    comes in with what was found as its reason, for a person to replace. Raises BaselineError.
+    comes in with what was found as its reason, for a person to replace; the revision becomes today's. Raises
+    BaselineError.
     """
     text = old or HEAD.format(check=check or f"{document['command']} --baseline {source}", revision=SPEC_REVISION)
     baseline = parse_baseline(text, source)
     held = hold_against(document, baseline)
-    lines = text.rstrip("\n").split("\n")
+    lines = [RENEWED if REVISION.match(line) else line for line in text.rstrip("\n").split("\n")]
     for problem in held["baseline"]["problems"]:
         if problem["kind"] == "stale":
             lines = _without(lines, problem["id"], source)

@@ -216,8 +216,8 @@ def not_counted(document: Mapping[str, Any]) -> str:
     """What is neither passed nor failed, because the trainer does not offer or claim it."""
     unseen = sum(map(is_unseen, document["verdicts"]))
     unclaimed = sum(level["not-claimed"] for level in document["totals"].values()) - unseen
-    said = [f"functions you do not offer are not counted ({unseen} properties)"] if unseen else []
-    said += [f"what you do not claim is not counted ({unclaimed} properties)"] if unclaimed else []
+    said = [f"functions you do not offer are not counted ({unseen})"] if unseen else []
+    said += [f"what you do not claim is not counted ({unclaimed})"] if unclaimed else []
     return "; ".join(said)
 
 
