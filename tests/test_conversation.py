@@ -174,6 +174,13 @@ def test_a_broken_file_is_named_with_its_line(tmp_path, content, words):
     assert len(str(raised.value)) < 700
 
 
+def test_a_duplicate_among_many_keys_is_found_in_one_pass(tmp_path):
+    keys = [str(number) for number in range(100_000)]
+    content = "{" + ", ".join(f'"{key}": 1' for key in [*keys, keys[-1]]) + "}"
+    with pytest.raises(ConversationError, match=r"data\.jsonl:1: the key '99999' is there twice, and one value"):
+        load_conversations(written(tmp_path, content))
+
+
 def test_a_byte_order_mark_is_no_text(tmp_path):
     assert load_conversations(written(tmp_path, "\ufeff" + json.dumps(FORMS["messages"]))) == [HELLO]
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from sftspec.conformance.commands.cli import main
 from sftspec.conformance.commands.mutants import MutantsError, chosen, lines
-from sftspec.conformance.sensitivity import signatures
+from sftspec.conformance.sensitivity import matrix, matrix_file, signatures
 from sftspec.conformance.sensitivity.html import page, table
+from sftspec.conformance.sensitivity.matrix_file import MatrixFile, MatrixFileError
 from sftspec.conformance.sensitivity.mutants import load_mutants
 from sftspec.conformance.sensitivity.signatures import Mark
 
@@ -32,9 +35,10 @@ def test_a_typo_is_refused_with_what_there_is(name, said):
 
 def test_one_mutant_is_planted_and_its_kills_are_shown(tmp_path, capsys):
     paths = [tmp_path / "matrix.json", tmp_path / "matrix.html"]
-    options = ["--seeds", "0", "--workers", "1", "--json", str(paths[0]), "--html", str(paths[1])]
+    options = ["--workers", "1", "--json", str(paths[0]), "--html", str(paths[1])]
     assert main(["mutants", TWICE, *options]) == 0
-    said = capsys.readouterr().out
+    said, progress = capsys.readouterr()
+    assert progress.startswith("seed 0: 1 of 1 in ") and f"{TWICE}, killed by " in progress
     assert "✓ one-bos-opens-the-sequence" in said and "1 of 1 mutants killed by all that they name, on seeds 0" in said
     assert signatures.load(paths[0]).keys() == {TWICE} and ONE_BOS in signatures.load(paths[0])[TWICE]
     assert "bos-doubled" in paths[1].read_text(encoding="utf-8")
@@ -65,3 +69,74 @@ def test_a_matrix_is_read_as_it_was_written(tmp_path):
     signatures.save(rows, 3, tmp_path / "matrix.json")
     assert signatures.load(tmp_path / "matrix.json") == rows
     signatures.load.cache_clear()
+
+
+ROW = {ONE_BOS: Mark({"drawn": 1.0}, {"": 1.0})}
+KNOWN = ["a", "b", "c"]
+
+
+def test_rows_are_merged_into_the_file_and_none_is_lost(tmp_path):
+    path = tmp_path / "matrix.json"
+    signatures.save({"a": {}, "b": ROW}, 0, path)
+    file = MatrixFile(path, 0, KNOWN, ["a", "c"])
+    assert file.left == ["a", "c"]
+    file.keep("c", ROW)
+    stopped = json.loads(path.read_text(encoding="utf-8"))
+    assert stopped["rows"].keys() == {"a", "b", "c"} and stopped["unfinished"]["rows"] == ["c"]
+    file.keep("a", ROW)
+    assert file.finish() == {"a": ROW, "c": ROW}
+    finished = json.loads(path.read_text(encoding="utf-8"))
+    assert finished["rows"].keys() == {"a", "b", "c"} and "unfinished" not in finished
+    assert [item.name for item in tmp_path.iterdir()] == ["matrix.json"]
+
+
+def test_a_stopped_run_goes_on_unless_the_code_is_another_or_it_shall_begin_anew(tmp_path, monkeypatch):
+    path = tmp_path / "matrix.json"
+    MatrixFile(path, 0, KNOWN, KNOWN).keep("b", ROW)
+    assert MatrixFile(path, 0, KNOWN, KNOWN).left == ["a", "c"]
+    assert MatrixFile(path, 0, KNOWN, KNOWN, anew=True).left == KNOWN
+    monkeypatch.setattr(matrix_file, "digest_of_code", lambda: "other")
+    assert MatrixFile(path, 0, KNOWN, KNOWN).left == KNOWN
+
+
+def test_the_row_of_a_mutant_that_is_no_more_goes(tmp_path):
+    path = tmp_path / "matrix.json"
+    signatures.save({"old": ROW, "b": ROW}, 0, path)
+    file = MatrixFile(path, 0, KNOWN, ["a"])
+    file.keep("a", {})
+    assert file.gone == ["old"] and json.loads(path.read_text(encoding="utf-8"))["rows"].keys() == {"a", "b"}
+
+
+def test_what_is_no_matrix_or_another_one_is_refused_and_left_as_it_is(tmp_path, monkeypatch):
+    path = tmp_path / "matrix.json"
+    signatures.save({"a": ROW}, 3, path)
+    before = path.read_bytes()
+    with pytest.raises(MatrixFileError, match="the matrix of seed 3, not of 0"):
+        MatrixFile(path, 0, KNOWN, ["a"])
+    monkeypatch.setattr(matrix_file, "SPEC_REVISION", "next")
+    with pytest.raises(MatrixFileError, match="make all of them again"):
+        MatrixFile(path, 3, KNOWN, ["a"])
+    assert MatrixFile(path, 3, KNOWN, KNOWN).left == KNOWN and path.read_bytes() == before
+    for text in ("{", "[]", "{}"):
+        path.write_text(text)
+        with pytest.raises(MatrixFileError, match="this is no kill matrix"):
+            MatrixFile(path, 0, KNOWN, ["a"])
+
+
+def test_a_mutant_of_a_function_runs_no_scenario():
+    matrix.reference_run.cache_clear()
+    named = {item.name: item for item in load_mutants()}
+    for name in ("best_of_n/rewards-limited-to-ten", "template/bos-doubled"):
+        assert matrix.kill_row(named[name]).keys() >= set(named[name].killed_by)
+    assert matrix.reference_run.cache_info().currsize == 0
+
+
+def ends_itself(name: str, seed: int) -> None:
+    import os
+
+    os._exit(1)
+
+
+def test_a_worker_that_was_ended_is_said():
+    with pytest.raises(matrix.WorkerEnded, match="out of memory"):
+        list(matrix.in_parallel(ends_itself, ["a"], 0, 1))

@@ -75,3 +75,26 @@ def test_replays_tell_every_ordered_pair_of_examples_apart(streams):
         for other in range(7):
             if one != other:
                 assert any(one in examples and other not in examples for examples in changed)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 3], ids=lambda cut: f"{cut} cut on the left")
+def test_a_turn_that_begins_at_the_limit_is_resolved_where_nobody_cut_there(cut):
+    """The row once kept `resolve` in a loop without an end."""
+    start, a, b, c, d, e, f = 1, 10, 11, 12, 13, 14, 15
+    stream = [start, a, b, c, start, d, e, f]
+    found = Provenance([stream], [a, b, c, d, e, f], pad=0, limit=4)
+    assert found.resolve([stream[cut:]]) == [[(0, offset) for offset in range(cut, len(stream))]]
+    assert found.resolve([stream[:4]]) == [[(0, offset) for offset in range(4)]]
+    twice = [(0, 0), (0, 1), (0, 2), (0, 3)]
+    assert found.resolve([stream[:4] * 2]) == [twice * 2]
+
+
+def test_any_row_of_few_tokens_is_resolved():
+    """Short vocabularies repeat words, turns and beginnings, at any limit."""
+    draw = random.Random(0)
+    for _ in range(2000):
+        streams = [[1, *draw.choices((1, 2, 3, 4), k=draw.randint(3, 9))] for _ in range(draw.randint(1, 3))]
+        found = Provenance(streams, [2, 3, 4], pad=0, limit=draw.choice((None, 1, 2, 4, 5)))
+        row = draw.choices((0, 1, 2, 3, 4), k=3) + draw.choice(streams) + draw.choice(streams)
+        for token, (example, offset) in zip(row, found.resolve([row])[0], strict=True):
+            assert example < 0 or streams[example][offset] == token

@@ -1,6 +1,6 @@
 """`sftspec mutants`: the kill matrix, as a table, as JSON and as a heat map; the gate of the suite's own CI.
 
-The first seed gets the whole matrix: every property on every scenario. On the other seeds each mutant has to be killed
+The first seed gets the whole matrix: every property on every scenario. On further seeds each mutant has to be killed
 again by the properties that its entry names, on scenarios tried until they are; those of the first seed come first.
 Exit code 1 if a mutant survives a property that it names, or if a property kills no mutant.
 """
@@ -10,11 +10,21 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from argparse import ArgumentParser, Namespace
+import time
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-SEEDS = (0, 1, 2)
+EPILOG = """\
+A row is a mutant with the properties that fail on it. With --json FILE each row is kept there as soon as it is known,
+beside the rows of other mutants, which stay. A run that is stopped goes on from there when the same command is given
+again, as long as neither code nor seed has changed; --anew makes all rows again. One seed makes the matrix; further
+seeds (such as --seeds 0 1 2, before a release) take about as long again each. A mutant of a function runs no trainer.
+
+examples:
+  sftspec mutants best_of_n
+  sftspec mutants --json matrix.json --html matrix.html
+"""
 
 
 class MutantsError(ValueError):
@@ -22,14 +32,19 @@ class MutantsError(ValueError):
 
 
 def add_mutants_arguments(command: ArgumentParser) -> None:
+    command.epilog, command.formatter_class = EPILOG, RawDescriptionHelpFormatter
     command.add_argument("names", metavar="AREA|MUTANT", nargs="*", help="plant only these (default: all)")
     command.add_argument(
-        "--seeds", metavar="N", type=int, nargs="+", default=list(SEEDS),
-        help="the first gets the whole matrix, the others the gate (default 0 1 2)",
+        "--seeds", metavar="N", type=int, nargs="+", default=[0],
+        help="the first gets the whole matrix, further ones the gate (default 0)",
     )  # fmt: skip
-    command.add_argument("--workers", metavar="N", type=int, default=os.cpu_count() or 1, help="processes")
-    command.add_argument("--json", metavar="FILE", type=Path, help="write the matrix there, too")
-    command.add_argument("--html", metavar="FILE", type=Path, help="write a heat map there, too")
+    command.add_argument(
+        "--workers", metavar="N", type=int, default=os.cpu_count() or 1,
+        help="processes, of at most 1 GB each (default: one per processor)",
+    )  # fmt: skip
+    command.add_argument("--json", metavar="FILE", type=Path, help="merge the rows into this file, each as it is known")
+    command.add_argument("--anew", action="store_true", help="make the rows again that a stopped run left in the file")
+    command.add_argument("--html", metavar="FILE", type=Path, help="write a heat map of the rows there, too")
 
 
 def chosen(names: list[str]) -> list[str]:
@@ -46,9 +61,10 @@ def chosen(names: list[str]) -> list[str]:
 
 
 def run_mutants(args: Namespace) -> int:
-    from sftspec.conformance.sensitivity import matrix, signatures
+    from sftspec.conformance.sensitivity import matrix
     from sftspec.conformance.sensitivity.html import page
     from sftspec.conformance.sensitivity.kill_checks import all_kills
+    from sftspec.conformance.sensitivity.matrix_file import MatrixFile, MatrixFileError
 
     for path in (args.json, args.html):
         if path is not None and not path.parent.is_dir():
@@ -56,29 +72,55 @@ def run_mutants(args: Namespace) -> int:
     if args.workers < 1:
         raise MutantsError(f"--workers {args.workers}: give 1 or more")
     names, first = chosen(args.names), args.seeds[0]
-    rows: dict[str, signatures.Signature] = {}
-    for count, (name, row) in enumerate(matrix.kill_matrix(names, first, args.workers), 1):
-        rows[name] = row
-        _say(f"seed {first}: {count} of {len(names)}: {name}")
-    missed = {(name, first): ids for name, ids in matrix.survivors(rows).items()}
-    for seed in args.seeds[1:]:
-        for count, (name, killed) in enumerate(all_kills(names, seed, args.workers), 1):
-            _say(f"seed {seed}: {count} of {len(names)}: {name}")
-            if ids := [identifier for identifier, scenario in killed.items() if not scenario]:
-                missed[name, seed] = ids
-    _say("")
+    try:
+        file = MatrixFile(args.json, first, chosen([]), names, args.anew)
+        _go_on(file)
+        progress = Progress(first, len(names), len(names) - len(file.left))
+        for name, row in matrix.kill_matrix(file.left, first, args.workers):
+            file.keep(name, row)
+            progress.say(f"{name}, killed by {len(row)}")
+        rows = file.finish()
+        missed = {(name, first): ids for name, ids in matrix.survivors(rows).items()}
+        for seed in args.seeds[1:]:
+            progress = Progress(seed, len(names))
+            for name, killed in all_kills(names, seed, args.workers):
+                progress.say(name)
+                if ids := [identifier for identifier, scenario in killed.items() if not scenario]:
+                    missed[name, seed] = ids
+    except (MatrixFileError, matrix.WorkerEnded) as error:
+        raise MutantsError(str(error)) from error
     idle = matrix.idle(rows) if not args.names else []
+    progress.end()
     print("\n".join(lines(rows, missed, idle, args.seeds)))
-    if args.json is not None:
-        signatures.save(rows, first, args.json)
     if args.html is not None:
         args.html.write_text(page(rows, first), encoding="utf-8")
     return 1 if missed or idle else 0
 
 
-def _say(text: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+def _go_on(file) -> None:
+    """Say what is taken from the file, and what is left out of it."""
+    if taken := len(file.asked) - len(file.left):
+        print(f"{taken} rows of a stopped run are in {file.path} (--anew makes them again)", file=sys.stderr)
+    for name in file.gone:
+        print(f"{name}: there is no such mutant any more, its row goes", file=sys.stderr)
+
+
+class Progress:
+    """What is done so far: a line that is written over on a terminal, a line for each mutant elsewhere."""
+
+    def __init__(self, seed: int, total: int, done: int = 0):
+        self.seed, self.total, self.done = seed, total, done
+        self.began, self.lives = time.perf_counter(), sys.stderr.isatty()
+
+    def say(self, text: str) -> None:
+        self.done += 1
+        said = f"seed {self.seed}: {self.done} of {self.total} in {time.perf_counter() - self.began:.0f} s: {text}"
+        start, end = ("\r\x1b[K", "") if self.lives else ("", "\n")
+        print(f"{start}{said}", end=end, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if self.lives:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def lines(rows: Mapping, missed: Mapping[tuple[str, int], list[str]], idle: list[str], seeds: list[int]) -> Iterator:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -49,11 +48,9 @@ def kills(mutant: Mutant, seed: int = 0, ids: Iterable[str] | None = None) -> di
 
 
 def all_kills(names: Iterable[str], seed: int, workers: int) -> Iterator[tuple[str, dict[str, str]]]:
-    """(mutant, its kills) of the mutants named, computed in parallel."""
-    with multiprocessing.get_context("spawn").Pool(workers, initializer=matrix.one_thread) as pool:
-        yield from pool.imap(_named_kills, [(name, seed) for name in names])
+    """(mutant, its kills) of the mutants named, computed in parallel, in the order in which they are done."""
+    return matrix.in_parallel(_named_kills, names, seed, workers)
 
 
-def _named_kills(work: tuple[str, int]) -> tuple[str, dict[str, str]]:
-    name, seed = work
-    return name, kills({item.name: item for item in load_mutants()}[name], seed)
+def _named_kills(name: str, seed: int) -> dict[str, str]:
+    return kills({item.name: item for item in load_mutants()}[name], seed)

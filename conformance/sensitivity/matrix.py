@@ -3,6 +3,8 @@
 A row is a mutant's signature: every property that fails on it at the default budget, and how (`signatures`). The jobs
 that join settings are in it where the others do not show all that the mutant names.
 
+A run is read as soon as it exists, and dropped: a worker holds one at a time.
+
 Only what cannot differ from the reference is left out: a function that is the reference's own is not drawn for, a job
 of which the same batches are made is not done, a run that equals the reference's bit for bit is not read, and what a
 changed stage cannot reach is not asked (REACHES).
@@ -17,9 +19,11 @@ import hashlib
 import multiprocessing
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,7 +32,7 @@ from sftspec import properties
 from sftspec.conformance.sensitivity.mutants import AREAS, Mutant, load_mutants
 from sftspec.conformance.sensitivity.signatures import Signature, signature
 from sftspec.conformance.trial.functions import part_of
-from sftspec.conformance.trial.judge import Trial, reach_verdicts
+from sftspec.conformance.trial.judge import Trial, Verdict, reach_verdicts
 from sftspec.conformance.trial.performer import Performance, claims_of, perform
 from sftspec.conformance.trial.scenarios import Scenario, make_job, scenarios_for
 from sftspec.properties import Property
@@ -91,20 +95,25 @@ def can_differ(item: Property, trainer: Any) -> bool:
     return part is not None and part is not part_of(Pipeline(), item)
 
 
-@functools.lru_cache(maxsize=1)
-def reference_runs(seed: int) -> dict[str, tuple[str, ...]]:
-    """Scenario -> fingerprints of the reference's run of it, and of its twin."""
-    trainer, found = Pipeline(), {}
+@functools.cache
+def reference_run(name: str, seed: int) -> tuple[str, ...]:
+    """Fingerprints of the reference's run of a scenario, and of its twin; none where the reference is not given it."""
+    scenario = _reference_scenarios().get(name)
+    if scenario is None:
+        return ("",)
     with tempfile.TemporaryDirectory(prefix="sftspec-") as folder:
-        for number, scenario in enumerate(scenarios_for(claims_of(trainer))):
-            found[scenario.name] = fingerprint(perform(trainer, scenario, seed, Path(folder) / str(number), 0))
-    return found
+        return fingerprint(perform(Pipeline(), scenario, seed, Path(folder), 0))
 
 
-@functools.lru_cache(maxsize=1)
-def reference_data(seed: int) -> dict[str, str]:
-    """Scenario -> digest of the batches that the reference makes in it."""
-    return {scenario.name: batches_of(Pipeline(), scenario, seed) for scenario in scenarios_for(Pipeline.claims)}
+@functools.cache
+def reference_data(name: str, seed: int) -> str:
+    """Digest of the batches that the reference makes in a scenario."""
+    return batches_of(Pipeline(), _reference_scenarios()[name], seed)
+
+
+@functools.cache
+def _reference_scenarios() -> dict[str, Scenario]:
+    return {scenario.name: scenario for scenario in scenarios_for(Pipeline.claims)}
 
 
 def has_other_data(trainer: Any, scenario: Scenario, seed: int) -> bool:
@@ -112,7 +121,7 @@ def has_other_data(trainer: Any, scenario: Scenario, seed: int) -> bool:
     if not isinstance(trainer, Pipeline) or not changed_stages(trainer) <= DATA:
         return True
     try:
-        return batches_of(trainer, scenario, seed) != reference_data(seed).get(scenario.name)
+        return batches_of(trainer, scenario, seed) != reference_data(scenario.name, seed)
     except Exception:
         return True
 
@@ -163,7 +172,7 @@ def other_run(trainer: Any, scenario: Scenario, seed: int, workdir: Path) -> Run
     A twin that differs in nothing, or in not being stopped, is made only where the first run differs: what it could
     show alone shows in the other jobs.
     """
-    known = reference_runs(seed).get(scenario.name, ("",))
+    known = reference_run(scenario.name, seed)
 
     def wants_twin(first: Performance) -> bool:
         return "seed" in (scenario.twin or {}) or fingerprint(first) != known[:1]
@@ -183,42 +192,84 @@ def other_runs(mutant: Mutant, trainer: Any, seed: int, joins: bool) -> Iterator
                 run = other_run(trainer, scenario, seed, Path(folder))
             if run is not None:
                 yield run
+                del run
+                gc.collect()  # runs, jobs and models refer to one another
 
 
 def kill_row(mutant: Mutant, seed: int = 0) -> Signature:
     """A mutant's signature."""
     trainer = mutant.make()
     chosen = [item for item in properties.load(*AREAS) if mutant.asks(item) and can_differ(item, trainer)]
-    row: Signature = {}
-    runs: list[Run] = []
+    found = {item.id: Verdict(item, "pass") for item in chosen}
+
+    def read(runs: list[Run], asked: list[Property]) -> None:
+        for verdict in reach_verdicts(Trial(trainer, runs), asked).verdicts:
+            _add_to(found[verdict.property.id], verdict)
+
+    read([], [item for item in chosen if item.seam != "run"])
     for joins in (False, True):
-        runs += other_runs(mutant, trainer, seed, joins)
-        row = signature(reach_verdicts(Trial(trainer, runs), chosen))
+        for run in other_runs(mutant, trainer, seed, joins):
+            read([run], [item for item in chosen if item.seam == "run"])
+            del run  # before the next is made
+        row = signature(Trial(trainer, verdicts=list(found.values())))
         if row.keys() >= set(mutant.killed_by):
             break
     return row
 
 
-def _named_row(name: str, seed: int) -> tuple[str, Signature]:
-    row = kill_row({item.name: item for item in load_mutants()}[name], seed)
-    gc.collect()  # runs, jobs and models refer to one another
-    return name, row
+def _add_to(verdict: Verdict, found: Verdict) -> None:
+    """What was found in one more run; of two counterexamples the smaller is kept, and not its run."""
+    for name, count in found.evidence.items():
+        verdict.evidence[name] = verdict.evidence.get(name, 0) + count
+    verdict.failed_in += found.failed_in
+    verdict.failed_at += found.failed_at
+    verdict.measures.update(found.measures)
+    shown, other = verdict.counterexample, found.counterexample
+    if other is not None and (shown is None or other.get("size", 0) < shown.get("size", 0)):
+        verdict.counterexample = {key: value for key, value in other.items() if key != "run"}
+
+
+def _named_row(name: str, seed: int) -> Signature:
+    return kill_row({item.name: item for item in load_mutants()}[name], seed)
 
 
 def kill_matrix(names: Iterable[str], seed: int = 0, workers: int = 2) -> Iterator[tuple[str, Signature]]:
     """(mutant, its signature) of the mutants named, computed in parallel, in the order in which they are done."""
-    with multiprocessing.get_context("spawn").Pool(workers, initializer=prepare, initargs=(seed,)) as pool:
-        work = [pool.apply_async(_named_row, (name, seed)) for name in names]
-        yield from (item.get() for item in work)
+    return in_parallel(_named_row, names, seed, workers)
 
 
-def prepare(seed: int) -> None:
+class WorkerEnded(RuntimeError):
+    """A process was ended from outside, as the system does when memory runs out."""
+
+
+Found = TypeVar("Found")
+
+
+def in_parallel(
+    work: Callable[[str, int], Found], names: Iterable[str], seed: int, workers: int
+) -> Iterator[tuple[str, Found]]:
+    """(name, work(name, seed)) in the order in which they are done. Raises WorkerEnded."""
+    names = list(names)
+    if not names:
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(names)), context, prepare) as pool:
+        waiting = {pool.submit(work, name, seed): name for name in names}
+        try:
+            for done in as_completed(waiting):
+                yield waiting.pop(done), done.result()
+        except BrokenProcessPool as error:
+            raise WorkerEnded("a worker was ended from outside: out of memory? give fewer --workers") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def prepare() -> None:
     """What every mutant needs, once in a process; and no collection of garbage goes through it again."""
     warnings.simplefilter("ignore")  # what is planted makes PyTorch and NumPy warn
     one_thread()
     properties.load()
     load_mutants()
-    reference_runs(seed)
     gc.collect()
     gc.freeze()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,12 +81,14 @@ def to_json(matrix: dict[str, Signature], seed: int) -> dict[str, Any]:
     """The matrix with the names of scenarios and kinds written once: a row holds their numbers."""
     scenarios = sorted({name for row in matrix.values() for mark in row.values() for name in mark.scenarios})
     kinds = sorted({name for row in matrix.values() for mark in row.values() for name in mark.kinds})
+    scenario_at = {name: number for number, name in enumerate(scenarios)}
+    kind_at = {name: number for number, name in enumerate(kinds)}
     rows = {
         name: {
             identifier: [
-                {scenarios.index(item): share for item, share in mark.scenarios.items()},
-                {kinds.index(item): share for item, share in mark.kinds.items()},
-                {scenarios.index(item): median for item, median in mark.measures.items()},
+                {scenario_at[item]: share for item, share in mark.scenarios.items()},
+                {kind_at[item]: share for item, share in mark.kinds.items()},
+                {scenario_at[item]: median for item, median in mark.measures.items()},
                 mark.note,
             ]
             for identifier, mark in sorted(row.items())
@@ -111,11 +114,14 @@ def from_json(document: dict[str, Any]) -> dict[str, Signature]:
     }
 
 
-def save(matrix: dict[str, Signature], seed: int, path: Path = PATH) -> None:
-    document = to_json(matrix, seed)
+def save(matrix: dict[str, Signature], seed: int, path: Path = PATH, **more: Any) -> None:
+    """Write the matrix, and `more` beside it: all of it or nothing, whenever the process is stopped."""
+    document = to_json(matrix, seed) | more
     rows = ",\n".join(f"  {json.dumps(name)}: {json.dumps(row)}" for name, row in document.pop("rows").items())
     head = json.dumps(document, indent=1)[:-2]
-    path.write_text(f'{head},\n "rows": {{\n{rows}\n }}\n}}\n', encoding="utf-8")
+    written = path.with_name(f".{path.name}.{os.getpid()}")
+    written.write_text(f'{head},\n "rows": {{\n{rows}\n }}\n}}\n', encoding="utf-8")
+    written.replace(path)
 
 
 @functools.lru_cache(maxsize=1)

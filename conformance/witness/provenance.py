@@ -39,9 +39,11 @@ class Provenance:
         }
         seen: dict[tuple[int, ...], Origin] = {}
         self.first = first = {stream[0] for stream in self.streams if stream}
+        known: set[tuple[int, ...]] = set()
         for example, stream in enumerate(self.streams):
-            if stream in self.streams[:example]:
+            if tuple(stream) in known:
                 continue  # the first of equal conversations stands for all of them
+            known.add(tuple(stream))
             for offset in range(len(stream) - WORD + 1):
                 gram = tuple(stream[offset : offset + WORD])
                 # In a pack the end of one example and the beginning of the next could look like one that goes on.
@@ -91,7 +93,8 @@ class Provenance:
                 continue
             example, offset = anchor
             stream = self.streams[example]
-            left, right = 0, 0
+            # The anchor itself is this example's, wherever that is cut; so each turn of the loop goes on by a word.
+            left, right = 0, WORD
             while (
                 place - left > 0
                 and offset - left > 0
@@ -118,6 +121,7 @@ class Provenance:
         """Resolve stretches without an anchor that equal a whole stream, go on where another piece was cut, or are what
         another piece was cut from. Of pieces that may go on alike, the one that was seen to go on least often does.
         """
+        candidates = [*((example, 0) for example in range(len(self.streams))), *sorted(ends)]
         place = 0
         while place < len(row):
             if origins[place] != NOWHERE:
@@ -127,8 +131,7 @@ class Provenance:
             while stop < len(row) and origins[stop] == NOWHERE:
                 stop += 1
             best: tuple[int, Origin] = (0, NOWHERE)
-            starts = [(example, 0) for example in range(len(self.streams))]
-            for example, offset in (*starts, *sorted(ends)):
+            for example, offset in candidates:
                 stream = self.streams[example]
                 length = 0
                 while (

@@ -1,0 +1,103 @@
+"""The kill matrix in a file: a row is kept as soon as it is known, beside those that are there.
+
+The file never shrinks: rows that are not made now stay as they are, except those of mutants that exist no more. A run
+that is stopped leaves its rows behind, named under "unfinished" with a digest of the code that made them. The next run
+of the same code goes on from there, and one of other code begins again: a row is only as good as what made it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import sftspec
+from sftspec import SPEC_REVISION, conformance, golden, properties
+from sftspec.conformance.sensitivity.signatures import Signature, from_json, save
+
+
+class MatrixFileError(ValueError):
+    """A file that holds no matrix, or another one; says what to do."""
+
+
+def digest_of_code() -> str:
+    """A digest of the package's own source."""
+    digest = hashlib.sha256()
+    for package in (sftspec, properties, golden, conformance):
+        folder = Path(package.__path__[0])
+        for path in sorted(item for item in folder.rglob("*") if item.suffix in (".py", ".jinja")):
+            digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+class MatrixFile:
+    """The matrix of one seed in a file, to which rows are added.
+
+    path   None: rows are kept in memory only
+    known  the mutants that exist
+    asked  those whose rows are made now
+    anew   make every row again, also those that a stopped run of the same code left
+
+    Afterwards `gone` holds the rows of mutants that exist no more, which the file loses.
+
+    Raises MatrixFileError for a file of something else, of another seed, or of another spec revision unless all rows
+    are made now.
+    """
+
+    def __init__(self, path: Path | None, seed: int, known: Iterable[str], asked: Iterable[str], anew: bool = False):
+        self.path, self.seed, self.asked = path, seed, list(asked)
+        self.code = digest_of_code()
+        self.rows: dict[str, Signature] = {}
+        self.made: set[str] = set()
+        self.gone: list[str] = []
+        document = self._read()
+        if document is None:
+            return
+        known = set(known)
+        if document["seed"] != seed:
+            raise MatrixFileError(f"{path}: the matrix of seed {document['seed']}, not of {seed}: name another file")
+        if document["spec_revision"] != SPEC_REVISION and not known <= set(self.asked):
+            raise MatrixFileError(
+                f"{path}: rows of spec revision {document['spec_revision']}, this is {SPEC_REVISION}: make all of them"
+                " again (name no area and no mutant), or name another file"
+            )
+        self.gone = sorted(document["rows"].keys() - known)
+        self.rows = {name: row for name, row in from_json(document).items() if name in known}
+        unfinished = document.get("unfinished", {})
+        if not anew and unfinished.get("code") == self.code:
+            self.made = set(unfinished["rows"]) & self.rows.keys()
+
+    def _read(self) -> dict[str, Any] | None:
+        if self.path is None or not self.path.exists():
+            return None
+        try:
+            document = json.loads(self.path.read_text(encoding="utf-8"))
+            if document.keys() >= {"spec_revision", "seed", "scenarios", "kinds", "rows"}:
+                return document
+        except (ValueError, AttributeError):
+            pass
+        raise MatrixFileError(f"{self.path}: this is no kill matrix; name a new file, or one that --json wrote")
+
+    @property
+    def left(self) -> list[str]:
+        """The mutants asked for whose rows are still to be made."""
+        return [name for name in self.asked if name not in self.made]
+
+    def keep(self, name: str, row: Signature) -> None:
+        """Add a row, or replace it, and write the file."""
+        self.rows[name] = row
+        self.made.add(name)
+        self._write()
+
+    def finish(self) -> dict[str, Signature]:
+        """Every row asked for is made. Returns these."""
+        self.made -= set(self.asked)
+        self._write()
+        return {name: self.rows[name] for name in self.asked}
+
+    def _write(self) -> None:
+        if self.path is not None:
+            more = {"unfinished": {"code": self.code, "rows": sorted(self.made)}} if self.made else {}
+            save(self.rows, self.seed, self.path, **more)
