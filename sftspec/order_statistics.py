@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from sftspec.compensated import accurate_sum, ratio_products
+
 _STEP = 1 / 64
 _UPPER_TAIL = np.array([math.erfc(k * _STEP) / 2 for k in range(10 * 64)])
 
@@ -56,8 +58,8 @@ def expected_best_of_n(rewards: Any, n: int) -> float | np.ndarray:
     rewards   (m,), or (P, m) for P prompts: finite numbers (drop a candidate without a reward, and say so, before)
 
     Returns a float, or (P,). With rewards r_(1) <= ... <= r_(m): sum over i of C(i-1, n-1) / C(m, n) * r_(i) (OpenAI
-    2022; for 0/1 rewards this is pass@n, Chen 2021 eq. 1). A weight is a ratio of integers rounded once, and the sum
-    is exact before its last rounding: without ties the error is at most 3 u sum(weight * |reward|), for any m.
+    2022; for 0/1 rewards this is pass@n, Chen 2021 eq. 1). A weight, its product with the reward and the sum are each
+    rounded once: without ties the error is at most 3 u (1 + m**2 u) sum(weight * |reward|), u = 2**-53.
     Raises ValueError when n is not in 1..m, and for a reward that is not finite.
 
     >>> expected_best_of_n([0.0, 1.0, 5.0], 2)  # subsets {0,1} {0,5} {1,5}
@@ -74,13 +76,17 @@ def expected_gold(proxy: Any, gold: Any, n: int) -> float | np.ndarray:
     Rises with n only as long as the proxy is right about its own favourites (Gao et al. 2022, arXiv:2210.10760).
     Raises ValueError as `expected_best_of_n`, and when the shapes differ.
     """
+    is_same = proxy is gold
     proxy, worth = _float64(proxy), _float64(gold)
     if proxy.ndim not in (1, 2) or proxy.shape != worth.shape:
         raise ValueError(f"rewards of shape {proxy.shape}, gold {worth.shape}: expected (m,) or (P, m), both the same")
     if not (np.isfinite(proxy).all() and np.isfinite(worth).all()):
         raise ValueError("a reward is NaN or infinite: it has no expectation; drop and count those candidates first")
     weights = subset_weights(proxy.shape[-1], n)
-    estimates = [_weighted(*row, weights) for row in zip(np.atleast_2d(proxy), np.atleast_2d(worth), strict=True)]
+    estimates = [
+        _weighted(row, row if is_same else other, weights)
+        for row, other in zip(np.atleast_2d(proxy), np.atleast_2d(worth), strict=True)
+    ]
     return estimates[0] if proxy.ndim == 1 else np.array(estimates)
 
 
@@ -90,22 +96,43 @@ def _float64(values: Any) -> np.ndarray:
 
 def _weighted(proxy: np.ndarray, worth: np.ndarray, weights: np.ndarray) -> float:
     """Sum of weights times worth in ascending order of the proxy, with the weights of tied candidates averaged."""
-    _, rank, size = np.unique(proxy, return_inverse=True, return_counts=True)
-    levels = np.split(weights, np.cumsum(size)[:-1])
-    share = np.array([math.fsum(level) / len(level) for level in levels])
-    return math.fsum(share[rank] * worth)
+    if proxy is worth:  # then it is all one which of equals comes first
+        ordered = worth = np.sort(proxy)
+    else:
+        order = np.argsort(proxy)
+        ordered, worth = proxy[order], worth[order]
+    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+    if len(starts) < len(ordered):
+        weights = _shared(weights, starts)
+    return accurate_sum(weights * worth)
 
 
-@functools.lru_cache(maxsize=64)
+def _shared(weights: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """The weights, averaged over each level of tied candidates; a level begins at each of `starts`."""
+    sizes = np.diff(np.append(starts, len(weights)))
+    shares = weights[starts]
+    pairs = starts[sizes == 2]
+    shares[sizes == 2] = (weights[pairs] + weights[pairs + 1]) / 2
+    for level in np.flatnonzero(sizes > 2):
+        start, size = starts[level], sizes[level]
+        shares[level] = math.fsum(weights[start : start + size].tolist()) / size
+    return np.repeat(shares, sizes)
+
+
+@functools.lru_cache(maxsize=8)  # of a million samples they take 8 MB
 def subset_weights(m: int, n: int) -> np.ndarray:
-    """The chance, for i = 1..m, that the i-th smallest of m is the best of a random n-subset: C(i-1, n-1) / C(m, n)."""
+    """The chance, for i = 1..m, that the i-th smallest of m is the best of a random n-subset: C(i-1, n-1) / C(m, n).
+
+    That of the largest is n/m, and each is (i+1-n)/i times the one above it; within u (1 + 3 m**2 u) of the ratio of
+    integers, u = 2**-53.
+    """
     if not 1 <= n <= m:
         raise ValueError(f"n = {n} with m = {m} samples: an estimate without bias needs 1 <= n <= m")
-    total, below = math.comb(m, n), 1
+    under = np.arange(m, n - 1, -1, dtype=np.float64)
+    over = under + (1 - n)
+    over[0] = n
     weights = np.zeros(m)
-    for i in range(n, m + 1):
-        weights[i - 1] = below / total
-        below = below * i // (i - n + 1)
+    weights[n - 1 :] = ratio_products(over, under)[::-1]
     weights.setflags(write=False)
     return weights
 
