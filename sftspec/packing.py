@@ -13,6 +13,7 @@ and moves whole groups of packs, filled exactly as by the loop over examples; nu
 from __future__ import annotations
 
 import gc
+from array import array
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ def pack(lengths: Lengths, capacity: int) -> Bins:
     room = room[descending]
     ends = np.append(np.flatnonzero(np.diff(room)) + 1, room.size)
     moves, packs = _plan((capacity - room[ends - 1]).tolist(), np.diff(ends, prepend=0).tolist(), capacity)
-    return _expand(descending, np.array(moves).reshape(-1, 4).T, packs)
+    return _expand(descending, np.frombuffer(array("q", moves), np.int64).reshape(-1, 4).T, packs)
 
 
 def _plan(lengths: list[int], counts: list[int], capacity: int) -> tuple[list[int], int]:
@@ -117,8 +118,8 @@ def _plan(lengths: list[int], counts: list[int], capacity: int) -> tuple[list[in
 
     Returns quadruples (first pack, packs, items for each, items there before), end to end, and the number of packs.
     """
-    groups: dict[int, tuple] = {}  # free space -> the last group with it: (first pack, packs, items there, group below)
-    spaces: list[int] = []  # the keys of `groups`, ascending
+    groups: dict[int, tuple | None] = {}  # free space -> its last group: (first pack, packs, items there, group below)
+    spaces: list[int] = []  # those with a group, ascending
     moves: list[int] = []
     packs, shortest = 0, lengths[-1]
     for length, left in zip(lengths, counts, strict=True):
@@ -126,27 +127,41 @@ def _plan(lengths: list[int], counts: list[int], capacity: int) -> tuple[list[in
             best = bisect_left(spaces, length)
             if best < len(spaces):
                 space = spaces[best]
-                first, size, there, below = groups[space]
+                first, size, there, below = groups[space]  # type: ignore[misc]
+                groups[space] = below
                 if below is None:
-                    del groups[space], spaces[best]
-                else:
-                    groups[space] = below
+                    del spaces[best]
             else:
                 space, first, size, there = capacity, packs, -(-left // (capacity // length)), 0
                 packs += size
-            # A pack that is best for one item stays best for its equals: placing one only makes its space smaller.
-            while size:
-                each = min(left, space // length)
-                count = min(size, left // each) if each else size
-                if each:
-                    moves += first, count, each, there
+            # A pack that is best for one item stays best for its equals: placing one only makes its space smaller. So
+            # each gets as many as fit, and one what is left. No calls: here goes the time of a packing of few examples.
+            most = space // length
+            while True:
+                if most <= left:
+                    each, count = most, left // most
+                    if count > size:
+                        count = size
+                else:
+                    each, count = left, 1
+                moves += first, count, each, there
+                left -= count * each
                 rest = space - each * length
-                if rest in groups:
-                    groups[rest] = first, count, there + each, groups[rest]
-                elif rest >= shortest:  # else nothing will ever fit
-                    groups[rest] = first, count, there + each, None
-                    insort(spaces, rest)
-                first, size, left = first + count, size - count, left - count * each
+                if rest >= shortest:  # else nothing will ever fit
+                    below = groups.get(rest)
+                    if below is None:
+                        insort(spaces, rest)
+                    groups[rest] = first, count, there + each, below
+                if count == size:
+                    break
+                first += count
+                size -= count
+                if not left:
+                    below = groups.get(space)
+                    if below is None:
+                        insort(spaces, space)
+                    groups[space] = first, size, there, below
+                    break
     return moves, packs
 
 
