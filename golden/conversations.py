@@ -2,7 +2,7 @@
 
 Rule of this file: contents are data, and hostile. Every control string of every template occurs in a content, because
 that is where literal and parse differ (transformers#29279); every kind of outer white space, because that is where
-trimming and merges differ; several turns, because one turn hides drift (bugs H10).
+trimming and merges differ; several turns, because one turn hides drift (trap H10).
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def logits_alone(model, examples) -> list[torch.Tensor]:
 
 
 def tolerance(reference: torch.Tensor, exact: torch.Tensor, dtype: torch.dtype) -> float:
-    """Self-calibrated (properties/README.md): the reference's own error against float64, times 4, and rounding; or 64
+    """Self-calibrated (BOUND-SELF): the reference's own error against float64, times 4, and rounding; or 64
     u.
     """
     if dtype == torch.float64:
@@ -169,7 +169,7 @@ def test_packed_gradients_are_those_of_the_examples_apart(make, dtype, way):
     model = make(dtype)
     loss, ours = gradients(model, [(logits_of(model, batch, way), batch.labels)])
     (loss_alone, reference), (_, exact) = results[dtype], results[torch.float64]
-    assert abs(loss - loss_alone) <= 16 * ROUNDOFF[dtype] * loss_alone  # 2 u was measured (properties/README.md)
+    assert abs(loss - loss_alone) <= 16 * ROUNDOFF[dtype] * loss_alone  # 2 u was measured (BOUND-SELF)
     for name, gradient in ours.items():
         bound = tolerance(reference[name], exact[name], dtype)
         assert (gradient - reference[name]).abs().max() <= bound, name

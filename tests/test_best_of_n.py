@@ -28,16 +28,11 @@ from sftspec.order_statistics import (
     subset_weights,
     win_rate,
 )
-from sftspec.properties.best_of_n import selection
 from sftspec.selection import UNRANKED, best_of_n, top_k
 from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_of, reference
 
 PROPERTIES = [item for item in properties_of("best_of_n") if item.seam != "rejection_sample"]
 NAN, INF = math.nan, math.inf
-
-# The laws of best-of-N, all of it; BN-SFT is enforced by properties/best_of_n/rejection_sampling.py.
-LAWS = {"BN-ARGMAX", "BN-ALIGN", "BN-PERM", "BN-TIE", "BN-NAN", "BN-MONO", "BN-SUB", "BN-TOPK", "BN-EMAX", "BN-ASYM"}
-LAWS |= {"BN-HD", "BN-CONC", "BN-OTHER", "BN-EST", "BN-ESTTRUE", "BN-LAW", "BN-KL", "BN-WIN", "BN-GOODHART"}
 
 
 def planted(mutant, part):
@@ -321,11 +316,6 @@ def test_the_property_fails_for_each_broken_function(item):
     for function in BROKEN[item.id]:
         with pytest.raises(DoesNotHold):
             evidence(item, function, max_examples=100)
-
-
-def test_every_law_is_enforced():
-    enforced = {law for item in PROPERTIES for law in item.laws}
-    assert enforced == LAWS and not selection.NOT_OBSERVABLE
 
 
 # ---------------------------------------------------------------- real selectors

@@ -70,7 +70,16 @@ def python(code: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["check", "--help"], ["--version"], ["list"], ["list", "step"], ["explain", END_OF_TURN]]
+    "arguments",
+    [
+        ["--help"],
+        ["check", "--help"],
+        ["--version"],
+        ["list"],
+        ["list", "step"],
+        ["explain", END_OF_TURN],
+        ["explain", "newline"],
+    ],
 )
 def test_listing_and_explaining_are_quick_and_need_no_torch(arguments):
     code = f"""

@@ -99,7 +99,7 @@ def test_flex_attention_computes_what_the_dense_mask_says():
     flex = flex_attention(query, key, value, block_mask=batch.flex_mask())
     dense = scaled_dot_product_attention(query, key, value, attn_mask=batch.dense_mask())
     # A score is a sum of 8 products, off by (8 + 2) u of its largest size; a weight is off by twice that and by the sum
-    # over 150 of them (properties/README.md); an output is a mean of values with such weights. Two programs, so twice.
+    # over 150 of them (BOUND-SELF); an output is a mean of values with such weights. Two programs, so twice.
     score = 8 * query.abs().max() * key.abs().max() * 8**-0.5
     bound = 2 * value.abs().max() * 2.0**-53 * (2 * 10 * score + 2 * 150)
     assert (flex - dense).abs().max() <= bound

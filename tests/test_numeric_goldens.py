@@ -1,6 +1,6 @@
 """The public functions against tables of 40 digits that neither they nor torch had a part in (golden/numeric).
 
-Every bound is the rounding error of the formula in float64, derived in properties/README.md and restated in
+Every bound is the rounding error of the formula in float64, derived in properties/BOUNDS.md and restated in
 `properties/cases/distillation.py`; a case that misses it is a wrong formula, not noise.
 """
 

@@ -30,7 +30,7 @@ def parameters(model) -> torch.Tensor:
 
 
 def same_update(one: torch.Tensor, other: torch.Tensor, start: torch.Tensor) -> bool:
-    """Equal within rounding: 64 roundings of the update (properties/README.md), and one of each parameter on both
+    """Equal within rounding: 64 roundings of the update (BOUND-SELF), and one of each parameter on both
     sides.
     """
     bound = 2.0**-24 * (64 * float((other - start).norm()) + 2 * float(start.norm()))

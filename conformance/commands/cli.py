@@ -9,7 +9,6 @@ Listing and explaining import no torch, so what needs it is imported by the comm
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import shutil
 import signal
@@ -24,6 +23,7 @@ import sftspec
 from sftspec.conformance.adapters import TrainerError, resolve
 from sftspec.conformance.commands.baseline import add_baseline_arguments, baseline_of, document_at, write_baseline
 from sftspec.conformance.commands.breakit import BreakError, add_break_arguments, run_break
+from sftspec.conformance.commands.explain import ExplainError, add_explain_arguments, run_explain
 from sftspec.conformance.commands.mutants import MutantsError, add_mutants_arguments, run_mutants
 from sftspec.conformance.commands.show import ShowError, add_show_arguments, run_show
 from sftspec.conformance.gate.baseline import BaselineError, read_baseline
@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
         item.add_argument("--baseline", metavar="FILE", type=Path, help="what is known to fail: only a change is red")
     add_baseline_arguments(command("baseline", "write what is known to fail, or hold a trial against it"))
     command("list", "list the properties, by area").add_argument("area", metavar="AREA", nargs="?")
-    command("explain", "say what a property demands and why, and show its code").add_argument("id", metavar="ID")
+    add_explain_arguments(command("explain", "explain a property, a law, a trap, a bug; or find what mentions a word"))
     add_break_arguments(command("break", "make a mistake on purpose, and see what it does to a model"))
     add_mutants_arguments(command("mutants", "plant the known bugs, and show which properties kill them"))
     add_show_arguments(command("show", "show which tokens of a file are trained, and what is wrong with it"))
@@ -226,36 +226,15 @@ def list_properties(args: argparse.Namespace) -> int:
     return 0
 
 
-def explain(args: argparse.Namespace) -> int:
-    entries = {item.id: item for item in catalogue()}
-    if args.id not in entries:
-        close = difflib.get_close_matches(args.id, entries, 1, 0.5)
-        hint = f"did you mean {close[0]}?" if close else "`sftspec list` shows what there is"
-        raise UsageError(f"unknown property {args.id!r}; {hint}")
-    item = entries[args.id]
-    says = {
-        "level": item.level,
-        "reads": "a recorded run" if item.seam == "run" else f"the function {item.seam}",
-        "claim": item.claim,
-        "needs": ", ".join(item.needs),
-        "laws": ", ".join(item.laws),
-        "floor": f"{item.floor} pieces of evidence",
-    }
-    print(f"{item.id}\n\n{item.sentence}\n\n{item.why}\n")
-    print("".join(f"{name:6} {said}\n" for name, said in says.items() if said))
-    print(f"{item.place}\n\n{item.code}")
-    return 0
-
-
 COMMANDS = {
-    "check": check, "baseline": baseline, "record": record, "judge": judge, "list": list_properties, "explain": explain,
-    "break": run_break, "show": run_show, "mutants": run_mutants,
+    "check": check, "baseline": baseline, "record": record, "judge": judge, "list": list_properties,
+    "explain": run_explain, "break": run_break, "show": run_show, "mutants": run_mutants,
 }  # fmt: skip
 
 
 REFUSALS = (
     UsageError, SelectionError, TrainerError, BaselineError, DocumentError, RecordingError, BreakError, ShowError,
-    MutantsError,
+    MutantsError, ExplainError,
 )  # fmt: skip
 
 

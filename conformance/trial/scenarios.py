@@ -1,7 +1,7 @@
 """The jobs on which a trainer is judged: few, rich, and each different from the others in what it can show.
 
 A pad token of its own hides masks made by token id. AdamW and clipping hide constant factors, so most scenarios step
-plain SGD without clipping (properties/README.md). What is said in them is in `corpora`.
+plain SGD without clipping (traps H5 and H9). What is said in them is in `corpora`.
 """
 
 from __future__ import annotations

@@ -34,9 +34,6 @@ from sftspec.properties.cases.selection import (
     whole_rows,
 )
 
-NOT_OBSERVABLE: dict[str, str] = {}
-"""Laws of best-of-N that no function shows, with the reason: there are none."""
-
 
 @must(
     seam="best_of_n",

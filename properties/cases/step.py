@@ -1,7 +1,7 @@
 """Batches of logits and labels for the properties that read the loss, and the roundings that a loss may differ by.
 
 Logits are drawn by seed, so that hypothesis shrinks shapes and not floats. Drawn vocabularies stay at 64 or below: the
-worst-case bound grows with V and would let mistakes through at 32,000 (properties/README.md).
+worst-case bound grows with V and would let mistakes through at 32,000 (BOUND-LOSS).
 """
 
 from __future__ import annotations
@@ -115,14 +115,14 @@ FIRST_LABELLED = Problem(make_problem(3, 1, 4, 5, 2.0, 1.0).logits, torch.tensor
 
 
 def loss_bound(problem: Problem, dtype: torch.dtype = torch.float64) -> float:
-    """Largest error of the mean cross-entropy by rounding (properties/README.md, tol_CE)."""
+    """Largest error of the mean cross-entropy by rounding (BOUND-LOSS)."""
     vocabulary, count, largest = problem.logits.shape[-1], len(problem.scored), problem.largest
     log = math.log(vocabulary)
     return ROUNDOFF[dtype] * (vocabulary + 4 + 5 * log + 3 * largest + count * (2 * largest + log))
 
 
 def gradient_bound(problem: Problem, dtype: torch.dtype = torch.float64) -> float:
-    """Largest error of an entry of dL/dlogits by rounding (properties/README.md, tol_grad), and one division more."""
+    """Largest error of an entry of dL/dlogits by rounding (BOUND-GRAD), and one division more."""
     vocabulary, count, largest = problem.logits.shape[-1], len(problem.scored), problem.largest
     return ROUNDOFF[dtype] / count * (vocabulary + 8.4 + 4 * math.log(vocabulary) + largest)
 

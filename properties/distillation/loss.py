@@ -28,12 +28,6 @@ from sftspec.properties.cases.distillation import (
     value_and_gradient,
 )
 
-NOT_OBSERVABLE = {
-    "KD-SEQ": "a teacher's text is trained as any other text: the properties of template, masking and packing, read"
-    " from runs over such conversations, are this law; there is no function of its own to call",
-}
-"""Laws of distillation that no function shows, with the reason."""
-
 
 def centred(row: list[float]) -> list[float]:
     mean = math.fsum(row) / len(row)

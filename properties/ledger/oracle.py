@@ -3,7 +3,7 @@
 The oracle runs each example alone, padded at the right, in evaluation mode. It uses what the ledger says was trained
 (targets and weights), so that it judges the arithmetic and not the mask.
 
-Bounds (properties/README.md). Two programs for one real function each lie within e of it, and e is measured: the error
+Bounds (BOUND-SELF). Two programs for one real function each lie within e of it, and e is measured: the error
 of this same computation in the run's dtype, and under its autocast. A trainer may differ by 4 e, plus a few roundings
 for another order of summation.
 """
@@ -55,7 +55,7 @@ class Oracle:
     @property
     def slack(self) -> float:
         """Relative error of a weight or a gradient by another order of summation: 64 roundings, 4 in 16 bits (sums run
-        in float32 there, properties/README.md).
+        in float32 there, BOUND-SELF).
         """
         return (4 if self.is_coarse else 64) * self.roundoff
 

@@ -111,7 +111,7 @@ def hidden_states_equal_those_alone(run):
     """An example's hidden states in a batch equal those it has alone, within the rounding of the dtype.
 
     Whatever changes them (a leak, a position, a sliding window in place of the block mask, axolotl#732) is seen here.
-    Bound: properties/README.md, four times the error of the example alone against its own float64 run, plus 8
+    BOUND-SELF: four times the error of the example alone against its own float64 run, plus 8
     roundings.
     """
     for piece, error, bound in run.oracle.compare_hidden():

@@ -1,6 +1,6 @@
 """The step, in the functions: the loss, the clip and the optimizer step, on arguments that hypothesis draws.
 
-Exact where the law is exact; elsewhere within the bound that rounding gives (properties/README.md). Expected values are
+Exact where the law is exact; elsewhere within what rounding explains (BOUND-LOSS, BOUND-GRAD). Expected values are
 computed by hand in plain floats with exact sums.
 """
 

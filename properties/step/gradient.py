@@ -21,7 +21,7 @@ def roundoff(run) -> float:
 
 
 def weight_of(run, step) -> tuple[float, float]:
-    """Sum of the weights of a step's targets, and its relative error by rounding alone (properties/README.md)."""
+    """Sum of the weights of a step's targets, and its relative error by rounding alone (BOUND-READOFF)."""
     targets = run.targets[step.index]
     return sum(row.weight for row in targets), run.oracle.total_error(targets)
 
@@ -144,7 +144,7 @@ def every_parameter_gets_its_gradient(run):
     """The gradient of every parameter equals that of the same targets, each example alone, in float64.
 
     Layers under no_grad, frozen by mistake or cut off by checkpointing (transformers#26221) do not show at the head.
-    Bound: properties/README.md, four times the error of the same computation in the run's dtype, plus 64 roundings of
+    BOUND-SELF: four times the error of the same computation in the run's dtype, plus 64 roundings of
     the gradient of its module.
     """
     for step, name, error, bound in run.oracle.compare_gradients():

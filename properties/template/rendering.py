@@ -1,7 +1,7 @@
 """Templates: the text that a conversation becomes.
 
 A trainer that renders one newline wrong trains another model, and its loss looks the same: a wrong template cancels
-between training and evaluation (bugs.md H12). These properties read `render`, over every named variant: whatever people
+between training and evaluation (trap H12). These properties read `render`, over every named variant: whatever people
 write, it is there, it can be told from the structure, and prompt and answer together are the training text. (Hugging
 Face, chat templating guide; OpenAI chatml.md; Meta's Llama-2 and Llama-3 code.) What becomes of the tokens is in
 template_tokens, and tools are in template_tools.

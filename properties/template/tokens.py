@@ -1,7 +1,7 @@
 """Templates: the tokens that a conversation becomes.
 
 Text that is right can still be encoded wrong: two BOS tokens, a control token that somebody typed, a merge across the
-border of prompt and answer (bugs.md H13: decoded text looks the same). These properties read `encode`, over every named
+border of prompt and answer (trap H13: decoded text looks the same). These properties read `encode`, over every named
 variant, with the small tokenizer; a template on trial is read on its own vocabulary as well.
 """
 
