@@ -21,6 +21,7 @@ from typing import Any
 
 import sftspec
 from sftspec.conformance.adapters import TrainerError, resolve
+from sftspec.conformance.commands.audit import add_audit_arguments, run_audit
 from sftspec.conformance.commands.baseline import add_baseline_arguments, baseline_of, document_at, write_baseline
 from sftspec.conformance.commands.breakit import BreakError, add_break_arguments, run_break
 from sftspec.conformance.commands.explain import ExplainError, add_explain_arguments, run_explain
@@ -93,6 +94,7 @@ def parser() -> argparse.ArgumentParser:
     add_explain_arguments(command("explain", "explain a property, a law, a trap, a bug; or find what mentions a word"))
     add_break_arguments(command("break", "make a mistake on purpose, and see what it does to a model"))
     add_mutants_arguments(command("mutants", "plant the known bugs, and show which properties kill them"))
+    add_audit_arguments(command("audit", "say what files of conversations train, what is wrong with them, and where"))
     add_show_arguments(command("show", "show which tokens of a file are trained, and what is wrong with it"))
     return main
 
@@ -228,7 +230,7 @@ def list_properties(args: argparse.Namespace) -> int:
 
 COMMANDS = {
     "check": check, "baseline": baseline, "record": record, "judge": judge, "list": list_properties,
-    "explain": run_explain, "break": run_break, "show": run_show, "mutants": run_mutants,
+    "explain": run_explain, "break": run_break, "show": run_show, "audit": run_audit, "mutants": run_mutants,
 }  # fmt: skip
 
 

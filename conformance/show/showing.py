@@ -8,33 +8,24 @@ refuses is shown with the reason: left out of the picture is left out of the tra
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from sftspec.conformance.audit.findings import FINDINGS, Examiner
+from sftspec.conformance.audit.shards import InputError, cut, find_sources, parsed
 from sftspec.conformance.commands.show import ShowError
 from sftspec.conformance.report.token_strip import Cell
 from sftspec.conformance.show.inputs import Tokens
-from sftspec.conversation import Conversation, ConversationError, load_conversations
-from sftspec.masking import IGNORE, Encoded, EncodingError, encode, encode_batch, trained_messages, truncate
-from sftspec.spans import DATA_KINDS, TemplateError
+from sftspec.conversation import Conversation, ConversationError
+from sftspec.formats import read_record
+from sftspec.masking import IGNORE, Encoded, EncodingError, encode, encode_batch
+from sftspec.spans import TemplateError
 from sftspec.templates import Template
-
-# What can be wrong with a conversation, the worst first, and what it does to a model.
-FINDINGS = {
-    "refused": "the template cannot render it: it is not trained on at all",
-    "no target": "nothing of it is trained: it costs a forward pass and teaches nothing",
-    "end of turn untrained": "the model is not taught to stop after this answer",
-    "control strings in content": "parsed, they forge turns and cut the mask (transformers#29279)",
-    "double BOS": "a BOS follows a BOS: no model has seen that (OpenRLHF#393)",
-    "tokens cut off": "max_length ends it early",
-    "empty messages": "a turn that says nothing",
-}
+from sftspec.tokenization import tokenize
 
 
 @dataclass(frozen=True)
@@ -66,7 +57,10 @@ class Shown:
 
 @dataclass(frozen=True)
 class Showing:
-    """All of a file, worst first, with what it was encoded by."""
+    """All of a file, worst first, with what it was encoded by.
+
+    unread  the lines that could not be read, with the reason
+    """
 
     file: str
     template: Template
@@ -75,50 +69,92 @@ class Showing:
     max_length: int | None
     rows: list[Shown]
     remarks: list[str]
+    unread: list[str] = field(default_factory=list)
 
     @cached_property
     def totals(self) -> dict[str, int]:
         """Counts over the file: sizes, then each finding's occurrences."""
         tokens = sum(row.kept for row in self.rows)
         sizes = {"conversations": len(self.rows), "tokens": tokens, "targets": sum(row.targets for row in self.rows)}
-        return sizes | {name: sum(row.findings[name] for row in self.rows) for name in FINDINGS}
+        found = {name: sum(row.findings[name] for row in self.rows) for name in FINDINGS}
+        return sizes | found | {"bad lines": len(self.unread)}
 
     def concerned(self, finding: str) -> int:
         """Conversations with this finding."""
-        return sum(row.findings[finding] > 0 for row in self.rows)
+        return len(self.unread) if finding == "bad lines" else sum(row.findings[finding] > 0 for row in self.rows)
 
 
-def show(path: Path, template: Template, tokenizer: Tokens, policy: str, max_length: int | None) -> Showing:
-    """Encode a file and say of every conversation what is trained and what is wrong.
+Ranges = Iterable[tuple[int, int]]
 
-    Raises ShowError with file and line.
+
+def show(
+    path: Path,
+    template: Template,
+    tokenizer: Tokens,
+    policy: str,
+    max_length: int | None,
+    lines: Ranges | None = None,
+    drop_nulls: bool = False,
+) -> Showing:
+    """Encode a file and say of every conversation what is trained and what is wrong; `lines` chooses some of it.
+
+    Lines that cannot be read are left out, and listed. Raises ShowError where nothing can be shown.
     """
-    try:
-        conversations = load_conversations(path)
-    except ConversationError as error:
-        raise ShowError(str(error)) from error
-    except OSError as error:
-        raise ShowError(f"{path}: {error.strerror or error}") from error
-    control = re.compile("|".join(map(re.escape, sorted(tokenizer.vocabulary.added, key=len, reverse=True))) or r"\Z.")
+    conversations, unread = _read(path, lines, drop_nulls)
+    if not conversations:
+        raise ShowError(unread[0] if unread else f"{path.name}: the file holds no conversation{' there' * bool(lines)}")
+    examiner = Examiner(template, tokenizer.vocabulary, policy, max_length)
     rows = []
     for conversation, encoded in zip(conversations, _encoded(conversations, template, tokenizer, policy), strict=True):
         if isinstance(encoded, ValueError):
             rows.append(Shown(conversation, None, 0, Counter({"refused": 1}), str(encoded)))
             continue
-        kept = len(truncate(encoded, max_length))
-        found = Counter(
-            {
-                "no target": int(not any(label != IGNORE for label in encoded.labels[1:kept])),
-                "end of turn untrained": _untrained_ends(encoded, conversation, policy, kept),
-                "control strings in content": _control_strings(encoded, control),
-                "double BOS": _double_bos(encoded.input_ids[:kept], template.bos, tokenizer),
-                "tokens cut off": len(encoded) - kept,
-                "empty messages": sum(_is_empty(message) for message in conversation),
-            }
-        )
-        rows.append(Shown(conversation, encoded, kept, found))
+        one = examiner.examine(conversation, encoded.rendered, tokenize(encoded.rendered, template, tokenizer.inner))
+        found = Counter({name: times for name, (times, _) in one.found.items()})
+        rows.append(Shown(conversation, encoded, one.kept, found))
+    _mark_duplicates(rows)
     rows.sort(key=lambda row: row.rank)
-    return Showing(path.name, template, tokenizer, policy, max_length, rows, list(_remarks(template, tokenizer)))
+    remarks = [*remarks_on(template, tokenizer), *_remarks_of(conversations), *map("cannot be read: {}".format, unread)]
+    return Showing(path.name, template, tokenizer, policy, max_length, rows, remarks, unread)
+
+
+def _read(path: Path, lines: Ranges | None, drop_nulls: bool) -> tuple[list[Conversation], list[str]]:
+    conversations, unread = [], []
+    try:
+        sources = find_sources([str(path)])
+        for shard in cut(sources):
+            for number, record in shard.records():
+                if lines is not None and not any(low <= number <= high for low, high in lines):
+                    continue
+                place = sources[shard.file].place(number, shard.unit)
+                try:
+                    conversations.append(read_record(parsed(record, place), place, drop_nulls))
+                except ConversationError as error:
+                    unread.append(str(error))
+            if shard.fault:
+                unread.append(f"{sources[shard.file].name}: {shard.fault}")
+    except InputError as error:
+        raise ShowError(str(error)) from error
+    return conversations, unread
+
+
+def _mark_duplicates(rows: list[Shown]) -> None:
+    """The second of two equal conversations is a duplicate, and its note says of which."""
+    first: dict[tuple, str] = {}
+    for row in rows:
+        if row.encoded is not None:
+            key = (row.encoded.rendered.text, tuple(row.encoded.labels))
+            if first.setdefault(key, row.conversation.source) != row.conversation.source:
+                row.findings["duplicates"] += 1
+
+
+def _remarks_of(conversations: list[Conversation]) -> Iterator[str]:
+    counts: dict[str, list[str]] = {}
+    for conversation in conversations:
+        for said in conversation.remarks:
+            counts.setdefault(said, []).append(conversation.source)
+    for said, places in counts.items():
+        yield f"{len(places):,} ×  {said} ({places[0]})"
 
 
 def _encoded(
@@ -139,35 +175,7 @@ def _encoded_or_error(conversation, template: Template, tokenizer: Tokens, optio
         return error
 
 
-def _untrained_ends(encoded: Encoded, conversation: Conversation, policy: str, kept: int) -> int:
-    """Trained answers whose end-of-turn is no target, or stands nowhere."""
-    rendered = encoded.rendered
-    ended = {
-        rendered.messages[owner]
-        for owner, label in zip(encoded.owners[1:kept], encoded.labels[1:kept], strict=True)
-        if label != IGNORE and rendered.kinds[owner] == "end_of_turn"
-    }
-    answers = {index for index, message in enumerate(conversation) if message["role"] == "assistant"}
-    return len((trained_messages(conversation, policy) & answers) - ended)
-
-
-def _control_strings(encoded: Encoded, control: re.Pattern[str]) -> int:
-    rendered = encoded.rendered
-    return sum(
-        len(control.findall(rendered.text[span.start : span.end])) for span in rendered.spans if span.kind in DATA_KINDS
-    )
-
-
-def _double_bos(ids: list[int], bos: str, tokenizer: Tokens) -> int:
-    number = tokenizer.vocabulary.added.get(bos)
-    return sum(left == right == number for left, right in pairwise(ids)) if bos else 0
-
-
-def _is_empty(message: dict) -> bool:
-    return not (message["content"] or "").strip() and not message.get("tool_calls")
-
-
-def _remarks(template: Template, tokenizer: Tokens) -> Iterator[str]:
+def remarks_on(template: Template, tokenizer: Tokens) -> Iterator[str]:
     """What concerns the whole file."""
     wanted = dict.fromkeys((*template.control, template.end_of_turn, template.bos))
     missing = [token for token in wanted if token and token not in tokenizer.vocabulary.added]

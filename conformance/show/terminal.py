@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.text import Text
 
+from sftspec.conformance.audit.progress import printable
 from sftspec.conformance.report.failures import heading, labelled
 from sftspec.conformance.report.token_strip import LEGEND, draw, lines_of
 from sftspec.conformance.show.showing import FINDINGS, Showing, Shown, cells_of
 
+NOT_HERE = ("near-duplicate prompts",)  # what `audit` alone looks for
 LINES, TOKENS = 12, 1000  # of one conversation's strip; the page has more
 
 
@@ -28,7 +30,7 @@ def summary(showing: Showing, width: int) -> Iterator[Text]:
     size = f"{showing.tokenizer.name}, {showing.tokenizer.inner.get_vocab_size():,} tokens"
     yield from labelled("tokenizer", size, width)
     for remark in showing.remarks:
-        yield from labelled("mind", remark, width, "yellow")
+        yield from labelled("mind", printable(remark), width, "yellow")
     share = totals["targets"] / totals["tokens"] if totals["tokens"] else 0
     yield Text()
     yield Text(
@@ -37,6 +39,8 @@ def summary(showing: Showing, width: int) -> Iterator[Text]:
         "bold",
     )
     for finding, effect in FINDINGS.items():
+        if finding in NOT_HERE:
+            continue
         count, concerned = totals[finding], showing.concerned(finding)
         line = Text(f"{count:>9,}  {finding:28}", "red" if count else "dim")
         yield line.append(f"in {concerned:,} of {totals['conversations']:,} conversations" if count else "", "dim")
@@ -51,7 +55,7 @@ def strips(showing: Showing, limit: int, width: int) -> Iterator[Text]:
         yield from labelled("tokens", LEGEND, width, "dim")
     for row in rows:
         yield Text()
-        yield heading(Text.assemble((row.conversation.source, "bold"), f"  {says(row)}"), width)
+        yield heading(Text.assemble((printable(row.conversation.source), "bold"), f"  {says(row)}"), width)
         yield from strip(row, showing, width)
     if rows and len(showing.rows) > limit:
         yield Text()
@@ -68,7 +72,7 @@ def says(row: Shown) -> str:
 
 def strip(row: Shown, showing: Showing, width: int) -> Iterator[Text]:
     if row.error:
-        yield from labelled("", row.error, width, "red")
+        yield from labelled("", printable(row.error), width, "red")
     lines = list(lines_of(cells_of(row, showing.tokenizer, TOKENS), width))
     for line in lines[:LINES]:
         yield from (text for label, text in draw(line) if label == "tokens")
