@@ -136,6 +136,11 @@ def test_every_id_in_the_articles_can_be_looked_up():
         assert not {name for name in names_in(f"{item.sentence} {item.fields}") if not article(name)}, item.place
 
 
+def test_every_bound_stands_beside_the_code_that_takes_it():
+    source = "".join(path.read_text(encoding="utf-8") for path in SOURCES)
+    assert not [name for name in of_kind("bound") if name not in source and name != "BOUND-EXACT"]
+
+
 def test_an_id_that_is_nowhere_is_found_missing():
     found = names_in("laws ST-DUP and ST-NIX, trap H99, bug M-99, trl#976, #9999999, BOUND-NIX")
     assert {name for name in found if not article(name)} == {"ST-NIX", "H99", "M-99", "trl#9999999", "BOUND-NIX"}

@@ -127,7 +127,7 @@ def fields(item: Article, *names: str) -> Iterator[str]:
         if name in item.fields:
             said = plain(item.fields[name])
             if name == "equal":
-                said = "; ".join([said, *(f"{bound}: {articles()[bound].sentence}" for bound in bounds_of(item))])
+                said = "; ".join([said, *map(standing, bounds_of(item))])
             if name == "reference":
                 said = located(said)
             yield textwrap.fill(f"{name:10} {said}", width() or 110, subsequent_indent=" " * 11)
@@ -137,6 +137,11 @@ def bounds_of(item: Article) -> list[str]:
     """The bounds within which two sides of a law are equal."""
     said = item.fields.get("equal", "")
     return ["BOUND-EXACT"] * said.startswith("exact") + list(dict.fromkeys(BOUND.findall(said)))
+
+
+def standing(bound: str) -> str:
+    """A bound, where it stands and what it says."""
+    return f"{bound} ({articles()[bound].place}): {articles()[bound].sentence}"
 
 
 def located(reference: str) -> str:
@@ -154,7 +159,7 @@ def names_in(text: str) -> list[str]:
 def hits(found: Iterable[Article | Entry | str]) -> Iterator[str]:
     """One line for each: id and sentence."""
     pairs = [(item, "") if isinstance(item, str) else (item.id, plain(item.sentence)) for item in found]
-    longest = max((len(name) for name, _ in pairs), default=0)
+    longest = min(44, max((len(name) for name, _ in pairs), default=0))
     for name, sentence in pairs:
         yield f"{name:{longest}}  {sentence}".rstrip()[: width()]
 

@@ -39,7 +39,7 @@ def fit_bound(dtype: torch.dtype, vocabulary: int) -> float:
 
     g = u W sums V products, g pinv(W) sums H >= V more; each sum of random signs grows as sqrt(V), and u is itself
     computed from rounded logits: 2 sqrt(V) + V/8 + 8 roundings, at the roundoff of the dtype for 16-bit floats (whose
-    sums run in float32) without the V/8 term. Measured: 4e-7 to 1.4e-6 in float32, 3.5e-3 in bfloat16.
+    sums run in float32) without the V/8 term. Measured: 4e-7 to 1.4e-6 in float32, 3.5e-3 in bfloat16. (BOUND-READOFF)
     """
     roundoff = max(UNIT_ROUNDOFF[dtype], UNIT_ROUNDOFF[torch.float32])  # a loss may be reduced in float32
     if roundoff > 1e-4:

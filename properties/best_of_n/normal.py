@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sftspec.properties import must, number_or_nan, should
 
 U = 2.0**-53
-QUADRATURE = 512 * U
+QUADRATURE = 512 * U  # BOUND-EMAX
 
 # E[max of N standard normals]: closed forms (David & Nagaraja), then the golden table (mpmath at 60 digits).
 NUMERIC = resources.files("sftspec.golden") / "numeric"

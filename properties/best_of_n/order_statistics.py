@@ -32,7 +32,8 @@ def rounding_of(m: int) -> float:
     """What float64 may cost in an estimate from m samples, relative to the same mean of |rewards|.
 
     A weight C(i-1, n-1) / C(m, n) is a product of at most m factors of 2 roundings each, or exp of six log-factorials,
-    each at most m ln m and off by 2 roundings; m terms are summed; 12 are left for the inputs and the result.
+    each at most m ln m and off by 2 roundings; m terms are summed; 12 are left for the inputs and the result
+    (BOUND-ESTIMATE).
     """
     return U * (3 * m + 12 * m * math.log(m) + 12)
 

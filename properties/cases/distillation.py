@@ -173,7 +173,7 @@ def soft_gradient(case: Case, temperature: float) -> dict[tuple[int, int], list[
 
 
 def soft_bound(case: Case, temperature: float, unit: float = 2.0**-53) -> float:
-    """Rounding error of a soft loss with unit roundoff `unit` (and as much again for the loss by hand).
+    """Rounding error of a soft loss with unit roundoff `unit`, and as much again for the loss by hand (BOUND-KD).
 
     Each log-probability errs by e = u (V + 6 + 4 ln V + 4M/T); KL by 2e + 2u (2M/T + ln V) + uV * 2M/T; the sum of n
     terms, each at most 2M/T, by n u * 2M/T more; all of it times T**2.

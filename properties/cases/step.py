@@ -128,7 +128,8 @@ def gradient_bound(problem: Problem, dtype: torch.dtype = torch.float64) -> floa
 
 
 def stored_bound(problem: Problem, dtype: torch.dtype, factor: float, roundings: int = 1) -> float:
-    """Largest error of factor * (softmax - onehot), computed in float32 at least and kept in the logits' type.
+    """Largest error of factor * (softmax - onehot), computed in float32 at least and kept in the logits' type
+    (BOUND-LOW).
 
     In 16 bits each rounding is one of a number that is at most `factor`, or of one that is below the least normal.
     """

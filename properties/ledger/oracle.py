@@ -217,7 +217,7 @@ class Oracle:
     def sgd_errors(self) -> Iterator[tuple[Step, str, float, float, float]]:
         """(step, parameter, largest difference from p - lr g, bound, relative error of the change).
 
-        The bound is u (|p| + 2 lr |g|), twice.
+        The bound is u (|p| + 2 lr |g|), twice (BOUND-UPDATE).
         """
         for step in self.run.steps:
             for name, before in step.before.items():
@@ -232,7 +232,7 @@ class Oracle:
     def adamw_errors(self) -> Iterator[tuple[Step, str, float, float, float]]:
         """(step, parameter, largest difference from AdamW in float64, bound, relative error of the change).
 
-        The bound is 16 u (|p| + lr).
+        The bound is 16 u (|p| + lr) (BOUND-UPDATE).
         A vector (norm, bias) may be exempt from the decay: of the two results the nearer one counts.
         """
         job = self.run.job

@@ -60,7 +60,8 @@ def clipped(clip, values, limit):
 def one_factor_for_all_parameters(clip, values, limit):
     """g' = min(1, c/|g|) g with the norm over all parameters together: direction kept, clipping twice clips once.
 
-    Per tensor the norm may reach sqrt(K) c; by value [3, 4, 12] becomes [1, 1, 1]. torch adds 1e-6 to the norm.
+    Per tensor the norm may reach sqrt(K) c; by value [3, 4, 12] becomes [1, 1, 1]. torch adds 1e-6 to the norm
+    (BOUND-CLIP).
     """
     norm = math.sqrt(math.fsum(float(x) ** 2 for value in values for x in value.flatten()))
     factor = min(1.0, limit / norm) if norm else 1.0

@@ -192,7 +192,8 @@ def micro_batches_add_up(loss, problem, cuts):
 def the_gradient_is_the_slope(loss, problem):
     """Central differences in float64 agree: (L(z+h) - L(z-h)) / 2h, h = eps^(1/3), in a random direction.
 
-    Bound, for the direction d: h^2/6 of the third derivative (at most |d|^3) and the rounding of L over h, four times.
+    BOUND-SLOPE, for the direction d: h^2/6 of the third derivative (at most |d|^3) and the rounding of L over h, four
+    times.
     """
     leaf = problem.leaf()
     loss(leaf, problem.labels).backward()

@@ -21,7 +21,7 @@ def roundoff(run) -> float:
 
 
 def weight_of(run, step) -> tuple[float, float]:
-    """Sum of the weights of a step's targets, and its relative error by rounding alone (BOUND-READOFF)."""
+    """Sum of the weights of a step's targets, and its relative error by rounding alone (BOUND-SELF)."""
     targets = run.targets[step.index]
     return sum(row.weight for row in targets), run.oracle.total_error(targets)
 
