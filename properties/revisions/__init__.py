@@ -1,14 +1,14 @@
 """The frozen words: what each id has meant, revision by revision of the specification. An id never changes meaning.
 
-`REVISION.json` holds the level and the sentence of every property: write it with `python -m
-sftspec.properties.revisions`.
-`REVISION-changes.json` says what became of the ids of earlier revisions. Write it by hand or with the same command:
+`REVISION.json` holds the level and the sentence of every property. `REVISION-changes.json` says what became of the ids
+of earlier revisions. `python -m sftspec.properties.revisions` writes both, and the second may be edited by hand:
 
     retired   an id that is no more, the ids that carry its demand on, and why
     reworded  an id whose sentence reads otherwise and demands the same, and why
 
-Whatever else differs from an earlier revision is refused: a new meaning takes a new id. `long_sentences.json` lists the
-sentences over 25 words that are still to be shortened; it can only shrink.
+A revision is closed by the next `SPEC_REVISION`; until then an id that is new in it may still change. Whatever else
+differs from an earlier revision is refused: a new meaning takes a new id. `long_sentences.json` lists those over
+25 words that are still to be shortened; it can only shrink.
 """
 
 from __future__ import annotations
