@@ -81,7 +81,7 @@ SCENARIOS = (
               {"dtype": "bfloat16"}, batch_size=1),
     _scenario("odd turns", "masking", (), odd_conversations),
     _scenario("two epochs", "step", (), few_conversations, twin={"seed": 10**6}, epochs=2,
-              pad_is_end_of_turn=True),
+              batch_size=2, pad_is_end_of_turn=True),
     _scenario("accumulation", "step", ("accumulation",), unequal_conversations, batch_size=1, accumulation=9),
     _scenario("ranks", "step", ("ranks", "accumulation"), unequal_conversations,
               batch_size=2, accumulation=2, world_size=3),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
+import random
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from sftspec.properties.ledger.run import Piece, Row, Run, Step
 
+FEW, DRAWN = 8, 3  # steps: a run of up to 8 is computed again whole, of a longer one 3 steps are
 ADAMW = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
 
 
@@ -87,14 +89,15 @@ class Oracle:
 
     @cached_property
     def steps(self) -> list[Step]:
-        """The steps that are computed again: first, middle and last, all of them where the gradient is clipped.
-
-        None under dropout: its masks are the trainer's.
+        """The steps that are computed again: all of them where they are few or the gradient is clipped, else some that
+        are drawn from the job's seed, so that no step is known to be left out. None under dropout: its masks are the
+        trainer's.
         """
         steps = [] if self.run.dropout else [step for step in self.run.steps if self.run.targets_of_step[step.index]]
-        if self.run.job.max_grad_norm is not None:
+        if self.run.job.max_grad_norm is not None or len(steps) <= FEW:
             return steps
-        return [step for place, step in enumerate(steps) if place in (0, len(steps) // 2, len(steps) - 1)]
+        drawn = random.Random(f"{self.run.job.seed} {self.run.scenario}").sample(range(len(steps)), DRAWN)
+        return [steps[place] for place in sorted(drawn)]
 
     @cached_property
     def model(self) -> Any:
@@ -103,7 +106,8 @@ class Oracle:
         config = copy.deepcopy(trained.config)
         config.pad_token_id = None  # whatever the trainer wrote there: an embedding that is padding gets no gradient
         model = type(trained)(config)
-        model.set_attn_implementation("eager")
+        # Attention that never holds T x T scores; it has no cap on them, which some models ask for.
+        model.set_attn_implementation("eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa")
         return model.eval()
 
     def _at(self, step: Step, dtype: torch.dtype) -> tuple[Any, list[list[Piece]]]:
