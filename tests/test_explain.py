@@ -85,6 +85,10 @@ def test_a_word_of_the_glossary_is_explained_before_what_mentions_it():
     assert any(line.startswith("ST-DP ") for line in lines)
 
 
+def test_one_hit_is_explained_in_full():
+    assert explained("what happens when truncation removes every target?") == explained("MK-TRUNCDROP")
+
+
 def test_many_hits_are_counted():
     assert " more, another word narrows it" in explained("loss")
 

@@ -53,19 +53,26 @@ def explanation(asked: str) -> Iterator[str]:
         yield from hits(entries.get(name) or name for name in retired[asked]["successors"])
     elif found and found.kind != "word":
         yield from of_article(found, entries.values())
-    elif re.fullmatch(
-        rf"[\w-]+/[\w-]+|{LAW.pattern}|{TRAP.pattern}|{BOUND.pattern}|{ROW.pattern}|{ISSUE.pattern}", asked, re.I
-    ):
+    elif ID.fullmatch(asked):
         raise ExplainError(unknown(asked, [*entries, *articles()]))
     else:
-        matches = search(asked, [*articles().values(), *entries.values()])
-        if not matches:
-            raise ExplainError(unknown(asked, [*entries, *articles(), *words_of(entries.values())]))
-        if found:
-            yield f"{found.id}: {plain(found.sentence)}\n"
-            matches.remove(found)
-        yield from hits(matches[:SHOWN])
-        rest = len(matches) - SHOWN
+        yield from of_words(asked, found, entries.values())
+
+
+def of_words(asked: str, word: Article | None, entries: Iterable[Entry]) -> Iterator[str]:
+    """A word of the glossary, and what mentions the words that were asked for; in full if it is one thing alone."""
+    matches = [item for item in search(asked, [*articles().values(), *entries]) if item is not word]
+    if word:
+        yield f"{word.id}: {plain(word.sentence)}\n"
+    elif not matches:
+        raise ExplainError(unknown(asked, [*(item.id for item in entries), *articles(), *words_of(entries)]))
+    if len(matches) == 1:
+        (only,) = matches
+        yield from of_property(only) if isinstance(only, Entry) else of_article(only, entries)
+        return
+    yield from hits(matches[:SHOWN])
+    rest = len(matches) - SHOWN
+    if matches:
         yield f"\n{f'{rest} more, another word narrows it; ' if rest > 0 else ''}in full: sftspec explain ID"
 
 
