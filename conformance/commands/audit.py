@@ -26,9 +26,9 @@ class AuditError(ShowError):
 
 def add_audit_arguments(command: ArgumentParser) -> None:
     add = command.add_argument
-    add("files", metavar="FILE", nargs="+", help="JSONL, JSON, Parquet, Arrow, also packed; a folder; - for a pipe")
+    add("files", metavar="FILE", nargs="*", help="JSONL, JSON, Parquet, Arrow, also packed; a folder; - for a pipe")
     add("--template", metavar="NAME|PATH", help="a named variant, a .jinja file or a tokenizer folder")
-    add("--tokenizer", metavar="DIR|FILE", default="small", help="a folder, a tokenizer.json, or small (default)")
+    add("--tokenizer", metavar="DIR|FILE", help="a folder, a tokenizer.json, or small (default)")
     add("--policy", choices=POLICIES, default="all", help="which messages are trained (default all)")
     add("--max-length", metavar="N", type=int, help="cut after so many tokens")
     add("--drop-nulls", action="store_true", help="leave out nulls in tool calls and tools, which Arrow puts there")
@@ -45,6 +45,12 @@ def add_audit_arguments(command: ArgumentParser) -> None:
     add("--good", metavar="FILE", type=Path, help="write the rows that can be trained on, as JSON Lines")
     add("--bad", metavar="FILE", type=Path,
         help="write the other rows: unreadable, refused, with a finding of --fail-on (not duplicates)")  # fmt: skip
+    add("--prepared", metavar="ROWS", nargs="+", help="judge rows of input_ids with labels or a mask instead")
+    add("--data", metavar="FILE", nargs="+", help="the conversations that the rows of --prepared were made of")
+    add("--labels", choices=("auto", "aligned", "shifted"), default="auto",
+        help="of --prepared: in line with their tokens, or shifted already (default: found out)")  # fmt: skip
+    add("--convention", metavar="KEY=VALUE", action="append", default=[],
+        help="of --prepared: what the trainer is free to choose, such as separator=true")  # fmt: skip
     add("--workers", metavar="N", type=int, help="processes (default: one for each core)")
     add("--engine", choices=("local", "ray"), default="local", help="who runs it (default local)")
     add("--address", metavar="ADDRESS", help="of a Ray cluster; without it Ray runs on this machine")
@@ -64,7 +70,13 @@ def run_audit(args: Namespace) -> int:
     from sftspec.conformance.report.terminal import make_console
     from sftspec.conformance.show.showing import remarks_on
 
+    args.tokenizer_given = args.tokenizer is not None
+    args.tokenizer = args.tokenizer or "small"
     _check(args)
+    if args.prepared:
+        from sftspec.conformance.commands.prepared import run_prepared
+
+        return run_prepared(args)
     started = time.perf_counter()
     try:
         asked = [text for text in args.fail_on or DEFAULT_GATES if text != "none"]
@@ -116,6 +128,10 @@ def run_audit(args: Namespace) -> int:
 
 def _check(args: Namespace) -> None:
     """What can be known to be wrong before anything is read."""
+    if bool(args.files) == bool(args.prepared):
+        raise AuditError("give files of conversations, or --prepared ROWS with --data CONVERSATIONS")
+    if args.data and not args.prepared:
+        raise AuditError("--data names the conversations of --prepared ROWS; files to audit stand without a flag")
     if args.max_length is not None and args.max_length < 1:
         raise AuditError(f"--max-length {args.max_length}: give a positive number of tokens")
     if args.workers is not None and args.workers < 1:
