@@ -40,6 +40,9 @@ _PLACES = {
     "Run": "properties.ledger.run",
     "Pipeline": "trainer",
     "Trainer": "trainer",
+    "check": "conformance.gate.check",
+    "exit_code": "conformance.report.outcome",
+    "parametrize_with_properties": "conformance.gate.properties_as_tests",
 }
 
 __all__ = sorted(_PLACES)

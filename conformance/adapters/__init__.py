@@ -1,4 +1,6 @@
-"""Which trainer: a built-in name, `path/to/file.py:Name` or `package.module:Name`, made with the settings asked for.
+"""Which trainer: a name, `path/to/file.py:Name` or `package.module:Name`, made with the settings asked for.
+
+A name is built in, or another package offers it as an entry point of the group `sftspec.trainers`.
 
 A trainer is whatever has a `train(job)` method (sftspec.trainer.Trainer). A class or a function that is named is called
 with `--set KEY=VALUE` as its keyword arguments, converted by their annotations or defaults; an object that is named
@@ -18,6 +20,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.machinery import SourceFileLoader
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -88,8 +91,35 @@ def resolve(place: str, asked: Mapping[str, str] | None = None) -> Candidate:
     return Candidate(trainer, place, asked, chosen)
 
 
+def candidate_for(trainer: Any, settings: Mapping[str, Any]) -> Candidate:
+    """A trainer that is at hand, or named by its place, with settings as values. Raises TrainerError."""
+    asked = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in settings.items()}
+    if isinstance(trainer, str):
+        return resolve(trainer, asked)
+    source = trainer if is_recipe(trainer) else type(trainer)
+    place = f"{source.__module__.removeprefix(FILE_PREFIX)}:{source.__qualname__}"
+    known = options_of(trainer)
+    unknown = [key for key in settings if key not in known]
+    if unknown:
+        raise TrainerError(f"{place} has no setting {unknown[0]!r}; its settings: {', '.join(known) or 'none'}")
+    made = make(trainer, settings)
+    if not callable(getattr(made, "train", None)):
+        raise TrainerError(f"{place} is a {type(made).__name__} without a method train(job)")
+    return Candidate(made, place, asked, settings)
+
+
+ENTRY_POINTS = "sftspec.trainers"  # of another package: its trainer's name in `sftspec check NAME`
+
+
+def installed() -> dict[str, EntryPoint]:
+    """The trainers that other packages offer, by name."""
+    return {item.name: item for item in entry_points(group=ENTRY_POINTS)}
+
+
 def find(place: str) -> Any:
     """The class, function or object at a place."""
+    if place not in BUILT_IN and place in (offered := installed()):
+        place = offered[place].value
     if place in BUILT_IN:
         built_in = BUILT_IN[place]
         missing = [name for name in built_in.requires if importlib.util.find_spec(name) is None]
@@ -102,7 +132,7 @@ def find(place: str) -> Any:
     elif ":" in place or "." in place:
         module = import_module(module_name)
     else:
-        known = ", ".join(BUILT_IN)
+        known = ", ".join([*BUILT_IN, *installed()])
         raise TrainerError(f"unknown trainer {place!r}; known: {known}, path/to/file.py:Name, package.module:Name")
     trainers = [
         key

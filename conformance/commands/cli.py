@@ -28,6 +28,7 @@ from sftspec.conformance.commands.explain import ExplainError, add_explain_argum
 from sftspec.conformance.commands.mutants import MutantsError, add_mutants_arguments, run_mutants
 from sftspec.conformance.commands.show import ShowError, add_show_arguments, run_show
 from sftspec.conformance.gate.baseline import BaselineError, read_baseline
+from sftspec.conformance.gate.check import trial_of
 from sftspec.conformance.ledger.store import RecordingError
 from sftspec.conformance.report.form import DocumentError
 from sftspec.conformance.trial.selection import SelectionError, select
@@ -143,14 +144,11 @@ def put_on_trial(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, st
     from sftspec.conformance.trial.quiet_output import kept_aside
 
     with kept_aside(make_console(sys.stderr)) as diary:
-        chosen = select(args.select)
+        select(args.select)  # refused before the trainer is imported
         candidate = resolve(args.trainer, settings_asked(args.set))
         from sftspec.conformance.report.document import identify, make_document
-        from sftspec.conformance.trial.judge import put_on_trial as judge_trainer
 
-        # A single property is read off every scenario: the line that repeats a failure has to show it.
-        areas = [] if any("/" in name for name in args.select) else args.select
-        trial = judge_trainer(candidate.trainer, chosen, args.seed, progress=diary.begin, areas=areas)
+        trial = trial_of(candidate, args.select, args.seed, diary.begin)
         identity = identify(candidate.trainer, candidate.setting)
         document = make_document(trial, identity, f"{candidate.command} --seed {args.seed}", args.seed, diary.seconds)
     tracebacks = {run.scenario: run.traceback for run in trial.runs if run.error}
