@@ -79,12 +79,12 @@ def article(name: str) -> Article | None:
     >>> article("st-unif").id, article("trl#976").id
     ('ST-UNIF', 'M-01')
     """
-    return _names().get(name.lower()) or _names().get(_issue(name))
+    return {key.lower(): item for key, item in articles().items()}.get(name.lower()) or _issues().get(_issue(name))
 
 
 @cache
-def _names() -> dict[str, Article]:
-    found = {name.lower(): item for name, item in articles().items()}
+def _issues() -> dict[str, Article]:
+    found: dict[str, Article] = {}
     for item in of_kind("bug").values():
         for text in (item.id, item.fields.get("seen in", "")):
             for name in ISSUE.findall(text):

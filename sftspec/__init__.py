@@ -17,7 +17,7 @@ _PLACES = {
     "render": "templates",
     "encode": "masking",
     "encode_batch": "masking",
-    "Conventions": "masking",
+    "Conventions": "conventions",
     "pack": "packing",
     "collate": "collation",
     "sft_loss": "step",

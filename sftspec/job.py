@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,17 @@ from sftspec.conversation import Conversation, load_conversations
 
 PER_STEP = {"losses", "grad_norms", "num_targets"}
 COUNTS = {"examples_dropped", "examples_truncated", "tokens_truncated", "steps_skipped"}
+
+# The rank that is computing, where ranks are simulated in one process.
+RANK: ContextVar[int] = ContextVar("rank", default=0)
+
+# What the configurations of models call the rates of their dropout.
+DROPOUTS = ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop")
+
+
+def has_dropout(config: Any) -> bool:
+    """Does a model's configuration ask for dropout?"""
+    return any(getattr(config, name, 0.0) for name in DROPOUTS)
 
 
 class JobError(ValueError):

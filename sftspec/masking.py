@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sftspec.conventions import Conventions
 from sftspec.conversation import check_conversation
-from sftspec.spans import WRITTEN_KINDS
 from sftspec.templates import Rendered, Template, find_template, render_checked
 from sftspec.tokenization import tokenize_batch
 from sftspec.vocabulary import Tokens
@@ -28,28 +28,6 @@ POLICIES = ("all", "last", "every-token")
 
 class EncodingError(ValueError):
     """A conversation that cannot be encoded as asked; says why and what to do."""
-
-
-@dataclass(frozen=True)
-class Conventions:
-    """What trainers may legitimately choose, declared by an adapter and then checked as declared.
-
-    end_of_turn     train the token that ends an assistant turn
-    separator       train what follows it inside the turn (ChatML: the newline)
-    header          train the assistant's header
-    special_tokens  control strings inside contents: "parse" or "literal"
-    tokenization    "whole" text between control tokens, or "segmented" by spans
-    """
-
-    end_of_turn: bool = True
-    separator: bool = False
-    header: bool = False
-    special_tokens: str = "parse"
-    tokenization: str = "whole"
-
-    def trained_kinds(self) -> frozenset[str]:
-        chosen = {"end_of_turn": self.end_of_turn, "separator": self.separator, "header": self.header}
-        return WRITTEN_KINDS | {kind for kind, train in chosen.items() if train}
 
 
 @dataclass(frozen=True)

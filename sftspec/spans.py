@@ -81,7 +81,7 @@ class Rendered:
 
 def assemble(pieces: Iterable[Piece]) -> Rendered:
     """Join pieces to a text; their lengths give the spans."""
-    kinds, messages, texts = zip(*pieces, strict=True) if (pieces := list(pieces)) else ((), (), ())
+    kinds, messages, texts = zip(*pieces) if (pieces := list(pieces)) else ((), (), ())
     return Rendered("".join(texts), kinds, messages, tuple(accumulate(map(len, texts))))
 
 

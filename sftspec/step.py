@@ -12,16 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-IGNORE = -100
+from sftspec.job import RANK
 
-# The rank that is computing, where ranks are simulated in one process (Batch.rank).
-RANK: ContextVar[int] = ContextVar("rank", default=0)
+IGNORE = -100
 
 
 class NoTargetsError(ValueError):

@@ -245,9 +245,14 @@ def test_a_trainer_that_raises(loop, capsys):
 
 
 def test_a_trainer_that_ends_the_process_gets_no_verdict(tmp_path, capsys):
-    (tmp_path / "quits.py").write_text("class Quits:\n  def train(self, job): raise SystemExit(0)\n")
-    assert main(["check", str(tmp_path / "quits.py"), "--select", END_OF_TURN]) == 2
-    assert "the trainer ended the process (exit 0)" in capsys.readouterr().err
+    (tmp_path / "quits.py").write_text("import os\nclass Quits:\n  def train(self, job): os._exit(0)\n")
+    path = tmp_path / "verdicts.json"
+    asked = ["--select", END_OF_TURN, "--scenario", "plain", "--scenario", "odd turns", "--json", str(path)]
+    assert main(["check", str(tmp_path / "quits.py"), *asked]) == 2
+    assert "the trainer ended its process (exit 0)" in capsys.readouterr().out
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert [item["name"] for item in document["scenarios"]] == ["plain", "odd turns"]
+    assert all("ended its process (exit 0)" in item["error"] for item in document["scenarios"])
 
 
 def test_a_trial_is_recorded_and_judged_elsewhere(loop, tmp_path, capsys):
@@ -294,8 +299,9 @@ def test_what_cannot_be_read_is_said_to_be_so(name, tmp_path, capsys):
 def test_a_trainer_that_hangs_ends_with_the_place_and_what_it_printed(tmp_path):
     path = tmp_path / "hangs.py"
     path.write_text("import time\nclass Hangs:\n    def train(self, job):\n        print('waiting for rank 1')\n"
-                    "        (job.workdir / '../../../started').touch()\n        time.sleep(600)\n")  # fmt: skip
-    code = f"from sftspec.conformance.commands.cli import main; raise SystemExit(main(['check', {str(path)!r}]))"
+                    "        (job.workdir / '../../../../started').touch()\n        time.sleep(600)\n")  # fmt: skip
+    arguments = ["check", str(path), "--json", str(tmp_path / "verdicts.json")]
+    code = f"from sftspec.conformance.commands.cli import main; raise SystemExit(main({arguments!r}))"
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env=environment)
     while not (tmp_path / "started").exists() and process.poll() is None:
@@ -303,4 +309,11 @@ def test_a_trainer_that_hangs_ends_with_the_place_and_what_it_printed(tmp_path):
     process.terminate()
     _, said = process.communicate()
     assert process.returncode == 2
-    assert "interrupted, no verdict in 'plain', " in said and "waiting for rank 1" in said
+    assert "interrupted in 'plain', " in said and "waiting for rank 1" in said
+    document = json.loads((tmp_path / "verdicts.json").read_text(encoding="utf-8"))
+    assert document["scenarios"][0]["error"].startswith("interrupted: in 'plain', ")
+
+
+def test_a_scenario_that_does_not_exist_is_refused(loop, capsys):
+    assert main(["check", str(loop), "--scenario", "plan"]) == 2
+    assert "--scenario 'plan' is none that this trainer is given; did you mean 'plain'?" in capsys.readouterr().err

@@ -56,7 +56,8 @@ def chosen(*ids: str) -> list[Property]:
 
 def document_of(trainer, ids, names=("accumulation",)) -> dict:
     trial = put_on_trial(trainer, chosen(*ids), scenarios=scenarios(*names))
-    return make_document(trial, identify(trainer, {}), "sftspec check my.py --seed 0", 0, {"accumulation": 1.5})
+    trial.seconds_of = {"accumulation": 1.5}
+    return make_document(trial, identify(trainer, {}), "sftspec check my.py --seed 0", 0)
 
 
 @pytest.fixture(scope="module")

@@ -113,6 +113,8 @@ ENTRY_POINTS = "sftspec.trainers"  # of another package: its trainer's name in `
 
 def installed() -> dict[str, EntryPoint]:
     """The trainers that other packages offer, by name."""
+    if sys.version_info < (3, 10):
+        return {item.name: item for item in entry_points().get(ENTRY_POINTS, ())}
     return {item.name: item for item in entry_points(group=ENTRY_POINTS)}
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from sftspec.conventions import Conventions
 from sftspec.job import Job
-from sftspec.masking import Conventions
 
 COLLATORS = ("padded", "flattening", "language-modeling")
 
@@ -130,4 +130,4 @@ class TransformersTrainer:
         if self.collator == "language-modeling":
             return {"input_ids": ids}
         mask = encoded["assistant_masks"][: job.max_length]
-        return {"input_ids": ids, "labels": [token if kept else -100 for token, kept in zip(ids, mask, strict=True)]}
+        return {"input_ids": ids, "labels": [token if kept else -100 for token, kept in zip(ids, mask)]}

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sftspec.conformance.adapters.transformers_trainer import run_trainer, training_arguments
+from sftspec.conventions import Conventions
 from sftspec.conversation import Conversation
 from sftspec.job import Job
-from sftspec.masking import Conventions
 
 CHOICES = {
     "packing": ("none", "bfd", "bfd_split", "wrapped"),

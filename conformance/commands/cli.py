@@ -9,7 +9,9 @@ Listing and explaining import no torch, so what needs it is imported by the comm
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -28,7 +30,6 @@ from sftspec.conformance.commands.explain import ExplainError, add_explain_argum
 from sftspec.conformance.commands.mutants import MutantsError, add_mutants_arguments, run_mutants
 from sftspec.conformance.commands.show import ShowError, add_show_arguments, run_show
 from sftspec.conformance.gate.baseline import BaselineError, read_baseline
-from sftspec.conformance.gate.check import trial_of
 from sftspec.conformance.ledger.store import RecordingError
 from sftspec.conformance.report.form import DocumentError
 from sftspec.conformance.trial.selection import SelectionError, select
@@ -76,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
             "--set", metavar="KEY=VALUE", action="append", default=[], help="a setting of the trainer; may be repeated"
         )
         item.add_argument("--seed", type=int, default=0, help="of the corpus, the model and the order (default 0)")
+    add_limits(check)
     check.add_argument(
         "templates", metavar="TEMPLATE", nargs="*",
         help="with `check template`: .jinja files, tokenizer folders, folders of templates, trl or trl:NAME",
@@ -90,7 +92,9 @@ def parser() -> argparse.ArgumentParser:
         )
         item.add_argument("--json", metavar="FILE", type=Path, help="write the verdicts as JSON too")
         item.add_argument("--baseline", metavar="FILE", type=Path, help="what is known to fail: only a change is red")
-    add_baseline_arguments(command("baseline", "write what is known to fail, or hold a trial against it"))
+    baseline = command("baseline", "write what is known to fail, or hold a trial against it")
+    add_baseline_arguments(baseline)
+    add_limits(baseline)
     command("list", "list the properties, by area").add_argument("area", metavar="AREA", nargs="?")
     add_explain_arguments(command("explain", "explain a property, a law, a trap, a bug; or find what mentions a word"))
     add_break_arguments(command("break", "make a mistake on purpose, and see what it does to a model"))
@@ -98,6 +102,22 @@ def parser() -> argparse.ArgumentParser:
     add_audit_arguments(command("audit", "say what files of conversations train, what is wrong with them, and where"))
     add_show_arguments(command("show", "show which tokens of a file are trained, and what is wrong with it"))
     return main
+
+
+def add_limits(check: argparse.ArgumentParser) -> None:
+    """Where the trainer runs, and how long."""
+    check.add_argument(
+        "--python", metavar="INTERPRETER", default="",
+        help="of the trainer's own environment, which needs torch alone (default: this one)",
+    )  # fmt: skip
+    check.add_argument(
+        "--timeout", metavar="SECONDS", type=float, default=120.0, help="of one scenario (default %(default)g)"
+    )
+    check.add_argument(
+        "--memory", metavar="GB", type=float, default=16.0, help="of the trainer in one scenario (default %(default)g)"
+    )
+    check.add_argument("--workers", metavar="N", type=int, default=1, help="trainers at work at once (default 1)")
+    check.add_argument("--scenario", metavar="NAME", action="append", default=[], help="only these; may be repeated")
 
 
 def settings_asked(texts: Sequence[str]) -> dict[str, str]:
@@ -142,18 +162,49 @@ def put_on_trial(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, st
     """The document of a trial, and what the trainer printed in the scenarios that broke."""
     from sftspec.conformance.report.terminal import make_console
     from sftspec.conformance.trial.quiet_output import kept_aside
+    from sftspec.conformance.trial.two_processes import Limits, put_on_trial_apart, stage_of
 
-    with kept_aside(make_console(sys.stderr)) as diary:
-        select(args.select)  # refused before the trainer is imported
-        candidate = resolve(args.trainer, settings_asked(args.set))
-        from sftspec.conformance.report.document import identify, make_document
+    limits = Limits(args.timeout, args.memory)
+    with (
+        kept_aside(make_console(sys.stderr)) as diary,
+        stage_of(args.trainer, settings_asked(args.set), args.python, limits, args.workers) as stage,
+    ):
+        chosen = select(args.select)
+        from sftspec.conformance.report.document import make_document
+        from sftspec.conformance.trial.scenarios import scenarios_for
 
-        trial = trial_of(candidate, args.select, args.seed, diary.begin)
-        identity = identify(candidate.trainer, candidate.setting)
-        document = make_document(trial, identity, f"{candidate.command} --seed {args.seed}", args.seed, diary.seconds)
-    tracebacks = {run.scenario: run.traceback for run in trial.runs if run.error}
-    said = {name: f"{diary.output.get(name, '')}\n{raised}" for name, raised in tracebacks.items()}
+        # A single property is read off every scenario: the line that repeats a failure has to show it.
+        areas = [] if any("/" in name for name in args.select) else args.select
+        trainer = stage.trainer()
+        reads_runs = any(item.seam == "run" for item in chosen)
+        scenarios = named_scenarios(args.scenario, scenarios_for(trainer.claims, areas)) if reads_runs else []
+        trial = put_on_trial_apart(stage, trainer, chosen, scenarios, args.seed, diary.begin)
+        command = shlex.join([*shlex.split(stage.said["command"]), *options_of(args), "--seed", str(args.seed)])
+        environment = stage.said["environment"]
+        document = make_document(trial, stage.said["identity"], command, args.seed, recorded_on=environment)
+    if trial.interrupted:
+        printed = trial.printed.get(list(trial.printed)[-1], "") if trial.printed else ""
+        tail = f"; the trainer had printed:\n{printed.strip()}" if printed.strip() else ""
+        print(f"sftspec: interrupted {trial.interrupted}; what had finished is judged{tail}", file=sys.stderr)
+    raised = {run.scenario: run.traceback for run in trial.runs if run.error}
+    said = {name: f"{trial.printed.get(name, '')}\n{text}" for name, text in raised.items()}
     return document, said
+
+
+def named_scenarios(names: Sequence[str], known: Sequence[Any]) -> list[Any]:
+    """The scenarios with these names; all, if none is named. Raises UsageError for one that is not there."""
+    there = {item.name: item for item in known}
+    for name in names:
+        if name not in there:
+            close = difflib.get_close_matches(name, there, 1, 0.5)
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(there)}"
+            raise UsageError(f"--scenario {name!r} is none that this trainer is given; {hint}")
+    return [item for item in known if not names or item.name in names]
+
+
+def options_of(args: argparse.Namespace) -> list[str]:
+    """What a command that repeats a verdict has to say beside the trainer and its settings."""
+    return ["--python", args.python] if args.python else []
 
 
 def record(args: argparse.Namespace) -> int:

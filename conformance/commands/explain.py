@@ -21,7 +21,7 @@ from sftspec.properties.catalogue import Entry, catalogue
 from sftspec.properties.revisions import changes
 
 SHOWN = 15  # hits of a search
-FIRST = {"word": 1.5, "law": 1.4, "bound": 1.2}  # of hits that are equally near
+FIRST = {"word": 1.5, "law": 1.3, "bound": 1.2}  # of hits that are equally near
 STOP = re.compile("a|an|and|are|by|do|does|for|from|happens|how|in|is|it|of|on|or|the|to|what|when|which|who|why")
 
 # What is meant as an id, and not as a word to search for.
@@ -129,12 +129,12 @@ def of_article(item: Article, entries: Iterable[Entry]) -> Iterator[str]:
 
 
 def fields(item: Article, *names: str) -> Iterator[str]:
-    """The named fields, aligned and wrapped; a bound with its place, a function with its line."""
+    """The named fields, aligned and wrapped; a bound with its sentence, a function with its line."""
     for name in names:
         if name in item.fields:
             said = plain(item.fields[name])
             if name == "equal":
-                said = BOUND.sub(lambda found: f"{found[0]} ({articles()[found[0]].place})", said)
+                said = "; ".join([said, *map(standing, bounds_of(item))])
             if name == "reference":
                 said = located(said)
             yield textwrap.fill(f"{name:10} {said}", width() or 110, subsequent_indent=" " * 11)
@@ -144,6 +144,11 @@ def bounds_of(item: Article) -> list[str]:
     """The bounds within which two sides of a law are equal."""
     said = item.fields.get("equal", "")
     return ["BOUND-EXACT"] * said.startswith("exact") + list(dict.fromkeys(BOUND.findall(said)))
+
+
+def standing(bound: str) -> str:
+    """A bound, where it stands and what it says."""
+    return f"{bound} ({articles()[bound].place}): {articles()[bound].sentence}"
 
 
 def located(reference: str) -> str:

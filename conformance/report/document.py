@@ -5,11 +5,7 @@ The document names no folder, user or host of the machine that made it. Its form
 
 from __future__ import annotations
 
-import dataclasses
-import platform
-import sys
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from sftspec import SPEC_REVISION
@@ -20,8 +16,8 @@ from sftspec.conformance.report.outcome import totals
 from sftspec.conformance.sensitivity import signatures
 from sftspec.conformance.sensitivity.diagnosis import Diagnosis, diagnose_trial
 from sftspec.conformance.trial.judge import Trial, Verdict
-from sftspec.conformance.trial.performer import claims_of
-from sftspec.masking import Conventions
+from sftspec.conformance.witness import identity
+from sftspec.conformance.witness.identity import environment
 from sftspec.properties.ledger.run import Run
 
 
@@ -30,14 +26,12 @@ def make_document(
     identity: Mapping[str, Any],
     command: str,
     seed: int,
-    seconds: Mapping[str, float] | None = None,
     recorded_on: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The document of a trial.
 
     identity     of the trainer: name, version, setting, claims, conventions (see `identify`)
     command      that judges the same trainer again, with the seed
-    seconds      that each scenario took, by name
     recorded_on  the environment in which the trainer ran, if not this one
     """
     verdicts = [verdict_record(verdict, command) for verdict in trial.verdicts]
@@ -49,7 +43,7 @@ def make_document(
         "command": command,
         "seed": seed,
         "seconds": round(trial.seconds, 3),
-        "scenarios": [scenario_record(run, trial.refused, seconds or {}) for run in trial.runs],
+        "scenarios": [scenario_record(run, trial.refused, trial.seconds_of) for run in trial.runs],
         "verdicts": verdicts,
         "totals": totals(verdicts),
         "diagnosis": [diagnosis_record(item) for item in diagnose_trial(trial, signatures.load())[:3]],
@@ -59,26 +53,7 @@ def make_document(
 
 def identify(trainer: Any, setting: Mapping[str, Any]) -> dict[str, Any]:
     """Who was judged. A verdict belongs to a trainer's version and setting, never to its name alone."""
-    package = sys.modules.get(type(trainer).__module__.partition(".")[0])
-    conventions = getattr(trainer, "conventions", None) or Conventions()
-    return {
-        "name": str(getattr(trainer, "name", "") or type(trainer).__name__),
-        "version": str(getattr(trainer, "version", "") or getattr(package, "__version__", "")),
-        "setting": {key: plain(value) for key, value in setting.items()},
-        "claims": sorted(claims_of(trainer)),
-        "conventions": dataclasses.asdict(conventions),
-    }
-
-
-def environment() -> dict[str, str]:
-    """Versions that a verdict may depend on; nothing that identifies the machine or its user."""
-    found = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
-    for package in ("torch", "transformers"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = ""
-    return found
+    return identity.identify(trainer, {key: plain(value) for key, value in setting.items()})
 
 
 def scenario_record(run: Run, refused: Mapping[str, int], seconds: Mapping[str, float]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 PLACES = (
-    (re.escape(tempfile.gettempdir()) + r"/sftspec-[^/\s'\"]+(/\d+(/first|/twin)?)?", "<workdir>"),
+    (re.escape(tempfile.gettempdir()) + r"/sftspec-[^/\s'\"]+(/\d+(/first|/twin)?(/work)?)?", "<workdir>"),
     (re.escape(str(Path(__file__).parents[2])) + "/", ""),
     (r"(?:/[^\s/'\":]+)+/(?:site-packages|dist-packages|lib/python3\.\d+)/", ""),
 )

@@ -10,8 +10,9 @@ from sftspec import properties
 from sftspec.conformance.sensitivity import matrix, signatures
 from sftspec.conformance.sensitivity.mutants import Mutant, load_mutants
 from sftspec.conformance.trial.judge import judge
-from sftspec.conformance.trial.performer import claims_of, perform
+from sftspec.conformance.trial.performer import perform
 from sftspec.conformance.trial.scenarios import scenarios_for
+from sftspec.conformance.witness.identity import claims_of
 from sftspec.properties import REGISTRY
 
 CAUGHT = ("fail", "ambiguous")

@@ -33,8 +33,9 @@ from sftspec.conformance.sensitivity.mutants import AREAS, Mutant, load_mutants
 from sftspec.conformance.sensitivity.signatures import Signature, signature
 from sftspec.conformance.trial.functions import part_of
 from sftspec.conformance.trial.judge import Trial, Verdict, reach_verdicts
-from sftspec.conformance.trial.performer import Performance, claims_of, perform
+from sftspec.conformance.trial.performer import Performance, perform
 from sftspec.conformance.trial.scenarios import Scenario, make_job, scenarios_for
+from sftspec.conformance.witness.identity import claims_of
 from sftspec.properties import Property
 from sftspec.properties.ledger.run import Run
 from sftspec.trainer import Pipeline

@@ -43,6 +43,7 @@ def part_of(trainer: Any, item: Property):
     """
     from sftspec.trainer import Pipeline
 
+    trainer = getattr(trainer, "in_process", None) or trainer
     if not isinstance(trainer, Pipeline):
         return getattr(trainer, "parts", {}).get(item.seam)
     return getattr(trainer, item.seam, None) or getattr(sftspec, item.seam, None)

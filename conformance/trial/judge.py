@@ -18,8 +18,9 @@ from typing import Any
 
 from sftspec import properties
 from sftspec.conformance.trial.functions import draw, part_of
-from sftspec.conformance.trial.performer import claims_of, perform, require_known_claims
+from sftspec.conformance.trial.performer import perform, require_known_claims
 from sftspec.conformance.trial.scenarios import GOLDENS, SCENARIOS, Scenario, scenarios_for
+from sftspec.conformance.witness.identity import claims_of
 from sftspec.properties import Property
 from sftspec.properties.ledger.run import Run
 
@@ -53,13 +54,23 @@ class Verdict:
 
 @dataclass
 class Trial:
-    """Everything that came of putting one trainer on trial."""
+    """Everything that came of putting one trainer on trial.
+
+    runs        of the scenarios that were asked for, in order
+    refused     conversations that its setting does not accept, by scenario
+    seconds_of  what each scenario took, by name
+    printed     what the trainer printed, by scenario
+    interrupted where it was when it was interrupted; "" if it was not
+    """
 
     trainer: Any
     runs: list[Run] = field(default_factory=list)
     refused: dict[str, int] = field(default_factory=dict)
     verdicts: list[Verdict] = field(default_factory=list)
     seconds: float = 0.0
+    seconds_of: dict[str, float] = field(default_factory=dict)
+    printed: dict[str, str] = field(default_factory=dict)
+    interrupted: str = ""
 
 
 def put_on_trial(
@@ -113,15 +124,32 @@ def reach_verdicts(
 ) -> Trial:
     """Add the verdicts of the chosen properties to a trial whose runs were made, or read from a folder."""
     started = time.perf_counter()
-    verdicts = [_open(item, trial.trainer) for item in chosen]
+    verdicts = open_verdicts(chosen, trial.trainer)
     for run in trial.runs:
         progress(f"verdicts on {run.scenario}")
-        for verdict in verdicts:
-            _read(verdict, run)
-        run.__dict__.pop("oracle", None)  # its float64 copies would add up to a gigabyte over all runs
+        read_run(verdicts, run)
     for verdict in verdicts:
         progress(verdict.property.id)
-        trial.verdicts.append(_settle(verdict, trial.trainer, trial.runs, max_examples))
+        trial.verdicts.append(settle(verdict, trial.trainer, trial.runs, max_examples))
+    block(trial)
+    trial.seconds += time.perf_counter() - started
+    return trial
+
+
+def open_verdicts(chosen: Iterable[Property], trainer: Any) -> list[Verdict]:
+    """Verdicts on which nothing was read yet."""
+    return [_open(item, trainer) for item in chosen]
+
+
+def read_run(verdicts: Iterable[Verdict], run: Run) -> None:
+    """Add the evidence of one run to the verdicts."""
+    for verdict in verdicts:
+        _read(verdict, run)
+    run.__dict__.pop("oracle", None)  # its float64 copies would add up to a gigabyte over all runs
+
+
+def block(trial: Trial) -> None:
+    """What needs a property that fails cannot be read, nor can what needs that."""
     unread = {verdict.property.id for verdict in trial.verdicts if verdict.status == "fail"}
     # What needs a blocked property is blocked as well, so go on until nothing more is.
     while found := [item for item in trial.verdicts if item.status != "blocked" and unread & set(item.property.needs)]:
@@ -129,8 +157,6 @@ def reach_verdicts(
             blockers = sorted(unread.intersection(verdict.property.needs))
             verdict.status, verdict.reason = "blocked", f"needs {', '.join(blockers)}"
             unread.add(verdict.property.id)
-    trial.seconds += time.perf_counter() - started
-    return trial
 
 
 def judge(item: Property, trainer: Any, runs: list[Run], max_examples: int = 100) -> Verdict:
@@ -138,7 +164,7 @@ def judge(item: Property, trainer: Any, runs: list[Run], max_examples: int = 100
     verdict = _open(item, trainer)
     for run in runs:
         _read(verdict, run)
-    return _settle(verdict, trainer, runs, max_examples)
+    return settle(verdict, trainer, runs, max_examples)
 
 
 def _open(item: Property, trainer: Any) -> Verdict:
@@ -185,7 +211,7 @@ def _broke(error: Exception) -> str:
     return f"the property itself broke: {type(error).__name__}: {error}"
 
 
-def _settle(verdict: Verdict, trainer: Any, runs: list[Run], max_examples: int) -> Verdict:
+def settle(verdict: Verdict, trainer: Any, runs: list[Run], max_examples: int) -> Verdict:
     """The status that the evidence gives."""
     if verdict.status in ("not-claimed", "error"):
         return verdict

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import copy
 import difflib
-import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +17,12 @@ from sftspec import properties
 from sftspec.conformance.adapters import TrainerError
 from sftspec.conformance.trial.corpora import ALPHABET
 from sftspec.conformance.trial.scenarios import GOLDENS, SCENARIOS, Scenario, make_job
+from sftspec.conformance.witness.identity import claims_of
+from sftspec.conformance.witness.listening import Heard, listen
 from sftspec.conformance.witness.provenance import Provenance
 from sftspec.conformance.witness.recovery import WitnessError, build_run
-from sftspec.conformance.witness.tap import Tap
 from sftspec.masking import Conventions
-from sftspec.properties.ledger.run import Run, reference_stream
-
-
-def claims_of(trainer: Any) -> frozenset[str]:
-    """What a trainer claims; padding, where it says nothing. Raises TrainerError where that is no set of names."""
-    claims = getattr(trainer, "claims", ())
-    if not isinstance(claims, set | frozenset | tuple | list):
-        raise TrainerError(f'claims is a {type(claims).__name__}: give a set of names, such as {{"padding", "adamw"}}')
-    return frozenset(claims) or frozenset({"padding"})
+from sftspec.properties.ledger.run import Run
 
 
 def require_known_claims(trainer: Any) -> None:
@@ -52,7 +44,7 @@ class Performance:
     """
 
     run: Run
-    tap: Tap
+    tap: Heard
     provenance: Provenance
     refused: int
     twin: Performance | None = None
@@ -80,40 +72,42 @@ def perform(
 
     max_replays: how many model calls are made again with other tokens.
     """
-    max_replays = 0 if scenario.name in GOLDENS else max_replays  # nothing of what they show is read there
+    max_replays = replays_in(scenario, max_replays)
     performance = _perform_once(trainer, scenario, seed, workdir / "first", max_replays)
     if scenario.twin is not None and wants_twin(performance):
         performance.twin = _perform_once(trainer, scenario, seed, workdir / "twin", 0, **scenario.twin)
     return performance
 
 
-def _perform_once(trainer, scenario, seed, workdir, max_replays, /, **changes) -> Performance:
-    import torch
+def replays_in(scenario: Scenario, max_replays: int) -> int:
+    """How many model calls are made again: none in the goldens, where nothing of what they show is read."""
+    return 0 if scenario.name in GOLDENS else max_replays
 
-    torch.set_num_threads(1)  # tensors are tiny: a second thread only waits, and may reorder sums
+
+def _perform_once(trainer, scenario, seed, workdir, max_replays, /, **changes) -> Performance:
     job, refused = make_job(scenario, trainer, seed, workdir, **changes)
     conventions = getattr(trainer, "conventions", None) or Conventions()
     run = Run(job, conventions, scenario=scenario.name)
-    provenance = Provenance(
-        [reference_stream(job, conventions, conversation).input_ids for conversation in job.conversations],
-        job.tokenizer.convert_tokens_to_ids(list(ALPHABET)),
-        job.tokenizer.pad_token_id,
-        job.max_length,
-    )
+    provenance = provenance_of(run)
     run.initial = {name: item.detach().clone() for name, item in job.model.named_parameters()}
     asked = copy.deepcopy(job.model.config)
-    torch.manual_seed(seed)
-    # What a trainer writes into its job, or into the conversations, changes nothing of what was asked of it.
-    given = replace(job, conversations=copy.deepcopy(job.conversations), tokenizer=copy.deepcopy(job.tokenizer))
-    with Tap(job, provenance, max_replays) as tap:
-        try:
-            trainer.train(given)
-        except Exception as error:
-            run.error = f"{type(error).__name__}: {error}"
-            run.traceback = traceback.format_exc()
-    job.reported["bytes_in_workdir"] = sum(
-        item.stat().st_size for item in workdir.rglob("*") if item != job.path and item.is_file()
-    )
-    run.final = {name: item.detach().clone() for name, item in job.model.named_parameters()}
+    heard = listen(trainer, job, provenance, max_replays, seed)
     job.model.config = asked  # what a trainer writes into it (dropout, rope) is not what was asked
-    return Performance(run, tap, provenance, refused)
+    return performed(run, heard, provenance, refused)
+
+
+def provenance_of(run: Run) -> Provenance:
+    tokenizer = run.job.tokenizer
+    streams = [stream.input_ids for stream in run.streams]
+    return Provenance(streams, alphabet_of(tokenizer), tokenizer.pad_token_id, run.job.max_length)
+
+
+def alphabet_of(tokenizer: Any) -> list[int]:
+    """The tokens that nonces are made of: these alone are changed in a call that is made again."""
+    return tokenizer.convert_tokens_to_ids(list(ALPHABET))
+
+
+def performed(run: Run, heard: Heard, provenance: Provenance, refused: int) -> Performance:
+    """A performance of what was heard, in this process or in another one."""
+    run.error, run.traceback, run.final, run.job.reported = heard.error, heard.traceback, heard.final, heard.reported
+    return Performance(run, heard, provenance, refused)

@@ -69,9 +69,9 @@ class Provenance:
             if origins[place][1] > 0 and (place == 0 or origins[place - 1] == NOWHERE)
         }
         seen = Counter(origin for origins in resolved for origin in origins)
-        for row, origins in zip(rows, resolved, strict=True):
+        for row, origins in zip(rows, resolved):
             self._fill(row, origins, ends, begins, seen)
-        for row, origins in zip(rows, resolved, strict=True):
+        for row, origins in zip(rows, resolved):
             # Padding behind an example that was cut just before its end-of-turn looks like that token.
             for place in range(len(row) - 1, -1, -1):
                 example, offset = origin = origins[place]

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sftspec.conformance.witness.listening import Heard
 from sftspec.conformance.witness.provenance import Origin, Provenance
-from sftspec.conformance.witness.tap import Call, Tap
+from sftspec.conformance.witness.tap import Call
 from sftspec.job import Job
 from sftspec.properties.ledger.run import Forward, Replay, Row, Run, Step
 
@@ -147,7 +148,7 @@ def _other_fit(u: Tensor, probability: Tensor, onehot: Tensor, bound: float, ce_
     return "ambiguous"
 
 
-def build_run(job: Job, tap: Tap, run: Run, provenance: Provenance) -> Run:
+def build_run(job: Job, tap: Heard, run: Run, provenance: Provenance) -> Run:
     """Fill the run's rows, steps, forwards and replays from what the tap recorded."""
     if not tap.calls:
         run.error = (

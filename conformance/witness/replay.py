@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sftspec.conformance.witness.provenance import Provenance
-from sftspec.properties.ledger.run import DROPOUTS
+from sftspec.job import DROPOUTS
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def gradients_again(
         with _kept_in_memory(arguments.module), _dropping_at(rates):
             hidden = arguments.repeat()
         found = torch.autograd.grad(hidden, list(parameters.values()), call.gradient, allow_unused=True)
-        for name, gradient in zip(parameters, found, strict=True):
+        for name, gradient in zip(parameters, found):
             if gradient is not None:
                 total[name] = total[name] + gradient if name in total else gradient
     return total

@@ -26,9 +26,8 @@ from sftspec.conformance.witness.replay import (
     random_states,
     with_other_tokens,
 )
-from sftspec.job import Job
-from sftspec.properties.ledger.run import has_dropout
-from sftspec.step import RANK
+from sftspec.conformance.witness.tensor_file import bytes_of
+from sftspec.job import RANK, Job, has_dropout
 
 
 @dataclass
@@ -241,7 +240,7 @@ def _attended(mask: Any, input_ids: Tensor) -> Tensor:
 
 
 def _digest(states: list[Tensor]) -> str:
-    return hashlib.sha256(b"".join(state.numpy().tobytes() for state in states)).hexdigest()
+    return hashlib.sha256(b"".join(bytes_of(state) for state in states)).hexdigest()
 
 
 def _kept(last: Tensor | None, now: Tensor) -> Tensor:

@@ -14,15 +14,8 @@ from functools import cached_property
 from typing import Any
 
 from sftspec.conversation import Conversation
-from sftspec.job import Job
+from sftspec.job import Job, has_dropout
 from sftspec.masking import IGNORE, Conventions, Encoded, encode
-
-# What the configurations of the witnesses call it.
-DROPOUTS = ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop")
-
-
-def has_dropout(config: Any) -> bool:
-    return any(getattr(config, name, 0.0) for name in DROPOUTS)
 
 
 @dataclass(frozen=True)

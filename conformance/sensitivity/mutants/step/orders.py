@@ -19,8 +19,7 @@ def resume_forgets_the_optimizer():
     return Pipeline(resume=lambda job, optimizer, rebuild: (interrupt(job, optimizer, rebuild), rebuild(job))[1])
 
 
-@mutant("resuming-equals-not-stopping", "variant of alibaba/TorchEasyRec#664, the random state",
-        "dropout repeats itself", "save the random state")  # fmt: skip
+@mutant("resuming-equals-not-stopping", "pytorch/torchrec#664", "dropout repeats itself", "save the random state")
 def resume_forgets_the_random_state():
     """A resumed run draws the dropout masks of another seed."""
 

@@ -1,0 +1,79 @@
+"""A trainer does a job while the tap listens; what was heard is all that leaves the trainer's process.
+
+Whatever the trainer raises is caught, also what is no Exception: SystemExit and asyncio.CancelledError end a job, not
+the process in which the next one is done.
+"""
+
+from __future__ import annotations
+
+import copy
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sftspec.conformance.witness.provenance import Provenance
+from sftspec.conformance.witness.replay import Replay
+from sftspec.conformance.witness.tap import Call, StepRecord, Tap
+from sftspec.job import Job
+
+
+@dataclass
+class Heard:
+    """What a trainer did with a job, as the tap recorded it.
+
+    calls, steps, replays  see `tap` and `replay`
+    unheard                why a training call could not be recorded
+    final                  parameters by name, as the trainer left them
+    reported               what it told through job.report, and the bytes that it left in its folder
+    error, traceback       what it raised ("" if it did not)
+    accepted               which of the conversations it accepts, by their numbers
+    """
+
+    calls: list[Call] = field(default_factory=list)
+    steps: list[StepRecord] = field(default_factory=list)
+    replays: list[Replay] = field(default_factory=list)
+    unheard: str = ""
+    final: Mapping[str, Tensor] = field(default_factory=dict)
+    reported: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+    traceback: str = ""
+    accepted: list[int] = field(default_factory=list)
+
+
+def listen(trainer: Any, job: Job, provenance: Provenance, max_replays: int, seed: int) -> Heard:
+    """Let a trainer do a job.
+
+    max_replays: how many model calls are made again with other tokens.
+    """
+    torch.set_num_threads(1)  # tensors are tiny: a second thread only waits, and may reorder sums
+    heard = Heard()
+    torch.manual_seed(seed)
+    # What a trainer writes into its job, or into the conversations, changes nothing of what was asked of it.
+    given = replace(job, conversations=copy.deepcopy(job.conversations), tokenizer=copy.deepcopy(job.tokenizer))
+    with Tap(job, provenance, max_replays) as tap:
+        try:
+            trainer.train(given)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            heard.error, heard.traceback = said_by(error), traceback.format_exc()
+    heard.calls, heard.steps, heard.replays, heard.unheard = tap.calls, tap.steps, tap.replays, tap.unheard
+    heard.final = {name: item.detach().clone() for name, item in job.model.named_parameters()}
+    heard.reported = job.reported
+    heard.reported["bytes_in_workdir"] = sum(
+        item.stat().st_size for item in job.workdir.rglob("*") if item != job.path and item.is_file()
+    )
+    return heard
+
+
+def said_by(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"SystemExit: the trainer called sys.exit({error.code!r})"
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # its text is the trainer's code
+        return type(error).__name__

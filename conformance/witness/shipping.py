@@ -1,0 +1,49 @@
+"""What is put on the path of a trainer's interpreter: these files, and nothing else of sftspec.
+
+They import each other, torch and the standard library of Python 3.9; transformers, where it is installed, makes the
+model and the tokenizer. So a trainer keeps its own environment, and nothing is installed into it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+MODULES = (
+    "sftspec",
+    "sftspec.conventions",
+    "sftspec.conversation",
+    "sftspec.fields",
+    "sftspec.job",
+    "sftspec.spans",
+    "sftspec.conformance",
+    "sftspec.conformance.adapters",
+    "sftspec.conformance.adapters.transformers_trainer",
+    "sftspec.conformance.adapters.trl",
+    "sftspec.conformance.witness",
+    "sftspec.conformance.witness.exchange",
+    "sftspec.conformance.witness.identity",
+    "sftspec.conformance.witness.leftovers",
+    "sftspec.conformance.witness.listening",
+    "sftspec.conformance.witness.mailbox",
+    "sftspec.conformance.witness.performer",
+    "sftspec.conformance.witness.provenance",
+    "sftspec.conformance.witness.replay",
+    "sftspec.conformance.witness.tap",
+    "sftspec.conformance.witness.tensor_file",
+)
+
+
+def ship(folder: Path) -> Path:
+    """Copy the modules into a folder that is to stand on an interpreter's path. Returns the folder."""
+    for name in MODULES:
+        spec = find_spec(name)
+        if spec is None or spec.origin is None:
+            raise FileNotFoundError(f"{name} is not installed")
+        source, parts = Path(spec.origin), name.split(".")
+        target = folder.joinpath(*parts, "__init__.py") if source.stem == "__init__" else folder.joinpath(*parts)
+        target = target if target.suffix else target.with_suffix(".py")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    return folder

@@ -1,0 +1,33 @@
+"""What trainers may legitimately choose. A trainer declares it, and is then checked as declared.
+
+This module needs the standard library alone: a trainer imports it in its own process, where nothing else of sftspec has
+to be installed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sftspec.spans import WRITTEN_KINDS
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """What trainers may legitimately choose, declared by an adapter and then checked as declared.
+
+    end_of_turn     train the token that ends an assistant turn
+    separator       train what follows it inside the turn (ChatML: the newline)
+    header          train the assistant's header
+    special_tokens  control strings inside contents: "parse" or "literal"
+    tokenization    "whole" text between control tokens, or "segmented" by spans
+    """
+
+    end_of_turn: bool = True
+    separator: bool = False
+    header: bool = False
+    special_tokens: str = "parse"
+    tokenization: str = "whole"
+
+    def trained_kinds(self) -> frozenset[str]:
+        chosen = {"end_of_turn": self.end_of_turn, "separator": self.separator, "header": self.header}
+        return WRITTEN_KINDS | {kind for kind, train in chosen.items() if train}
