@@ -79,6 +79,7 @@ DOCUMENT: dict[str, Any] = {
     ],
     "diagnosis": [],
     "baseline": None,
+    "isolation": None,
     "totals": {
         "must": COUNTS | {"pass": 1, "fail": 1, "not-measured": 1, "blocked": 1, "not-claimed": 1, "ambiguous": 1},
         "should": COUNTS | {"fail": 1, "not-claimed": 1},

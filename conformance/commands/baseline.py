@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from sftspec.conformance.commands.outputs import add_output_arguments
 from sftspec.conformance.gate.baseline import DEFAULT, BaselineError, hold_against, read_baseline, written
 from sftspec.conformance.report.form import read_document
 from sftspec.conformance.report.outcome import EXIT_BROKEN, exit_code
@@ -22,6 +23,7 @@ def add_baseline_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--seed", type=int, default=0, help="of the corpus, the model and the order (default 0)")
     command.add_argument("--select", metavar="AREA|ID", action="append", default=[], help="judge only these")
+    add_output_arguments(command)
     command.add_argument("--baseline", metavar="FILE", type=Path, default=Path(DEFAULT), help=f"default {DEFAULT}")
 
 

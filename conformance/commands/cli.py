@@ -26,8 +26,10 @@ from sftspec.conformance.adapters import TrainerError, resolve
 from sftspec.conformance.commands.audit import add_audit_arguments, run_audit
 from sftspec.conformance.commands.baseline import add_baseline_arguments, baseline_of, document_at, write_baseline
 from sftspec.conformance.commands.breakit import BreakError, add_break_arguments, run_break
+from sftspec.conformance.commands.diff import add_diff_arguments, run_diff
 from sftspec.conformance.commands.explain import ExplainError, add_explain_arguments, run_explain
 from sftspec.conformance.commands.mutants import MutantsError, add_mutants_arguments, run_mutants
+from sftspec.conformance.commands.outputs import OutputError, add_output_arguments, require_places, write_outputs
 from sftspec.conformance.commands.show import ShowError, add_show_arguments, run_show
 from sftspec.conformance.gate.baseline import BaselineError, read_baseline
 from sftspec.conformance.ledger.store import RecordingError
@@ -90,11 +92,12 @@ def parser() -> argparse.ArgumentParser:
         item.add_argument(
             "--select", metavar="AREA|ID", action="append", default=[], help="judge only these; may be repeated"
         )
-        item.add_argument("--json", metavar="FILE", type=Path, help="write the verdicts as JSON too")
+        add_output_arguments(item)
         item.add_argument("--baseline", metavar="FILE", type=Path, help="what is known to fail: only a change is red")
     baseline = command("baseline", "write what is known to fail, or hold a trial against it")
     add_baseline_arguments(baseline)
     add_limits(baseline)
+    add_diff_arguments(command("diff", "say which properties changed from one trial to another"))
     command("list", "list the properties, by area").add_argument("area", metavar="AREA", nargs="?")
     add_explain_arguments(command("explain", "explain a property, a law, a trap, a bug; or find what mentions a word"))
     add_break_arguments(command("break", "make a mistake on purpose, and see what it does to a model"))
@@ -128,8 +131,7 @@ def settings_asked(texts: Sequence[str]) -> dict[str, str]:
 
 
 def check(args: argparse.Namespace) -> int:
-
-    require_folder_of(args.json)
+    require_places(args)
     if args.baseline is not None:
         read_baseline(args.baseline)
     if args.trainer == "template":
@@ -143,6 +145,7 @@ def check(args: argparse.Namespace) -> int:
 
 
 def baseline(args: argparse.Namespace) -> int:
+    require_places(args)
     if args.action == "check":
         read_baseline(args.baseline)
     output: dict[str, str] = {}
@@ -233,7 +236,9 @@ def judge(args: argparse.Namespace) -> int:
     from sftspec.conformance.report.terminal import make_console
     from sftspec.conformance.trial.quiet_output import kept_aside
 
-    require_folder_of(args.json)
+    require_places(args)
+    if args.baseline is not None:
+        read_baseline(args.baseline)
     with kept_aside(make_console(sys.stderr)) as diary:
         chosen = select(args.select)
         from sftspec.conformance.ledger.recording import load_trial
@@ -247,22 +252,14 @@ def judge(args: argparse.Namespace) -> int:
     return conclude(document, args, {run.scenario: run.traceback for run in trial.runs if run.error})
 
 
-def require_folder_of(path: Path | None) -> None:
-    """Before the run, not after it."""
-    if path is not None and not path.parent.is_dir():
-        raise UsageError(f"--json {path}: there is no folder {path.parent}")
-
-
 def conclude(document: dict[str, Any], args: argparse.Namespace, output: Mapping[str, str]) -> int:
     """Hold the document against the baseline, print the report, write what was asked for, return the exit code."""
-    from sftspec.conformance.report.form import write_document
     from sftspec.conformance.report.outcome import exit_code
     from sftspec.conformance.report.terminal import make_console, print_report
 
     document = baseline_of(args.baseline, document)
     print_report(document, make_console(sys.stdout), output)
-    if getattr(args, "json", None) is not None:
-        write_document(document, args.json)
+    write_outputs(document, args)
     return exit_code(document)
 
 
@@ -278,14 +275,14 @@ def list_properties(args: argparse.Namespace) -> int:
 
 
 COMMANDS = {
-    "check": check, "baseline": baseline, "record": record, "judge": judge, "list": list_properties,
+    "check": check, "baseline": baseline, "diff": run_diff, "record": record, "judge": judge, "list": list_properties,
     "explain": run_explain, "break": run_break, "show": run_show, "audit": run_audit, "mutants": run_mutants,
 }  # fmt: skip
 
 
 REFUSALS = (
-    UsageError, SelectionError, TrainerError, BaselineError, DocumentError, RecordingError, BreakError, ShowError,
-    MutantsError, ExplainError,
+    UsageError, OutputError, SelectionError, TrainerError, BaselineError, DocumentError, RecordingError, BreakError,
+    ShowError, MutantsError, ExplainError,
 )  # fmt: skip
 
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sftspec.conformance.adapters import Candidate, candidate_for
 from sftspec.conformance.gate.baseline import hold_against, read_baseline
 from sftspec.conformance.trial.selection import select as properties_of
-
-if TYPE_CHECKING:
-    from sftspec.conformance.trial.judge import Trial
 
 Progress = Callable[[str], None]
 
@@ -53,18 +50,12 @@ def check(
 
 def document_of(candidate: Candidate, select: Sequence[str], seed: int, progress: Progress = silent) -> dict[str, Any]:
     """The document of a candidate, without a baseline."""
-    trial = trial_of(candidate, select, seed, progress)
-    from sftspec.conformance.report.document import identify, make_document
-
-    identity = identify(candidate.trainer, candidate.setting)
-    return make_document(trial, identity, f"{candidate.command} --seed {seed}", seed)
-
-
-def trial_of(candidate: Candidate, select: Sequence[str], seed: int, progress: Progress = silent) -> Trial:
-    """What comes of putting a candidate on trial."""
     chosen = properties_of(select)
+    from sftspec.conformance.report.document import identify, make_document
     from sftspec.conformance.trial.judge import put_on_trial
 
     # A single property is read off every scenario: the line that repeats a failure has to show it.
     areas = [] if any("/" in name for name in select) else select
-    return put_on_trial(candidate.trainer, chosen, seed, progress=progress, areas=areas)
+    trial = put_on_trial(candidate.trainer, chosen, seed, progress=progress, areas=areas)
+    identity = identify(candidate.trainer, candidate.setting)
+    return make_document(trial, identity, f"{candidate.command} --seed {seed}", seed)

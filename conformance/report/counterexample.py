@@ -116,7 +116,11 @@ def settings_of(job: Job) -> dict[str, Any]:
 
 def _without_defaults(cell: Cell) -> dict[str, Any]:
     return {
-        field.name: getattr(cell, field.name)
+        field.name: _rounded(getattr(cell, field.name))
         for field in dataclasses.fields(cell)
         if getattr(cell, field.name) != field.default
     }
+
+
+def _rounded(value: Any) -> Any:
+    return plain(float(f"{value:.6g}")) if isinstance(value, float) else value

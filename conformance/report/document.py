@@ -11,6 +11,7 @@ from typing import Any
 from sftspec import SPEC_REVISION
 from sftspec.conformance.report.counterexample import counterexample_record
 from sftspec.conformance.report.form import FORMAT
+from sftspec.conformance.report.isolation import isolation_record
 from sftspec.conformance.report.json_values import plain, without_paths
 from sftspec.conformance.report.outcome import totals
 from sftspec.conformance.sensitivity import signatures
@@ -48,6 +49,7 @@ def make_document(
         "totals": totals(verdicts),
         "diagnosis": [diagnosis_record(item) for item in diagnose_trial(trial, signatures.load())[:3]],
         "baseline": None,
+        "isolation": isolation_record(trial.runs),
     }
 
 

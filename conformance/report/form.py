@@ -53,7 +53,7 @@ def read_document(path: Path) -> dict[str, Any]:
         raise DocumentError(f"{path}: not valid JSON ({error})") from None
     if isinstance(document, dict) and document.get("format") == 1:
         validate(document, "verdicts-1", path.name)
-        document |= {"format": FORMAT, "baseline": None, "totals": totals(document["verdicts"])}
+        document |= {"format": FORMAT, "baseline": None, "isolation": None, "totals": totals(document["verdicts"])}
     validate(document, source=path.name)
     return document
 
@@ -64,5 +64,10 @@ def _no_constant(name: str) -> None:
 
 def write_document(document: Mapping[str, Any], path: Path) -> None:
     """Write a document as JSON, if it has the form of its schema."""
-    validate(document, source=path.name)
-    path.write_text(json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json_text(document, path.name), encoding="utf-8")
+
+
+def json_text(document: Mapping[str, Any], source: str = "document") -> str:
+    """A document as JSON. Raises DocumentError if it has not the form of its schema."""
+    validate(document, source=source)
+    return json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1) + "\n"

@@ -243,7 +243,10 @@ def conclusion(document: Mapping[str, Any]) -> str:
     elif document["baseline"]:
         wrong = len(document["baseline"]["problems"])
         said = f"{who} {'conforms' if code == EXIT_CONFORMS else 'does not conform'} to {document['baseline']['file']}"
-        said += f": {wrong} of its entries are wrong" if wrong else ""
+        unlisted = must["fail"] + must["ambiguous"] - len(document["baseline"]["newer"])
+        found = [f"{unlisted} fail that are not in it"] if code == EXIT_FAILS and unlisted > 0 else []
+        found += [f"{wrong} of its entries {'is' if wrong == 1 else 'are'} wrong"] if wrong else []
+        said += f": {', '.join(found)}" if found else ""
     elif code == EXIT_FAILS:
         said = f"{who} does not conform: {score(must)}"
     else:

@@ -8,7 +8,7 @@ what is wrong.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ class Cell:
     present         it stands in the rows that the model saw
     wrong           the counterexample is here
     expected, seen  the target that the specification gives and the one that was trained, where they differ
+    weight          of the target in the optimizer's gradient
     """
 
     text: str
@@ -37,6 +38,7 @@ class Cell:
     wrong: bool = False
     expected: str = ""
     seen: str = ""
+    weight: float = field(default=0.0, compare=False)
 
 
 @lru_cache(maxsize=1)
@@ -119,6 +121,8 @@ def _with_targets(run: Any, cell: Cell, row: Any, expected: int | None) -> Cell:
     """The cell with what the row before it was trained on, against what was expected."""
     if row is None:
         return cell
+    if row.target is not None:
+        cell = replace(cell, weight=row.weight)
     if row.target == expected:
         return replace(cell, trained=row.target is not None)
     shown = [NO_TARGET if token is None else visible(run.job.tokenizer, token) for token in (expected, row.target)]
