@@ -143,9 +143,7 @@ def failure(document: Mapping[str, Any], verdict: Mapping[str, Any]) -> Iterator
     says += ", newer than the baseline: decides nothing" if newer else ""
     level = "should" if newer else verdict["level"]
     yield f'<div class="card {level}"><h3>{escape(verdict["id"])} <span class="{verdict["status"]}">'
-    yield (
-        f"{verdict['status']}s, {says}</span></h3>" if verdict["status"] == "fail" else f"ambiguous, {says}</span></h3>"
-    )
+    yield f"{'fails' if verdict['status'] == 'fail' else verdict['status']}, {says}</span></h3>"
     if item is not None:
         yield f'<p class="sentence">{escape(item.sentence)}</p>'
     said = {"found": escape(verdict["reason"])}
