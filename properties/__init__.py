@@ -25,7 +25,7 @@ MODULES = {
     "template": ("rendering", "tools", "agents", "prompts", "tokens", "goldens"),
     "masking": ("positions", "examples", "loss", "encoder", "agents"),
     "packing": ("isolation", "packer", "collator", "limits"),
-    "step": ("gradient", "updates", "dropout", "epochs", "reports", "functions", "clipping"),
+    "step": ("gradient", "trained", "updates", "adapters", "dropout", "epochs", "reports", "functions", "clipping"),
     "best_of_n": ("selection", "selection_laws", "order_statistics", "normal", "gold", "winner", "rejection_sampling"),
     "distillation": (
         "loss", "mixture", "positions", "teacher", "options", "refusals", "divergences", "bucket", "runs",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sftspec.conversation import Conversation, load_conversations
+from sftspec.handover import Handover, StandIn
 
 PER_STEP = {"losses", "grad_norms", "num_targets"}
 COUNTS = {"examples_dropped", "examples_truncated", "tokens_truncated", "steps_skipped"}
@@ -75,6 +77,7 @@ class Job:
     resume_at: int | None = None
     workdir: Path = Path("sftspec-workdir")
     reported: dict[str, Any] = field(default_factory=dict)
+    handover: Handover = field(default_factory=Handover, repr=False)
 
     def __post_init__(self) -> None:
         if not self.conversations:
@@ -92,6 +95,42 @@ class Job:
         """The model's output head among its parameters."""
         head = self.model.get_output_embeddings().weight
         return next(name for name, parameter in self.model.named_parameters() if parameter is head)
+
+    def save_model(self, folder: Path | None = None) -> Path:
+        """Write the model and the tokenizer as a Hugging Face checkpoint, for a trainer that loads by path.
+
+        folder: None is a new one in the job's workdir. Returns the folder: config.json, model.safetensors, the
+        tokenizer's files. Tell who loads it: `job.listen_to(ModelClass)`.
+        """
+        folder = Path(folder if folder is not None else self.workdir / "model")
+        self.model.save_pretrained(folder, safe_serialization=True)
+        self.tokenizer.save_pretrained(folder)
+        self.handover.folders.append(folder)
+        return folder
+
+    def listen_to(
+        self,
+        model: Any,
+        hidden: str = "",
+        weights: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None,
+        arguments: Mapping[str, str] | None = None,
+    ) -> None:
+        """Say which model is trained in place of `job.model`, before it is called; it has to begin with its weights.
+
+        model: the module, or its class (then the first instance that is called for training is meant).
+        hidden, weights, arguments: of a class that is not Hugging Face's, see `sftspec.handover.StandIn`.
+
+        Raises JobError where one of hidden and weights is missing.
+
+        >>> job.listen_to(LlamaForCausalLM)  # doctest: +SKIP
+        >>> job.listen_to(GPT, hidden="ln_f", weights=to_hf, arguments={"input_ids": "idx"})  # doctest: +SKIP
+        """
+        if bool(hidden) != (weights is not None):
+            missing = "weights, which gives its state under job.model's names" if hidden else "hidden, the submodule"
+            raise JobError(f"listen_to a model of your own class needs hidden and weights: give {missing}")
+        stand_in = StandIn(model, hidden, weights, dict(arguments or {}))
+        for listen in self.handover.listeners:
+            listen(stand_in)
 
     def report(self, **figures: Any) -> None:
         """A trainer tells what it logged and lost; what is told again takes the place of what was told.

@@ -14,6 +14,7 @@ CHOICES = {
     "packing": ("none", "bfd", "bfd_split", "wrapped"),
     "dataset": ("messages", "prompt-completion"),
     "loss_type": ("nll", "dft"),
+    "peft": ("none", "lora", "rslora", "dora"),
 }
 
 
@@ -26,6 +27,7 @@ class TRL:
     assistant_only_loss  train the assistant's turns; false trains every token
     dataset              "messages", or "prompt-completion": the last assistant turn is the completion
     loss_type            TRL's loss_type
+    peft                 "none", or adapters of PEFT: rank 8, alpha 16, on all linear layers but the head
     """
 
     packing: str = "none"
@@ -33,6 +35,7 @@ class TRL:
     assistant_only_loss: bool = True
     dataset: str = "messages"
     loss_type: str = "nll"
+    peft: str = "none"
 
     def __post_init__(self) -> None:
         for key, choices in CHOICES.items():
@@ -58,6 +61,8 @@ class TRL:
         if self.padding_free:
             layout.discard("truncation")
         does = {"accumulation", "clipping", "adamw", "frozen", "bf16", "resume", "log", "chat-template"}
+        if self.peft != "none":
+            does -= {"resume"}  # a second SFTTrainer around the same model would put in adapters twice
         return frozenset(layout | does)
 
     @property
@@ -97,7 +102,14 @@ class TRL:
             args=arguments,
             train_dataset=Dataset.from_list([self.record(list(talk)) for talk in job.conversations]),
             processing_class=job.tokenizer,
+            peft_config=None if self.peft == "none" else self.adapters(),
         )
+
+    def adapters(self) -> Any:
+        from peft import LoraConfig
+
+        kind = {"use_rslora": self.peft == "rslora", "use_dora": self.peft == "dora"}
+        return LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM", **kind)
 
     def record(self, messages: list[dict]) -> dict[str, list[dict]]:
         if self.dataset == "messages":

@@ -15,10 +15,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sftspec.adapters import Adapter
 from sftspec.conformance.ledger.store import FORMAT, RecordingError, Tensors, present, read_json, write_json
 from sftspec.conformance.report.document import environment
 from sftspec.conformance.report.form import DocumentError, validate
@@ -32,7 +33,7 @@ from sftspec.properties.ledger.run import Forward, Replay, Row, Run, Step
 RUN, TENSORS, TOKENIZER, TWIN, TRIAL = "run.json", "tensors.safetensors", "tokenizer", "twin", "trial.json"
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
-NOT_SETTINGS = ("model", "tokenizer", "conversations", "path", "workdir", "reported")
+NOT_SETTINGS = ("model", "tokenizer", "conversations", "path", "workdir", "reported", "handover")
 SETTINGS = tuple(field.name for field in dataclasses.fields(Job) if field.name not in NOT_SETTINGS)
 CALL = ("index", "step", "rank", "input_ids", "arguments", "trained", "random", "drew", "autocast", "lost")
 PARAMETERS = ("gradients", "before", "after", "again")
@@ -58,6 +59,7 @@ def save_run(run: Run, folder: Path) -> None:
             {
                 **{name: getattr(step, name) for name in ("index", "learning_rate", "scale", "residual")},
                 **{kind: tensors.put(f"step/{step.index}/{kind}", getattr(step, kind)) for kind in PARAMETERS},
+                "frozen": list(step.frozen),
             }
             for step in run.steps
         ],
@@ -74,6 +76,9 @@ def save_run(run: Run, folder: Path) -> None:
         ],
         "initial": tensors.put("initial", run.initial),
         "final": tensors.put("final", run.final),
+        "adapters": [dataclasses.asdict(adapter) for adapter in run.adapters],
+        "saved": list(run.saved),
+        "unread": run.unread,
         "equal": tensors.equal,
         "twin": run.twin is not None,
     }
@@ -99,7 +104,11 @@ def load_run(folder: Path) -> Run:
         conventions=Conventions(**record["conventions"]),
         rows=_rows(record["rows"], folder),
         steps=[
-            Step(**item | {kind: tensors.take(f"step/{item['index']}/{kind}", item[kind]) for kind in PARAMETERS})
+            Step(
+                **item
+                | {kind: tensors.take(f"step/{item['index']}/{kind}", item[kind]) for kind in PARAMETERS}
+                | {"frozen": tuple(item["frozen"])}
+            )
             for item in record["steps"]
         ],
         forwards=[
@@ -120,9 +129,12 @@ def load_run(folder: Path) -> Run:
         final=tensors.take("final", record["final"]),
         twin=load_run(folder / TWIN) if record["twin"] else None,
         traceback=record["traceback"],
+        adapters=tuple(Adapter(**item) for item in record["adapters"]),
+        saved=tuple(record["saved"]),
+        unread=record["unread"],
     )
     tensors.check_all_taken()
-    run.job.model = _model(record["job"]["model"], run.final, folder)
+    run.job.model = _model(record["job"]["model"], run.final, run.adapters, folder)
     return run
 
 
@@ -155,8 +167,8 @@ def _job(record: Mapping[str, Any], folder: Path) -> Job:
     )
 
 
-def _model(record: Mapping[str, Any], final: Mapping[str, Any], folder: Path) -> Any:
-    """The model that was trained, with the parameters that it ended with."""
+def _model(record: Mapping[str, Any], final: Mapping[str, Any], adapters: Sequence[Adapter], folder: Path) -> Any:
+    """The model that was trained, with the parameters that it ended with, those of adapters aside."""
     import torch
     import transformers
 
@@ -165,6 +177,8 @@ def _model(record: Mapping[str, Any], final: Mapping[str, Any], folder: Path) ->
         raise RecordingError(f"{folder / RUN}: transformers {transformers.__version__} has no {record['class']}")
     model = kind(kind.config_class.from_dict(record["config"]))
     parameters = dict(model.named_parameters())
+    beside = {name for adapter in adapters for name in adapter.parameters}
+    final = {name: value for name, value in final.items() if name not in beside}
     if parameters.keys() != final.keys():
         name = sorted(parameters.keys() ^ final.keys())[0]
         raise RecordingError(f"{folder / RUN}: the parameter {name} is in one of model and tensors only")

@@ -21,6 +21,8 @@ from sftspec.conformance.witness import identity
 from sftspec.conformance.witness.identity import environment
 from sftspec.properties.ledger.run import Run
 
+TRAINED = "step/gradients-reach-the-hidden-states"
+
 
 def make_document(
     trial: Trial,
@@ -36,6 +38,7 @@ def make_document(
     recorded_on  the environment in which the trainer ran, if not this one
     """
     verdicts = [verdict_record(verdict, command) for verdict in trial.verdicts]
+    is_judged = any(verdict.property.id == TRAINED for verdict in trial.verdicts)
     return {
         "format": FORMAT,
         "spec_revision": SPEC_REVISION,
@@ -44,7 +47,7 @@ def make_document(
         "command": command,
         "seed": seed,
         "seconds": round(trial.seconds, 3),
-        "scenarios": [scenario_record(run, trial.refused, trial.seconds_of) for run in trial.runs],
+        "scenarios": [scenario_record(run, trial.refused, trial.seconds_of, is_judged) for run in trial.runs],
         "verdicts": verdicts,
         "totals": totals(verdicts),
         "diagnosis": [diagnosis_record(item) for item in diagnose_trial(trial, signatures.load())[:3]],
@@ -58,12 +61,17 @@ def identify(trainer: Any, setting: Mapping[str, Any]) -> dict[str, Any]:
     return identity.identify(trainer, {key: plain(value) for key, value in setting.items()})
 
 
-def scenario_record(run: Run, refused: Mapping[str, int], seconds: Mapping[str, float]) -> dict[str, Any]:
-    """error: what broke in the run, or in the second run that it is compared with ("" if nothing did)."""
+def scenario_record(
+    run: Run, refused: Mapping[str, int], seconds: Mapping[str, float], is_judged: bool = False
+) -> dict[str, Any]:
+    """error: what broke in the run, or in the second run that it is compared with ("" if nothing did).
+
+    is_judged: a property was asked that fails where a run trained nothing, so that it is a verdict and no broken run.
+    """
     second = f"second run: {run.twin.error}" if run.twin is not None and run.twin.error else ""
     record = {
         "name": run.scenario,
-        "error": without_paths(run.error or second),
+        "error": "" if is_judged and run.error.startswith("untrained: ") else without_paths(run.error or second),
         "conversations": len(run.job.conversations),
         "refused": refused.get(run.scenario, 0),
     }

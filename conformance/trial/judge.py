@@ -178,7 +178,7 @@ def _read(verdict: Verdict, run: Run) -> None:
     """Add the evidence of one run; the smallest counterexample is kept."""
     if verdict.property.seam != "run" or verdict.status in ("not-claimed", "error"):
         return
-    if run.error and not (verdict.property.final and run.error.startswith("witness:")):
+    if run.error and not (verdict.property.final and run.error.startswith(("witness: ", "untrained: "))):
         return
     is_picky = verdict.property.costly or run.scenario in GOLDENS
     if is_picky and verdict.property.area not in MADE_FOR.get(run.scenario, properties.AREAS):
@@ -243,7 +243,7 @@ def _require_floor(verdict: Verdict, runs: list[Run]) -> None:
     if found < verdict.property.floor:
         verdict.status = "not-measured"
         verdict.reason = f"{found} pieces of evidence, {verdict.property.floor} are needed"
-        broken = [f"{run.scenario}: {run.error}" for run in runs if run.error]
+        broken = [f"{run.scenario}: {run.error or run.unread}" for run in runs if run.error or run.unread]
         if broken:
             verdict.reason += f" ({'; '.join(broken)})"
 

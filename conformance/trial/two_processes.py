@@ -285,7 +285,10 @@ def heard_of(run: Run, folder: Path) -> Performance:
 
 def is_unheard(run: Run) -> bool:
     """Did the trainer train, without an error of its own, and nothing of it could be read?"""
-    return bool(run.error) and not run.traceback and not run.steps and not run.rows and run.final != {}
+    untrained = run.error.startswith("untrained: ")  # that is a verdict
+    return (
+        bool(run.error) and not untrained and not run.traceback and not run.steps and not run.rows and run.final != {}
+    )
 
 
 def lightened(run: Run, verdicts: Sequence[Verdict]) -> Run:
@@ -298,6 +301,7 @@ def lightened(run: Run, verdicts: Sequence[Verdict]) -> Run:
         run.twin.job.model = None
     if not shown:
         light = Run(run.job, run.conventions, scenario=run.scenario, error=run.error, traceback=run.traceback)
+        light.unread = run.unread
         light.twin, light.__dict__["arithmetic"] = run.twin, arithmetic
         return light
     run.initial = run.final = {}

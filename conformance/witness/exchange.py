@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sftspec.adapters import Adapter
 from sftspec.conformance.witness.listening import Heard
 from sftspec.conformance.witness.mailbox import write_whole
 from sftspec.conformance.witness.provenance import Provenance
@@ -30,7 +31,8 @@ from sftspec.job import Job
 JOB, MODEL, TOKENIZER = "job.json", "model.safetensors", "tokenizer.json"
 HEARD, TENSORS = "heard.json", "heard.safetensors"
 CORPUS, WORK = "corpus.jsonl", "work"
-NOT_SETTINGS = ("model", "tokenizer", "conversations", "path", "workdir", "reported")
+NOT_SETTINGS = ("model", "tokenizer", "conversations", "path", "workdir", "reported", "handover")
+REST = ("unheard", "saved", "unread", "head_name", "reported", "error", "traceback", "accepted")
 TOKENIZER_SETTINGS = (
     "bos_token", "eos_token", "unk_token", "pad_token", "chat_template", "model_max_length",
     "clean_up_tokenization_spaces",
@@ -171,7 +173,8 @@ def write_heard(folder: Path, heard: Heard) -> None:
         "steps": [tensors.record(f"step/{number}", item) for number, item in enumerate(heard.steps)],
         "replays": [tensors.record(f"replay/{number}", item) for number, item in enumerate(heard.replays)],
         "final": tensors.put("final", heard.final),
-        "rest": {name: getattr(heard, name) for name in ("unheard", "reported", "error", "traceback", "accepted")},
+        "rest": {name: getattr(heard, name) for name in REST},
+        "adapters": [dataclasses.asdict(item) for item in heard.adapters],
     }
     write_tensors(folder / TENSORS, tensors.stored)
     write_whole(folder / HEARD, record)
@@ -186,7 +189,8 @@ def read_heard(folder: Path) -> Heard:
         steps=[_read(StepRecord, item, stored) for item in record["steps"]],
         replays=[_read(Replay, item, stored) for item in record["replays"]],
         final=_taken(record["final"], stored),
-        **record["rest"],
+        adapters=tuple(Adapter(**item) for item in record["adapters"]),
+        **{name: tuple(value) if name == "saved" else value for name, value in record["rest"].items()},
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sftspec.adapters import Adapter
 from sftspec.conformance.witness.provenance import Provenance
 from sftspec.conformance.witness.replay import Replay
 from sftspec.conformance.witness.tap import Call, StepRecord, Tap
@@ -27,6 +28,9 @@ class Heard:
 
     calls, steps, replays  see `tap` and `replay`
     unheard                why a training call could not be recorded
+    adapters, saved        what stands beside matrices of the model, and what is trained whole beside that
+    unread                 why the parameters' gradients cannot be computed again ("": they can)
+    head_name              the head among the parameters
     final                  parameters by name, as the trainer left them
     reported               what it told through job.report, and the bytes that it left in its folder
     error, traceback       what it raised ("" if it did not)
@@ -37,6 +41,10 @@ class Heard:
     steps: list[StepRecord] = field(default_factory=list)
     replays: list[Replay] = field(default_factory=list)
     unheard: str = ""
+    adapters: tuple[Adapter, ...] = ()
+    saved: tuple[str, ...] = ()
+    unread: str = ""
+    head_name: str = ""
     final: Mapping[str, Tensor] = field(default_factory=dict)
     reported: dict[str, Any] = field(default_factory=dict)
     error: str = ""
@@ -62,10 +70,14 @@ def listen(trainer: Any, job: Job, provenance: Provenance, max_replays: int, see
         except BaseException as error:
             heard.error, heard.traceback = said_by(error), traceback.format_exc()
     heard.calls, heard.steps, heard.replays, heard.unheard = tap.calls, tap.steps, tap.replays, tap.unheard
-    heard.final = {name: item.detach().clone() for name, item in job.model.named_parameters()}
+    heard.unheard = heard.unheard or ("" if tap.calls else tap.silence())
+    heard.adapters, heard.saved, heard.unread, heard.head_name = tap.adapters, tap.saved, tap.unread, tap.ear.head_name
+    heard.final = {name: item.clone() for name, item in tap.ear.final().items()}
     heard.reported = job.reported
     heard.reported["bytes_in_workdir"] = sum(
-        item.stat().st_size for item in job.workdir.rglob("*") if item != job.path and item.is_file()
+        item.stat().st_size
+        for item in job.workdir.rglob("*")
+        if item != job.path and item.is_file() and not set(job.handover.folders).intersection(item.parents)
     )
     return heard
 

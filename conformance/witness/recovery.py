@@ -8,17 +8,19 @@ smoothing, u = w (p - (1 - e) onehot(y) - e / V), is recognised as what it is; w
 The weight that counts is the optimizer's: trainers scale gradients after backward, average them, clip them. So at each
 optimizer step the head's gradient is compared with the sum of u (x) h over all positions of the step. Their ratio is
 the step's `scale`; what no multiple of the sum explains is the `residual`: a lost micro-batch, a stale gradient, a
-second path to the loss.
+second path to the loss. Where the head is frozen (adapters), or is the embedding as well, all that trains is compared
+with what the backward passes of the step gave it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from sftspec.adapters import computing
 from sftspec.conformance.witness.listening import Heard
 from sftspec.conformance.witness.provenance import Origin, Provenance
 from sftspec.conformance.witness.tap import Call
@@ -151,10 +153,14 @@ def _other_fit(u: Tensor, probability: Tensor, onehot: Tensor, bound: float, ce_
 def build_run(job: Job, tap: Heard, run: Run, provenance: Provenance) -> Run:
     """Fill the run's rows, steps, forwards and replays from what the tap recorded."""
     if not tap.calls:
-        run.error = (
-            run.error
-            or tap.unheard
-            or ("no training call of job.model was seen: train job.model itself, not a copy of it")
+        run.error = run.error or tap.unheard
+        return run
+    if all(call.gradient is None for call in tap.calls):
+        deaf = any(record.gradients for record in tap.steps)
+        run.error = run.error or (
+            "untrained: no gradient reaches the hidden states: only the head learns"
+            if deaf
+            else "untrained: the model was called, and no backward pass was made: nothing was trained"
         )
         return run
     if not tap.steps:
@@ -170,9 +176,11 @@ def build_run(job: Job, tap: Heard, run: Run, provenance: Provenance) -> Run:
     found = iter(provenance.resolve([row for call in tap.calls for row in call.input_ids.tolist()]))
     origins = {call.index: [next(found) for _ in call.input_ids] for call in tap.calls}
     lost: set[int] = set()
-    name = job.head_name
+    run.adapters, run.saved, run.unread = tap.adapters, tap.saved, tap.unread
+    name = tap.head_name
     for index, record in enumerate(tap.steps):
-        head, states = record.before[name], (record.gradients, record.before, record.after, record.again)
+        states = (record.gradients, record.before, record.after, record.again, record.frozen)
+        head = computing([item for item in tap.adapters if item.target == name], record.before)[name]
         # Nothing can be read off a model of NaN, or of another vocabulary; its parameters say what happened.
         if not head.isfinite().all() or head.shape != run.initial[name].shape:
             run.steps.append(Step(index, record.learning_rate, 0.0, 0.0, *states))
@@ -182,7 +190,10 @@ def build_run(job: Job, tap: Heard, run: Run, provenance: Provenance) -> Run:
         heard = [call for call in tap.calls if call.step == index and call.gradient is not None]
         overflown, read = _without_overflow(heard, known, record.gradients.get(name))
         lost |= {call.index for call in overflown}
-        scale, residual = closure(read, record.gradients.get(name))
+        if record.given:
+            scale, residual = balance(record.given, record.gradients)
+        else:
+            scale, residual = closure(read, record.gradients.get(name))
         for call, reading in read:
             run.rows.extend(_rows(call, reading, scale, origins[call.index]))
         run.steps.append(Step(index, record.learning_rate, scale, residual, *states))
@@ -237,6 +248,19 @@ def closure(read: list[tuple[Call, Reading]], gradient: Tensor | None) -> tuple[
     scale = float((got * total).sum()) / norm**2
     rest = float((got - scale * total).norm())
     return scale, rest / max(float(got.norm()), 1e-300)
+
+
+def balance(given: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> tuple[float, float]:
+    """(scale, relative residual) of the gradients that an optimizer got against those that backward passes gave."""
+    given = {name: item.double() for name, item in given.items()}
+    taken = {name: item.double() for name, item in got.items() if name in given}
+    norm = sum(float(item.square().sum()) for item in given.values())
+    if norm == 0.0:
+        return 1.0, float(any(bool(item.any()) for item in taken.values()))
+    scale = sum(float((item * given[name]).sum()) for name, item in taken.items()) / norm
+    rest = sum(float((taken.get(name, 0.0) - scale * item).square().sum()) for name, item in given.items())
+    size = sum(float(item.square().sum()) for item in taken.values())
+    return scale, (rest / max(size, 1e-300)) ** 0.5
 
 
 def _rows(call: Call, reading: Reading, scale: float, origins: list[list[Origin]]) -> Iterator[Row]:

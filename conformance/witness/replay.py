@@ -30,7 +30,7 @@ class Replay:
 class Arguments:
     """How a module was called: with which random states (of the CPU, of each GPU), under which autocast."""
 
-    module: Any
+    ear: Any
     positional: tuple
     named: dict[str, Any]
     states: list[Tensor]
@@ -44,23 +44,17 @@ class Arguments:
     def repeat(self, input_ids: Tensor | None = None) -> Tensor:
         """The last hidden states (B, T, H) of the same call, or of one with other tokens."""
         positional, named = self.positional, self.named
-        if input_ids is not None and positional:
-            positional = (input_ids.to(positional[0].device), *positional[1:])
-        elif input_ids is not None:
-            named = {**named, "input_ids": input_ids.to(named["input_ids"].device)}
+        if input_ids is not None:
+            positional, named = self.ear.with_tokens(positional, named, input_ids)
         # No cache: a cast made here, without a gradient, would be used in the trainer's own backward pass.
-        kind, on = next(self.module.parameters()).device.type, self.autocast is not None
-        with _drawing_from(self.states), torch.autocast(kind, self.autocast, enabled=on, cache_enabled=False):
-            return hidden_of(self.module.forward(*positional, **named))
+        kind, on = next(self.ear.module.parameters()).device.type, self.autocast is not None
+        with drawing_from(self.states), torch.autocast(kind, self.autocast, enabled=on, cache_enabled=False):
+            return self.ear.hidden(self.ear.module.forward(*positional, **named))
 
 
 def autocast_of(device: str) -> torch.dtype | None:
     """The dtype of the autocast that is on for a kind of device; None where it is off."""
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-
-
-def hidden_of(output: Any) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output.last_hidden_state
 
 
 def random_states() -> list[Tensor]:
@@ -74,7 +68,7 @@ def _go_on_from(states: list[Tensor]) -> None:
 
 
 @contextmanager
-def _drawing_from(states: list[Tensor]) -> Iterator[None]:
+def drawing_from(states: list[Tensor]) -> Iterator[None]:
     """Random numbers are drawn from these states, and afterwards as if none had been."""
     now = random_states()
     _go_on_from(states)
@@ -124,7 +118,7 @@ def gradients_again(
     parameters = {name: item for name, item in named.items() if item.requires_grad}
     total: dict[str, Tensor] = {}
     for call, arguments in made:
-        with _kept_in_memory(arguments.module), _dropping_at(rates):
+        with _kept_in_memory(arguments.ear.module), _dropping_at(rates):
             hidden = arguments.repeat()
         found = torch.autograd.grad(hidden, list(parameters.values()), call.gradient, allow_unused=True)
         for name, gradient in zip(parameters, found):

@@ -12,9 +12,11 @@ from pathlib import Path
 
 MODULES = (
     "sftspec",
+    "sftspec.adapters",
     "sftspec.conventions",
     "sftspec.conversation",
     "sftspec.fields",
+    "sftspec.handover",
     "sftspec.job",
     "sftspec.spans",
     "sftspec.conformance",
@@ -22,6 +24,7 @@ MODULES = (
     "sftspec.conformance.adapters.transformers_trainer",
     "sftspec.conformance.adapters.trl",
     "sftspec.conformance.witness",
+    "sftspec.conformance.witness.ear",
     "sftspec.conformance.witness.exchange",
     "sftspec.conformance.witness.identity",
     "sftspec.conformance.witness.leftovers",

@@ -6,6 +6,7 @@ other tokens, to see what they move. Nothing of the trainer is patched: PyTorch'
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import threading
@@ -15,19 +16,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sftspec.adapters import Adapter
+from sftspec.conformance.witness.ear import Ear, Hook, LoadedEar, StandInEar, require_hidden_states
 from sftspec.conformance.witness.provenance import Provenance
 from sftspec.conformance.witness.replay import (
     Arguments,
     Replay,
     autocast_of,
+    drawing_from,
     dropout_rates,
     gradients_again,
-    hidden_of,
     random_states,
     with_other_tokens,
 )
 from sftspec.conformance.witness.tensor_file import bytes_of
+from sftspec.handover import StandIn
 from sftspec.job import RANK, Job, has_dropout
+
+UNHEARD = (
+    "no training call of job.model was seen: train job.model itself, not a copy of it; or, if your trainer loads a"
+    " checkpoint or has a model class of its own, give it job.save_model() and say which: job.listen_to(ModelClass)"
+)
 
 
 @dataclass
@@ -68,7 +77,9 @@ class Call:
 class StepRecord:
     """Copies made around one call of optimizer.step(), or of those of several optimizers.
 
-    again  with dropout: the gradients of its calls, made again (none, if they are too many)
+    again   with dropout: the gradients of its calls, made again (none, if they are too many)
+    given   what the backward passes since the last step gave each parameter, where the head alone does not tell it
+    frozen  parameters with requires_grad False
     """
 
     learning_rate: float
@@ -76,6 +87,8 @@ class StepRecord:
     before: dict[str, Tensor]
     again: dict[str, Tensor] = field(default_factory=dict)
     after: dict[str, Tensor] = field(default_factory=dict)
+    given: dict[str, Tensor] = field(default_factory=dict)
+    frozen: tuple[str, ...] = ()
 
 
 class UnheardError(RuntimeError):
@@ -93,6 +106,11 @@ class Tap:
 
     def __init__(self, job: Job, provenance: Provenance, max_replays: int = 4):
         self.job, self.provenance, self.max_replays = job, provenance, max_replays
+        self.ear = Ear(job.model)
+        self.adapters: tuple[Adapter, ...] = ()
+        self.saved: tuple[str, ...] = ()
+        self.unread = ""  # what trains, and cannot be computed again
+        self.silent = 0  # calls, with gradients on, whose hidden states want none
         self.calls: list[Call] = []
         self.steps: list[StepRecord] = []
         self._rates = dropout_rates(job.model) if has_dropout(job.model.config) else []
@@ -100,27 +118,72 @@ class Tap:
         self._states: list[Tensor] = []
         self._made: list[tuple[Call, Arguments]] = []
         self._depth = 0
+        self._given: dict[str, Tensor] = {}
         self._watched: set[int] = set()
         self._stepped: set[str] | None = None  # parameters that have stepped since the last call of the model
         self._handles: list = []
+        self._ears: list = []
         self._turn = threading.RLock()  # ranks may be threads: what one draws, another's replay would take back
         self.unheard = ""  # why a training call could not be recorded
 
     def __enter__(self) -> Tap:
         from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-        base = self.job.model.base_model
+        self._hear(self.ear)
+        self.job.handover.listeners.append(self._listen_to)
         self._handles = [
-            base.register_forward_pre_hook(self._before_forward),
-            base.register_forward_hook(self._after_forward, with_kwargs=True, always_call=True),
             register_optimizer_step_pre_hook(self._before_step),
             register_optimizer_step_post_hook(self._after_step),
         ]
         return self
 
     def __exit__(self, *exception) -> None:
-        for handle in self._handles:
+        self.job.handover.listeners.remove(self._listen_to)
+        for handle in (*self._handles, *self._ears, *filter(None, [self.ear.handle])):
             handle.remove()
+
+    def _hear(self, ear: Ear) -> None:
+        """Listen to this model, and to no other."""
+        for handle in self._ears:
+            handle.remove()
+        self.ear = ear
+        self._ears = [
+            ear.module.register_forward_pre_hook(Hook(self._before_forward)),
+            ear.module.register_forward_hook(Hook(self._after_forward), with_kwargs=True, always_call=True),
+        ]
+
+    def _listen_to(self, stand_in: StandIn) -> None:
+        """Another model is trained in place of job.model: hear that one."""
+        if not isinstance(stand_in.model, type):
+            self._hear(self._ear_of(stand_in, stand_in.model))
+            return
+
+        def on_call(module, args):
+            if isinstance(module, stand_in.model) and torch.is_grad_enabled():
+                waits.remove()
+                ear = self._ear_of(stand_in, module)
+                self._hear(ear)
+                if ear.module is module:  # the hooks of a module that is being called were read before this one was set
+                    self._before_forward(module, args)
+
+        waits = torch.nn.modules.module.register_module_forward_pre_hook(on_call)
+        self._handles.append(waits)
+
+    def _ear_of(self, stand_in: StandIn, model: Any) -> Ear:
+        if model is self.job.model:
+            return Ear(model)
+        return StandInEar(self.job.model, stand_in, model) if stand_in.hidden else LoadedEar(self.job.model, model)
+
+    def silence(self) -> str:
+        """Why no call of the model wanted a gradient: nothing in it trains, only the head does, or there was none."""
+        if not self.silent:
+            return UNHEARD
+        trains = [name for name, item in self.ear.named().items() if item.requires_grad]
+        if not trains:
+            return f"untrained: the model was called {self.silent} times, and nothing in it wants a gradient"
+        if trains == [self.ear.head_name]:
+            return "untrained: no gradient reaches the hidden states: only the head learns, all else is frozen"
+        return f"untrained: no gradient reaches the hidden states, though {trains[0]} wants one (no_grad?)"
 
     def _before_forward(self, module, args):
         self._turn.acquire()
@@ -134,22 +197,27 @@ class Tap:
             self._turn.release()
 
     def _on_forward(self, module, args, kwargs, output):
-        hidden = hidden_of(output)
+        hidden = self.ear.hidden(output)
         if torch._C._functorch.is_functorch_wrapped_tensor(hidden):
             raise UnheardError(
                 "job.model was called within torch.func.grad or vmap, where no hook hears its gradient: use"
                 " loss.backward() or torch.autograd.grad (torch.func.functional_call alone is heard)"
             )
         if not hidden.requires_grad or not torch.is_grad_enabled():
+            self.silent += torch.is_grad_enabled() and module.training
             return  # an evaluation, or one of our own replays
-        input_ids = args[0] if args else kwargs.get("input_ids")
+        named = self.ear.called_with(args, kwargs)
+        input_ids = named.get("input_ids")
         if input_ids is None:
             self.unheard = "job.model was trained without input_ids: give it those, which tell the tokens"
             return
         given = tuple(sorted(name for name, value in kwargs.items() if value is not None and value is not False))
-        position_ids = kwargs.get("position_ids")
+        position_ids = named.get("position_ids")
         if position_ids is None:
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+        if not self.calls and isinstance(self.ear, StandInEar) and not self._rates:
+            with drawing_from(self._states):
+                require_hidden_states(self.ear, self.job.model, input_ids)
         began = _digest(self._states)
         call = Call(
             len(self.calls),
@@ -158,7 +226,7 @@ class Tap:
             input_ids.detach().cpu().clone(),
             position_ids.detach().cpu().expand(input_ids.shape).clone(),
             hidden.detach().clone(),
-            _attended(kwargs.get("attention_mask"), input_ids),
+            _attended(named.get("attention_mask"), input_ids),
             given,
             began,
             began != _digest(random_states()),
@@ -172,26 +240,34 @@ class Tap:
             call.gradient = gradient.detach().clone() if call.gradient is None else call.gradient + gradient
 
         hidden.register_hook(on_gradient)
-        if call.arithmetic == torch.float16:
-            self._watch_for_overflow()
-        arguments = Arguments(module, args, kwargs, self._states, call.autocast)
+        if call.arithmetic == torch.float16 or not self._head_tells():
+            self._watch_gradients()
+        arguments = Arguments(self.ear, args, kwargs, self._states, call.autocast)
         if call.index < self.max_replays and arguments.can_be_repeated:
             self._made.append((call, arguments))
             self.replays.extend(with_other_tokens(call, arguments, self.provenance))
 
-    def _watch_for_overflow(self) -> None:
-        """A GradScaler makes no step of a gradient that is not finite, and takes it away: see it as it arises."""
+    def _head_tells(self) -> bool:
+        """Is the head's gradient that of the head alone? Not where it is frozen, or tied to the embedding."""
+        head = self.ear.head()
+        return head.requires_grad and not self.ear.is_tied()
 
-        def on_gradient(gradient: Tensor) -> None:
-            self.calls[-1].overflowed |= not bool(gradient.isfinite().all())
-
-        for item in self.job.model.parameters():
+    def _watch_gradients(self) -> None:
+        """Hear what backward passes give the parameters: where the head does not tell what a step is made of, and in
+        float16, where a GradScaler makes no step of a gradient that is not finite, and takes it away.
+        """
+        for name, item in self.ear.named().items():
             if item.requires_grad and id(item) not in self._watched:
                 self._watched.add(id(item))
-                self._handles.append(item.register_hook(on_gradient))
+                self._handles.append(item.register_hook(functools.partial(self._on_parameter_gradient, name)))
+
+    def _on_parameter_gradient(self, name: str, gradient: Tensor) -> None:
+        self.calls[-1].overflowed |= not bool(gradient.isfinite().all())
+        gradient = gradient.detach()
+        self._given[name] = self._given[name] + gradient if name in self._given else gradient.clone()
 
     def _before_step(self, optimizer, args, kwargs) -> None:
-        named, groups = dict(self.job.model.named_parameters()), _groups(optimizer)
+        named, groups = self.ear.named(), _groups(optimizer)
         mine = {name for name, item in named.items() if id(item) in groups}
         self._depth += bool(mine)
         if not mine or self._depth > 1:  # an optimizer's step may call that of its base class, which is hooked as well
@@ -200,12 +276,20 @@ class Tap:
         opens = self._stepped is None or bool(self._stepped & mine)
         if opens:
             last = self.steps[-1].after if self.steps else {}
-            before = {name: _kept(last.get(name), item) for name, item in named.items()}
-            self.steps.append(StepRecord(math.nan, {}, before, self._gradients_again(named)))
+            if not self.steps:
+                self.adapters, self.saved = self.ear.adapters(), self.ear.saved()
+                self.unread = self.ear.unread()
+            now = self.ear.translated({name: item.detach() for name, item in named.items()})
+            before = {name: _kept(last.get(name), item) for name, item in now.items()}
+            trains = self.ear.translated({name: item.detach() for name, item in named.items() if item.requires_grad})
+            frozen = tuple(name for name in before if name not in trains)
+            given, again = self.ear.translated(self._given), self._gradients_again(named)
+            self._given = {}
+            self.steps.append(StepRecord(math.nan, {}, before, again, given=given, frozen=frozen))
             self._stepped = set()
         record = self.steps[-1]
-        record.gradients |= _gradients(named if opens else {name: named[name] for name in mine})
-        of_head = groups.get(id(self.job.model.get_output_embeddings().weight))
+        record.gradients |= self.ear.translated(_gradients(named if opens else {name: named[name] for name in mine}))
+        of_head = groups.get(id(self.ear.head()))
         if of_head or math.isnan(record.learning_rate):
             record.learning_rate = float((of_head or optimizer.param_groups[0])["lr"])
         self._stepped |= mine
@@ -216,12 +300,13 @@ class Tap:
         return gradients_again(made, named, self._rates) if self._rates and len(made) == len(trained) else {}
 
     def _after_step(self, optimizer, args, kwargs) -> None:
-        named, groups = dict(self.job.model.named_parameters()), _groups(optimizer)
+        named, groups = self.ear.named(), _groups(optimizer)
         if not any(id(item) in groups for item in named.values()):
             return
         self._depth -= 1
         if self.steps and self._depth == 0:
-            self.steps[-1].after = {name: item.detach().clone() for name, item in named.items()}
+            after = self.ear.translated({name: item.detach() for name, item in named.items()})
+            self.steps[-1].after = {name: item.clone() for name, item in after.items()}
 
 
 def _groups(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
@@ -236,6 +321,11 @@ def _gradients(named: dict[str, Tensor]) -> dict[str, Tensor]:
 def _attended(mask: Any, input_ids: Tensor) -> Tensor:
     if isinstance(mask, Tensor) and mask.shape == input_ids.shape:
         return mask.detach().cpu() != 0
+    if isinstance(mask, Tensor) and mask.dim() > 2 and mask.shape[-2:] == input_ids.shape[-1:] * 2:
+        # (B, T, T) or (B, heads, T, T): hidden is what no other position reads; padding may read itself.
+        seen = (mask if mask.dtype == torch.bool else mask == 0).detach().cpu()
+        seen = (seen if seen.dim() == 3 else seen.any(1)) & ~torch.eye(seen.shape[-1], dtype=torch.bool)
+        return seen.any(-2).expand(input_ids.shape)
     return torch.ones(input_ids.shape, dtype=torch.bool)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import math
 import random
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sftspec.adapters import computing, gains_of, pulled_back
 from sftspec.properties.ledger.run import Piece, Row, Run, Step
 
 FEW, DRAWN = 8, 3  # steps: a run of up to 8 is computed again whole, of a longer one 3 steps are
@@ -32,6 +34,7 @@ class Oracle:
     def __init__(self, run: Run):
         self.run = run
         self._gradients: dict[tuple[int, torch.dtype], dict[str, Tensor]] = {}
+        self._sizes: dict[tuple[int, torch.dtype], dict[str, float]] = {}  # of the weights that compute
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -82,18 +85,21 @@ class Oracle:
 
     def largest_logit(self, step: Step) -> float:
         """The largest |logit| at the trained positions of a step, from the hidden states that the trainer computed."""
-        head = step.before[self.run.job.head_name]
+        own = self.model.get_output_embeddings().weight
+        name = next(name for name, item in self.model.named_parameters() if item is own)
+        head = self._weights(step, torch.float64)[name]
         rows = self.run.targets[step.index]
         hidden = torch.stack([self.run.forwards[row.forward].hidden[row.row, row.column] for row in rows])
-        return float((hidden.cpu().double() @ head.cpu().double().T).abs().max())
+        return float((hidden.cpu().double() @ head.T).abs().max())
 
     @cached_property
     def steps(self) -> list[Step]:
         """The steps that are computed again: all of them where they are few or the gradient is clipped, else some that
-        are drawn from the job's seed, so that no step is known to be left out. None under dropout: its masks are the
-        trainer's.
+        are drawn from the job's seed, so that no step is known to be left out. None under dropout, whose masks are the
+        trainer's; none where something trains of which it is not known how it enters the weights.
         """
-        steps = [] if self.run.dropout else [step for step in self.run.steps if self.run.targets_of_step[step.index]]
+        known = not (self.run.dropout or self.run.unread)
+        steps = [step for step in self.run.steps if known and self.run.targets_of_step[step.index]]
         if self.run.job.max_grad_norm is not None or len(steps) <= FEW:
             return steps
         drawn = random.Random(f"{self.run.job.seed} {self.run.scenario}").sample(range(len(steps)), DRAWN)
@@ -112,16 +118,25 @@ class Oracle:
 
     def _at(self, step: Step, dtype: torch.dtype) -> tuple[Any, list[list[Piece]]]:
         """The model as it was before a step, and the step's pieces, grouped so that little is padding."""
-        model = self.model.to(dtype)
+        model, weights = self.model.to(dtype), self._weights(step, dtype)
+        adapted = bool(self.run.adapters)  # an adapter's error is held against its whole module, frozen as that is
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                parameter.copy_(step.before[name])
-                parameter.requires_grad_(name not in self.run.job.frozen).grad = None
+                parameter.copy_(weights[name])
+                parameter.requires_grad_(adapted or name not in self._frozen(step)).grad = None
         alike: dict[int, list[Piece]] = {}  # at most twice as long as one another
         for piece in self.run.pieces:
             if piece.rows[0].step == step.index:
                 alike.setdefault(len(piece).bit_length(), []).append(piece)
         return model, list(alike.values())
+
+    def _frozen(self, step: Step) -> set[str]:
+        """What is not trained: as the job asks, or as the trainer chose."""
+        return {*self.run.job.frozen, *step.frozen}
+
+    def _weights(self, step: Step, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The weights that computed in a step, in this dtype; its adapters are in them."""
+        return computing(self.run.adapters, {name: item.cpu().to(dtype) for name, item in step.before.items()})
 
     def _arithmetic(self, dtype: torch.dtype) -> torch.autocast:
         """The run's own arithmetic, where this is the run's dtype."""
@@ -143,14 +158,23 @@ class Oracle:
         key = (step.index, dtype)
         if key not in self._gradients:
             model, groups = self._at(step, dtype)
+            # Small gradients vanish in float16: whoever trains in it scales the loss, by a power of two.
+            scale = 1024.0 if self.autocast == torch.float16 and dtype == self.dtype else 1.0
             for pieces in groups:
                 with self._arithmetic(dtype):
                     loss = _loss(model, pieces)
-                loss.backward()
-            self._gradients[key] = {
-                name: parameter.grad.detach().double().clone()
+                if loss.requires_grad:
+                    (scale * loss).backward()
+            found = {
+                name: parameter.grad.detach() / scale
                 for name, parameter in model.named_parameters()
                 if parameter.grad is not None
+            }
+            self._sizes[key] = {name: float(item.double().norm()) for name, item in found.items()}
+            values = {name: item.cpu().to(dtype) for name, item in step.before.items()}
+            found |= pulled_back(self.run.adapters, values, found)
+            self._gradients[key] = {
+                name: item.double().clone() for name, item in found.items() if name not in self._frozen(step)
             }
         return self._gradients[key]
 
@@ -173,18 +197,20 @@ class Oracle:
 
         Four times its own error in the run's dtype, that of the weights, and the slack of its whole module: where
         attention is sure, the gradients of queries and keys are small differences of terms as large as the values' are.
+        An adapter's gradient is s dW A^T, or s B^T dW: it has the error of dW times s |A|, or s |B|.
         In 16 bits twice its own error: so many roundings, each as large in every kernel, are alike in their norm.
         """
         exact, same = self.gradients(step, torch.float64), self.gradients(step, self.dtype)
         sizes = {name: size for name, gradient in exact.items() if (size := float(gradient.norm()))}
         of_module: dict[str, float] = {}
-        for name, size in sizes.items():
+        for name, size in self._sizes[step.index, torch.float64].items():
             of_module[_module(name)] = math.hypot(of_module.get(_module(name), 0.0), size)
+        gains = gains_of(self.run.adapters, step.before)
         weights = self.weight_error(self.run.targets[step.index])
         own = {name: float((same[name] - exact[name]).norm()) for name in sizes}
         times = 2 if self.is_coarse else 4
         return {
-            name: (times * own[name] + self.slack * of_module[_module(name)]) / size + weights
+            name: (times * own[name] + self.slack * of_module[_module(name)] * gains.get(name, 1.0)) / size + weights
             for name, size in sizes.items()
         }
 
@@ -267,7 +293,8 @@ class Oracle:
         the whole parameter's change.
         """
         error = (step.after[name].double() - expected).abs()
-        bound = factor * self.stored * size.double() + 1e-300
+        unit = max(torch.finfo(step.before[name].dtype).eps / 2, 2.0**-24)
+        bound = factor * unit * size.double() + 1e-300
         worst = int((error / bound).argmax())
         change = float((expected - step.before[name].double()).norm())
         share = float(error.norm()) / change if change else math.inf
@@ -275,8 +302,10 @@ class Oracle:
 
 
 def _module(parameter: str) -> str:
-    """The block that a parameter belongs to: `layers.0.self_attn` of `layers.0.self_attn.q_proj.weight`."""
-    return parameter.rsplit(".", 2)[0]
+    """The block that a parameter, or an adapter's, belongs to: `layers.0.self_attn` of
+    `layers.0.self_attn.q_proj.weight`.
+    """
+    return re.sub(r"\.lora_\w+\..*", ".weight", parameter).rsplit(".", 2)[0]
 
 
 def _states(model: Any, pieces: list[Piece]) -> Tensor:

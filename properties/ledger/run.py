@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from sftspec.adapters import Adapter
 from sftspec.conversation import Conversation
 from sftspec.job import Job, has_dropout
 from sftspec.masking import IGNORE, Conventions, Encoded, encode
@@ -86,6 +87,7 @@ class Step:
     gradients      by parameter name, as the optimizer got them
     before, after  parameters by name
     again          with dropout: the gradients of the step's calls, made again; {} where they were not
+    frozen         names of the parameters that wanted no gradient
     """
 
     index: int
@@ -96,6 +98,7 @@ class Step:
     before: Mapping[str, Any]
     after: Mapping[str, Any]
     again: Mapping[str, Any] = field(default_factory=dict)
+    frozen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,9 @@ class Run:
     """What a trainer did with a job. `error` holds what it raised, if it did.
 
     initial, final  parameters by name, as they were given to the trainer and as it left them
+    adapters        what was put beside matrices of the model, and trains
+    saved           parameters trained whole beside adapters, and saved with them
+    unread          why the parameters' gradients cannot be computed again ("": they can)
     """
 
     job: Job
@@ -153,11 +159,19 @@ class Run:
     final: Mapping[str, Any] = field(default_factory=dict)
     twin: Run | None = None
     traceback: str = ""
+    adapters: tuple[Adapter, ...] = ()
+    saved: tuple[str, ...] = ()
+    unread: str = ""
 
     @property
     def dropout(self) -> bool:
-        """Does the model's configuration ask for dropout?"""
-        return has_dropout(self.job.model.config)
+        """Does the model's configuration ask for dropout, or an adapter?"""
+        return has_dropout(self.job.model.config) or any(adapter.dropout for adapter in self.adapters)
+
+    @property
+    def is_merged(self) -> bool:
+        """Did the trainer write its adapters into the matrices when it was done, and take them away?"""
+        return bool(self.adapters) and self.adapters[0].a not in self.final
 
     @cached_property
     def autocast(self) -> str:

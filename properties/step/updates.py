@@ -51,7 +51,8 @@ def rate_zero_changes_nothing(run):
     """With learning rate 0 and no decay every parameter stays bitwise as it was."""
     if run.job.learning_rate == 0 and run.steps:
         for name, before in run.steps[0].before.items():
-            yield run, bool((before == run.final[name]).all()), f"{name} changed at learning rate 0"
+            after = (run.steps[-1].after if run.is_merged else run.final).get(name)
+            yield run, after is not None and bool((before == after).all()), f"{name} changed at learning rate 0"
 
 
 @must(laws=("ST-SGD", "ST-ADAMW"), claim="frozen", floor=3)
@@ -80,10 +81,22 @@ def parameters_change_in_the_step_alone(run):
     """
     if not run.steps:
         return
-    yield run, *_same(run.initial, run.steps[0].before, "before the first step")
-    states = [*[step.before for step in run.steps[1:]], run.final]
+    # What the trainer put beside them, and the matrices that it put it on, are new-adapters-change-nothing's.
+    beside = {name for adapter in run.adapters for name in (adapter.target, *adapter.parameters)}
+    beside |= (run.steps[0].before.keys() - run.initial.keys()) if run.unread else set()
+    given, first = (
+        {name: value for name, value in state.items() if name not in beside}
+        for state in (run.initial, run.steps[0].before)
+    )
+    yield run, *_same(given, first, "before the first step")
+    # Adapters that were written into the matrices at the end are another property's (merged-equals-unmerged).
+    states = [*[step.before for step in run.steps[1:]], run.steps[-1].after if run.is_merged else run.final]
     for step, state in zip(run.steps, states, strict=False):
-        yield step, *_same(step.after, state, f"after step {step.index}, before the next")
+        last = step is run.steps[-1]
+        yield (
+            step,
+            *_same(step.after, state, f"after {'the last step' if last else f'step {step.index}, before the next'}"),
+        )
 
 
 def _same(before, after, when: str) -> tuple[bool, str]:

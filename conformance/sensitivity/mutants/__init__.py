@@ -20,7 +20,8 @@ MODULES = {
     "masking": ("masks", "turns", "examples", "shapes", "texts", "options", "roles", "agents"),
     "packing": ("packs", "attention", "limits"),
     "step": (
-        "steps", "losses", "updates", "orders", "corners", "jobs", "settings", "runs", "defaults", "functions",
+        "steps", "losses", "updates", "adapters", "orders", "corners", "jobs", "settings", "runs", "defaults",
+        "functions",
     ),
     "template": ("rendering", "tokens", "forms", "tools", "calls", "agents"),
     "best_of_n": ("choices", "samples", "values", "groups", "rewards"),

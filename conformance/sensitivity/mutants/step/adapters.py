@@ -1,0 +1,183 @@
+"""Adapters that are put in, scaled, trained or merged wrongly; and runs in which too little wants a gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+
+from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.job import Job
+from sftspec.trainer import Pipeline
+
+
+def nothing(model: Any) -> None:
+    """As it is."""
+
+
+@dataclass(frozen=True)
+class Adapted(Pipeline):
+    """The reference, with low-rank adapters by PEFT.
+
+    options      of peft.LoraConfig
+    begin, end   what is done to the adapted model before training, and after it
+    """
+
+    options: dict[str, Any] = field(default_factory=lambda: {"r": 8, "lora_alpha": 16})
+    begin: Callable[[Any], Any] = nothing
+    end: Callable[[Any], Any] = nothing
+    claims: ClassVar[frozenset[str]] = frozenset({"padding", "adamw"})  # the other jobs show nothing more of adapters
+
+    def train(self, job: Job) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear", **self.options)
+        job.model = get_peft_model(job.model, config)
+        self.begin(job.model)
+        super().train(job)
+        self.end(job.model)
+
+
+@dataclass(frozen=True)
+class Prepared(Pipeline):
+    """The reference, with something done to the model before training."""
+
+    begin: Callable[[Any], Any] = nothing
+    claims: ClassVar[frozenset[str]] = Adapted.claims
+
+    def train(self, job: Job) -> None:
+        self.begin(job.model)
+        super().train(job)
+
+
+def layers(model: Any) -> list[Any]:
+    """The matrices that have an adapter."""
+    return [module for module in model.modules() if hasattr(module, "lora_A") and hasattr(module, "scaling")]
+
+
+def scaled(model: Any, factor: float) -> None:
+    for layer in layers(model):
+        layer.scaling["default"] *= factor
+
+
+@mutant("adapters-learn only-adapters-and-saved-modules-move", "variant of huggingface/trl#3926",
+        "what is saved is an adapter of zero", "train what get_peft_model left trainable")  # fmt: skip
+def base_trained_beside_frozen_adapters():
+    """The base is trained, and the adapters are frozen."""
+
+    def swap(model):
+        for name, item in model.named_parameters():
+            item.requires_grad_("lora_" not in name)
+
+    return Adapted(begin=swap)
+
+
+@mutant("only-adapters-and-saved-modules-move", "subtle form of step/base-trained-beside-frozen-adapters",
+        "what is saved is not what was trained", "name them in modules_to_save")  # fmt: skip
+def norms_woken():
+    """Norms are trained beside the adapters, and not saved with them."""
+
+    def wake(model):
+        for name, item in model.named_parameters():
+            if "norm" in name or "ln_" in name:
+                item.requires_grad_(True)
+
+    return Adapted(begin=wake)
+
+
+@mutant("adapters-learn", "variant of huggingface/trl#3926", "half of the adapters stay at zero",
+        "train all of them")  # fmt: skip
+def adapters_of_one_layer_trained():
+    """The adapters of the first layer alone are trained."""
+
+    def keep(model):
+        for name, item in model.named_parameters():
+            item.requires_grad_("lora_" in name and (".layers.0." in name or ".h.0." in name))
+
+    return Adapted(begin=keep)
+
+
+@mutant("new-adapters-change-nothing", "arXiv:2106.09685 section 4.1", "training begins from another model",
+        "B begins at zero")  # fmt: skip
+def both_factors_drawn():
+    """Both factors of the adapters are drawn at random."""
+
+    def draw(model):
+        for name, item in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(item, std=0.02, generator=torch.Generator().manual_seed(0))
+
+    return Adapted(begin=draw)
+
+
+@mutant("adapters-are-scaled-as-declared", "arXiv:2106.09685 section 4.1", "another learning rate",
+        "scale by alpha / r, once")  # fmt: skip
+def scaled_twice():
+    """The scale of the adapters is applied twice."""
+    return Adapted(begin=lambda model: scaled(model, 2.0))
+
+
+@mutant("adapters-are-scaled-as-declared", "arXiv:2312.03732", "high ranks learn too slowly",
+        "alpha / sqrt(r)")  # fmt: skip
+def stabilised_by_name_only():
+    """Rank stabilisation is declared, and adapters are scaled by alpha / r."""
+    options = {"r": 16, "lora_alpha": 16, "use_rslora": True}
+    return Adapted(options=options, begin=lambda model: scaled(model, 16**-0.5))
+
+
+@mutant("packing/hidden-states-equal-those-alone", "subtle form of step/scaled-twice", "another learning rate",
+        "leave the forward pass alone")  # fmt: skip
+def scaled_in_the_forward_pass():
+    """What an adapter adds is doubled in the forward pass; the scale that it states is right."""
+
+    def double(model):
+        for layer in layers(model):
+            layer.lora_B["default"].register_forward_hook(lambda module, args, output: 2 * output)
+
+    return Adapted(begin=double)
+
+
+@mutant("merged-equals-unmerged", "arXiv:2106.09685 section 4.1", "another model is handed over",
+        "merge once")  # fmt: skip
+def merged_at_twice_the_scale():
+    """Adapters are merged at twice the scale at which they were trained."""
+
+    def merge(model):
+        scaled(model, 2.0)
+        model.merge_and_unload()
+
+    return Adapted(end=merge)
+
+
+@mutant("merged-equals-unmerged", "subtle form of step/merged-at-twice-the-scale", "another model is handed over",
+        "merge in the base's precision")  # fmt: skip
+def merged_in_bfloat16():
+    """What the adapters add is rounded to bfloat16 as it is merged."""
+
+    def merge(model):
+        for layer in layers(model):
+            for part in (layer.lora_A["default"], layer.lora_B["default"]):
+                part.weight.data = part.weight.data.bfloat16().float()
+        model.merge_and_unload()
+
+    return Adapted(end=merge)
+
+
+@mutant("gradients-reach-the-hidden-states", "variant of huggingface/trl#3926", "only the head learns",
+        "leave the hidden states in the graph")  # fmt: skip
+def hidden_states_detached():
+    """The hidden states are detached before the head."""
+
+    def detach(model):
+        model.get_output_embeddings().register_forward_pre_hook(lambda module, args: (args[0].detach(),))
+
+    return Prepared(begin=detach)
+
+
+@mutant("what-came-trainable-is-trained", "variant of huggingface/trl#3926", "the embedding never learns",
+        "freeze what is meant to be frozen")  # fmt: skip
+def embedding_frozen_at_the_start():
+    """The embedding wants no gradient any more when training begins."""
+    return Prepared(begin=lambda model: model.get_input_embeddings().weight.requires_grad_(False))
