@@ -22,7 +22,9 @@ from typing import Any
 
 # The modules of each area, in the order in which they are read. A property's area is the folder it stands in.
 MODULES = {
-    "template": ("rendering", "tools", "agents", "prompts", "tokens", "goldens"),
+    "template": (
+        "rendering", "forms", "tools", "calls", "agents", "prompts", "refusals", "tokens", "goldens",
+    ),
     "masking": ("positions", "examples", "loss", "encoder", "agents"),
     "packing": ("isolation", "packer", "collator", "limits"),
     "step": ("gradient", "trained", "updates", "adapters", "dropout", "epochs", "reports", "functions", "clipping"),

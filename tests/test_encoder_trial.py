@@ -75,7 +75,7 @@ def test_an_encoder_is_judged_by_what_reads_ids_alone():
     [
         (bos_twice, BOS),
         (end_not_trained, END),
-        (prompt_without_header, "the-prompt-at-inference-is-the-prefix-that-was-trained"),
+        (prompt_without_header, "the-first-token-after-the-prompt-is-a-target"),
         (system_last, PREFIX.removeprefix("template/")),
         (contents_joined, "different-conversations-have-different-tokens"),
     ],

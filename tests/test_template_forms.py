@@ -20,9 +20,10 @@ from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_of
 RENDERING = [item for item in properties_of("template") if item.seam == "render"]
 OURS = {"render": render, "encode": encode}
 READ_CALLS = (
-    "the-form-of-a-message-changes-nothing",
-    "contents-make-no-control-token",
-    "the-prompt-at-inference-is-the-prefix-that-was-trained",
+    "text-parts-are-rendered-as-one-content",
+    "an-empty-field-is-no-field",
+    "no-call-thought-or-tool-becomes-a-control-token",
+    "the-first-token-after-the-prompt-is-a-target",
 )
 
 
@@ -56,22 +57,12 @@ def no_prompt_after_an_answer(messages, template, add_generation_prompt=False, *
     return render(messages, template, add_generation_prompt and messages[-1]["role"] != "assistant", **options)
 
 
-def tools_of_an_object_ignored(messages, template, *rest, **options):
-    return render(messages["messages"] if isinstance(messages, dict) else messages, template, *rest, **options)
-
-
 def parts_joined_in_place(messages, template, *rest, **options):
     rendered = render(messages, template, *rest, **options)
     for message in messages:
         if isinstance(message, dict) and isinstance(message["content"], list):
             message["content"] = "".join(part["text"] for part in message["content"])
     return rendered
-
-
-def no_content_written_as_none(messages, template, *rest, **options):
-    calling = isinstance(messages, list) and messages[-1].get("tool_calls")
-    messages = [*messages[:-1], {**messages[-1], "content": str(messages[-1]["content"])}] if calling else messages
-    return render(messages, template, *rest, **options)
 
 
 def repaired(repair):
@@ -102,28 +93,16 @@ def third_result_opens_a_turn(messages, template, *rest, **options):
     return assemble([("content", 0, head + "".join(joined) if is_list else text)])
 
 
-def tags_at_the_start_make_a_result(messages, template, *rest, **options):
-    def closed(message):
-        is_open = message["role"] == "user" and message["content"].startswith("<tool_response>")
-        return {**message, "content": f"{message['content']}</tool_response>"} if is_open else message
-
-    text = render([closed(message) for message in messages], template, *rest, **options).text
-    return assemble([("content", 0, text)])
-
-
 BROKEN = [
-    ("every-tool-is-listed-beside-any-system-prompt", {"render": marking_tools}),
-    ("a-call-is-json-with-the-keys-of-its-variant", calls_changed(flags_as_numbers)),
-    ("a-call-is-json-with-the-keys-of-its-variant", calls_changed(equal_calls_merged)),
-    ("the-generation-prompt-is-one-constant-suffix", {"render": no_prompt_after_an_answer}),
-    ("the-form-of-a-message-changes-nothing", {"render": tools_of_an_object_ignored}),
-    ("the-form-of-a-message-changes-nothing", {"render": parts_joined_in_place}),
-    ("the-form-of-a-message-changes-nothing", {"render": no_content_written_as_none}),
-    ("what-cannot-be-rendered-is-refused", repaired(surrogate_replaced)),
-    ("what-cannot-be-rendered-is-refused", repaired(role_in_small_letters)),
-    ("what-cannot-be-rendered-is-refused", repaired(lambda message: {"content": "", **message})),
-    ("a-result-is-a-users-turn-in-tags", {"render": third_result_opens_a_turn}),
-    ("a-result-is-a-users-turn-in-tags", {"render": tags_at_the_start_make_a_result}),
+    ("rendering-changes-no-tool", {"render": marking_tools}),
+    ("each-call-is-json-with-the-keys-of-its-variant", calls_changed(flags_as_numbers)),
+    ("each-call-is-json-with-the-keys-of-its-variant", calls_changed(equal_calls_merged)),
+    ("a-prompt-is-the-text-and-one-suffix", {"render": no_prompt_after_an_answer}),
+    ("rendering-changes-no-message", {"render": parts_joined_in_place}),
+    ("a-broken-message-is-refused", repaired(surrogate_replaced)),
+    ("a-broken-message-is-refused", repaired(role_in_small_letters)),
+    ("a-broken-message-is-refused", repaired(lambda message: {"content": "", **message})),
+    ("results-are-a-users-message-in-tags", {"render": third_result_opens_a_turn}),
 ]
 
 
@@ -134,7 +113,7 @@ def test_it_fails_for_a_broken_one(name, functions):
 
 
 def test_a_renderer_that_changes_tools_spoils_no_golden():
-    for name in ("what-others-published-is-rendered", "the-tokens-spell-the-published-text"):
+    for name in ("what-others-published-is-rendered", "tokens-spell-the-published-text"):
         item = REGISTRY[f"template/{name}"]
 
         def marking(messages, template, *rest, item=item, **options):

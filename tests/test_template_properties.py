@@ -230,16 +230,16 @@ def results_stripped(messages, template, add_generation_prompt=False, tools=None
 
 
 BROKEN = [
-    ("an-agents-talk-is-written-turn-by-turn", {"render": results_as_messages_of_a_tool}),
+    ("every-turn-of-an-agent-is-written-as-the-first", {"render": results_as_messages_of_a_tool}),
     ("what-is-said-around-a-call-stands-as-it-is", {"render": results_stripped}),
-    ("a-call-is-json-with-the-keys-of-its-variant", pieces_changed(parameters_renamed)),
-    ("every-tool-is-listed-beside-any-system-prompt", {"render": first_tool_only}),
-    ("a-result-is-a-users-turn-in-tags", {"render": results_as_messages_of_a_tool}),
+    ("each-call-is-json-with-the-keys-of-its-variant", pieces_changed(parameters_renamed)),
+    ("every-tool-is-listed-as-it-was-given", {"render": first_tool_only}),
+    ("results-are-a-users-message-in-tags", {"render": results_as_messages_of_a_tool}),
     ("what-others-published-is-rendered", {"render": users_merged}),
     ("whoever-speaks-is-heard-or-refused", {"render": opening_answer_dropped}),
-    ("the-form-of-a-message-changes-nothing", {"render": untrained_messages_dropped}),
+    ("a-message-that-is-not-trained-is-rendered", {"render": untrained_messages_dropped}),
     ("the-first-bos-has-one-owner", {"render": tokenizers_bos_doubled}),
-    ("the-tokens-spell-the-published-text", {"encode": control_strings_deleted}),
+    ("tokens-spell-the-published-text", {"encode": control_strings_deleted}),
     ("segments-are-encoded-by-themselves", {"encode": always_whole}),
     ("an-axis-that-is-not-named-is-the-variants-own", {"encode": parsed_by_default}),
     ("what-was-said-can-be-read-back", pieces_changed(header_without_newline)),
@@ -250,22 +250,22 @@ BROKEN = [
     ("a-longer-conversation-begins-with-the-shorter-one", {"encode": system_moved_to_the_last_user}),
     ("the-prompt-and-the-answer-are-the-training-text", pieces_changed(other_generation_prompt)),
     ("the-prompt-and-the-answer-are-the-training-text", pieces_changed(end_of_turn_spelt)),
-    ("the-generation-prompt-is-one-constant-suffix", {"render": generation_prompt_always}),
+    ("a-generation-prompt-opens-the-answer", {"render": generation_prompt_always}),
     ("different-conversations-have-different-tokens", {"encode": textual_markers}),
-    ("contents-make-no-control-token", {"encode": always_parsed}),
+    ("no-content-becomes-a-control-token", {"encode": always_parsed}),
     ("one-bos-opens-the-sequence", ids_changed(first_bos_doubled)),
     ("one-bos-opens-the-sequence", ids_changed(first_bos_removed)),
     ("one-bos-opens-the-sequence", ids_changed(one_bos_for_llama2)),
     ("every-answer-ends-in-one-end-of-turn-token", pieces_changed(end_of_turn_spelt)),
     ("every-answer-ends-in-one-end-of-turn-token", ids_changed(end_of_turn_untrained)),
     ("whole-text-is-cut-at-control-tokens-only", {"encode": always_segmented}),
-    ("the-prompt-at-inference-is-the-prefix-that-was-trained", {"encode": prompt_without_its_header}),
-    ("the-prompt-at-inference-is-the-prefix-that-was-trained", ids_changed(first_target_lost)),
-    ("rendering-is-a-function", dated),
-    ("rendering-is-a-function", {"render": keys_in_order}),
-    ("rendering-is-a-function", {"render": changing_its_input}),
-    ("what-cannot-be-rendered-is-refused", {"render": skipping_what_is_broken}),
-    ("what-cannot-be-rendered-is-refused", {"render": none_as_text}),
+    ("the-first-token-after-the-prompt-is-a-target", {"encode": prompt_without_its_header}),
+    ("the-first-token-after-the-prompt-is-a-target", ids_changed(first_target_lost)),
+    ("the-same-conversation-has-the-same-text", dated),
+    ("the-order-of-keys-changes-nothing", {"render": keys_in_order}),
+    ("rendering-changes-no-message", {"render": changing_its_input}),
+    ("a-broken-message-is-refused", {"render": skipping_what_is_broken}),
+    ("a-broken-message-is-refused", {"render": none_as_text}),
 ]
 
 
@@ -274,7 +274,3 @@ def test_it_fails_for_a_broken_one(name, functions):
     item = REGISTRY[f"template/{name}"]
     with pytest.raises(DoesNotHold):
         evidence(item, functions[item.seam])
-
-
-def test_every_property_fails_for_something():
-    assert {f"template/{name}" for name, _ in BROKEN} == {item.id for item in PROPERTIES}

@@ -58,7 +58,7 @@ def trial(source, names=(), variant=None, added=None, max_examples=100):
 
 READ_BACK = "what-was-said-can-be-read-back"
 ANSWER = "the-prompt-and-the-answer-are-the-training-text"
-SUFFIX = "the-generation-prompt-is-one-constant-suffix"
+SUFFIX = "a-generation-prompt-opens-the-answer"
 BOS = "one-bos-opens-the-sequence"
 END = "every-answer-ends-in-one-end-of-turn-token"
 PREFIX = "a-longer-conversation-begins-with-the-shorter-one"
@@ -74,7 +74,9 @@ PLANTED = {
     "other generation prompt": (ANSWER, CHATML.replace("assistant\n", "assistant\n\n"), None),
     "no generation prompt, search-and-learn#23": (SUFFIX, CHATML.split("{% if add_generation_prompt")[0], None),
     "generation prompt always, first Llama-3": (SUFFIX, LLAMA3.replace("if add_generation_prompt", "if true"), None),
-    "a message printed as it is": ("rendering-is-a-function", CHATML.replace("{{ m.content + ", "{{ m ~ "), None),
+    "a message printed as it is": (
+        "the-order-of-keys-changes-nothing", CHATML.replace("{{ m.content + ", "{{ m ~ "), None,
+    ),
     "system moved to the last question": (PREFIX, MOVED, None),
     "markers are text": ("different-conversations-have-different-tokens", TEXTUAL, None),
     "BOS twice, OpenRLHF#393": (BOS, "{{ bos_token }}" + LLAMA3, None),
@@ -85,7 +87,7 @@ PLANTED = {
     ),
     "end of turn spelt": (END, CHATML.replace("'<|im_end|>'", "'<|im_end |>'"), None),
     "content outside of the generation block, trl#6361": (
-        "the-prompt-at-inference-is-the-prefix-that-was-trained",
+        "the-first-token-after-the-prompt-is-a-target",
         CHATML.replace("{% generation %}{{ m.content + ", "{{ m.content }}{% generation %}{{ "), None,
     ),
 }  # fmt: skip
@@ -94,9 +96,9 @@ PLANTED = {
 @pytest.mark.parametrize("source", [CHATML, LLAMA3], ids=["chatml", "llama3"])
 def test_a_right_template_passes_what_can_be_asked_of_it(source):
     statuses = {name: verdict.status for name, verdict in trial(source).items()}
-    not_asked = {"template/what-cannot-be-rendered-is-refused", *NOT_ASKED}
-    assert {statuses.pop(name.split("/")[1]) for name in not_asked} == {"not-measured"}
-    assert len(statuses) == 16 and set(statuses.values()) == {"pass"}
+    assert {statuses.pop(name.split("/")[1]) for name in NOT_ASKED} == {"not-measured"}
+    assert statuses.pop("a-call-has-one-text-in-every-form") == "not-measured"  # it has no place for calls
+    assert len(statuses) == 26 and set(statuses.values()) == {"pass"}
 
 
 @pytest.mark.parametrize("bug", PLANTED)
@@ -133,7 +135,7 @@ EMPTY_DROPPED = (
 def test_a_convention_is_said_and_no_failure(source, convention):
     candidate = TemplateOnTrial("mine", jinja_template(source), "chatml/openai", load())
     assert len(candidate.habits) == 1 and candidate.habits[0].startswith(convention)
-    names = [END, "contents-make-no-control-token", READ_BACK]
+    names = [END, "no-content-becomes-a-control-token", READ_BACK]
     assert {verdict.status for verdict in trial(source, names).values()} == {"pass"}
 
 

@@ -79,7 +79,7 @@ def right_answers(model: Any, prompts: list[list[int]], answers: list[list[int]]
     return sum(ids[: len(answer)] == answer for ids, answer in zip(written, answers, strict=True)) / len(answers)
 
 
-@experiment(caught_by="template/the-prompt-at-inference-is-the-prefix-that-was-trained")
+@experiment(caught_by="template/the-prompt-at-inference-opens-the-trained-tokens")
 def wrong_template(seed: int) -> Outcome:
     """The prompt at inference is not rendered as in training: a model that knows every answer gives few or none.
 

@@ -26,15 +26,19 @@ from sftspec.golden.loader import load_cases
 from sftspec.golden.small_tokenizer import load
 from sftspec.masking import IGNORE
 from sftspec.properties import Property
-from sftspec.properties.cases.template import plain_text, talks
+from sftspec.properties.cases.template import conversations, plain_text
 from sftspec.spans import TemplateError
 from sftspec.templates import TEMPLATES
 
-INFERENCE = "template/the-prompt-at-inference-is-the-prefix-that-was-trained"
-ENDS_WITH = {INFERENCE: "assistant"}
+# They compare an answer with its prompt, so a conversation ends with the answer.
+INFERENCE = (
+    "template/the-prompt-at-inference-opens-the-trained-tokens",
+    "template/the-first-token-after-the-prompt-is-a-target",
+    "template/every-token-of-the-answer-is-a-target",
+)
 READS_IDS_ALONE = (
     PREFIX,
-    INFERENCE,
+    *INFERENCE,
     "template/different-conversations-have-different-tokens",
     "template/one-bos-opens-the-sequence",
     "template/every-answer-ends-in-one-end-of-turn-token",
@@ -155,7 +159,10 @@ def specialised(item: Property, encoder: Encoder) -> Property:
     """The property, asked for one variant, with contents that hold no control string and its own way of cutting."""
     own: dict[str, Any] = {"template": encoder.variant, "tokenization": "whole"}
     own = {name: value for name, value in own.items() if name in (item.given or {})}
-    given = {**(item.given or {}), "messages": talks(plain_text, ENDS_WITH.get(item.id, encoder.ends_with))}
+    given = {
+        **(item.given or {}),
+        "messages": conversations(plain_text, "assistant" if item.id in INFERENCE else encoder.ends_with),
+    }
     given |= {name: st.just(value) for name, value in own.items()}
     plain = [example for example in item.examples if _is_plain(example["messages"])]
     examples = tuple({**example, **own} for example in plain if example["template"] == encoder.variant)

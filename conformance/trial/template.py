@@ -54,22 +54,50 @@ TEXT_ONLY = "\ufdd0"  # a noncharacter before a control token's name: no text is
 DECLARED = {
     "template/what-was-said-can-be-read-back": "markers of a turn, and trimming",
     "template/the-prompt-and-the-answer-are-the-training-text": "end-of-turn, and thoughts",
-    "template/the-generation-prompt-is-one-constant-suffix": "whether a prompt has a header",
+    "template/a-generation-prompt-opens-the-answer": "whether a prompt has a header",
+    "template/a-prompt-is-the-text-and-one-suffix": "whether a prompt has a header",
+    "template/no-training-text-ends-with-a-generation-prompt": "whether a prompt has a header",
     "template/one-bos-opens-the-sequence": "BOS",
     "template/every-answer-ends-in-one-end-of-turn-token": "end-of-turn",
 }
-REFUSAL = "template/what-cannot-be-rendered-is-refused"
 OWN_PROMPT = "template/a-system-prompt-that-nobody-wrote-is-the-variants-own"
+READS_GOLDENS = "the golden conversations that it renders alike are counted apart"
+READS_TOOLS = "it reads the argument tools of sftspec's own render"
+READS_ENCODED_TOOLS = "it reads the argument tools of sftspec's own encode"
+READS_CALLS = "how calls are written is read off named variants alone"
+READS_RESULTS = "how results of tools are written is read off Qwen's variants alone"
+REFUSED_BEFORE = "sftspec refuses what cannot be rendered before a template sees it"
 NOT_ASKED = {
-    "template/what-others-published-is-rendered": "the golden conversations that it renders alike are counted apart",
-    "template/the-tokens-spell-the-published-text": "the golden conversations that it renders alike are counted apart",
-    "template/every-tool-is-listed-beside-any-system-prompt": "it reads the argument tools of sftspec's own render",
-    "template/a-call-is-json-with-the-keys-of-its-variant": "how calls are written is read off named variants alone",
-    "template/what-is-said-around-a-call-stands-as-it-is": "how calls are written is read off named variants alone",
-    "template/a-result-is-a-users-turn-in-tags": "how results of tools are written is read off Qwen's variants alone",
-    "template/an-agents-talk-is-written-turn-by-turn": "how calls are written is read off named variants alone",
+    "template/what-others-published-is-rendered": READS_GOLDENS,
+    "template/tokens-spell-the-published-text": READS_GOLDENS,
+    "template/a-whole-text-has-the-tokenizers-own-tokens": READS_GOLDENS,
+    "template/tools-in-one-object-are-encoded": READS_ENCODED_TOOLS,
+    "template/tools-in-one-object-are-listed": READS_TOOLS,
+    "template/an-empty-list-of-tools-lists-nothing": READS_TOOLS,
+    "template/every-tool-is-listed-as-it-was-given": READS_TOOLS,
+    "template/tools-are-spelt-without-escapes": READS_TOOLS,
+    "template/the-list-of-tools-stands-beside-any-system-prompt": READS_TOOLS,
+    "template/tools-add-their-list-and-nothing-else": READS_TOOLS,
+    "template/rendering-changes-no-tool": READS_TOOLS,
+    "template/a-prompt-beside-tools-has-the-same-suffix": READS_TOOLS,
+    "template/the-name-of-a-speaker-is-not-written": "a template other than the named variants may write names",
+    "template/the-id-and-name-of-a-result-are-not-written": "a template other than the named variants may write them",
+    "template/each-call-is-json-with-the-keys-of-its-variant": READS_CALLS,
+    "template/arguments-are-spelt-as-by-their-variant": READS_CALLS,
+    "template/calls-beside-a-content-are-those-without-one": READS_CALLS,
+    "template/what-is-said-around-a-call-stands-as-it-is": READS_CALLS,
+    "template/results-are-a-users-message-in-tags": READS_RESULTS,
+    "template/a-message-with-one-tag-is-a-question": READS_RESULTS,
+    "template/every-turn-of-an-agent-is-written-as-the-first": READS_CALLS,
+    "template/names-and-ids-do-not-move-results": READS_CALLS,
+    "template/thoughts-in-a-content-are-thoughts": READS_CALLS,
+    "template/untrained-steps-of-an-agent-are-written": READS_CALLS,
     "template/the-first-bos-has-one-owner": "it reads the argument bos of sftspec's own render",
     "template/an-axis-that-is-not-named-is-the-variants-own": "it reads the default axes of sftspec's own encode",
+    "template/a-broken-message-is-refused": REFUSED_BEFORE,
+    "template/the-error-says-which-message": REFUSED_BEFORE,
+    "template/a-conversation-without-messages-is-refused": REFUSED_BEFORE,
+    "template/an-unknown-template-is-refused": REFUSED_BEFORE,
 }
 PREFIX = "template/a-longer-conversation-begins-with-the-shorter-one"
 
@@ -198,8 +226,6 @@ def _is_golden(case: GoldenCase, template: Template) -> bool:
 
 def why_not(item: Property, candidate: TemplateOnTrial) -> str:
     """Why a property says nothing of a template ("" if it does)."""
-    if item.id == REFUSAL:
-        return "sftspec refuses what cannot be rendered before a template sees it"
     if item.id == PREFIX and not candidate.template.prefix_preserving:
         return "it rewrites history (thoughts of earlier turns)"
     if item.id == OWN_PROMPT and not _is_text_of_variant(candidate):

@@ -35,7 +35,7 @@ STEPS = {
     "instruction": [{"role": "system", "content": "Be brief."}],
 }
 # Two groups of results and a call that is made again; a question after all that; talks that end in calls.
-TALKS = [
+AGENTS = [
     ["words and calls", "thoughts and call", "call", "answer"],
     ["words and calls", "thoughts", "question", "call", "words and calls", "thoughts and call", "thoughts"],
     ["answer", "question", "call without result"],
@@ -67,7 +67,7 @@ SPELT = {
 }
 
 
-def talk_of(steps: Sequence[str], template: str) -> list[dict]:
+def conversation_of(steps: Sequence[str], template: str) -> list[dict]:
     """The steps, without what the variant has no place for: thoughts, and in Llama-3.1 what stands beside a call."""
     talk = [deepcopy(message) for message in (*HELLO, *(item for step in steps for item in STEPS[step]))]
     for message in talk:
@@ -97,7 +97,7 @@ def spelt_answer(talk: list[dict], place: int, template: str) -> tuple[str, str]
     return (empty, said) if template == "chatml/qwen3-nothink" else ("", empty + said)
 
 
-def spelt_talk(talk: list[dict], template: str) -> str:
+def spelt_conversation(talk: list[dict], template: str) -> str:
     """All turns from the first question on. Results that follow each other are one user's turn in tags, or a turn each
     of "ipython", which Llama-3.1 quotes."""
     spelling, text = SPELT[template], ""

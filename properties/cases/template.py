@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Any
 
@@ -18,7 +18,7 @@ from sftspec.templates import TEMPLATES
 
 IGNORE = -100
 STRIPPED = ("llama2/meta", "llama2/hf", "llama3/meta", "llama3/hf", "llama3.1/hf")
-# System prompts that a variant writes by itself: where nobody wrote one; Llama-3.1's stands before the written one too.
+# System prompts that a variant adds where the conversation has none; Llama-3.1's stands before a written one too.
 DATES = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
 OWN_SYSTEM = {
     "chatml/qwen1": "",
@@ -51,7 +51,7 @@ class Vocabulary:
 
 SMALL = Vocabulary("small", load())
 
-# How a reader takes a family apart: role and content of every turn, a system block of the template's own included.
+# Role and content of every turn of a family, a system block of the template's own included.
 # Llama-2 has no such pattern: its system prompt stands inside the first user's turn.
 TURN = {
     "chatml": re.compile(r"<\|im_start\|>(\w+)\n(?:<think>\n\n</think>\n\n)?(.*?)<\|im_end\|>\n", re.DOTALL),
@@ -64,6 +64,12 @@ plain_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters
 hostile_pieces = st.sampled_from([*CONTROL, " ", "\n", "\r\n", "é", "{{ x }}", "]{"]) | plain_text
 hostile_text = st.lists(hostile_pieces, max_size=4).map("".join)
 
+
+def turns_in(text: str, template: str) -> list[tuple[str, str]]:
+    """(role, content) of every turn in a text."""
+    return TURN[template.split("/")[0].split(".")[0]].findall(text)
+
+
 numbers = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
 json_values = st.recursive(
     plain_text | numbers | st.booleans() | st.none(),
@@ -72,7 +78,7 @@ json_values = st.recursive(
 )
 
 
-def talks(texts: st.SearchStrategy[str], ends_with: str = "") -> st.SearchStrategy[list[dict]]:
+def conversations(texts: st.SearchStrategy[str], ends_with: str = "") -> st.SearchStrategy[list[dict]]:
     """System or none, then user and assistant in turn; the last message from either, or as asked."""
 
     def build(system: str | None, contents: list[str]) -> list[dict]:
@@ -86,20 +92,30 @@ def talks(texts: st.SearchStrategy[str], ends_with: str = "") -> st.SearchStrate
     return st.builds(build, st.none() | texts, st.lists(texts, min_size=1, max_size=5))
 
 
+def in_each(templates: Iterable[str], *messages: list[dict]) -> list[dict]:
+    """Each of these conversations in each of these templates, as explicit arguments of a property."""
+    return [{"messages": each, "template": name} for each in messages for name in templates]
+
+
 in_any_order = st.lists(st.sampled_from(ROLES), min_size=1, max_size=12).map(spoken)
-TAKE_A_LATE_SYSTEM = [name for name in sorted(TEMPLATES) if not name.startswith(("llama2", "chatml/qwen1"))]
-IN_EVERY = [{"messages": TWO_TURNS, "template": name} for name in sorted(TEMPLATES)]
-EDGES_IN_EVERY = [{"messages": EDGES, "template": name} for name in sorted(TEMPLATES)]
-BLANK_IN_EVERY = [{"messages": BLANKS, "template": name} for name in sorted(TEMPLATES)]
+EVERY = sorted(TEMPLATES)
+TAKE_A_LATE_SYSTEM = [name for name in EVERY if not name.startswith(("llama2", "chatml/qwen1"))]
+IN_EVERY = in_each(EVERY, TWO_TURNS)
+EDGES_IN_EVERY = in_each(EVERY, EDGES)
+BLANK_IN_EVERY = in_each(EVERY, BLANKS)
+# What most properties draw; who answers last is drawn too, unless the property is about an answer.
+PLAIN = {"messages": conversations(plain_text), "template": names}
+HOSTILE = {"messages": conversations(hostile_text), "template": names}
+EACH_TEMPLATE = {"given": {"template": names}, "examples": [{"template": name} for name in EVERY]}
 CALL_KEYS = {name: ["name", "arguments"] for name in ("chatml/qwen2.5", "chatml/qwen3", "chatml/qwen3-nothink")} | {
     "llama3/llama-models": ["type", "name", "parameters"],
     "llama3.1/hf": ["name", "parameters"],
 }
 ESCAPES_CALLS = "llama3/llama-models"  # what is not ASCII in them; the others write every letter as itself
-TAKE_TOOLS = [name for name in sorted(TEMPLATES) if "tools" in TEMPLATES[name].places]
-TAKE_THOUGHTS = [name for name in sorted(TEMPLATES) if "reasoning_content" in TEMPLATES[name].places]
+TAKE_TOOLS = [name for name in EVERY if "tools" in TEMPLATES[name].places]
+TAKE_THOUGHTS = [name for name in EVERY if "reasoning_content" in TEMPLATES[name].places]
 IN_TAGS = [name for name in TAKE_TOOLS if name.startswith("chatml")]  # a tool's result is a user's turn there
-RESULT_IN_EVERY = [{"messages": RESULT, "template": name} for name in TAKE_A_LATE_SYSTEM]
+RESULT_IN_EVERY = in_each(TAKE_A_LATE_SYSTEM, RESULT)
 
 
 @cache
@@ -110,13 +126,14 @@ def published(template: str) -> tuple[GoldenCase, ...]:
     return tuple(load_cases([template]))
 
 
-EACH_PUBLISHED = [
-    {"template": name, "number": number} for name in sorted(TEMPLATES) for number in range(len(published(name)))
-]
+PUBLISHED = {
+    "given": {"template": names, "number": st.integers(0, 99)},
+    "examples": [{"template": name, "number": number} for name in EVERY for number in range(len(published(name)))],
+}
 
 
 def norm(content: str, template: str) -> str:
-    """What a variant declares that it leaves of a content."""
+    """A content, trimmed where the variant declares that it trims."""
     return content.strip() if template in STRIPPED else content
 
 
@@ -131,7 +148,7 @@ def text_or_refusal(render: Callable[..., Any], *arguments: Any, **options: Any)
 
 
 def value_or_none(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """What a function gives; None where it refuses, as it may a field that it has no place for."""
+    """What a function returns, or None where it refuses, which it may do with a field that it has no place for."""
     try:
         return function(*arguments, **options)
     except Exception:
@@ -139,6 +156,19 @@ def value_or_none(function: Callable[..., Any], *arguments: Any, **options: Any)
 
 
 TOOL = "ns.findAll"
+
+
+def with_field(messages: list[dict], place: int, *fields: dict) -> list[list[dict]]:
+    """The conversation with each of these fields in its message at this place (modulo their number)."""
+    place %= len(messages)
+    return [[*messages[:place], {**messages[place], **field}, *messages[place + 1 :]] for field in fields]
+
+
+def in_parts(message: dict, cut: int) -> dict:
+    """The content of a message as three text parts, the second of one character."""
+    content = message["content"]
+    texts = content[:cut], content[cut : cut + 1], content[cut + 1 :]
+    return {"content": [{"type": "text", "text": text} for text in texts]}
 
 
 def tool(name: str, description: str = "", **more: Any) -> dict:

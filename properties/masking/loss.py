@@ -7,11 +7,13 @@ itself: thousands of masks, extreme logits under the mask, labels that are no to
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 
 import torch
 from hypothesis import strategies as st
+from torch import Tensor
 
-from sftspec.properties import must, takes
+from sftspec.properties import must, number_or_nan, takes
 from sftspec.properties.cases.step import (
     FIRST_LABELLED,
     REDUCED_IN,
@@ -23,15 +25,14 @@ from sftspec.properties.cases.step import (
 )
 from sftspec.step import IGNORE
 
+CAUGHT = [{"problem": UNEQUAL}, {"problem": FIRST_LABELLED}]
 
-@must(seam="loss", laws=("MK-IGNVAL", "MK-USERPERM"), floor=50, given={"problem": problems},
-      examples=[{"problem": UNEQUAL}, {"problem": FIRST_LABELLED}])  # fmt: skip
-def ignored_positions_cannot_touch_the_loss(loss, problem):
-    """Logits that are not scored may be anything, also inf and NaN: loss and gradient stay bitwise the same. One
-    scored row that is NaN makes the loss NaN, or is refused.
 
-    Masking by multiplication turns 0 * NaN into NaN (Megatron-Bridge#3117); a mean over all rows moves with them. A
-    NaN that is replaced at the end hides the model that broke as well.
+@must(seam="loss", laws=("MK-IGNVAL", "MK-USERPERM"), floor=50, given={"problem": problems}, examples=CAUGHT)
+def unscored_logits_cannot_touch_the_loss(loss, problem):
+    """Logits that are not scored may be anything, also inf and NaN: loss and gradient stay bitwise the same.
+
+    Masking by multiplication turns 0 * NaN into NaN (Megatron-Bridge#3117); a mean over all rows moves with them.
     """
     results = []
     for filling in (0.0, 1e30, float("inf"), float("nan")):
@@ -44,19 +45,22 @@ def ignored_positions_cannot_touch_the_loss(loss, problem):
         results.append((value.detach(), torch.stack([gradient[place] for place in problem.scored])))
     for value, gradient in results[1:]:
         yield problem, torch.equal(value, results[0][0]) and torch.equal(gradient, results[0][1])
+
+
+@must(seam="loss", laws=("MK-IGNVAL",), floor=50, given={"problem": problems}, examples=CAUGHT)
+def a_scored_nan_is_not_hidden(loss, problem):
+    """One scored row that is NaN makes the loss NaN, or is refused.
+
+    A NaN that is replaced at the end hides the model that broke.
+    """
     for place in {problem.scored[0], problem.scored[-1]}:
         logits = problem.logits.clone()
         logits[place] = math.nan
-        try:
-            got = float(loss(logits, problem.labels))
-        except Exception as error:
-            yield (problem, place), True, f"refused: {error}"
-        else:
-            yield (problem, place), math.isnan(got), f"a scored row is NaN, the loss is {got}"
+        got = number_or_nan(loss, logits, problem.labels)
+        yield (problem, place), math.isnan(got), f"a scored row is NaN, the loss is {got}"
 
 
-@must(seam="loss", laws=("MK-SHIFT", "MK-LABEL"), floor=50, given={"problem": problems},
-      examples=[{"problem": UNEQUAL}, {"problem": FIRST_LABELLED}])  # fmt: skip
+@must(seam="loss", laws=("MK-SHIFT", "MK-LABEL"), floor=50, given={"problem": problems}, examples=CAUGHT)
 def logits_are_scored_against_the_next_label(loss, problem):
     """Logits that are sure of the next label cost (V - 1) exp(-C) at most; no other alignment does.
 
@@ -93,7 +97,7 @@ def rows_without_a_target_have_no_gradient(loss, problem):
 @must(seam="loss", laws=("MK-NONEMPTY",), floor=3, given={"shape": st.tuples(st.integers(1, 3), st.integers(1, 5))},
       examples=[{"shape": (1, 2)}])  # fmt: skip
 def a_batch_without_targets_is_refused(loss, shape):
-    """No target, or weights of zero alone, and no denominator: an error, or a loss of zero that moves nothing.
+    """Without targets, or with weights of zero alone, and no denominator, the loss is refused, or 0 and moves nothing.
 
     0/0 otherwise: torch's mean is NaN here (trl#6668, nanochat#590). A loss of zero is a batch that is skipped.
     """
@@ -133,42 +137,71 @@ def a_label_outside_the_vocabulary_is_refused(loss, problem, place, label):
         yield problem, False, f"the label {int(labels[row, column])} was taken: the loss is {value}"
 
 
-@must(seam="loss", laws=("MK-COUNT", "MK-WEIGHT"), floor=50,
-      given={"problem": problems, "seed": st.integers(0, 2**20), "more": st.integers(0, 9)},
-      examples=[{"problem": UNEQUAL, "seed": 1, "more": 3}])  # fmt: skip
-def weights_replace_the_count(loss, problem, seed, more):
-    """With weights w the loss is sum(w l) / sum(w), or sum(w l) over num_targets if it is given, in value and in
-    gradient, in every type of logits; weights of 0 and 1 are a mask.
+WEIGHTED = {
+    "given": {"problem": problems, "seed": st.integers(0, 2**20), "more": st.integers(0, 9)},
+    "examples": [{"problem": UNEQUAL, "seed": 1, "more": 3}],
+}
+
+
+def drawn_weights(problem: Problem, seed: int) -> Tensor:
+    """Weights from 0 to 2 in quarters: taken for integers they train something else."""
+    return torch.randint(0, 9, problem.labels.shape, generator=torch.Generator().manual_seed(seed)).double() / 4
+
+
+def weighted(loss: Callable, problem: Problem, weights: Tensor, more: int) -> Iterator[tuple]:
+    """(weights by place, denominator, options) of each way to ask for the weighted loss; nothing if all are zero."""
+    used = {(b, t): float(weights[b, t + 1]) for b, t in problem.scored}
+    total, count = math.fsum(used.values()), len(used) + more
+    if total and takes(loss, "weights"):
+        yield used, total, {"weights": weights}
+        if takes(loss, "num_targets"):
+            yield used, count, {"weights": weights, "num_targets": count}
+
+
+@must(seam="loss", laws=("MK-COUNT", "MK-WEIGHT"), floor=50, **WEIGHTED)
+def the_weighted_loss_is_divided_by_the_weights(loss, problem, seed, more):
+    """With weights w the loss is sum(w l) / sum(w), or sum(w l) over num_targets if it is given.
 
     Divided by the number of targets instead, the scale of the weights becomes a learning rate; divided by its own
-    weights, a micro-batch counts as much as the whole step. Weights here are quarters: taken for integers, or left out
-    of a gradient that is computed apart, they train something else.
+    weights, a micro-batch counts as much as the whole step.
     """
-    weights = torch.randint(0, 9, problem.labels.shape, generator=torch.Generator().manual_seed(seed)).double() / 4
-    used = {(b, t): float(weights[b, t + 1]) for b, t in problem.scored}
-    total = math.fsum(used.values())
-    if total == 0 or not takes(loss, "weights"):
-        return
-    denominators = {total: {}}
-    if takes(loss, "num_targets"):
-        denominators[len(used) + more + 0.0] = {"num_targets": len(used) + more}
-    for dtype, reduced in REDUCED_IN.items():
-        rounded = Problem(problem.logits.to(dtype).double(), problem.labels)
-        weighted = math.fsum(w * value for w, value in zip(used.values(), rounded.losses(), strict=True))
-        pulls = rounded.pulls()
-        for denominator, options in denominators.items():
-            leaf, expected = problem.leaf(dtype), weighted / denominator
-            value = loss(leaf, problem.labels, weights=weights, **options)
-            got, bound = float(value.detach()), 2 * loss_bound(rounded, reduced) * max(1.0, total / denominator)
-            note = f"{dtype}, {options}: expected {expected:.12g}, saw {got:.12g}"
+    for used, denominator, options in weighted(loss, problem, drawn_weights(problem, seed), more):
+        for dtype, reduced in REDUCED_IN.items():
+            rounded = Problem(problem.logits.to(dtype).double(), problem.labels)
+            total = math.fsum(w * value for w, value in zip(used.values(), rounded.losses(), strict=True))
+            got, expected = float(loss(problem.leaf(dtype), problem.labels, **options).detach()), total / denominator
+            bound = 2 * loss_bound(rounded, reduced) * max(1.0, math.fsum(used.values()) / denominator)
+            note = f"{dtype}, over {denominator}: expected {expected:.12g}, saw {got:.12g}"
             yield problem, abs(got - expected) <= bound, note
-            (gradient,) = torch.autograd.grad(value, leaf)
-            for place, w in used.items():
-                wanted = w / denominator * torch.tensor(pulls[place], dtype=torch.float64)
-                error = float((gradient[place].double() - wanted).abs().max())
-                close = error <= stored_bound(rounded, dtype, w / denominator)
-                yield (problem, place), close, f"{dtype}, {options}, weight {w}: the gradient is off by {error:.2e}"
-    mask = (weights > 0).double()
+
+
+@must(seam="loss", laws=("MK-COUNT", "MK-WEIGHT"), floor=50, **WEIGHTED)
+def a_weight_scales_the_gradient_of_its_target(loss, problem, seed, more):
+    """With weights w the gradient of a target is w (softmax(z) - onehot(y)) over the denominator of the loss.
+
+    A gradient that is computed apart from the loss leaves the weights out.
+    """
+    for used, denominator, options in weighted(loss, problem, drawn_weights(problem, seed), more):
+        for dtype in REDUCED_IN:
+            rounded, leaf = Problem(problem.logits.to(dtype).double(), problem.labels), problem.leaf(dtype)
+            (gradient,) = torch.autograd.grad(loss(leaf, problem.labels, **options), leaf)
+            for place, pull in rounded.pulls().items():
+                factor = used[place] / denominator
+                error = float((gradient[place].double() - factor * torch.tensor(pull, dtype=torch.float64)).abs().max())
+                close = error <= stored_bound(rounded, dtype, factor)
+                yield (problem, place), close, f"{dtype}, weight {used[place]}: the gradient is off by {error:.2e}"
+
+
+@must(seam="loss", laws=("MK-WEIGHT",), floor=50, **WEIGHTED)
+def weights_of_zero_and_one_are_a_mask(loss, problem, seed, more):
+    """Weights of 0 and 1 give the loss of the labels that have weight 1.
+
+    A message is then trained or not by its flag or by its weight alike.
+    """
+    weights = drawn_weights(problem, seed)
+    if not any(weighted(loss, problem, weights, more)):
+        return
     masked = torch.where(weights > 0, problem.labels, IGNORE)
-    same = float(loss(problem.logits, problem.labels, weights=mask)) - float(loss(problem.logits, masked))
-    yield problem, abs(same) <= 2 * loss_bound(problem), "weights of 0 and 1 are not the mask"
+    by_weight = float(loss(problem.logits, problem.labels, weights=(weights > 0).double()))
+    same = abs(by_weight - float(loss(problem.logits, masked))) <= 2 * loss_bound(problem)
+    yield problem, same, "weights of 0 and 1 are not the mask"

@@ -102,7 +102,7 @@ def _common(one: list[int], other: list[int]) -> int:
 @must(laws=("TP-EOT", "TP-TRAININF"), claim="chat-template", floor=20,
       needs=("template/the-model-sees-the-published-tokens",))  # fmt: skip
 def the_published_targets_are_trained(run):
-    """In a published conversation the tokens that the policy trains are trained, on themselves, and no others.
+    """The tokens of a published conversation that the policy trains are trained, on themselves, and no others.
 
     The mask by which others say what an assistant writes: its content and its end of turn, or as the conventions say. A
     header that is trained, an end of turn that is not (trl#976, axolotl#3756), a mask that is a token off.

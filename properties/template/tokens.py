@@ -1,6 +1,6 @@
 """Templates: the tokens that a conversation becomes.
 
-Text that is right can still be encoded wrong: two BOS tokens, a control token that somebody typed, a merge across the
+Text that is right can still be encoded wrong: two BOS tokens, a control token that a user typed, a merge across the
 border of prompt and answer (trap H13: decoded text looks the same). These properties read `encode`, over every named
 variant, with the small tokenizer; a template on trial is read on its own vocabulary as well.
 """
@@ -8,71 +8,109 @@ variant, with the small tokenizer; a template on trial is read on its own vocabu
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from copy import deepcopy
+from typing import Any
 
 from hypothesis import strategies as st
 
+from sftspec.golden.loader import GoldenCase
 from sftspec.properties import must, takes
-from sftspec.properties.cases.conversations import (
-    FORGED,
-    THOUGHTFUL,
-    TWO_TURNS,
-)
+from sftspec.properties.cases.conversations import FORGED, THOUGHTFUL, TWO_TURNS
 from sftspec.properties.cases.template import (
-    EACH_PUBLISHED,
     EDGES_IN_EVERY,
+    EVERY,
+    HOSTILE,
     IGNORE,
     IN_EVERY,
+    PLAIN,
+    PUBLISHED,
     RESULT_IN_EVERY,
     SMALL,
     answers,
+    conversations,
     hostile_text,
+    in_each,
     in_fields,
-    names,
-    plain_text,
     preserving,
     published,
-    talks,
     value_or_none,
 )
 from sftspec.templates import TEMPLATES
 
 
-@must(seam="encode", laws=("TP-PARSE", "TP-CAT"), floor=30,
-      given={"template": names, "number": st.integers(0, 99)}, examples=EACH_PUBLISHED)  # fmt: skip
-def the_tokens_spell_the_published_text(encode, template, number, vocabulary=SMALL):
-    """Of a golden conversation the tokens spell the text of its oracle; parsed and whole, they are the tokenizer's own
-    for that text.
+def encoded_golden(
+    encode: Callable, template: str, number: int, special_tokens: str, tokenization: str, together: bool = False
+) -> tuple[GoldenCase, list[int]] | None:
+    """(a golden conversation, its tokens by a function, tools in one object with the messages if asked so).
 
-    The text that is encoded is another one than the text that is shown: a neighbour's template, control strings deleted
-    from contents instead of spelt, letters that the vocabulary lacks left out, tools that never arrive, alone or in one
-    object with the messages. Read on the small vocabulary, which has every byte and normalizes nothing.
+    None where a variant has no golden text, or the function no tools. In one object tools may be refused.
     """
     cases = [case for case in published(template) if case.text is not None]
-    if not cases or vocabulary is not SMALL:
+    case = cases[number % len(cases)] if cases else None
+    if case is None or (case.tools and not takes(encode, "tools")):
+        return None
+    options: dict = {"template": template, "tokenizer": SMALL.tokenizer, "special_tokens": special_tokens}
+    options |= {"tokenization": tokenization, "add_generation_prompt": case.add_generation_prompt}
+    messages, tools = deepcopy(case.messages), deepcopy(case.tools)
+    if together:
+        found = value_or_none(encode, {"messages": messages, "tools": tools}, **options) if tools else None
+        return found and (case, found.input_ids)
+    return case, encode(messages, **options, **({"tools": tools} if tools else {})).input_ids
+
+
+@must(seam="encode", laws=("TP-PARSE",), floor=30, **PUBLISHED)
+def tokens_spell_the_published_text(encode, template, number, vocabulary=SMALL):
+    """The tokens of a golden conversation spell the text of its oracle, with control strings parsed and as literal
+    text.
+
+    The text that is encoded is another one than the text that is shown: a neighbour's template, control strings deleted
+    from contents instead of spelt, letters that the vocabulary lacks left out, tools that never arrive. Read on the
+    small vocabulary, which has every byte and normalizes nothing.
+    """
+    if vocabulary is not SMALL:
         return
-    case = cases[number % len(cases)]
-    if case.tools and not takes(encode, "tools"):
-        return
-    tokenizer, prompt = vocabulary.tokenizer, case.add_generation_prompt
     for axes in (("parse", "whole"), ("literal", ("whole", "segmented")[number % 2])):
-        tools = {"tools": deepcopy(case.tools)} if case.tools else {}
-        options = {"template": template, "tokenizer": tokenizer, "special_tokens": axes[0], "tokenization": axes[1],
-                   "add_generation_prompt": prompt}  # fmt: skip
-        ids = encode(deepcopy(case.messages), **options, **tools).input_ids
-        text = tokenizer.decode(ids, skip_special_tokens=False)
-        yield (case.id, axes), text == case.text, f"expected {case.text!r}, found {text!r}"
-        own = axes[0] == "literal" or ids == tokenizer.encode(case.text, add_special_tokens=False).ids
-        yield (case.id, axes), own, "other tokens than the tokenizer's own for the text"
-        if tools:
-            together = {"messages": deepcopy(case.messages), "tools": deepcopy(case.tools)}
-            same = value_or_none(encode, together, **options)
-            yield (case.id, axes), same is None or same.input_ids == ids, "other tokens with tools in one object"
+        if found := encoded_golden(encode, template, number, *axes):
+            case, ids = found
+            text = SMALL.tokenizer.decode(ids, skip_special_tokens=False)
+            yield (case.id, axes), text == case.text, f"expected {case.text!r}, found {text!r}"
 
 
-@must(seam="encode", laws=("TP-PREFIX",), floor=50, given={"messages": talks(hostile_text), "template": preserving},
-      examples=[{"messages": talk, "template": name} for talk in (TWO_TURNS, THOUGHTFUL)
-                for name, template in sorted(TEMPLATES.items()) if template.prefix_preserving])  # fmt: skip
+@must(seam="encode", laws=("TP-CAT",), floor=30, **PUBLISHED)
+def a_whole_text_has_the_tokenizers_own_tokens(encode, template, number, vocabulary=SMALL):
+    """Parsed and whole, a golden conversation has the tokens that the tokenizer gives its published text.
+
+    Another way of cutting makes first tokens that inference never makes.
+    """
+    found = encoded_golden(encode, template, number, "parse", "whole") if vocabulary is SMALL else None
+    if found:
+        case, ids = found
+        own = SMALL.tokenizer.encode(case.text, add_special_tokens=False).ids
+        yield case.id, ids == own, "other tokens than the tokenizer's own for the text"
+
+
+@must(seam="encode", laws=("TP-PARSE",), floor=5, **PUBLISHED)
+def tools_in_one_object_are_encoded(encode, template, number, vocabulary=SMALL):
+    """Tools in one object with the messages give the tokens of tools that are given apart, or are refused.
+
+    They are rendered where the text is shown, and lost where it is encoded.
+    """
+    if vocabulary is not SMALL:
+        return
+    for axes in (("parse", "whole"), ("literal", ("whole", "segmented")[number % 2])):
+        if together := encoded_golden(encode, template, number, *axes, together=True):
+            _, apart = encoded_golden(encode, template, number, *axes)
+            yield (together[0].id, axes), together[1] == apart, "other tokens with tools in one object"
+
+
+@must(
+    seam="encode",
+    laws=("TP-PREFIX",),
+    floor=50,
+    given={"messages": conversations(hostile_text), "template": preserving},
+    examples=in_each([name for name in EVERY if TEMPLATES[name].prefix_preserving], TWO_TURNS, THOUGHTFUL),
+)
 def a_longer_conversation_begins_with_the_shorter_one(encode, messages, template, vocabulary=SMALL):
     """The tokens after each answer are the first tokens of every continuation.
 
@@ -86,20 +124,26 @@ def a_longer_conversation_begins_with_the_shorter_one(encode, messages, template
 
 
 LETTERS = "ab<]é"
+FORGED_IN_EVERY = in_each(EVERY, FORGED)
 
 
-@must(seam="encode", laws=("TP-INJ",), floor=50,
-      given={"messages": talks(hostile_text), "template": names, "letter": st.sampled_from(LETTERS)},
-      examples=[{"messages": FORGED, "template": name, "letter": letter}
-                for name in sorted(TEMPLATES) for letter in LETTERS])  # fmt: skip
+@must(
+    seam="encode",
+    laws=("TP-INJ",),
+    floor=50,
+    given={**HOSTILE, "letter": st.sampled_from(LETTERS)},
+    examples=[{**arguments, "letter": letter} for arguments in in_each(EVERY, FORGED) for letter in LETTERS],
+)
 def different_conversations_have_different_tokens(encode, messages, template, letter, vocabulary=SMALL):
     """A letter moved over the border of two messages changes the tokens, when contents are text.
 
-    Where markers are text ("User: "), a content can pass for a turn, and nobody can tell the two from the tokens.
+    Where markers are text ("User: "), a content can pass for a turn, and the tokens of the two are the same.
     """
 
-    def ids(talk):
-        return encode(talk, template=template, tokenizer=vocabulary.tokenizer, special_tokens="literal").input_ids
+    def ids(conversation):
+        return encode(
+            conversation, template=template, tokenizer=vocabulary.tokenizer, special_tokens="literal"
+        ).input_ids
 
     for index in range(len(messages) - 1):
         left, right = (dict(message) for message in messages[index : index + 2])
@@ -108,33 +152,43 @@ def different_conversations_have_different_tokens(encode, messages, template, le
         yield ending, ids(ending) != ids(opening), f"the same tokens as {opening!r}"
 
 
-@must(seam="encode", laws=("TP-NOFORGE",), floor=50, given={"messages": talks(hostile_text), "template": names},
-      examples=[*({"messages": FORGED, "template": name} for name in sorted(TEMPLATES)), *RESULT_IN_EVERY])  # fmt: skip
-def contents_make_no_control_token(encode, messages, template, vocabulary=SMALL):
-    """With special_tokens="literal" the control tokens are those of the same turns with harmless contents, and with
-    harmless arguments of calls, thoughts and tools.
+def control_tokens(encode: Callable, messages: list[dict], tools: list[dict] | None, template: str, vocabulary: Any):
+    """The control tokens of a conversation whose contents are encoded as text."""
+    options = {"tools": tools} if tools else {}
+    axes = {"template": template, "tokenizer": vocabulary.tokenizer, "special_tokens": "literal"}
+    return [token for token in encode(messages, **axes, **options).input_ids if token in vocabulary.added]
+
+
+@must(seam="encode", laws=("TP-NOFORGE",), floor=50, given=HOSTILE, examples=[*FORGED_IN_EVERY, *RESULT_IN_EVERY])
+def no_content_becomes_a_control_token(encode, messages, template, vocabulary=SMALL):
+    """With special_tokens="literal" the control tokens are those of the same turns with harmless contents.
 
     Parsed contents forge turns and cut masks (transformers#29279, vllm#31735, gemma#770).
     """
-
-    def control(talk, tools=None):
-        options = {"tools": tools} if tools else {}
-        example = encode(talk, template=template, tokenizer=vocabulary.tokenizer, special_tokens="literal", **options)
-        return [token for token in example.input_ids if token in vocabulary.added]
-
     harmless = [{**message, "content": "x"} for message in messages]
-    yield messages, control(messages) == control(harmless), "a content became a control token"
+    found, expected = (control_tokens(encode, each, None, template, vocabulary) for each in (messages, harmless))
+    yield messages, found == expected, "a content became a control token"
+
+
+@must(seam="encode", laws=("TP-NOFORGE",), floor=50, given=HOSTILE, examples=[*FORGED_IN_EVERY, *RESULT_IN_EVERY])
+def no_call_thought_or_tool_becomes_a_control_token(encode, messages, template, vocabulary=SMALL):
+    """With special_tokens="literal" arguments of calls, thoughts and tools make no control token.
+
+    A fix for contents alone: a call that quotes a token ends there.
+    """
     said = messages[0]["content"]
     for hostile, plain in zip(in_fields(said, template), in_fields("x", template), strict=True):
-        expected = value_or_none(control, *plain) if hostile[1] is None or takes(encode, "tools") else None
+        if hostile[1] and not takes(encode, "tools"):
+            continue
+        expected = value_or_none(control_tokens, encode, *plain, template, vocabulary)
         if expected is not None:
-            yield hostile, control(*hostile) == expected, f"{said!r} became a control token"
+            found = control_tokens(encode, *hostile, template, vocabulary)
+            yield hostile, found == expected, f"{said!r} became a control token"
 
 
-@must(seam="encode", laws=("TP-BOS",), floor=50, given={"messages": talks(hostile_text), "template": names},
-      examples=IN_EVERY)  # fmt: skip
+@must(seam="encode", laws=("TP-BOS",), floor=50, given=HOSTILE, examples=IN_EVERY)
 def one_bos_opens_the_sequence(encode, messages, template, vocabulary=SMALL):
-    """A sequence begins with its BOS and has no other; Llama-2 has one for each round; without a BOS there is none.
+    """A sequence begins with its BOS and has no other, but one a round in Llama-2, and none in templates without one.
 
     The template's BOS and the tokenizer's make two (OpenRLHF#393, trl#3328); removing "the second" where there was one
     makes none (unsloth#10312); Llama-2 opens every round with one (axolotl#952).
@@ -148,13 +202,12 @@ def one_bos_opens_the_sequence(encode, messages, template, vocabulary=SMALL):
     yield messages, not bos or ids[:1] == [vocabulary.id_of(bos)], f"begins with {ids[:1]}"
 
 
-@must(seam="encode", laws=("TP-EOT",), floor=50, given={"messages": talks(hostile_text), "template": names},
-      examples=[*IN_EVERY, *EDGES_IN_EVERY])  # fmt: skip
+@must(seam="encode", laws=("TP-EOT",), floor=50, given=HOSTILE, examples=[*IN_EVERY, *EDGES_IN_EVERY])
 def every_answer_ends_in_one_end_of_turn_token(encode, messages, template, vocabulary=SMALL):
-    """Among the targets stands the end-of-turn token, as one id, once for each answer, and last.
+    """The targets hold the end-of-turn token, as one id, once for each answer, and last.
 
     Spelt as text it is several ids that stop nothing; a model that never learns it never stops (trl#976, axolotl#3756),
-    nor one that learns none after an answer about it.
+    nor does one that learns none after an answer about it.
     """
     example = encode(messages, template=template, tokenizer=vocabulary.tokenizer, special_tokens="literal")
     targets = [label for label in example.labels if label != IGNORE]
@@ -164,14 +217,13 @@ def every_answer_ends_in_one_end_of_turn_token(encode, messages, template, vocab
 
 
 def _pattern(token):
-    """What an added token takes of the text: some take the white space beside them (Phi-3's do)."""
+    """A pattern of an added token with the white space beside it that it takes (Phi-3's do)."""
     return r"\s*" * token.lstrip + re.escape(token.content) + r"\s*" * token.rstrip
 
 
-@must(seam="encode", laws=("TP-CAT",), floor=50, given={"messages": talks(plain_text), "template": names},
-      examples=IN_EVERY)  # fmt: skip
+@must(seam="encode", laws=("TP-CAT",), floor=50, given=PLAIN, examples=IN_EVERY)
 def whole_text_is_cut_at_control_tokens_only(encode, messages, template, vocabulary=SMALL):
-    """Encoded whole, the tokens are those of the stretches between control tokens, each encoded in one call.
+    """A whole text has the tokens of its stretches between control tokens, each encoded in one call.
 
     Prompt and answer encoded apart give other tokens where a merge crosses their border (litgpt#1567, torchtitan#4504,
     SkyRL#2092); only next to a control token nothing can merge.
@@ -184,10 +236,9 @@ def whole_text_is_cut_at_control_tokens_only(encode, messages, template, vocabul
     yield messages, example.input_ids == expected, "other tokens than those of the stretches between control tokens"
 
 
-@must(seam="encode", laws=("TP-CAT",), floor=50, given={"messages": talks(plain_text), "template": names},
-      examples=IN_EVERY)  # fmt: skip
+@must(seam="encode", laws=("TP-CAT",), floor=50, given=PLAIN, examples=IN_EVERY)
 def segments_are_encoded_by_themselves(encode, messages, template, vocabulary=SMALL):
-    """Encoded by segments, the tokens are those of each span alone: no merge crosses from a header into a content.
+    """Text in segments has the tokens of each span alone: no merge crosses from a header into a content.
 
     Meta's and Qwen's own code encode so ("\\n" + "\\n" stay two tokens); whole text at inference is another prompt.
     """
@@ -200,11 +251,9 @@ def segments_are_encoded_by_themselves(encode, messages, template, vocabulary=SM
     yield messages, example.input_ids == expected, "other tokens than those of the spans alone"
 
 
-@must(seam="encode", laws=("TP-CAT", "TP-NOFORGE"), floor=50,
-      given={"messages": talks(hostile_text), "template": names},
-      examples=[*IN_EVERY, *({"messages": FORGED, "template": name} for name in sorted(TEMPLATES))])  # fmt: skip
+@must(seam="encode", laws=("TP-CAT", "TP-NOFORGE"), floor=50, given=HOSTILE, examples=[*IN_EVERY, *FORGED_IN_EVERY])
 def an_axis_that_is_not_named_is_the_variants_own(encode, messages, template, vocabulary=SMALL):
-    """Without special_tokens or tokenization a conversation is encoded as the source of its variant encodes it.
+    """A conversation is encoded as by the source of its variant, where special_tokens and tokenization are not named.
 
     Meta's and Qwen's code spell control strings out of contents and encode by segments, Hugging Face's parses whole
     texts: the default of the library is another model's prompt.

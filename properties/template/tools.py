@@ -1,43 +1,29 @@
-"""Templates: tools that are listed, called, and answer.
+"""Templates: tools that are listed.
 
-Qwen's and Llama's variants write them each in their own way. A model that was trained on another one calls tools that
-nobody offered, in words that no parser reads (cookbook#466, tinker-cookbook#837).
+Qwen's and Llama's variants list them each in their own way, beside a system prompt or in the first question. A model
+that was trained on another list calls tools that were never offered (cookbook#466).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import reduce
+from typing import NamedTuple
 
 from hypothesis import strategies as st
 
 from sftspec.golden.oracles import common_prefix
 from sftspec.properties import must, takes
-from sftspec.properties.cases.conversations import (
-    BLANKS,
-    HELLO,
-    LATE_SYSTEM,
-    ONE_FIELD,
-    RESULT,
-    TWO_TURNS,
-)
+from sftspec.properties.cases.conversations import BLANKS, HELLO, LATE_SYSTEM, ONE_FIELD, RESULT, TWO_TURNS
 from sftspec.properties.cases.template import (
-    CALL_KEYS,
-    ESCAPES_CALLS,
-    IN_TAGS,
-    TAKE_A_LATE_SYSTEM,
     TAKE_TOOLS,
-    TOOL,
-    answer_with_calls,
+    conversations,
     hostile_text,
-    json_values,
     norm,
-    plain_text,
-    talks,
-    text_or_refusal,
     tool,
+    value_or_none,
 )
 from sftspec.templates import TEMPLATES
 
@@ -71,137 +57,108 @@ NOTHING = {"type": "object", "properties": {}}
 TOOLS = [
     tool("first", ESCAPED, parameters=CHOICE),
     tool("second", parameters=NOTHING),
-    tool("bare", ESCAPED)["function"],
+    tool("bare", ESCAPED)["function"],  # it has no "function", and may be refused
 ]
 NO_SYSTEM, EMPTY_SYSTEM = TWO_TURNS[1:], [{"role": "system", "content": ""}, *HELLO]
 BESIDE_TOOLS = [TWO_TURNS, NO_SYSTEM, EMPTY_SYSTEM, BLANKS, LATE_SYSTEM, RESULT, ONE_FIELD[1]]
+DRAWN = {
+    "given": {
+        "messages": conversations(hostile_text),
+        "template": st.sampled_from(TAKE_TOOLS),
+        "count": st.integers(1, 3),
+    },
+    "examples": [
+        {"messages": messages, "template": name, "count": 1 + number % 3}
+        for name in TAKE_TOOLS
+        for number, messages in enumerate(BESIDE_TOOLS)
+    ],
+}
 
 
-@must(seam="render", laws=("TP-PARSE", "TP-PRES"), floor=20,
-      given={"messages": talks(hostile_text), "template": st.sampled_from(TAKE_TOOLS), "count": st.integers(1, 3)},
-      examples=[{"messages": messages, "template": name, "count": 1 + number % 3} for name in TAKE_TOOLS
-                for number, messages in enumerate(BESIDE_TOOLS)])  # fmt: skip
-def every_tool_is_listed_beside_any_system_prompt(render, messages, template, count):
-    """All tools are listed as they were given, in order and with every letter as itself, in a text that the contents do
-    not change but by standing in it; without that list it is the text without tools. They are not changed.
+class Listed(NamedTuple):
+    """A conversation beside tools.
 
-    The first tool alone, or a list that is glued to an empty prompt: the model is asked for calls that it was not told
-    of (cookbook#466). Letters that are escaped as for HTML; a schema without its nulls or its empty parameters, or with
-    its values sorted; a message that is lost, or stripped no longer, in a branch of the template for tools.
+    text    its text with the list
+    bare    its text without tools
+    before  the text up to the end of the list, as other contents have it
+    parts   the list: one stretch, or one for each turn
     """
+
+    text: str
+    bare: str
+    before: str
+    parts: list[str]
+
+
+def listed(render: Callable, messages: list[dict], template: str, count: int) -> Listed | None:
+    """The conversation beside the first tools; None where the function does not take tools, or may refuse one."""
     if not takes(render, "tools") or template not in TAKE_TOOLS:
-        return
-    given, marks = deepcopy(TOOLS[:count]), {"system": "MARK", "user": "MARK"}
+        return None
+    ask = value_or_none if count == len(TOOLS) else lambda function, *given, **options: function(*given, **options)
+    rendered = ask(render, messages, template, tools=deepcopy(TOOLS[:count]))
+    if rendered is None:
+        return None
+    marks = {"system": "MARK", "user": "MARK"}  # contents that no list holds
     marked = [{**message, "content": marks.get(message["role"], message["content"])} for message in messages]
-    text, refusal = text_or_refusal(render, messages, template, tools=given)
-    if text is None:
-        yield messages, count == len(TOOLS), refusal  # one of them has no "function"
-        return
-    listing = render(marked, template, tools=given).text
-    parts = added(render(marked, template).text, listing, TEMPLATES[template].end_of_turn)
-    opening = listing[: listing.rindex(parts[-1]) + len(parts[-1])]
-    opening = opening.replace("MARK", norm(messages[0]["content"], template))
-    yield messages, text.startswith(opening), f"expected to begin with {opening!r}, found {text!r}"
-    rest = reduce(lambda text, part: text.replace(part, "", 1), parts, text)
-    bare = render(messages, template).text
-    yield messages, rest == bare, f"expected {bare!r} beside the list, found {rest!r}"
-    found = list(objects_in("".join(parts)))
-    yield given, json.dumps(found) == json.dumps(TOOLS[:count]), f"found {found} in {parts}"
-    yield given, json.dumps(ESCAPED, ensure_ascii=False) in "".join(parts), f"{ESCAPED!r} is not spelt in {parts}"
-    yield TOOLS[:count], given == TOOLS[:count], f"the tools were changed to {given!r}"
+    with_list = render(marked, template, tools=deepcopy(TOOLS[:count])).text
+    parts = added(render(marked, template).text, with_list, TEMPLATES[template].end_of_turn)
+    before = with_list[: with_list.rindex(parts[-1]) + len(parts[-1])]
+    return Listed(rendered.text, render(messages, template).text, before, parts)
 
 
-NESTED = {"z": {"b": 1, "a": [0.5, True, {}]}, "y": 1.123456789, "x": 2**60 + 1, "w": False, "Zoë": "", "a": None}
+@must(seam="render", laws=("TP-PARSE", "TP-PRES"), floor=20, **DRAWN)
+def every_tool_is_listed_as_it_was_given(render, messages, template, count):
+    """All tools are listed as JSON, in order, each with every key and value in its own order.
 
-
-@must(seam="render", laws=("TP-PARSE",), floor=20,
-      given={"arguments": st.dictionaries(plain_text, json_values, max_size=3),
-             "template": st.sampled_from(sorted(CALL_KEYS)), "count": st.integers(1, 3)},
-      examples=[{"arguments": NESTED, "template": name, "count": count} for name in sorted(CALL_KEYS)
-                for count in (1, 2)])  # fmt: skip
-def a_call_is_json_with_the_keys_of_its_variant(render, arguments, template, count):
-    """Each call stands in the text as JSON under the keys that its variant's models learnt, and its arguments can be
-    read back, value for value and in the order in which they were given, in its variant's spelling; beside a content
-    calls are written as without one. Several calls of one message may be refused.
-
-    "arguments" for "parameters", arguments that were sorted or rounded on the way, the second of two calls left out or
-    joined to the first, a name in small letters: calls that no parser of this model reads, or that nobody made.
+    The first tool alone, or a schema without its nulls or its empty parameters, or with its values sorted: the model is
+    asked for calls that it was not told of (cookbook#466).
     """
-    if template not in CALL_KEYS:
-        return
-    text, refusal = text_or_refusal(render, [*HELLO, answer_with_calls(arguments, count)], template)
-    if text is None:
-        yield arguments, count > 1, refusal
-        return
-    call = {key: {"type": "function", "name": TOOL}.get(key, arguments) for key in CALL_KEYS[template]}
-    expected, found = json.dumps([call] * count), json.dumps(list(objects_in(text)))
-    # As JSON again, because == does not tell True from 1 and knows no order of keys.
-    yield arguments, found == expected, f"expected the calls {expected}, found {found} in {text!r}"
-    spelt = json.dumps(arguments, ensure_ascii=template == ESCAPES_CALLS)
-    yield arguments, spelt in text, f"{spelt} is not spelt in {text!r}"
-    beside, _ = text_or_refusal(render, [*HELLO, answer_with_calls(arguments, count, "Look:")], template)
-    if beside is not None:
-        calls = beside.partition("Look:")[2].removeprefix("\n")
-        same = text.endswith(calls) and json.dumps(list(objects_in(calls))) == expected
-        yield arguments, same, f"after a content the calls are {calls!r}, and without one {text!r}"
+    if found := listed(render, messages, template, count):
+        tools = list(objects_in("".join(found.parts)))
+        # As JSON again, because == does not tell True from 1 and knows no order of keys.
+        yield TOOLS[:count], json.dumps(tools) == json.dumps(TOOLS[:count]), f"found {tools} in {found.parts}"
 
 
-@must(seam="render", laws=("TP-PARSE", "TP-PRES"), floor=20,
-      given={"content": plain_text, "result": plain_text, "template": st.sampled_from(TAKE_A_LATE_SYSTEM)},
-      examples=[{"content": content, "result": "21", "template": name} for content in ("", "Look:\n")
-                for name in TAKE_A_LATE_SYSTEM])  # fmt: skip
-def what_is_said_around_a_call_stands_as_it_is(render, content, result, template):
-    """A content beside a call, and the call's result, are written with the blanks around them, or trimmed where the
-    variant declares it; a content beside a call may be refused.
+@must(seam="render", laws=("TP-PARSE", "TP-PRES"), floor=20, **DRAWN)
+def tools_are_spelt_without_escapes(render, messages, template, count):
+    """In the list of tools every letter stands as itself.
 
-    A branch of the template for calls or for results that tidies: what a turn says depends on whether it calls.
+    Letters are escaped as for HTML by Jinja's own tojson, or as ASCII by Python's json.
     """
-    if not takes(render, "tools"):
-        return
-
-    def talk(content: str, result: str) -> list[dict]:
-        calls = answer_with_calls({"place": "A"}) if template in CALL_KEYS else {"role": "assistant"}
-        return [*HELLO, {**calls, "content": content}, {"role": "tool", "content": result}]
-
-    said = f" {content}", f" {result}\n"
-    text, refusal = text_or_refusal(render, talk(*said), template)
-    if text is None:
-        yield said, template in CALL_KEYS, refusal
-        return
-    expected = render(talk("MARK", "RESULT"), template).text
-    for mark, part in zip(("MARK", "RESULT"), said, strict=True):
-        expected = expected.replace(mark, norm(part, template))
-    yield said, text == expected, f"expected {expected!r}, found {text!r}"
+    if found := listed(render, messages, template, count):
+        spelt = json.dumps(ESCAPED, ensure_ascii=False) in "".join(found.parts)
+        yield TOOLS[:count], spelt, f"{ESCAPED!r} is not spelt in {found.parts}"
 
 
-@must(seam="render", laws=("TP-PARSE",), floor=20,
-      given={"contents": st.lists(plain_text, min_size=1, max_size=4), "thoughts": plain_text,
-             "template": st.sampled_from(IN_TAGS)},
-      examples=[{"contents": contents, "thoughts": "Hm.", "template": name} for contents in (["1"], ["1", "2", "3"])
-                for name in IN_TAGS])  # fmt: skip
-def a_result_is_a_users_turn_in_tags(render, contents, thoughts, template):
-    """The results of tools, and the same written into a user's message with their tags, give one text, also before the
-    user's next message and straight after one; a message with one of the two tags is a question like any other.
+@must(seam="render", laws=("TP-PARSE", "TP-PRES"), floor=20, **DRAWN)
+def the_list_of_tools_stands_beside_any_system_prompt(render, messages, template, count):
+    """A text with tools begins with the same list beside every system prompt, which stands in its own place.
 
-    Qwen's templates have no turn for results; one that takes such a message for a new question forgets the thoughts
-    before it (tinker-cookbook#837), and one that takes a question about tags for a result keeps them.
+    A list is glued to an empty prompt, or a prompt is lost beside it.
     """
-    if template not in IN_TAGS:
-        return
+    if found := listed(render, messages, template, count):
+        expected = found.before.replace("MARK", norm(messages[0]["content"], template))
+        yield messages, found.text.startswith(expected), f"expected to begin with {expected!r}, found {found.text!r}"
 
-    look = "assistant", f"<think>\n{thoughts}\n</think>\n\nLook."
 
-    def text(*messages: tuple[str, str], before: tuple = (look,)) -> str:
-        said = [{"role": role, "content": content} for role, content in (*before, *messages, ("assistant", "So."))]
-        return render([*HELLO, *said], template).text
+@must(seam="render", laws=("TP-PARSE", "TP-PRES"), floor=20, **DRAWN)
+def tools_add_their_list_and_nothing_else(render, messages, template, count):
+    """Without its list of tools, a text with tools is the text without them.
 
-    opening, closing = "<tool_response>\n", "\n</tool_response>"
-    results = [("tool", content) for content in contents]
-    written = "user", "\n".join(opening + content + closing for content in contents)
-    for before, next_turn in (((look,), ()), ((look,), (("user", "And?"),)), ((), ())):
-        one, other = (text(*turns, *next_turn, before=before) for turns in (results, (written,)))
-        yield contents, one == other, f"as results {one!r}, as a message {other!r}"
-    plain = text(("user", "MARK"))
-    for question in (opening + contents[0], contents[0] + closing):
-        expected, found = plain.replace("MARK", question), text(("user", question))
-        yield question, found == expected, f"expected {expected!r}, found {found!r}"
+    A message is lost, or stripped no longer, in a branch of the template for tools.
+    """
+    if found := listed(render, messages, template, count):
+        rest = reduce(lambda text, part: text.replace(part, "", 1), found.parts, found.text)
+        yield messages, rest == found.bare, f"expected {found.bare!r} beside the list, found {rest!r}"
+
+
+@must(seam="render", laws=("TP-PRES",), floor=20, **DRAWN)
+def rendering_changes_no_tool(render, messages, template, count):
+    """Tools are left as they were by rendering.
+
+    What a renderer takes off a schema is gone from every conversation after it.
+    """
+    if takes(render, "tools") and template in TAKE_TOOLS:
+        given = deepcopy(TOOLS[:count])
+        value_or_none(render, messages, template, tools=given)
+        yield TOOLS[:count], given == TOOLS[:count], f"the tools were changed to {given!r}"

@@ -19,7 +19,7 @@ from sftspec.step import IGNORE, StepReport, clip_gradients, forward_logits, sft
 from sftspec.trainer import Pipeline, epoch_order
 
 
-@mutant("parameters-stay-finite ignored-positions-cannot-touch-the-loss a-batch-without-targets-is-refused",
+@mutant("parameters-stay-finite unscored-logits-cannot-touch-the-loss a-batch-without-targets-is-refused",
         "karpathy/nanochat#590", "every weight is NaN", "skip and count a step without targets")  # fmt: skip
 def masked_by_multiplication():
     """Losses are multiplied by the mask and divided by its sum: 0/0 without a target, and 0 * inf under the mask."""
@@ -72,7 +72,12 @@ def end_of_turn_after_the_cut():
     return Pipeline(encode=broken)
 
 
-@mutant("truncation-cuts-ids-and-labels-together", "hand-written collators", "targets move by the cut", "cut both")
+@mutant(
+    "a-cut-keeps-the-first-tokens-and-their-labels a-label-is-the-id-in-its-place-or-ignored",
+    "hand-written collators",
+    "targets move by the cut",
+    "cut both",
+)
 def left_labels_cut():
     """Too long examples lose their last ids and their first labels."""
 

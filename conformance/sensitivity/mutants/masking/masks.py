@@ -18,7 +18,7 @@ from sftspec.step import IGNORE, sft_loss
 from sftspec.trainer import Pipeline
 
 
-@mutant("nothing-else-is-trained targets-spell-the-assistants-turns", "karpathy/nanochat#582",
+@mutant("nothing-else-is-trained targets-spell-what-the-policy-trains", "karpathy/nanochat#582",
         "learns to write the user's turn", "keep the mask that render returns")  # fmt: skip
 def mask_dropped():
     """Every token is trained."""
@@ -75,7 +75,7 @@ def first_answer_token_lost():
     return masked_where(lambda e, m, p: p > 0 and e.labels[p] != IGNORE and e.labels[p - 1] == IGNORE)
 
 
-@mutant("end-of-turn-is-trained targets-spell-the-assistants-turns template/the-published-targets-are-trained",
+@mutant("end-of-turn-is-trained targets-spell-what-the-policy-trains template/the-published-targets-are-trained",
         "axolotl-ai-cloud/axolotl#3754", "never stops",
         "find the end by the template, not by eos_token_id")  # fmt: skip
 def end_of_turn_masked():
@@ -156,7 +156,12 @@ def padding_trained():
     return Pipeline(collate=broken)
 
 
-@mutant("weights-replace-the-count", "token weights", "weights become a learning rate", "divide by the sum of weights")
+@mutant(
+    "the-weighted-loss-is-divided-by-the-weights weights-of-zero-and-one-are-a-mask",
+    "token weights",
+    "weights become a learning rate",
+    "divide by the sum of weights",
+)
 def weights_divided_by_count():
     """Weighted losses are divided by the number of targets."""
 
@@ -192,7 +197,7 @@ def label_clamped():
     return Pipeline(loss=loss)
 
 
-@mutant("truncation-cuts-ids-and-labels-together", "an end-of-turn put at the cut, in one family of templates",
+@mutant("a-cut-keeps-the-first-tokens-and-their-labels", "an end-of-turn put at the cut, in one family of templates",
         "stops in the middle of a sentence", "put nothing in place of what was cut")  # fmt: skip
 def end_of_turn_at_the_cut():
     """Llama-3's end-of-turn token replaces the last token of an example that was cut."""
@@ -207,12 +212,24 @@ def end_of_turn_at_the_cut():
     return Pipeline(encode=broken)
 
 
-@mutant("targets-spell-the-assistants-turns", "OpenAI's field read by nobody", "learns an answer that was taken out",
+@mutant("a-flag-untrains-its-own-message-alone", "OpenAI's field read by nobody", "learns an answer that was taken out",
         "read weight as train")  # fmt: skip
 def weight_of_zero_ignored():
     """A message with `"weight": 0` is trained like any other."""
 
     def broken(messages, **options) -> Encoded:
         return encode([{key: message[key] for key in message.keys() - {"weight"}} for message in messages], **options)
+
+    return Pipeline(encode=broken)
+
+
+@mutant("a-token-belongs-to-the-span-it-starts-in", "variant of FastChat#2996, offsets that are one token off",
+        "a mask that is made of the owners begins a token late", "a token is owned where it starts")  # fmt: skip
+def owners_one_token_late():
+    """The owner that is told of each token is that of the token before it."""
+
+    def broken(messages, **options) -> Encoded:
+        example = encode(messages, **options)
+        return replace(example, owners=[*example.owners[:1], *example.owners[:-1]])
 
     return Pipeline(encode=broken)

@@ -37,14 +37,14 @@ def without_flags(concerns: Callable[[str, dict, dict], bool]) -> Pipeline:
     return Pipeline(encode=broken)
 
 
-@mutant("targets-spell-the-assistants-turns", "a flag read by one of several renderers", "learns what was excluded",
+@mutant("a-flag-untrains-its-own-message-alone", "a flag read by one of several renderers", "learns what was excluded",
         "read flags where labels are made, once for every template")  # fmt: skip
 def flags_read_for_chatml_only():
     """In Llama's templates a message with `"train": false` is trained."""
     return without_flags(lambda template, options, item: template.startswith("llama"))
 
 
-@mutant("targets-spell-the-assistants-turns", "every-token as a short cut past the mask", "learns what was excluded",
+@mutant("a-flag-untrains-its-own-message-alone", "every-token as a short cut past the mask", "learns what was excluded",
         "a flag holds whoever speaks")  # fmt: skip
 def flag_of_a_user_ignored():
     """Under the policy "every-token" a user's message with `"train": false` is trained."""
@@ -53,7 +53,7 @@ def flag_of_a_user_ignored():
     )
 
 
-@mutant("targets-spell-the-assistants-turns", "variant of huggingface/trl#1282, one template's own encoder",
+@mutant("targets-spell-what-the-policy-trains", "variant of huggingface/trl#1282, one template's own encoder",
         "earlier answers are trained as well", "one policy for every template")  # fmt: skip
 def policy_followed_in_one_template():
     """The policy "last" is that of "all" in every template but chatml/openai."""
@@ -62,8 +62,12 @@ def policy_followed_in_one_template():
     )
 
 
-@mutant("targets-spell-the-assistants-turns", "conventions written for one family", "the mask is not what is declared",
-        "conventions name parts of a turn, not strings")  # fmt: skip
+@mutant(
+    "targets-spell-what-the-policy-trains",
+    "conventions written for one family",
+    "the mask is not what is declared",
+    "conventions name parts of a turn, not strings",
+)
 def conventions_of_chatml_only():
     """In Llama's templates another convention than the usual one is not followed."""
     return with_options(
@@ -71,7 +75,7 @@ def conventions_of_chatml_only():
     )
 
 
-@mutant("targets-spell-the-assistants-turns", "masks by message, and text that belongs to none",
+@mutant("targets-spell-what-the-policy-trains", "masks by message, and text that belongs to none",
         "cannot write its own system prompt", "every token is every token")  # fmt: skip
 def own_system_turn_untrained():
     """Under the policy "every-token" a system turn that nobody wrote, but the template, is not trained."""
@@ -87,8 +91,12 @@ def own_system_turn_untrained():
     return Pipeline(encode=broken)
 
 
-@mutant("truncation-cuts-ids-and-labels-together", "a length counted before tools are listed",
-        "runs out of memory where tools are long", "count what the model sees")  # fmt: skip
+@mutant(
+    "a-cut-keeps-the-first-tokens-and-their-labels the-tokens-cut-off-are-counted",
+    "a length counted before tools are listed",
+    "runs out of memory where tools are long",
+    "count what the model sees",
+)
 def tools_beyond_the_cut():
     """Tools come on top of max_length: what is cut is counted without them."""
 

@@ -14,7 +14,7 @@ def without_flags(messages: list[dict], role: str) -> list[dict]:
     return [{k: item[k] for k in item if k != "train" or item["role"] != role} for item in messages]
 
 
-@mutant("everything-chosen-is-trained targets-spell-the-assistants-turns", "flags read as a list of what to train",
+@mutant("everything-chosen-is-trained a-flag-untrains-its-own-message-alone", "flags read as a list of what to train",
         "answers without a flag are never learned", "no flag is true")  # fmt: skip
 def true_is_the_only_one_trained():
     """Where an answer is flagged `"train": true`, answers without a flag are not trained."""
@@ -53,7 +53,7 @@ def none_chosen_is_all_chosen():
     return with_messages(change)
 
 
-@mutant("targets-spell-the-assistants-turns", "OpenAI's weight, read without its role", "prompts are learned",
+@mutant("a-flag-untrains-its-own-message-alone", "OpenAI's weight, read without its role", "prompts are learned",
         "1 changes nothing")  # fmt: skip
 def weight_of_one_is_trained():
     """A user's message with `"weight": 1` is trained."""

@@ -51,7 +51,7 @@ def gradient_from_above_ignored():
     return Pipeline(loss=loss)
 
 
-@mutant("masking/weights-replace-the-count", "variant of a fused kernel to which weights were added",
+@mutant("masking/a-weight-scales-the-gradient-of-its-target", "variant of a fused kernel to which weights were added",
         "tokens of weight 0 are trained", "weights belong to both passes")  # fmt: skip
 def weights_left_out_of_the_gradient():
     """A fused kernel weighs the loss and not its gradient."""
@@ -63,7 +63,7 @@ def weights_left_out_of_the_gradient():
     return Pipeline(loss=loss)
 
 
-@mutant("masking/weights-replace-the-count", "variant of torch.full_like(labels, 0.5)",
+@mutant("masking/the-weighted-loss-is-divided-by-the-weights", "variant of torch.full_like(labels, 0.5)",
         "half a weight is none", "weights are floats")  # fmt: skip
 def weights_are_whole_numbers():
     """Weights are cast to the type of the labels."""
@@ -74,8 +74,12 @@ def weights_are_whole_numbers():
     )
 
 
-@mutant("masking/weights-replace-the-count", "variant of huggingface/transformers#34147, a branch of its own",
-        "gradients are coarse in 16 bits", "raise the logits before the branches part")  # fmt: skip
+@mutant(
+    "masking/the-weighted-loss-is-divided-by-the-weights",
+    "variant of huggingface/transformers#34147, a branch of its own",
+    "gradients are coarse in 16 bits",
+    "raise the logits before the branches part",
+)
 def weighted_logits_not_raised():
     """With weights, logits in 16 bits are reduced in 16 bits."""
 
@@ -104,7 +108,7 @@ def logits_not_raised_where_targets_are_counted():
     return Pipeline(loss=loss)
 
 
-@mutant("masking/ignored-positions-cannot-touch-the-loss", "variant of torch.nan_to_num against 0/0",
+@mutant("masking/a-scored-nan-is-not-hidden", "variant of torch.nan_to_num against 0/0",
         "a model that broke looks perfect", "let NaN be seen, or refuse it")  # fmt: skip
 def nan_is_zero():
     """A loss that is NaN becomes 0."""

@@ -13,7 +13,7 @@ from sftspec.conformance.sensitivity.mutants.parts import Parts, broken
 from sftspec.conformance.sensitivity.mutants.template.changes import other_messages, other_pieces, without_thoughts
 from sftspec.conversation import Conversation, check_conversation
 
-TURN_BY_TURN = "an-agents-talk-is-written-turn-by-turn"
+TURN_BY_TURN = "every-turn-of-an-agent-is-written-as-the-first"
 
 
 def groups_before(messages: list[dict]) -> list[int]:
@@ -126,8 +126,12 @@ def results_read_as_json():
     return other_results(change)
 
 
-@mutant(TURN_BY_TURN, "results put in the order of their names", "takes one tool's result for another's",
-        "results stand as they came")  # fmt: skip
+@mutant(
+    "names-and-ids-do-not-move-results",
+    "results put in the order of their names",
+    "takes one tool's result for another's",
+    "results stand as they came",
+)
 def results_sorted_by_name():
     """Results that follow each other are sorted by the names that they have."""
 
@@ -155,7 +159,7 @@ def thoughts_lost_after_the_second_result():
     return other_messages(change, "chatml/qwen3")
 
 
-@mutant("the-form-of-a-message-changes-nothing", "a result that is printed as the API gave it",
+@mutant("the-id-and-name-of-a-result-are-not-written", "a result that is printed as the API gave it",
         "looks for ids that nobody gives it", "write the content of a result")  # fmt: skip
 def ids_of_results_written():
     """The id that a result has in the data is written before it."""
@@ -180,7 +184,7 @@ def think_tags_cut_from_every_role():
     )
 
 
-@mutant("the-generation-prompt-is-one-constant-suffix", "T-06: variant, after a result",
+@mutant("a-prompt-is-the-text-and-one-suffix", "T-06: variant, after a result",
         "writes its own header where a tool has answered", "the header does not depend on the last role")  # fmt: skip
 def no_prompt_after_a_result():
     """The generation prompt is left out after the result of a call."""
@@ -192,7 +196,7 @@ def no_prompt_after_a_result():
     return other_pieces(change)
 
 
-@mutant("every-tool-is-listed-beside-any-system-prompt", "a schema that is cleaned of its nulls",
+@mutant("every-tool-is-listed-as-it-was-given", "a schema that is cleaned of its nulls",
         "is not told what it may leave out", "print tools as they were given")  # fmt: skip
 def nulls_of_schemas_dropped():
     """Keys of a tool's schema that hold null are left out."""

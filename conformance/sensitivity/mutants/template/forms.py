@@ -10,6 +10,7 @@ from sftspec.conformance.sensitivity.mutants.parts import broken
 from sftspec.conformance.sensitivity.mutants.template.changes import (
     other_axes,
     other_messages,
+    other_pieces,
     other_text,
     without_thoughts,
 )
@@ -61,7 +62,7 @@ def thoughts_without_a_place_dropped():
 # ------------------------------------------------------------------------------------------------ forms of a message
 
 
-@mutant("the-form-of-a-message-changes-nothing", "T-10: variant, content[0][\"text\"]", "reads the first part only",
+@mutant("text-parts-are-rendered-as-one-content", "T-10: variant, content[0][\"text\"]", "reads the first part only",
         "join the parts, or refuse them")  # fmt: skip
 def first_part_alone():
     """Of a content in parts the first is rendered, and no other."""
@@ -72,14 +73,18 @@ def first_part_alone():
     return other_messages(lambda messages: [first(item) for item in messages], refuses=False)
 
 
-@mutant("the-form-of-a-message-changes-nothing", "T-10: variant, a flag of the loss that reaches the text",
-        "answers a talk that it is not shown", "train and weight are the mask's affair")  # fmt: skip
+@mutant(
+    "a-message-that-is-not-trained-is-rendered untrained-steps-of-an-agent-are-written",
+    "T-10: variant, a flag of the loss that reaches the text",
+    "answers a talk that it is not shown",
+    "train and weight are the mask's affair",
+)
 def untrained_messages_dropped():
     """A message that is not to be trained is not rendered."""
     return other_messages(lambda messages: [item for item in messages if item.get("train", True)] or messages)
 
 
-@mutant("the-form-of-a-message-changes-nothing", "columns that a data set fills", "learns to say nothing",
+@mutant("an-empty-field-is-no-field", "columns that a data set fills", "learns to say nothing",
         "test for calls, not for the key")  # fmt: skip
 def empty_calls_taken_for_calls():
     """A message whose tool_calls are None or an empty list is a call beside which no content is written."""
@@ -88,7 +93,7 @@ def empty_calls_taken_for_calls():
     )
 
 
-@mutant("the-form-of-a-message-changes-nothing", "columns that a data set fills", "answers without thinking",
+@mutant("an-empty-field-is-no-field", "columns that a data set fills", "answers without thinking",
         "None is no thought, and no sign that there is none")  # fmt: skip
 def thoughts_hidden_by_an_empty_field():
     """Thoughts in a content are taken out of it where reasoning_content is there, and None."""
@@ -98,6 +103,32 @@ def thoughts_hidden_by_an_empty_field():
         return {**item, "content": without_thoughts(item["content"])} if hidden else item
 
     return other_messages(lambda messages: [change(item) for item in messages])
+
+
+@mutant("the-name-of-a-speaker-is-not-written", "a name that is taken for the role",
+        "reads headers of speakers that it does not know", "the header holds the role")  # fmt: skip
+def name_in_place_of_the_role():
+    """A message that has a name opens with it in the place of its role."""
+
+    def change(pieces, asked):
+        for kind, index, text in pieces:
+            message = asked.messages[index] if index >= 0 else {}
+            named = kind == "header" and message.get("name") and message["role"] != "tool"
+            yield kind, index, text.replace(message["role"], message["name"], 1) if named else text
+
+    return other_pieces(change)
+
+
+@mutant("a-call-has-one-text-in-every-form", "f-strings, beside a call", "says None when it calls",
+        "no content is an empty one")  # fmt: skip
+def no_content_beside_a_call_written_as_none():
+    """A content of None beside a call is rendered as the word None."""
+
+    def change(item):
+        is_silent = item.get("tool_calls") and item.get("content") is None
+        return {**item, "content": "None"} if is_silent else item
+
+    return other_messages(lambda messages: [change(item) for item in messages], refuses=False)
 
 
 @mutant("what-was-said-can-be-read-back", "system prompts cleaned at load", "other tokens than at inference",
@@ -111,7 +142,7 @@ def system_prompt_normalized():
     return other_messages(lambda messages: [change(item) for item in messages])
 
 
-@mutant("what-cannot-be-rendered-is-refused", "T-10: variant of paiml/aprender#2023, parts that are no text",
+@mutant("a-broken-message-is-refused", "T-10: variant of paiml/aprender#2023, parts that are no text",
         "answers questions about what it cannot see", "refuse, and name the message")  # fmt: skip
 def images_left_out():
     """Parts of a content that are no text, such as images, are left out in silence."""
@@ -172,7 +203,7 @@ def bos_taken_out_of_contents():
     return broken("template", render=broken_render)
 
 
-@mutant("the-tokens-spell-the-published-text", "T-21: variant of fw-ai/cookbook#466, lost on the way to the tokens",
+@mutant("tokens-spell-the-published-text", "T-21: variant of fw-ai/cookbook#466, lost on the way to the tokens",
         "calls tools that it was not told of", "encode the text that is shown")  # fmt: skip
 def tools_never_encoded():
     """Tools are listed in the text that is shown, and not in the one that is encoded."""
@@ -183,7 +214,7 @@ def tools_never_encoded():
     return broken("template", encode=broken_encode)
 
 
-@mutant("the-tokens-spell-the-published-text", "T-21: variant of fw-ai/cookbook#466, an object of messages and tools",
+@mutant("tools-in-one-object-are-encoded", "T-21: variant of fw-ai/cookbook#466, an object of messages and tools",
         "calls tools that it was not told of", "one way in for both functions")  # fmt: skip
 def tools_of_an_object_never_encoded():
     """Tools in one object with the messages are rendered, and not encoded."""
@@ -194,7 +225,7 @@ def tools_of_an_object_never_encoded():
     return broken("template", encode=broken_encode)
 
 
-@mutant("the-tokens-spell-the-published-text", "T-24: variant of fw-ai/cookbook#579",
+@mutant("tokens-spell-the-published-text", "T-24: variant of fw-ai/cookbook#579",
         "trained without the dates that it is asked behind", "encode the text that is shown")  # fmt: skip
 def neighbour_encoded():
     """Of Llama-3.1 the right text is shown, and that of Llama-3 is encoded where it has a place for everything."""

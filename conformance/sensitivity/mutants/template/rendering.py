@@ -51,7 +51,7 @@ def header_without_its_newlines():
     return other_text(lambda kind, text, _: text.rstrip("\n") if kind in ("header", "generation_prompt") else text)
 
 
-@mutant("the-prompt-at-inference-is-the-prefix-that-was-trained", "T-05: variant, the prompt alone",
+@mutant("the-first-token-after-the-prompt-is-a-target", "T-05: variant, the prompt alone",
         "answers begin with a newline of their own", "one header for both")  # fmt: skip
 def prompt_header_without_its_newlines():
     """The header of a prompt ends without its newlines, that of the training text has them."""
@@ -65,7 +65,7 @@ def contents_stripped():
     return other_text(lambda kind, text, _: text.strip() if kind == "content" else text)
 
 
-@mutant("the-generation-prompt-is-one-constant-suffix the-prompt-at-inference-is-the-prefix-that-was-trained",
+@mutant("a-generation-prompt-opens-the-answer the-first-token-after-the-prompt-is-a-target",
         "T-06: huggingface/search-and-learn#23, instructlab/training#232", "writes its own header, or rambles",
         "pass add_generation_prompt on")  # fmt: skip
 def generation_prompt_missing():
@@ -73,7 +73,7 @@ def generation_prompt_missing():
     return other_pieces(lambda pieces, _: [piece for piece in pieces if piece[0] != "generation_prompt"])
 
 
-@mutant("the-generation-prompt-is-one-constant-suffix", "T-06: the first published Llama-3 template",
+@mutant("a-generation-prompt-opens-the-answer", "T-06: the first published Llama-3 template",
         "learns a header that nothing follows", "add the header when asked for it")  # fmt: skip
 def generation_prompt_in_training():
     """A training text that ends with the user's turn ends with the header of an answer."""
@@ -87,7 +87,19 @@ def generation_prompt_in_training():
     return broken("template", render=broken_render)
 
 
-@mutant("the-generation-prompt-is-one-constant-suffix the-prompt-at-inference-is-the-prefix-that-was-trained",
+@mutant("no-training-text-ends-with-a-generation-prompt", "T-06: variant of the first published Llama-3 template",
+        "learns a header that nothing follows", "add the header when asked for it")  # fmt: skip
+def header_after_the_last_answer():
+    """A training text that ends with an answer ends with the header of another one."""
+
+    def broken_render(messages, template="chatml/openai", add_generation_prompt=False, *rest, **options):
+        dangles = bool(messages) and messages[-1]["role"] == "assistant" and not template.startswith("llama2")
+        return render(messages, template, add_generation_prompt or dangles, *rest, **options)
+
+    return broken("template", render=broken_render)
+
+
+@mutant("a-prompt-is-the-text-and-one-suffix the-first-token-after-the-prompt-is-a-target",
         "T-06: variant of OpenBMB/MiniCPM-V#220", "rambles in long talks",
         "the header does not depend on the talk")  # fmt: skip
 def generation_prompt_missing_in_the_second_turn():
@@ -107,7 +119,7 @@ NEIGHBOUR = {
 }  # fmt: skip
 
 
-@mutant("the-prompt-and-the-answer-are-the-training-text the-prompt-at-inference-is-the-prefix-that-was-trained",
+@mutant("the-prompt-and-the-answer-are-the-training-text the-prompt-at-inference-opens-the-trained-tokens",
         "T-08: mkupermann/souprise#17, huggingface/open-r1#473", "obeys nothing, though its loss was fine",
         "one template for training and inference")  # fmt: skip
 def another_template_at_inference():
@@ -127,7 +139,7 @@ def another_template_at_inference():
     )
 
 
-@mutant("the-prompt-and-the-answer-are-the-training-text the-prompt-at-inference-is-the-prefix-that-was-trained",
+@mutant("the-prompt-and-the-answer-are-the-training-text the-prompt-at-inference-opens-the-trained-tokens",
         "T-13: thinking-machines-lab/tinker-cookbook#176", "thinks where it is not to",
         "one method for both")  # fmt: skip
 def empty_thoughts_at_inference_only():
@@ -135,7 +147,7 @@ def empty_thoughts_at_inference_only():
     return other_text(lambda kind, text, _: text.replace("<think>\n\n</think>\n\n", "") if kind == "header" else text)
 
 
-@mutant("the-prompt-and-the-answer-are-the-training-text the-prompt-at-inference-is-the-prefix-that-was-trained",
+@mutant("the-prompt-and-the-answer-are-the-training-text the-first-token-after-the-prompt-is-a-target",
         "T-13: the other way round", "writes an empty think block of its own", "one method for both")  # fmt: skip
 def empty_thoughts_in_training_only():
     """The empty think block is in the training text, and missing in the prompt."""
@@ -199,7 +211,7 @@ def system_glued_to_the_question():
     return other_messages(change)
 
 
-@mutant("rendering-is-a-function", "T-11: sgl-project/sglang#3296", "no two runs train the same text",
+@mutant("the-same-conversation-has-the-same-text", "T-11: sgl-project/sglang#3296", "no two runs train the same text",
         "a date is an argument, or pinned")  # fmt: skip
 def clock_in_the_prompt():
     """The time of day stands in Llama-3.1's system turn."""
@@ -246,8 +258,12 @@ def history_trimmed():
     return other_messages(change)
 
 
-@mutant("what-cannot-be-rendered-is-refused", "T-10: paiml/aprender#2023, unknown roles", "part of the data is gone",
-        "refuse, and name the message")  # fmt: skip
+@mutant(
+    "a-broken-message-is-refused a-conversation-without-messages-is-refused",
+    "T-10: paiml/aprender#2023, unknown roles",
+    "part of the data is gone",
+    "refuse, and name the message",
+)
 def broken_messages_skipped():
     """A message with an unknown role, or without a content, is left out."""
     return other_messages(
@@ -259,7 +275,7 @@ def broken_messages_skipped():
     )
 
 
-@mutant("what-cannot-be-rendered-is-refused", "f-strings", "learns to say None", "refuse, and name the message")
+@mutant("a-broken-message-is-refused", "f-strings", "learns to say None", "refuse, and name the message")
 def none_written_as_text():
     """A missing content is rendered as the word None."""
     return other_messages(
@@ -267,7 +283,7 @@ def none_written_as_text():
     )
 
 
-@mutant("rendering-is-a-function", "templates that work in place", "the second epoch is another text",
+@mutant("rendering-changes-no-message", "templates that work in place", "the second epoch is another text",
         "copy before changing")  # fmt: skip
 def messages_changed_in_place():
     """Rendering strips the contents of the caller's messages."""
@@ -305,3 +321,39 @@ def arguments_written_again():
         return {**call, "function": {**function, "arguments": json.dumps(json.loads(function["arguments"]))}}
 
     return other_messages(change)
+
+
+@mutant("the-order-of-keys-changes-nothing", "a message that is printed key by key",
+        "reads other texts from another exporter", "read keys by name")  # fmt: skip
+def later_key_wins():
+    """A content that stands before its role, as in some exports, is stripped."""
+
+    def change(item):
+        return {**item, "content": item["content"].strip()} if next(iter(item)) == "content" else item
+
+    return other_messages(lambda messages: [change(item) for item in messages])
+
+
+@mutant("the-error-says-which-message", "variant of paiml/aprender#2023, refused without a place",
+        "nothing; hours are lost over a file", "name the message in the error")  # fmt: skip
+def refused_without_a_place():
+    """What cannot be rendered is refused with an error that does not say which message it is."""
+
+    def broken_render(messages, template="chatml/openai", *rest, **options):
+        try:
+            return render(messages, template, *rest, **options)
+        except ValueError:
+            raise ValueError("this conversation cannot be rendered") from None
+
+    return broken("template", render=broken_render)
+
+
+@mutant("an-unknown-template-is-refused", "T-24: variant, a default where the name is not known",
+        "every text is off the model's distribution", "refuse a name that is not known")  # fmt: skip
+def unknown_template_is_the_default():
+    """A template that does not exist is replaced by ChatML's."""
+
+    def broken_render(messages, template="chatml/openai", *rest, **options):
+        return render(messages, template if template in TEMPLATES else "chatml/openai", *rest, **options)
+
+    return broken("template", render=broken_render)

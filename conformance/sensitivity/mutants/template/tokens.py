@@ -29,7 +29,7 @@ def bos_doubled():
     return other_ids(lambda e, position, template, _: 2 if position == 0 and is_bos(e, 0, template) else 1)
 
 
-@mutant("one-bos-opens-the-sequence the-prompt-at-inference-is-the-prefix-that-was-trained",
+@mutant("one-bos-opens-the-sequence the-prompt-at-inference-opens-the-trained-tokens",
         "T-01: variant of sgl-project/sglang#888", "trained behind two BOS, asked behind one",
         "one owner of the BOS on both paths")  # fmt: skip
 def bos_doubled_in_training():
@@ -46,7 +46,7 @@ def only_bos_removed():
     return other_ids(lambda e, position, template, _: int(position > 0 or not is_bos(e, 0, template)))
 
 
-@mutant("the-prompt-at-inference-is-the-prefix-that-was-trained", "T-02: abetlen/llama-cpp-python#1537",
+@mutant("the-prompt-at-inference-opens-the-trained-tokens", "T-02: abetlen/llama-cpp-python#1537",
         "asked without the BOS it was trained behind", "one way of encoding for both")  # fmt: skip
 def bos_lost_at_inference():
     """A prompt has no BOS, the training text has one."""
@@ -74,14 +74,18 @@ def llama2_loses_the_first_question():
     return other_pieces(change)
 
 
-@mutant("whole-text-is-cut-at-control-tokens-only", "T-15: Lightning-AI/litgpt#1567, pytorch/torchtitan#4504",
-        "first tokens that inference never makes", "encode once, and cut by offsets")  # fmt: skip
+@mutant(
+    "whole-text-is-cut-at-control-tokens-only a-whole-text-has-the-tokenizers-own-tokens",
+    "T-15: Lightning-AI/litgpt#1567, pytorch/torchtitan#4504",
+    "first tokens that inference never makes",
+    "encode once, and cut by offsets",
+)
 def segments_encoded_apart():
     """Header, content and end are encoded apart, although whole text is asked for."""
     return other_axes(tokenization="segmented")
 
 
-@mutant("the-prompt-at-inference-is-the-prefix-that-was-trained", "T-15: NovaSky-AI/SkyRL#2092",
+@mutant("the-prompt-at-inference-opens-the-trained-tokens", "T-15: NovaSky-AI/SkyRL#2092",
         "asked with tokens that were never trained", "one way of cutting for both")  # fmt: skip
 def whole_in_training_segmented_at_inference():
     """Training text is encoded whole and prompts by segments, whatever was asked for."""
@@ -93,14 +97,14 @@ def whole_in_training_segmented_at_inference():
     return broken("template", encode=broken_encode)
 
 
-@mutant("contents-make-no-control-token", "T-16: huggingface/transformers#29279, vllm-project/vllm#31735",
+@mutant("no-content-becomes-a-control-token", "T-16: huggingface/transformers#29279, vllm-project/vllm#31735",
         "users forge turns", "encode contents as text")  # fmt: skip
 def contents_parsed():
     """Control strings in contents become control tokens although they are to be text."""
     return other_axes(special_tokens="parse")
 
 
-@mutant("contents-make-no-control-token", "T-16: variant, a fix for users alone",
+@mutant("no-content-becomes-a-control-token", "T-16: variant, a fix for users alone",
         "answers that quote a token end there", "contents are text, whoever wrote them")  # fmt: skip
 def answers_parsed():
     """Control strings become control tokens in the answers only."""
@@ -112,7 +116,7 @@ def answers_parsed():
     return other_pieces(change)
 
 
-@mutant("contents-make-no-control-token", "T-16: variant, a fix for contents alone",
+@mutant("no-call-thought-or-tool-becomes-a-control-token", "T-16: variant, a fix for contents alone",
         "a call that quotes a token ends there", "all that people and models wrote is text")  # fmt: skip
 def calls_thoughts_and_tools_parsed():
     """Control strings become control tokens in calls, thoughts and definitions of tools."""
@@ -213,21 +217,25 @@ def end_of_text_for_end_of_turn():
     return other_templates(change)
 
 
-@mutant("the-prompt-at-inference-is-the-prefix-that-was-trained", "M-12: volcengine/verl#3287", "answers start badly",
+@mutant("the-first-token-after-the-prompt-is-a-target", "M-12: volcengine/verl#3287", "answers start badly",
         "shift the mask with the labels")  # fmt: skip
 def first_token_of_an_answer_untrained():
     """The first token of each answer is no target."""
     return masked_where(lambda e, p, _: p > 0 and e.labels[p] != IGNORE and e.labels[p - 1] == IGNORE)
 
 
-@mutant("the-prompt-at-inference-is-the-prefix-that-was-trained", "M-12: variant, a mask of contents alone",
-        "calls no tools, and thinks as it did before", "train whatever the model writes")  # fmt: skip
+@mutant(
+    "the-first-token-after-the-prompt-is-a-target every-token-of-the-answer-is-a-target",
+    "M-12: variant, a mask of contents alone",
+    "calls no tools, and thinks as it did before",
+    "train whatever the model writes",
+)
 def calls_and_thoughts_untrained():
     """Of an answer the content is trained, and its thoughts and calls are no targets."""
     return masked_where(lambda e, p, _: e.rendered.spans[e.owners[p]].kind in ("reasoning", "tool_call"))
 
 
-@mutant("the-prompt-at-inference-is-the-prefix-that-was-trained", "M-12: variant, a mask of contents under one policy",
+@mutant("the-policy-last-trains-the-last-answer", "M-12: variant, a mask of contents under one policy",
         "calls no tools", "one mask of what the model writes, for every policy")  # fmt: skip
 def last_call_untrained():
     """Under the policy "last" the calls of the last answer are no targets."""
