@@ -141,8 +141,8 @@ def last_answer_is_the_last_without_calls():
     return labelled(rule)
 
 
-@mutant("every-token-of-an-agent-may-be-trained", "everything but what the template adds", "an agent's context is trained with a hole in it",
-        "every token is every token")  # fmt: skip
+@mutant("every-token-of-an-agent-may-be-trained", "everything but what the template adds",
+        "an agent's context is trained with a hole in it", "every token is every token")  # fmt: skip
 def every_token_but_the_listing():
     """Under the policy "every-token" the listing of tools is not trained."""
     return labelled(
