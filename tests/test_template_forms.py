@@ -19,12 +19,12 @@ from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_of
 
 RENDERING = [item for item in properties_of("template") if item.seam == "render"]
 OURS = {"render": render, "encode": encode}
-READ_CALLS = (
-    "text-parts-are-rendered-as-one-content",
-    "an-empty-field-is-no-field",
-    "no-call-thought-or-tool-becomes-a-control-token",
-    "the-first-token-after-the-prompt-is-a-target",
-)
+READ_CALLS = {
+    "text-parts-are-rendered-as-one-content": "pass",
+    "a-call-has-one-text-in-every-form": "not-measured",
+    "no-call-thought-or-tool-becomes-a-control-token": "not-measured",
+    "the-first-token-after-the-prompt-is-a-target": "pass",
+}
 
 
 def marking_tools(messages, template, add_generation_prompt=False, tools=None):
@@ -130,7 +130,7 @@ def test_a_template_without_a_place_for_calls_is_not_asked_about_them():
     assert not template.places
     chosen = [REGISTRY[f"template/{name}"] for name in READ_CALLS]
     trial = put_template_on_trial(TemplateOnTrial("mine", template, "chatml/qwen2.5", load()), chosen)
-    assert [verdict.status for verdict in trial.verdicts] == ["pass"] * len(chosen)
+    assert [verdict.status for verdict in trial.verdicts] == [*READ_CALLS.values()]
 
 
 def refusing_in_other_words(messages, template, *rest, **options):

@@ -257,7 +257,8 @@ def specialised(item: Property, variant: str, vocabulary: Vocabulary | None = No
 def refusals_apart(verdict: Verdict, reasons: Counter[str]) -> Verdict:
     """A template that refuses nearly everything that is drawn was not measured."""
     starved = ("raised Unsatisfiable", "raised FailedHealthCheck")
-    if verdict.status == "fail" and any(words in verdict.reason for words in starved):
+    found = str((verdict.counterexample or {}).get("note", ""))
+    if verdict.status in ("fail", "blocked") and any(words in found for words in starved):
         said = "; ".join(reason for reason, _ in reasons.most_common(1))
         return Verdict(verdict.property, "not-measured", f"nearly all that was drawn is refused: {said}")
     return verdict

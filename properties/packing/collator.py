@@ -26,7 +26,7 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class Packed:
-    """What a collator gets: examples, the bins that index them, and a pad id that may occur in the examples too."""
+    """What a collator is given: examples, bins that index them, and a pad id that may occur in the examples too."""
 
     examples: list[Example]
     bins: list[list[int]]
@@ -74,26 +74,56 @@ def collated(collate, packed: Packed, **options):
 
 
 @must(seam="collate", laws="PK-PART", floor=100, **COLLATIONS)
-def every_row_holds_its_examples_in_order(collate, packed):
-    """Row k holds the examples of bin k one after another, ids and labels as they were, and then nothing but padding.
+def row_k_holds_the_examples_of_bin_k(collate, packed):
+    """Row k holds the ids and labels of the examples of bin k, one after another.
 
     A separator that is built into the mask and not into the ids makes documents merge (torchtitan#3130); a row rounded
-    to a divisible length loses its last tokens (TransformerEngine#1930). The batch is read after the next one was made,
-    which a loader does ahead of the step, and the examples are needed again in the next epoch.
+    to a divisible length loses its last tokens (TransformerEngine#1930).
     """
-    before, others = deepcopy(packed), [Example([0] * len(ids), [-100] * len(ids)) for ids, _ in packed.examples]
     batch = collated(collate, packed)
-    collated(collate, replace(packed, examples=others))
-    yield packed, packed == before, "the examples or the bins were changed"
-    packed = before
-    for name in ("input_ids", "labels"):
-        kind = getattr(batch, name).dtype
-        yield packed, str(kind) == "torch.int64", f"{name} are {kind}"
     yield packed, len(batch.input_ids) == len(packed.bins), f"{len(batch.input_ids)} rows for {len(packed.bins)} bins"
     for row, start, end, example in packed.segments():
         ids, labels = batch.input_ids[row, start:end].tolist(), batch.labels[row, start:end].tolist()
         yield example, ids == example.input_ids, f"row {row} holds {ids}"
+        # The first label of a segment has a property of its own.
         yield example, labels[1:] == example.labels[1:], f"row {row} has the labels {labels}"
+
+
+@must(seam="collate", laws="PK-PART", floor=50, **COLLATIONS)
+def a_batch_is_not_changed_by_the_next(collate, packed):
+    """A batch holds what it held after the next one was made.
+
+    A loader is ahead of the step: a buffer that is used again trains the tokens of another batch.
+    """
+    batch = collated(collate, packed)
+    ids, labels = batch.input_ids.clone(), batch.labels.clone()
+    others = [Example([0] * len(one), [-100] * len(one)) for one, _ in packed.examples]
+    collated(collate, replace(packed, examples=others))
+    same = bool((batch.input_ids == ids).all() and (batch.labels == labels).all())
+    yield packed, same, "its ids or labels are those of the next batch"
+
+
+@must(seam="collate", laws="PK-PART", floor=50, **COLLATIONS)
+def collating_changes_no_example(collate, packed):
+    """Examples and bins are left as they were.
+
+    They are needed again in the next epoch.
+    """
+    before = deepcopy(packed)
+    collated(collate, packed)
+    yield before, packed == before, "the examples or the bins were changed"
+
+
+@must(seam="collate", laws="PK-PART", floor=50, **COLLATIONS)
+def ids_and_labels_are_int64(collate, packed):
+    """input_ids and labels are int64.
+
+    Torch's embedding and cross-entropy take nothing less; a narrower type wraps a large vocabulary.
+    """
+    batch = collated(collate, packed)
+    for name in ("input_ids", "labels"):
+        kind = getattr(batch, name).dtype
+        yield packed, str(kind) == "torch.int64", f"{name} are {kind}"
 
 
 @must(seam="collate", laws="PK-POS", floor=100, **COLLATIONS)
@@ -111,50 +141,87 @@ def positions_restart_at_every_example(collate, packed):
 
 
 @must(seam="collate", laws="PK-MASK", floor=100, **COLLATIONS)
-def the_dense_mask_is_causal_inside_each_segment(collate, packed):
-    """Position i may attend to j if and only if both are in one segment and j <= i; no row of the mask is empty.
+def a_position_attends_to_its_segment_up_to_itself(collate, packed):
+    """In the dense mask position i attends to j if and only if both are in one segment and j <= i.
 
     A plain causal mask lets examples see each other (trl#1230, torchtune#875), an inverted one sees only others
-    (transformers#38094), and an empty row is NaN after the softmax.
+    (transformers#38094).
     """
     mask = collated(collate, packed).dense_mask()
     for row, start, end, example in packed.segments():
         for i in range(start, end):
             seen = [j for j, allowed in enumerate(mask[row, 0, i].tolist()) if allowed]
             yield (example, i - start), seen == list(range(start, i + 1)), f"position {i} attends to {seen}"
+
+
+@must(seam="collate", laws="PK-MASK", floor=50, **COLLATIONS)
+def no_row_of_the_mask_is_empty(collate, packed):
+    """In the dense mask every position attends to something, padding included.
+
+    An empty row is NaN after the softmax.
+    """
+    mask = collated(collate, packed).dense_mask()
     yield packed, bool(mask.any(-1).all()), "a position attends to nothing"
 
 
 @must(seam="collate", laws="PK-MASK", floor=50, **COLLATIONS)
-def the_flex_mask_is_the_dense_mask(collate, packed):
+def the_flex_mask_allows_what_the_dense_mask_allows(collate, packed):
     """FlexAttention's mask allows, in every row of the batch, the pairs that the dense mask allows.
 
-    Masks that capture one row's layout are right for the first row alone (transformers#37406, pytorch#139462). A block
-    that is not computed hides its pairs, whatever the mask says of them.
+    Masks that capture one row's layout are right for the first row alone (transformers#37406, pytorch#139462).
     """
     batch = collated(collate, packed)
     block_mask, dense = batch.flex_mask(), batch.dense_mask()
     index = dense.new_ones(dense.shape[-1]).cumsum(0) - 1
-    computed = block_mask.to_dense() > 0
     for row in range(len(packed.bins)):
         allowed = block_mask.mask_mod(index.new_tensor(row), index.new_tensor(0), index[:, None], index)
         yield packed, bool((allowed == dense[row, 0]).all()), f"row {row} differs"
+
+
+@must(seam="collate", laws="PK-MASK", floor=50, **COLLATIONS)
+def the_flex_mask_computes_every_block_it_needs(collate, packed):
+    """FlexAttention computes every block that holds a pair of the dense mask.
+
+    A block that is not computed hides its pairs, whatever the mask says of them.
+    """
+    batch = collated(collate, packed)
+    block_mask, dense = batch.flex_mask(), batch.dense_mask()
+    computed = block_mask.to_dense() > 0
+    for row in range(len(packed.bins)):
         i, j = (places // size for places, size in zip(dense[row, 0].nonzero().T, block_mask.BLOCK_SIZE, strict=True))
         yield packed, bool(computed[row, 0, i, j].all()), f"a block of row {row} is not computed"
 
 
 @must(seam="collate", laws="PK-MASK", floor=50, **COLLATIONS)
-def cu_seqlens_are_the_boundaries_of_the_segments(collate, packed):
-    """cu_seqlens are int32, start at 0, rise by each segment's length and end at the number of tokens.
+def cu_seqlens_mark_the_end_of_each_segment(collate, packed):
+    """cu_seqlens start at 0, rise by each segment's length and end at the number of tokens.
 
     Off by one they move a token into the neighbour's context; FlashAttention reads whatever they say.
     """
-    batch = collated(collate, packed)
     lengths = [end - start for _, start, end, _ in packed.segments()]
-    seen = batch.cu_seqlens.tolist()
+    seen = collated(collate, packed).cu_seqlens.tolist()
     yield packed, seen == [0, *accumulate(lengths)], f"cu_seqlens {seen} for segments of {lengths}"
-    yield packed, str(batch.cu_seqlens.dtype) == "torch.int32", f"cu_seqlens are {batch.cu_seqlens.dtype}"
-    yield packed, batch.max_seqlen == max(lengths), f"max_seqlen {batch.max_seqlen} for segments of {lengths}"
+
+
+@must(seam="collate", laws="PK-MASK", floor=50, **COLLATIONS)
+def cu_seqlens_are_int32(collate, packed):
+    """cu_seqlens are int32.
+
+    FlashAttention's varlen kernels take no other type.
+    """
+    kind = collated(collate, packed).cu_seqlens.dtype
+    yield packed, str(kind) == "torch.int32", f"cu_seqlens are {kind}"
+
+
+@must(seam="collate", laws="PK-MASK", floor=50, **COLLATIONS)
+def max_seqlen_is_the_longest_segment(collate, packed):
+    """max_seqlen is the length of the longest segment.
+
+    A smaller one leaves the end of the longest segment without attention.
+    """
+    lengths = [end - start for _, start, end, _ in packed.segments()]
+    seen = collated(collate, packed).max_seqlen
+    yield packed, seen == max(lengths), f"max_seqlen {seen} for segments of {lengths}"
 
 
 @must(seam="collate", laws="PK-BACKEND", floor=50, **COLLATIONS)
@@ -182,7 +249,7 @@ def the_first_label_of_a_segment_is_ignored(collate, packed):
 
 @must(seam="collate", laws="PK-NTOK", floor=50, **COLLATIONS)
 def packing_keeps_the_number_of_targets(collate, packed):
-    """A batch has as many scored targets as its examples have alone.
+    """A batch scores, and counts in num_targets, as many targets as its examples have alone.
 
     The denominator of the loss is this number. Boundaries subtracted twice scale it by (T - N) / (T - 2N + 1)
     (unsloth-zoo#1066), which many tiny segments show (trap H24).
@@ -195,16 +262,25 @@ def packing_keeps_the_number_of_targets(collate, packed):
 
 
 @must(seam="collate", laws="PK-PAD", floor=50, **COLLATIONS)
-def padding_is_no_target_and_is_never_attended(collate, packed):
-    """Padding is known by its position: it has no label, and no token attends to it, whatever the pad id.
+def padding_has_no_label(collate, packed):
+    """What stands behind the examples of a row has no label, whatever the pad id.
 
-    With pad = end-of-turn, masking by id unlearns to stop (trl#976), and not masking trains on padding. Multiplied with
-    a mask instead of left out, one NaN there is the loss (Megatron-Bridge#3117).
+    Padding is known by its position: with pad = end-of-turn, masking by id unlearns to stop (trl#976), and not masking
+    trains on padding.
     """
-    batch = collated(collate, packed)
-    mask = batch.dense_mask()
+    labels = collated(collate, packed).labels
+    for row in range(len(packed.bins)):
+        seen = labels[row, packed.tokens(row) :].tolist()
+        yield packed, set(seen) <= {-100}, f"labels {seen} on the padding of row {row}"
+
+
+@must(seam="collate", laws="PK-PAD", floor=50, **COLLATIONS)
+def no_token_attends_to_padding(collate, packed):
+    """In the dense mask no token of an example attends to padding, whatever the pad id.
+
+    Multiplied with a mask instead of left out, one NaN there is the loss (Megatron-Bridge#3117).
+    """
+    mask = collated(collate, packed).dense_mask()
     for row in range(len(packed.bins)):
         end = packed.tokens(row)
-        labels = batch.labels[row, end:].tolist()
-        yield packed, set(labels) <= {-100}, f"labels {labels} on the padding of row {row}"
         yield packed, not mask[row, 0, :end, end:].any(), f"a token of row {row} attends to padding"

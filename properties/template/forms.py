@@ -13,7 +13,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from sftspec.properties import must, takes
-from sftspec.properties.cases.conversations import HELLO, RESULT, THOUGHTFUL
+from sftspec.properties.cases.conversations import HELLO, RESULT, THOUGHTFUL, TWO_TURNS
 from sftspec.properties.cases.template import (
     CALL_KEYS,
     EVERY,
@@ -156,9 +156,9 @@ def tools_in_one_object_are_listed(render, template):
 @must(
     seam="render",
     laws=("TP-PRES",),
-    floor=50,
+    floor=20,
     given={"messages": conversations(plain_text), "template": st.sampled_from(TAKE_TOOLS)},
-    examples=IN_EVERY,
+    examples=in_each(TAKE_TOOLS, TWO_TURNS),
 )
 def an_empty_list_of_tools_lists_nothing(render, messages, template):
     """An empty list of tools is the same as none.

@@ -32,8 +32,12 @@ def windowed(size: int) -> Pipeline:
     return with_inputs(inputs, packed_only=False)
 
 
-@mutant("examples-do-not-see-each-other hidden-states-equal-those-alone", "huggingface/trl#1230",
-        "context is contaminated; training loss flatters", "block-diagonal attention")  # fmt: skip
+@mutant(
+    "examples-do-not-see-each-other hidden-states-equal-those-alone a-packed-batch-has-no-row-mask",
+    "huggingface/trl#1230",
+    "context is contaminated; training loss flatters",
+    "block-diagonal attention",
+)
 def plain_causal_attention():
     """Packed examples attend to everything before them in the row."""
     return with_inputs(lambda batch: {
@@ -205,8 +209,12 @@ def boundary_one_token_late():
     return collated(change)
 
 
-@mutant("hidden-states-equal-those-alone", "pytorch/torchtitan#3130", "later turns forget the earlier ones",
-        "segments are examples, not stretches between end tokens")  # fmt: skip
+@mutant(
+    "hidden-states-equal-those-alone a-position-attends-to-its-segment-up-to-itself",
+    "pytorch/torchtitan#3130",
+    "later turns forget the earlier ones",
+    "segments are examples, not stretches between end tokens",
+)
 def segments_end_with_a_turn():
     """Segments of packed rows are found by end-of-turn tokens: every turn of a conversation stands alone."""
 
@@ -218,8 +226,12 @@ def segments_end_with_a_turn():
     return collated(change)
 
 
-@mutant("positions-restart-with-each-example", "positions offset by two, as in fairseq's OPT", "learned positions move",
-        "positions begin at 0")  # fmt: skip
+@mutant(
+    "positions-restart-with-each-example positions-restart-at-every-example",
+    "positions offset by two, as in fairseq's OPT",
+    "learned positions move",
+    "positions begin at 0",
+)
 def positions_begin_at_two():
     """position_ids of packed rows begin at 2."""
     return collated(lambda batch: replace(batch, position_ids=batch.position_ids + 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 from sftspec.collation import Batch, collate
@@ -38,14 +39,56 @@ def last_length_alone_checked():
     return Pipeline(pack=broken)
 
 
-@mutant("what-is-no-length-is-refused", "empty examples filtered by the packer", "nobody knows what was lost",
-        "refuse what is no length, or count it")  # fmt: skip
+@mutant(
+    "a-length-that-is-no-positive-integer-is-refused",
+    "empty examples filtered by the packer",
+    "nobody knows what was lost",
+    "refuse what is no length, or count it",
+)
 def empty_examples_left_out():
     """Examples of length 0 are in no pack, and nobody is told."""
 
     def broken(lengths, capacity):
         kept = [index for index, length in enumerate(lengths) if length]
         return [[kept[index] for index in items] for items in pack([lengths[index] for index in kept], capacity)]
+
+    return Pipeline(pack=broken)
+
+
+@mutant("a-capacity-below-one-is-refused", "a capacity computed from a setting that is missing",
+        "pays for a row at every example", "refuse a capacity that holds nothing")  # fmt: skip
+def capacity_of_nothing_taken():
+    """With a capacity below 1 every example has a pack of its own."""
+
+    def broken(lengths, capacity):
+        return pack(lengths, capacity) if capacity > 0 else [[index] for index in range(len(lengths))]
+
+    return Pipeline(pack=broken)
+
+
+@mutant("packing-changes-no-length", "LLaMA-Factory's greedy knapsack", "lengths no longer belong to their examples",
+        "sort a copy")  # fmt: skip
+def lengths_sorted_in_place():
+    """The packer sorts the lengths that it is given, after it has packed them."""
+
+    def broken(lengths, capacity):
+        packs = [list(one) for one in pack(lengths, capacity)]
+        lengths.sort()
+        return packs
+
+    return Pipeline(pack=broken)
+
+
+@mutant("the-same-lengths-give-the-same-packs", "packs shuffled without a seed", "cannot be resumed or repeated",
+        "shuffle with the seed of the job")  # fmt: skip
+def packs_turned_with_every_call():
+    """Each call of the packer begins with another pack."""
+    calls = itertools.count()
+
+    def broken(lengths, capacity):
+        packs = [list(one) for one in pack(lengths, capacity)]
+        turn = next(calls) % max(1, len(packs))
+        return packs[turn:] + packs[:turn]
 
     return Pipeline(pack=broken)
 
@@ -61,8 +104,12 @@ def sixteen_examples_at_most():
     return Pipeline(pack=broken)
 
 
-@mutant("rows-are-as-long-as-the-capacity", "variant of huggingface/trl#4554", "the end of full rows is never learned",
-        "refuse a row that is too long")  # fmt: skip
+@mutant(
+    "a-row-over-the-capacity-is-refused",
+    "variant of huggingface/trl#4554",
+    "the end of full rows is never learned",
+    "refuse a row that is too long",
+)
 def rows_cut_to_the_capacity():
     """A row over the capacity is cut to it, and nobody is told."""
 
@@ -76,7 +123,7 @@ def rows_cut_to_the_capacity():
     return Pipeline(collate=broken)
 
 
-@mutant("rows-are-as-long-as-the-capacity", "cu_seqlens made from the width of the rows",
+@mutant("padding-to-the-capacity-adds-nothing", "cu_seqlens made from the width of the rows",
         "the last example attends to padding", "end with the number of tokens")  # fmt: skip
 def capacity_counted_in_cu_seqlens():
     """Where a capacity is given, the padding of the last row is counted with its last segment."""
@@ -90,8 +137,12 @@ def capacity_counted_in_cu_seqlens():
     return Pipeline(collate=broken)
 
 
-@mutant("what-makes-no-batch-is-refused", "labels shifted by the data set and by the loss", "learns to skip a token",
-        "refuse a label that is neither its id nor -100")  # fmt: skip
+@mutant(
+    "labels-that-are-not-the-ids-are-refused",
+    "labels shifted by the data set and by the loss",
+    "learns to skip a token",
+    "refuse a label that is neither its id nor -100",
+)
 def shifted_labels_taken():
     """A label that is another token than the id in its place is taken as a sign that the place is trained."""
 
@@ -105,8 +156,12 @@ def shifted_labels_taken():
     return Pipeline(collate=broken)
 
 
-@mutant("the-flex-mask-is-the-dense-mask", "block masks built for one block", "long examples forget their beginning",
-        "compute every block that holds an allowed pair")  # fmt: skip
+@mutant(
+    "the-flex-mask-computes-every-block-it-needs",
+    "block masks built for one block",
+    "long examples forget their beginning",
+    "compute every block that holds an allowed pair",
+)
 def blocks_of_the_diagonal():
     """FlexAttention computes only the blocks of 128 positions on the diagonal."""
 

@@ -14,8 +14,12 @@ from sftspec.step import IGNORE, StepReport, clip_gradients, sft_loss, sft_step
 from sftspec.trainer import Pipeline
 
 
-@mutant("no-example-is-trained-to-predict-the-next", "huggingface/transformers#31629",
-        "the end of an answer foretells an unrelated question", "ignore the first label of each segment")  # fmt: skip
+@mutant(
+    "no-example-is-trained-to-predict-the-next the-first-label-of-a-segment-is-ignored",
+    "huggingface/transformers#31629",
+    "the end of an answer foretells an unrelated question",
+    "ignore the first label of each segment",
+)
 def boundary_trained():
     """The last token of one example is trained to predict the first of the next."""
 
@@ -50,28 +54,45 @@ class Splits(Pipeline):
         ]
 
 
-@mutant("no-row-exceeds-the-capacity", "separators not counted", "tokens over the context are cut off in the kernel",
-        "count every token")  # fmt: skip
+@mutant(
+    "no-row-exceeds-the-capacity no-fewer-packs-than-possible",
+    "separators not counted",
+    "tokens over the context are cut off in the kernel",
+    "count every token",
+)
 def capacity_exceeded():
     """Packs are filled to one and a half times the capacity."""
     return Pipeline(pack=lambda lengths, capacity: pack(lengths, capacity + capacity // 2))
 
 
-@mutant("packing-packs", "unslothai/unsloth#7234", "the run costs what it would unpacked", "say that it is off")
+@mutant(
+    "packing-packs packs-are-more-than-half-full",
+    "unslothai/unsloth#7234",
+    "the run costs what it would unpacked",
+    "say that it is off",
+)
 def packing_switched_off():
     """Every example is a pack of its own."""
     return Pipeline(pack=lambda lengths, capacity: [[index] for index in range(len(lengths))])
 
 
-@mutant("masking/every-conversation-with-a-target-is-trained", "huggingface/trl#1850", "part of the data is never seen",
-        "keep the last pack")  # fmt: skip
+@mutant(
+    "masking/every-conversation-with-a-target-is-trained every-example-is-packed-once-and-whole",
+    "huggingface/trl#1850",
+    "part of the data is never seen",
+    "keep the last pack",
+)
 def last_pack_dropped():
     """The last pack, which is not full, is dropped."""
     return Pipeline(pack=lambda lengths, capacity: list(pack(lengths, capacity))[:-1])
 
 
-@mutant("masking/everything-chosen-is-trained", "transformers#31629, the fix done twice", "answers begin badly",
-        "ignore the first label of a segment, and no more")  # fmt: skip
+@mutant(
+    "masking/everything-chosen-is-trained packing-keeps-the-number-of-targets row-k-holds-the-examples-of-bin-k",
+    "transformers#31629, the fix done twice",
+    "answers begin badly",
+    "ignore the first label of a segment, and no more",
+)
 def two_labels_lost_at_each_boundary():
     """The first two labels of each packed example are ignored."""
     return collated(lambda batch: replace(batch, labels=batch.labels.masked_fill(batch.position_ids <= 1, IGNORE)))
@@ -154,7 +175,7 @@ def packs_filled_with_repeats():
     return Pipeline(pack=broken, collate=twice)
 
 
-@mutant("masking/padding-is-never-trained", "padding packed like an example",
+@mutant("masking/padding-is-never-trained padding-has-no-label", "padding packed like an example",
         "learns to write padding", "padding has no label")  # fmt: skip
 def padding_is_the_last_example():
     """Padding behind a packed row is taken for part of its last example, labels and all."""
@@ -167,8 +188,12 @@ def padding_is_the_last_example():
     return collated(change)
 
 
-@mutant("no-two-packs-fit-into-one packs-stay-within-eleven-ninths-of-the-optimum", "huggingface/trl#3887",
-        "rows are half padding", "search the space that is left, whatever the capacity")  # fmt: skip
+@mutant(
+    "no-two-packs-fit-into-one packs-stay-within-eleven-ninths-of-the-optimum the-number-of-packs-does-not-depend-on-the-order",
+    "huggingface/trl#3887",
+    "rows are half padding",
+    "search the space that is left, whatever the capacity",
+)
 def packs_half_as_large():
     """Packs are filled to half of the capacity, if all examples fit there: a search tree with too few leaves."""
 
@@ -178,15 +203,19 @@ def packs_half_as_large():
     return Pipeline(pack=broken)
 
 
-@mutant("cu-seqlens-are-the-boundaries-of-the-segments", "cu_seqlens without the leading 0",
+@mutant("cu-seqlens-mark-the-end-of-each-segment", "cu_seqlens without the leading 0",
         "the first example is lost to varlen kernels", "begin with 0, end with the number of tokens")  # fmt: skip
 def cu_seqlens_without_the_start():
     """cu_seqlens hold the ends of the segments only."""
     return collated(lambda batch: replace(batch, cu_seqlens=batch.cu_seqlens[1:]))
 
 
-@mutant("the-flex-mask-is-the-dense-mask", "pytorch/pytorch#139462", "rows after the first are cut at the wrong places",
-        "the mask function takes the row that it is given")  # fmt: skip
+@mutant(
+    "the-flex-mask-computes-every-block-it-needs the-flex-mask-allows-what-the-dense-mask-allows",
+    "pytorch/pytorch#139462",
+    "rows after the first are cut at the wrong places",
+    "the mask function takes the row that it is given",
+)
 def flex_mask_of_the_first_row():
     """FlexAttention's mask looks up the segments of the first row for every row."""
 
