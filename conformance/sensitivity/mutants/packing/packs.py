@@ -189,7 +189,8 @@ def padding_is_the_last_example():
 
 
 @mutant(
-    "no-two-packs-fit-into-one packs-stay-within-eleven-ninths-of-the-optimum the-number-of-packs-does-not-depend-on-the-order",
+    "no-two-packs-fit-into-one packs-stay-within-eleven-ninths-of-the-optimum "
+    "the-number-of-packs-does-not-depend-on-the-order",
     "huggingface/trl#3887",
     "rows are half padding",
     "search the space that is left, whatever the capacity",
