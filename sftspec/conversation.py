@@ -63,7 +63,8 @@ def check_conversation(messages: Any, source: str = "conversation", tools: list 
     if isinstance(messages, Mapping) and "messages" in messages:
         messages, tools = messages["messages"], tools or messages.get("tools")
     if not isinstance(messages, (list, tuple)):
-        raise ConversationError(f"{source}: expected a list of messages, found {type(messages).__name__}")
+        hint = " (JSON in a string: parse it first)" if isinstance(messages, str) and messages[:1] in ("[", "{") else ""
+        raise ConversationError(f"{source}: expected a list of messages, found {type(messages).__name__}{hint}")
     untouched = messages and not tools and all(map(_is_plain, messages))
     if untouched and isinstance(messages, Conversation) and not messages.tools:
         return messages
@@ -134,7 +135,8 @@ def _check_optional(message: Mapping, place: str, refuse: fields.Refuse, remarks
         remarks[f"{key} is read as {'train' if key in fields.FLAGS else 'reasoning_content'}"] = None
     if train and message["role"] != "assistant":
         remarks[f"train is true on a message from {message['role']}: only the policy every-token trains that"] = None
-    for key in fields.unread(message, fields.OWN | fields.MESSAGE_METADATA):
+    named = {"name"} if message["role"] == "tool" else set()  # of the tool, which its call names as well
+    for key in fields.unread(message, fields.OWN | fields.MESSAGE_METADATA | named):
         remarks[f"{key} of a message is not read, unless the template does"] = None
     message = {key: value for key, value in message.items() if key in fields.OWN or key not in known}
     for key, value in (("train", train), ("reasoning_content", thought)):

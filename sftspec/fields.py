@@ -62,12 +62,15 @@ METADATA = _words(
 )
 # Of a message: for an application or for the template, and no text of the conversation.
 MESSAGE_METADATA = _words(
-    "id tool_call_id name timestamp created created_at date uuid message_id parent_id conversation_id model lang"
+    "id tool_call_id timestamp created created_at date uuid message_id parent_id conversation_id model lang"
     " language index idx turn turn_id source annotations logprobs usage finish_reason stop_reason metadata meta score"
     " cache_control type is_error status"
 )
 OWN = frozenset({"role", "content", "train", "tool_calls", "reasoning_content"})
-FLAG_WORDS = _words("loss train trained trainable training mask masked masks masking weight weights")
+FLAG_WORDS = _words(
+    "loss train trained trainable training mask masked masks masking weight weights supervise supervised learn ignore"
+    " ignored"
+)
 
 
 def is_void(value: Any) -> bool:
@@ -89,10 +92,7 @@ def read_flags(fields: Mapping[str, Any], refuse: Refuse) -> bool | None:
                 raise refuse(f"{key} looks like a flag of training that is not known here; write train: true or false")
             continue
         if isinstance(value, (int, float)) and value not in (0, 1):
-            raise refuse(
-                f"{key} is {value}; write 0 or 1, or train instead of it: a loss with other weights is not this "
-                "loss, so that such a record is not counted as if it were"
-            )
+            raise refuse(f"{key} is {value}; write 0 or 1, or train instead of it (other weights make another loss)")
         if not isinstance(value, (bool, int, float)):
             alternative = "" if key == "train" else ", or train instead of it"
             raise refuse(f"{key} is {value!r:.60}; write true or false{alternative}")
@@ -129,7 +129,7 @@ def refuse_media(fields: Mapping[str, Any], refuse: Refuse) -> None:
 def unread(fields: Mapping[str, Any], read: Iterable[str]) -> list[str]:
     """Fields that nothing here reads, where they say anything."""
     known = {*read, *FLAGS, *THOUGHTS}
-    return [str(key) for key, value in fields.items() if key not in known and carries_text(value)]
+    return [str(key) for key, value in fields.items() if key not in known and (carries_text(value) or value is True)]
 
 
 def carries_text(value: Any) -> bool:

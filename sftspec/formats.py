@@ -109,6 +109,10 @@ def _with_what_stands_beside(
     for key in (*fields.THOUGHTS, *fields.OTHER_THOUGHTS):
         if key in beside and fields.carries_text(beside[key]):
             raise refuse(f"{key} beside the messages belongs to one of them; write it there, as reasoning_content")
+    if beside.get("label") is False:
+        raise refuse(
+            "label is false: an answer that is not wanted (KTO); leave it out, or it is trained as one that is"
+        )
     mask = beside.get("mask")
     if isinstance(mask, str) and mask.lower() in ("user", "human"):  # NeMo: the speaker who is not trained
         beside = {key: value for key, value in beside.items() if key != "mask"}
@@ -162,10 +166,10 @@ def _sharegpt(record: Mapping, source: str) -> tuple[list, Any]:
         if not isinstance(turn, Mapping) or "from" not in turn or "value" not in turn:
             raise ConversationError(f"{place}: expected an object with from and value, found {shown(turn)}")
         speaker = turn["from"]
-        if not isinstance(speaker, str) or speaker not in SHAREGPT_ROLES:
+        if not isinstance(speaker, str) or speaker.lower() not in SHAREGPT_ROLES:  # NeMo writes User
             raise ConversationError(f"{place}: unknown speaker {shown(speaker)}; known are {', '.join(SHAREGPT_ROLES)}")
         others = {key: value for key, value in turn.items() if key not in ("from", "value")}
-        messages.append({"role": SHAREGPT_ROLES[speaker], "content": turn["value"], **others})
+        messages.append({"role": SHAREGPT_ROLES[speaker.lower()], "content": turn["value"], **others})
     return messages, _tools(record, source)
 
 

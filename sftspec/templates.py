@@ -141,8 +141,8 @@ def render_checked(
     _refuse_what_has_no_place(conversation, variant)
     if bos not in ("template", "tokenizer"):
         raise TemplateError(f"bos is {bos!r}; write who owns it: 'template' or 'tokenizer'")
-    if getattr(conversation, "template_arguments", None):
-        variant = _with_arguments(variant, conversation.template_arguments)
+    if arguments := getattr(conversation, "template_arguments", None):
+        variant = _with_arguments(variant, arguments)
     pieces = list(variant.pieces(conversation, add_generation_prompt))
     if bos == "tokenizer" and pieces and pieces[0][0] == "bos":
         del pieces[0]

@@ -96,6 +96,9 @@ def test_a_flag_of_a_record_covers_all_of_it_and_says_so(flag):
     (record(ASK, {"role": "function", "name": "f", "content": "1"}), "write tool"),
     (record(ASK, {"role": "ipython", "content": "1"}), "write tool"),
     ({"text": "hello"}, "text without roles"),
+    ({"messages": json.dumps([ASK])}, "JSON in a string: parse it first"),
+    ({"prompt": "q", "completion": "a", "label": False}, "not wanted (KTO)"),
+    (record(ASK, {**ANSWER, "ignore": True}), "ignore looks like a flag of training"),
     ({"input_ids": [1, 2]}, "--prepared"),
     ({"prompt": [ASK], "chosen": [ANSWER], "rejected": [ANSWER]}, "a preference"),
     ({"contents": [{"role": "user", "parts": [{"inlineData": {"data": "x"}}]}]}, "content part 0"),
@@ -148,6 +151,12 @@ def test_a_system_prompt_is_read_wherever_it_stands(name):
     assert not read(FORMS[name]).remarks
 
 
+def test_speakers_are_read_in_any_case_and_a_mask_that_names_them():
+    turns = [{"from": "User", "value": ASK["content"]}, {"from": "Assistant", "value": ANSWER["content"]}]
+    found = read({"mask": "User", "system": "", "conversations": turns, "type": "VALUE_TO_TEXT"})
+    assert [dict(item) for item in found] == [ASK, ANSWER] and not found.remarks
+
+
 def test_functions_are_tools():
     function = {"name": "f", "parameters": {"type": "object"}}
     assert read(record(ASK, ANSWER, functions=[function])).tools == [{"type": "function", "function": function}]
@@ -156,6 +165,9 @@ def test_functions_are_tools():
 def test_what_is_not_read_is_remarked_and_metadata_is_not():
     found = read(record({**ASK, "mood": "grim", "id": "7"}, ANSWER, notes="see below", id=7, score=0.3, extra=None))
     assert found.remarks == ("notes of a record is not read", "mood of a message is not read, unless the template does")
+    for field in ({"name": "Bob"}, {"prefix": True}):
+        said = f"{next(iter(field))} of a message is not read, unless the template does"
+        assert read(record({**ASK, **field}, ANSWER)).remarks == (said,)
     assert read(record({**ASK, "train": True}, ANSWER)).remarks[0].startswith("train is true on a message from user")
 
 

@@ -13,7 +13,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 from sftspec.conformance.audit.batch import Auditor, Batch, Settings
@@ -67,6 +69,10 @@ def _work(shard: Shard) -> Batch:
     return _auditor(shard)
 
 
+def _absolute(name: str | None) -> str | None:
+    return str(Path(name).absolute()) if name and Path(name).exists() else name
+
+
 class RayAuditor:
     """The same function on a Ray worker: rows with a pickled shard become rows with a pickled batch."""
 
@@ -93,6 +99,8 @@ def run_ray(shards: Iterable[Shard], settings: Settings, workers: int, address: 
     if not ray.is_initialized():
         ray.init(address=address, log_to_driver=False, **({} if address else {"num_cpus": workers}))
     ray.data.DataContext.get_current().enable_progress_bars = False
+    named = {name: getattr(settings, name) for name in ("template", "tokenizer")}  # a worker has a folder of its own
+    settings = replace(settings, **{name: _absolute(value) for name, value in named.items()})
     items = [{"shard": pickle.dumps(shard)} for shard in shards]
     if not items:
         return

@@ -26,6 +26,7 @@ h1 { margin: 0; font-size: 1.45rem } h2 { margin: 2rem 0 .6rem; font-size: 1.1re
 .sizes b { display: block; font-size: 1.4rem; font-variant-numeric: tabular-nums }
 .card { margin: .6rem 0 } .card h3 { margin: 0; font-size: 1rem; display: flex; gap: .6rem; align-items: baseline;
   flex-wrap: wrap } .card h3 b { color: var(--bad); font-variant-numeric: tabular-nums }
+.card h3 span { font-weight: 400; font-size: .9rem }
 .card ul { margin: .3rem 0 0; padding-left: 1.1rem } code, .place { font: 13px ui-monospace, monospace }
 .wide { overflow-x: auto } table { width: 100%; border-collapse: collapse; background: var(--card);
   border: 1px solid var(--line) }

@@ -100,9 +100,9 @@ def find_sources(names: Iterable[str]) -> list[Source]:
             found = sorted(item for item in path.rglob("*") if _is_data(item))
             if not found:
                 raise InputError(f"{name}: no file of conversations there ({', '.join(SUFFIXES)}; also packed)")
-            sources += [Source(item, str(item.relative_to(path.parent))) for item in found]
+            sources += [Source(item.absolute(), str(item.relative_to(path.parent))) for item in found]
         elif path.is_file():
-            sources.append(Source(path, path.name))
+            sources.append(Source(path.absolute(), path.name))
         else:
             raise InputError(f"{name}: there is no such file or folder")
     doubled = {source.name for source in sources if sum(other.name == source.name for other in sources) > 1}

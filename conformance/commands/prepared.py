@@ -33,7 +33,8 @@ def run_prepared(args: Namespace) -> int:
     conventions = conventions_asked(args.convention)
     try:
         rows = read_rows(args.prepared, args.labels)
-        run, verdicts = None, []
+        run: Any = None
+        verdicts: list[dict[str, Any]] = []
         if args.data:
             run, rows, verdicts = judged(args, rows, template, tokens, conventions)
     except (InputError, ConversationError, TemplateError, OSError) as error:
