@@ -7,6 +7,7 @@ import json
 import pytest
 
 from sftspec import encode_batch, load_conversations
+from sftspec.conformance.audit.prepared import CAPACITY, POSITIONS, READ, chosen_properties
 from sftspec.conformance.commands.cli import main
 from sftspec.golden import small_tokenizer
 
@@ -99,6 +100,11 @@ def test_what_trl_prepares_passes(trl, file):
     assert (document["max_length"] == 60) == file.startswith("cut")
     reasons = {item["id"]: item["reason"] for item in document["verdicts"] if item["status"] == "not-measured"}
     assert "reads a gradient" in reasons["packing/examples-do-not-see-each-other"]
+
+
+def test_what_is_read_off_rows_are_properties_of_a_run():
+    known = {item.id for item in chosen_properties()}
+    assert set(READ) <= known and {POSITIONS, CAPACITY} <= set(READ)
 
 
 def test_wrapped_packing_splits_conversations(trl):
