@@ -1,13 +1,14 @@
 """Properties of functions: which function a property reads, and arguments drawn for it until one does not hold.
 
-What is drawn does not depend on the function that is judged, so that a property's arguments are drawn once in a
-process, and every function is given the same ones. Only what fails is drawn again, to be shrunk.
+What is drawn depends on the strategies alone, and not on the function that is judged. So arguments are drawn once in a
+process for all properties that are given the same, and every function gets the same ones. Only what fails is drawn
+again, to be shrunk.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def draw(item: Property, function: Any, max_examples: int) -> Drawn:
             for arguments in drawn_arguments(item, max_examples):
                 judge(**arguments)
         except Exception as error:  # shrunk, if it fails; if it was not asked, hypothesis draws others in its place
-            _hypothesis(item, judge, max_examples)
+            _hypothesis(item.given, judge, max_examples)
             if not isinstance(error, UnsatisfiedAssumption):
                 raise
     except Exception as error:
@@ -90,16 +91,19 @@ def draw(item: Property, function: Any, max_examples: int) -> Drawn:
     return Drawn(held)
 
 
-@functools.lru_cache(maxsize=256)  # a template on trial has properties of its own, which are not needed again
 def drawn_arguments(item: Property, max_examples: int) -> list[dict[str, Any]]:
     """The arguments that hypothesis draws for a property: the same ones each time."""
+    return _drawn(tuple(item.given.items()), max_examples) if item.given else []
+
+
+@functools.lru_cache(maxsize=256)  # a template on trial has properties of its own, which are not needed again
+def _drawn(strategies: tuple[tuple[str, Any], ...], max_examples: int) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    if item.given:
-        _hypothesis(item, lambda **arguments: found.append(arguments), max_examples)
+    _hypothesis(dict(strategies), lambda **arguments: found.append(arguments), max_examples)
     return found
 
 
-def _hypothesis(item: Property, body: Callable[..., None], max_examples: int) -> None:
+def _hypothesis(strategies: Mapping[str, Any], body: Callable[..., None], max_examples: int) -> None:
     """Call the body with drawn arguments; if it raises, shrink them and raise what it raises on the smallest."""
     from hypothesis import Phase, given, settings
 
@@ -112,4 +116,4 @@ def _hypothesis(item: Property, body: Callable[..., None], max_examples: int) ->
     def drawn(**arguments: Any) -> None:  # its source is what hypothesis derives the seed from
         body(**arguments)
 
-    chosen(given(**item.given)(drawn))()
+    chosen(given(**strategies)(drawn))()

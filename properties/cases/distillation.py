@@ -6,6 +6,7 @@ summation and no library with what it judges.
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from dataclasses import dataclass
@@ -79,6 +80,7 @@ def random_case(seed: int, batch: int, length: int, vocabulary: int, kind: str) 
     return Case(student, teacher, labels)
 
 
+@functools.cache  # arguments are drawn once for all that ask for the same strategy
 def cases(*kinds: str) -> st.SearchStrategy[Case]:
     """Random cases of the kinds named: "random", "shifted" (equal models, up to a constant per row), "one-hot"."""
     return st.builds(

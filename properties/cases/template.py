@@ -78,6 +78,7 @@ json_values = st.recursive(
 )
 
 
+@cache  # arguments are drawn once for all that ask for the same strategy
 def conversations(texts: st.SearchStrategy[str], ends_with: str = "") -> st.SearchStrategy[list[dict]]:
     """System or none, then user and assistant in turn; the last message from either, or as asked."""
 

@@ -6,6 +6,7 @@ it. Optima come from exhaustive search, bounds from Martello and Toth 1990 and D
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -28,6 +29,7 @@ class Problem(NamedTuple):
     capacity: int
 
 
+@functools.cache  # arguments are drawn once for all that ask for the same strategy
 @st.composite
 def problems(draw: st.DrawFn, most: int = 40) -> Problem:
     """Up to `most` lengths from 1 to a capacity of 1 to 64, often ones at which packers go wrong."""
