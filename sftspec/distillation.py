@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from sftspec.divergences import forward_kl, generalised_jsd, reverse_kl, with_tail_bucket
-from sftspec.step import IGNORE, NoTargetsError, check_vocabulary, count_targets, in_eval_mode, sft_loss
+from sftspec.row_losses import Places, sum_over_rows
+from sftspec.step import IGNORE, NoTargetsError, check_vocabulary, count_targets, cross_entropies, in_eval_mode
 
 
 def distillation_loss(
@@ -80,17 +81,21 @@ def distillation_loss(
     n = count_targets(labels) if num_targets is None else num_targets
     if not n > 0:
         raise NoTargetsError("the batch has no target (every label is -100): drop and count it, or skip the step")
-    loss = torch.zeros((), dtype=torch.float32, device=student_logits.device)
-    if alpha > 0:  # a term of weight 0 is left out, because 0 * inf would be NaN
-        student = softened(student_logits, labels, temperature)
-        teacher = softened(teacher_logits.detach(), labels, temperature)
-        if top_k is not None:
-            kept = teacher.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
-            student, teacher = with_tail_bucket(student, kept), with_tail_bucket(teacher, kept)
-        loss = loss + alpha * temperature**2 * divergences[divergence](student, teacher).sum() / n
-    if alpha < 1:
-        loss = loss + (1 - alpha) * sft_loss(student_logits, labels, num_targets=n)
-    return loss
+    targets, teacher_logits = labels[:, 1:], teacher_logits.detach()
+
+    def loss(rows: Tensor, places: Places) -> Tensor:
+        parts = []
+        if alpha > 0:  # a term of weight 0 is left out, because 0 * inf would be NaN
+            student, teacher = _softened(rows, temperature), _softened(teacher_logits[places], temperature)
+            if top_k is not None:
+                kept = most_likely(teacher, top_k)
+                student, teacher = with_tail_bucket(student, kept), with_tail_bucket(teacher, kept)
+            parts.append(alpha * temperature**2 * divergences[divergence](student, teacher))
+        if alpha < 1:
+            parts.append((1 - alpha) * cross_entropies(rows, targets[places]))
+        return sum(parts)
+
+    return sum_over_rows(loss, student_logits, (targets != IGNORE).nonzero(as_tuple=True)) / n
 
 
 def shared_vocabulary(student_logits: Tensor, teacher_logits: Tensor, vocab_size: int | None) -> tuple[Tensor, Tensor]:
@@ -115,8 +120,24 @@ def shared_vocabulary(student_logits: Tensor, teacher_logits: Tensor, vocab_size
 
 def softened(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
     """log softmax(z / T) of the scored rows only: (n, V), at least float32."""
-    rows = logits[:, :-1][labels[:, 1:] != IGNORE]
+    return _softened(logits[:, :-1][labels[:, 1:] != IGNORE], temperature)
+
+
+def _softened(rows: Tensor, temperature: float) -> Tensor:
     return torch.log_softmax(rows.to(torch.promote_types(rows.dtype, torch.float32)) / temperature, dim=-1)
+
+
+def most_likely(log_probs: Tensor, k: int) -> Tensor:
+    """The k most likely tokens of each row, of equals the smaller ids: (n, V) -> (n, k).
+
+    A search for the k largest gives some of equals, and any. So the rows with equals left over are sorted whole.
+    """
+    found = log_probs.topk(k, dim=-1)
+    kept, least = found.indices, found.values[..., -1:]
+    unsure = ((log_probs >= least).sum(-1) != k).nonzero().squeeze(-1)
+    if len(unsure):
+        kept[unsure] = log_probs[unsure].sort(dim=-1, descending=True, stable=True).indices[:, :k]
+    return kept
 
 
 def frozen_logits(teacher: torch.nn.Module, **inputs) -> Tensor:

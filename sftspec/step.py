@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sftspec.job import RANK
+from sftspec.row_losses import Places, sum_over_rows
 
 IGNORE = -100
 
@@ -50,7 +51,7 @@ def sft_loss(logits: Tensor, labels: Tensor, num_targets: int | None = None, wei
             labels[:, t + 1].
         num_targets: the denominator. None: the number of targets in these labels (or their summed weight). With
             gradient accumulation or several ranks: the number of targets of the whole optimizer step.
-        weights: (B, T) weight of each label, aligned with labels; None weighs every target 1.
+        weights: (B, T) weight of each label, aligned with labels; None weighs every target 1. They get no gradient.
     Returns:
         Scalar loss in nats per target.
     Raises:
@@ -63,21 +64,25 @@ def sft_loss(logits: Tensor, labels: Tensor, num_targets: int | None = None, wei
         )
     targets = labels[:, 1:]
     scored = targets != IGNORE
-    chosen = targets[scored]
-    check_vocabulary(chosen, logits.shape[-1])
-    # Selecting the scored rows first keeps 0 * inf = NaN out: what is ignored cannot touch the loss.
-    rows = logits[:, :-1][scored]
-    rows = rows if rows.dtype == torch.float64 else rows.float()
-    losses = torch.logsumexp(rows, dim=-1) - rows.gather(-1, chosen[:, None]).squeeze(-1)
-    if weights is not None:
-        losses = losses * weights[:, 1:][scored].to(losses.dtype)
-    if num_targets is None:
-        denominator = chosen.numel() if weights is None else float(weights[:, 1:][scored].sum())
+    check_vocabulary(targets[scored], logits.shape[-1])
+    if num_targets is not None:
+        denominator: float = num_targets
     else:
-        denominator = num_targets
+        denominator = count_targets(labels) if weights is None else float(weights[:, 1:][scored].sum())
     if not denominator > 0:
         raise NoTargetsError("the batch has no target (every label is -100): drop and count it, or skip the step")
-    return losses.sum() / denominator
+
+    def loss(rows: Tensor, places: Places) -> Tensor:
+        losses = cross_entropies(rows, targets[places])
+        return losses if weights is None else losses * weights[:, 1:][places].to(losses.dtype)
+
+    # Selecting the scored rows first keeps 0 * inf = NaN out: what is ignored cannot touch the loss.
+    return sum_over_rows(loss, logits, scored.nonzero(as_tuple=True)) / denominator
+
+
+def cross_entropies(rows: Tensor, targets: Tensor) -> Tensor:
+    """logsumexp(z) - z[y] of each row: (n, V) logits and (n,) targets -> (n,) nats."""
+    return torch.logsumexp(rows, dim=-1) - rows.gather(-1, targets[:, None]).squeeze(-1)
 
 
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:

@@ -1,6 +1,6 @@
-"""Packing, beside TRL's best-fit loop and LLaMA-Factory's knapsack on the same lengths.
+"""Packing, beside TRL's best-fit loop, LLaMA-Factory's knapsack and axolotl's compiled packer on the same lengths.
 
-    python tests/benchmarks/bench_packing.py [LENGTHS.npy ...] [--large] [--llamafactory WHEEL]
+    python tests/benchmarks/bench_packing.py [LENGTHS.npy ...] [--large] [--llamafactory WHEEL] [--axolotl WHEEL]
 
 Prints, per data set and capacity, medians in milliseconds and how many times as long the others take. All packers of a
 row run in turn, round after round, so that a busy machine slows them alike. Lengths over the capacity are cut to it
@@ -11,7 +11,9 @@ with lists out; never more packs than TRL's best fit, never fewer than the Marte
 TRL has no function for its loop alone: `_pack_bfd` runs on a column of empty values, so that no token is gathered.
 What Arrow still does there (sorting, offsets) was profiled at about a tenth of the time that is shown for it.
 LLaMA-Factory (0.9.5) is read from an installed package or from a wheel got with
-`pip download --no-deps llamafactory==0.9.5`; only the one module with the knapsack is executed.
+`pip download --no-deps llamafactory==0.9.5`; only the one module with the knapsack is executed. Of axolotl (0.19.0, a
+wheel got likewise) it is the one with the multipack sampler, in one process with the group and bin sizes that are its
+defaults; it needs numba. Seconds are processor time.
 """
 
 from __future__ import annotations
@@ -35,15 +37,19 @@ import numpy as np
 from sftspec.packing import efficiency, lower_bound, pack
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-CAPACITIES = (2048, 4096, 8192)
+CAPACITIES = (2048, 4096, 8192, 32_768)
 TARGETS = {"arrays": 60, "lists": 25}
 KNAPSACK = "llamafactory/data/processor/processor_utils.py"
+MULTIPACK = "axolotl/utils/samplers/multipack.py"
 COLUMNS = (
     ("lengths", 20),
     ("capacity", 9),
     *((title, 8) for title in ("bound", "packs", "TRL", "LF")),
     ("waste", 8),
-    *((title, 11) for title in ("arrays ms", "lists ms", "TRL ms", "TRL/arrays", "TRL/lists", "LF/lists")),
+    *(
+        (title, 11)
+        for title in ("arrays ms", "lists ms", "TRL ms", "TRL/arrays", "TRL/lists", "LF/lists", "axo/arrays")
+    ),
 )
 Prepare = Callable[[np.ndarray, int], Callable[[], int]]  # lengths, capacity -> a job that returns a number of packs
 
@@ -85,15 +91,35 @@ def llamafactory_knapsack(wheel: Path | None) -> Prepare | None:
     return prepare
 
 
+def axolotl_multipack(wheel: Path | None) -> Prepare | None:
+    """axolotl's first-fit loop, compiled by numba."""
+    if wheel is None or importlib.util.find_spec("numba") is None:
+        return None
+    import logging
+
+    for name in ("axolotl", "axolotl.utils", "axolotl.utils.distributed", "axolotl.utils.logging"):
+        sys.modules[name] = types.ModuleType(name)  # what its module imports, and the packer does not use
+    vars(sys.modules["axolotl.utils.distributed"])["reduce_and_broadcast"] = None
+    vars(sys.modules["axolotl.utils.logging"])["get_logger"] = logging.getLogger
+    module = types.ModuleType("axolotl_multipack")
+    exec(compile(zipfile.ZipFile(wheel).read(MULTIPACK).decode(), MULTIPACK, "exec"), module.__dict__)
+    module.pack_parallel(np.array([3, 4, 5]), 10, 100_000, 200, 1)  # compile
+
+    def prepare(lengths: np.ndarray, capacity: int) -> Callable[[], int]:
+        return lambda: len(module.pack_parallel(lengths, capacity, 100_000, 200, 1))
+
+    return prepare
+
+
 def interleaved(jobs: dict[str, Callable[[], int]], rounds: int) -> tuple[dict[str, float], dict[str, int]]:
     """Median seconds and result of each job, the jobs taking turns."""
     times: dict[str, list[float]] = {name: [] for name in jobs}
     results = {}
     for _ in range(rounds):
         for name, job in jobs.items():
-            start = time.perf_counter()
+            start = time.process_time()
             results[name] = job()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(time.process_time() - start)
     return {name: statistics.median(values) for name, values in times.items()}, results
 
 
@@ -119,7 +145,8 @@ class Row:
 
     def cells(self) -> list[str]:
         milliseconds = [f"{1e3 * self.seconds.get(job, float('nan')):.1f}" for job in ("arrays", "lists", "TRL")]
-        ratios = [f"{self.times('TRL', job):.0f}" for job in TARGETS] + [f"{self.times('LLaMA-Factory', 'lists'):.1f}"]
+        ratios = [f"{self.times('TRL', job):.0f}" for job in TARGETS]
+        ratios += [f"{self.times('LLaMA-Factory', 'lists'):.1f}", f"{self.times('axolotl', 'arrays'):.1f}"]
         packs = [str(self.packs.get(job, "-")) for job in ("arrays", "TRL", "LLaMA-Factory")]
         return [self.name, str(self.capacity), str(self.bound), *packs, f"{self.waste:.3%}", *milliseconds, *ratios]
 
@@ -163,6 +190,7 @@ def main() -> int:
     parser.add_argument("lengths", nargs="*", type=Path, help=".npy files with one length per example")
     parser.add_argument("--large", action="store_true", help="add lognormal lengths up to 1,000,000 (minutes)")
     parser.add_argument("--llamafactory", type=Path, metavar="WHEEL", help="wheel of llamafactory 0.9.5")
+    parser.add_argument("--axolotl", type=Path, metavar="WHEEL", help="wheel of axolotl 0.19.0")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
 
@@ -171,6 +199,7 @@ def main() -> int:
         counts = (1_000, 50_000, 100_000, 1_000_000) if arguments.large else (1_000, 50_000)
         data |= {f"lognormal {count:,}": lognormal(count) for count in counts}
     others = {"TRL": trl_loop(), "LLaMA-Factory": llamafactory_knapsack(arguments.llamafactory)}
+    others["axolotl"] = axolotl_multipack(arguments.axolotl)
     print(*(f"{name}: not installed" for name, prepare in others.items() if prepare is None), sep="\n")
     found = {name: prepare for name, prepare in others.items() if prepare is not None}
 
