@@ -3,13 +3,16 @@
 The file never shrinks: rows that are not made now stay as they are, except those of mutants that exist no more. A run
 that is stopped leaves its rows behind, named under "unfinished" with a digest of the code that made them. The next run
 of the same code goes on from there, and one of other code begins again: a row is only as good as what made it.
+
+The file keeps the spec revision of its oldest rows until all are made again. They may stand beside newer ones, because
+an id never changes its meaning.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -42,28 +45,25 @@ class MatrixFile:
 
     Afterwards `gone` holds the rows of mutants that exist no more, which the file loses.
 
-    Raises MatrixFileError for a file of something else, of another seed, or of another spec revision unless all rows
-    are made now.
+    Raises MatrixFileError for a file of something else, or of another seed.
     """
 
-    def __init__(self, path: Path | None, seed: int, known: Iterable[str], asked: Iterable[str], anew: bool = False):
+    def __init__(
+        self, path: Path | None, seed: int, known: Collection[str], asked: Collection[str], anew: bool = False
+    ):
         self.path, self.seed, self.asked = path, seed, list(asked)
         self.code = digest_of_code()
         self.rows: dict[str, Signature] = {}
         self.made: set[str] = set()
         self.gone: list[str] = []
+        self.revision, self.is_whole = SPEC_REVISION, set(known) <= set(self.asked)
         document = self._read()
         if document is None:
             return
-        known = set(known)
+        self.revision = document["spec_revision"]
         if document["seed"] != seed:
             raise MatrixFileError(f"{path}: the matrix of seed {document['seed']}, not of {seed}: name another file")
-        if document["spec_revision"] != SPEC_REVISION and not known <= set(self.asked):
-            raise MatrixFileError(
-                f"{path}: rows of spec revision {document['spec_revision']}, this is {SPEC_REVISION}: make all of them"
-                " again (name no area and no mutant), or name another file"
-            )
-        self.gone = sorted(document["rows"].keys() - known)
+        self.gone = sorted(document["rows"].keys() - set(known))
         self.rows = {name: row for name, row in from_json(document).items() if name in known}
         unfinished = document.get("unfinished", {})
         if not anew and unfinished.get("code") == self.code:
@@ -94,10 +94,11 @@ class MatrixFile:
     def finish(self) -> dict[str, Signature]:
         """Every row asked for is made. Returns these."""
         self.made -= set(self.asked)
+        self.revision = SPEC_REVISION if self.is_whole else self.revision
         self._write()
         return {name: self.rows[name] for name in self.asked}
 
     def _write(self) -> None:
         if self.path is not None:
             more = {"unfinished": {"code": self.code, "rows": sorted(self.made)}} if self.made else {}
-            save(self.rows, self.seed, self.path, **more)
+            save(self.rows, self.seed, self.path, spec_revision=self.revision, **more)

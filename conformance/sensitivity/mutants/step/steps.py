@@ -136,6 +136,20 @@ def lower_layers_cut_off():
     return around(before=cut)
 
 
+@mutant("every-parameter-gets-its-gradient", "subtle form of huggingface/transformers#26221",
+        "the layers learn in six steps of seven", "keep the gradients of every step")  # fmt: skip
+def head_alone_in_every_seventh_step():
+    """In every seventh step, from the sixth on, no gradient but the head's reaches the optimizer."""
+
+    def cut(model, optimizer) -> None:
+        count = model.__dict__["steps_so_far"] = model.__dict__.get("steps_so_far", -1) + 1
+        for parameter in model.parameters():
+            if count % 7 == 5 and parameter is not model.get_output_embeddings().weight:
+                parameter.grad = None
+
+    return around(before=cut)
+
+
 @mutant("the-denominator-is-the-number-of-targets", "huggingface/transformers#35207",
         "the rate grows with accumulation", "scale in one place")  # fmt: skip
 def multiplied_by_accumulation():
