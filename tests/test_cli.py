@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -317,3 +318,78 @@ def test_a_trainer_that_hangs_ends_with_the_place_and_what_it_printed(tmp_path):
 def test_a_scenario_that_does_not_exist_is_refused(loop, capsys):
     assert main(["check", str(loop), "--scenario", "plan"]) == 2
     assert "--scenario 'plan' is none that this trainer is given; did you mean 'plain'?" in capsys.readouterr().err
+
+
+def test_a_folder_for_the_json_is_refused_before_the_run(loop, tmp_path, capsys):
+    assert main(["check", str(loop), "--json", str(tmp_path)]) == 2
+    assert f"--json {tmp_path}: it is a folder; name a file in it" in capsys.readouterr().err
+    (tmp_path / "verdicts.json").write_text("{}")
+    assert main(["record", str(loop), "--out", str(tmp_path)]) == 2
+    assert "give a new folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["list", "check {loop} --scenario plain --select masking"])
+def test_a_reader_that_goes_away_is_no_error(command, loop, tmp_path):
+    asked = command.format(loop=loop).split()
+    code = f"import sys; from sftspec.conformance.commands.cli import main; sys.exit(main({asked!r}))"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 141
+    assert "sftspec: " not in said and "Traceback" not in said and "Broken" not in said
+
+
+def test_control_sequences_of_a_trainer_are_shown_and_do_nothing(tmp_path, capsys):
+    path = tmp_path / "hostile.py"
+    path.write_text(
+        "class Hostile:\n    name, version = 'loop\\x1b]0;owned\\x07', '1\\x1b[2J\\x9b2J'\n"
+        "    def train(self, job):\n        print('\\x1b[2J')\n        raise ValueError('boom \\x1b]52;c;b3du\\x07')\n"
+    )
+    assert main(["check", str(path), "--scenario", "plain", "--select", "masking"]) == 2
+    said = "".join(capsys.readouterr())
+    assert not {"\x1b", "\x07", "\x9b"} & set(said)
+    assert "loop␛]0;owned" in said and "boom ␛]52;c;b3du" in said
+    assert main(["check", "no\x1b[2Jsuch"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_what_repeats_a_failure_runs_one_scenario(loop, tmp_path, capsys):
+    path = tmp_path / "verdicts.json"
+    asked = ["check", str(loop), "--set", "forget=true", "--select", END_OF_TURN, "--json", str(path)]
+    assert main([*asked, "--scenario", "odd turns", "--scenario", "plain"]) == 1
+    capsys.readouterr()
+    again = json.loads(path.read_text(encoding="utf-8"))["verdicts"][0]["repro"]
+    assert again.endswith(f"--select {END_OF_TURN} --scenario 'odd turns'") or again.endswith("--scenario plain")
+    assert main([*shlex.split(again)[1:], "--json", str(path)]) == 1
+    assert len(json.loads(path.read_text(encoding="utf-8"))["scenarios"]) == 1
+
+
+def test_a_property_is_asked_in_the_scenarios_that_show_it(loop, tmp_path, capsys):
+    path = tmp_path / "verdicts.json"
+    asked = "step/another-seed-gives-another-order"  # and the loop does not pack
+    main(["check", str(loop), "--select", asked, "--json", str(path)])
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert [item["name"] for item in document["scenarios"]] == ["two epochs"]
+
+
+def test_a_quick_trial_says_what_it_did_not_run(loop, tmp_path, capsys):
+    path = tmp_path / "verdicts.json"
+    assert main(["check", str(loop), "--quick", "--select", "masking", "--json", str(path)]) in (0, 3)
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert {item["name"] for item in document["scenarios"]} == {"plain"}
+    passing = [item for item in document["verdicts"] if item["status"] == "pass"]
+    assert passing and all("quick: 1 of " in item["reason"] for item in passing)
+
+
+def test_a_trainer_that_is_not_heard_stops_after_its_first_scenario(tmp_path, capsys):
+    path = tmp_path / "elsewhere.py"
+    path.write_text("class Elsewhere:\n    def train(self, job):\n        import copy\n        copy.copy(job)\n")
+    assert main(["check", str(path), "--select", "masking", "--json", str(tmp_path / "verdicts.json")]) == 2
+    document = json.loads((tmp_path / "verdicts.json").read_text(encoding="utf-8"))
+    errors = [item["error"] for item in document["scenarios"]]
+    assert "no training call of job.model was seen" in errors[0] and len(errors) > 3
+    assert set(errors[1:]) == {"not performed: nothing was heard of the trainer in 'plain'"}
+    assert not any("seconds" in item for item in document["scenarios"][1:])

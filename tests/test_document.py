@@ -120,7 +120,8 @@ def test_a_failure_carries_its_conversation_and_its_tokens(failing):
     trained = [token["text"] for token in found["tokens"] if token.get("trained")]
     spoken = "".join(message["content"] for message in found["messages"] if message["role"] == "assistant")
     assert "".join(trained).replace("␠", " ") == spoken
-    assert verdict["repro"] == "sftspec check my.py --seed 0 --select masking/end-of-turn-is-trained"
+    asked = "sftspec check my.py --seed 0 --select masking/end-of-turn-is-trained"
+    assert verdict["repro"] == f"{asked} --scenario accumulation"
 
 
 def test_a_step_is_shown_in_figures():

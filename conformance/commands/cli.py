@@ -9,9 +9,7 @@ Listing and explaining import no torch, so what needs it is imported by the comm
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
-import shlex
 import shutil
 import signal
 import sys
@@ -22,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import sftspec
-from sftspec.conformance.adapters import TrainerError, resolve
+from sftspec.conformance.adapters import TrainerError
 from sftspec.conformance.commands.audit import add_audit_arguments, run_audit
 from sftspec.conformance.commands.baseline import add_baseline_arguments, baseline_of, document_at, write_baseline
 from sftspec.conformance.commands.breakit import BreakError, add_break_arguments, run_break
@@ -31,9 +29,11 @@ from sftspec.conformance.commands.explain import ExplainError, add_explain_argum
 from sftspec.conformance.commands.mutants import MutantsError, add_mutants_arguments, run_mutants
 from sftspec.conformance.commands.outputs import OutputError, add_output_arguments, require_places, write_outputs
 from sftspec.conformance.commands.show import ShowError, add_show_arguments, run_show
+from sftspec.conformance.commands.trial import UsageError, add_limits, add_scope, put_on_trial, record
 from sftspec.conformance.gate.baseline import BaselineError, read_baseline
 from sftspec.conformance.ledger.store import RecordingError
 from sftspec.conformance.report.form import DocumentError
+from sftspec.conformance.report.printable import printable
 from sftspec.conformance.trial.selection import SelectionError, select
 from sftspec.properties import AREAS
 from sftspec.properties.catalogue import catalogue
@@ -52,10 +52,6 @@ examples:
 """
 
 
-class UsageError(ValueError):
-    """An argument that makes no sense; says what would."""
-
-
 def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(
         prog="sftspec",
@@ -71,22 +67,24 @@ def parser() -> argparse.ArgumentParser:
         return commands.add_parser(name, help=summary, description=summary)
 
     check = command("check", "put a trainer on trial and print the verdicts")
-    record = command("record", "run a trainer and save what happened, to be judged elsewhere")
+    recording = command("record", "run a trainer and save what happened, to be judged elsewhere")
     judge = command("judge", "print the verdicts on a recorded trial")
-    for item in (check, record):
+    for item in (check, recording):
         item.add_argument("trainer", metavar="TRAINER", help="a built-in name, file.py:Name or package.module:Name")
         item.add_argument(
             "--set", metavar="KEY=VALUE", action="append", default=[], help="a setting of the trainer; may be repeated"
         )
         item.add_argument("--seed", type=int, default=0, help="of the corpus, the model and the order (default 0)")
-    add_limits(check)
+    for item in (check, recording):
+        add_limits(item)
+    add_scope(check)
     check.add_argument(
         "templates", metavar="TEMPLATE", nargs="*",
         help="with `check template`: .jinja files, tokenizer folders, folders of templates, trl or trl:NAME",
     )  # fmt: skip
     check.add_argument("--tokenizer", metavar="DIR|FILE", help="of the templates: its BOS, EOS and control tokens")
     check.add_argument("--as", dest="variant", metavar="VARIANT", help="the named variant that the template is to be")
-    record.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new folder")
+    recording.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new folder")
     judge.add_argument("folder", metavar="DIR", type=Path, help="what `sftspec record` wrote")
     for item in (check, judge):
         item.add_argument(
@@ -97,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
     baseline = command("baseline", "write what is known to fail, or hold a trial against it")
     add_baseline_arguments(baseline)
     add_limits(baseline)
+    add_scope(baseline)
     add_diff_arguments(command("diff", "say which properties changed from one trial to another"))
     command("list", "list the properties, by area").add_argument("area", metavar="AREA", nargs="?")
     add_explain_arguments(command("explain", "explain a property, a law, a trap, a bug; or find what mentions a word"))
@@ -105,29 +104,6 @@ def parser() -> argparse.ArgumentParser:
     add_audit_arguments(command("audit", "say what files of conversations train, what is wrong with them, and where"))
     add_show_arguments(command("show", "show which tokens of a file are trained, and what is wrong with it"))
     return main
-
-
-def add_limits(check: argparse.ArgumentParser) -> None:
-    """Where the trainer runs, and how long."""
-    check.add_argument(
-        "--python", metavar="INTERPRETER", default="",
-        help="of the trainer's own environment, which needs torch alone (default: this one)",
-    )  # fmt: skip
-    check.add_argument(
-        "--timeout", metavar="SECONDS", type=float, default=120.0, help="of one scenario (default %(default)g)"
-    )
-    check.add_argument(
-        "--memory", metavar="GB", type=float, default=16.0, help="of the trainer in one scenario (default %(default)g)"
-    )
-    check.add_argument("--workers", metavar="N", type=int, default=1, help="trainers at work at once (default 1)")
-    check.add_argument("--scenario", metavar="NAME", action="append", default=[], help="only these; may be repeated")
-
-
-def settings_asked(texts: Sequence[str]) -> dict[str, str]:
-    for text in texts:
-        if "=" not in text:
-            raise UsageError(f"--set {text}: write KEY=VALUE")
-    return dict(text.split("=", 1) for text in texts)
 
 
 def check(args: argparse.Namespace) -> int:
@@ -159,77 +135,6 @@ def baseline(args: argparse.Namespace) -> int:
     if args.action == "write":
         return write_baseline(document, args.baseline)
     return conclude(document, args, output)
-
-
-def put_on_trial(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, str]]:
-    """The document of a trial, and what the trainer printed in the scenarios that broke."""
-    from sftspec.conformance.report.terminal import make_console
-    from sftspec.conformance.trial.quiet_output import kept_aside
-    from sftspec.conformance.trial.two_processes import Limits, put_on_trial_apart, stage_of
-
-    limits = Limits(args.timeout, args.memory)
-    with (
-        kept_aside(make_console(sys.stderr)) as diary,
-        stage_of(args.trainer, settings_asked(args.set), args.python, limits, args.workers) as stage,
-    ):
-        chosen = select(args.select)
-        from sftspec.conformance.report.document import make_document
-        from sftspec.conformance.trial.scenarios import scenarios_for
-
-        # A single property is read off every scenario: the line that repeats a failure has to show it.
-        areas = [] if any("/" in name for name in args.select) else args.select
-        trainer = stage.trainer()
-        reads_runs = any(item.seam == "run" for item in chosen)
-        scenarios = named_scenarios(args.scenario, scenarios_for(trainer.claims, areas)) if reads_runs else []
-        trial = put_on_trial_apart(stage, trainer, chosen, scenarios, args.seed, diary.begin)
-        command = shlex.join([*shlex.split(stage.said["command"]), *options_of(args), "--seed", str(args.seed)])
-        environment = stage.said["environment"]
-        document = make_document(trial, stage.said["identity"], command, args.seed, recorded_on=environment)
-    if trial.interrupted:
-        printed = trial.printed.get(list(trial.printed)[-1], "") if trial.printed else ""
-        tail = f"; the trainer had printed:\n{printed.strip()}" if printed.strip() else ""
-        print(f"sftspec: interrupted {trial.interrupted}; what had finished is judged{tail}", file=sys.stderr)
-    raised = {run.scenario: run.traceback for run in trial.runs if run.error}
-    said = {name: f"{trial.printed.get(name, '')}\n{text}" for name, text in raised.items()}
-    return document, said
-
-
-def named_scenarios(names: Sequence[str], known: Sequence[Any]) -> list[Any]:
-    """The scenarios with these names; all, if none is named. Raises UsageError for one that is not there."""
-    there = {item.name: item for item in known}
-    for name in names:
-        if name not in there:
-            close = difflib.get_close_matches(name, there, 1, 0.5)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(there)}"
-            raise UsageError(f"--scenario {name!r} is none that this trainer is given; {hint}")
-    return [item for item in known if not names or item.name in names]
-
-
-def options_of(args: argparse.Namespace) -> list[str]:
-    """What a command that repeats a verdict has to say beside the trainer and its settings."""
-    return ["--python", args.python] if args.python else []
-
-
-def record(args: argparse.Namespace) -> int:
-    from sftspec.conformance.report.terminal import make_console
-    from sftspec.conformance.trial.quiet_output import kept_aside
-
-    with kept_aside(make_console(sys.stderr)) as diary:
-        candidate = resolve(args.trainer, settings_asked(args.set))
-        from sftspec.conformance.ledger.recording import save_trial
-        from sftspec.conformance.report.document import identify
-        from sftspec.conformance.trial.judge import Trial, run_scenarios
-        from sftspec.conformance.trial.performer import claims_of
-        from sftspec.conformance.trial.scenarios import scenarios_for
-
-        trial = Trial(candidate.trainer)
-        run_scenarios(trial, scenarios_for(claims_of(candidate.trainer)), args.seed, diary.begin)
-        save_trial(trial, identify(candidate.trainer, candidate.setting), args.seed, args.out)
-    print(f"{args.out}: {len(trial.runs)} runs in {trial.seconds:.0f} s; judge them with: sftspec judge {args.out}")
-    broken = [run for run in trial.runs if run.error]
-    for run in broken:
-        print(f"broken: {run.scenario}: {run.error}")
-    return 2 if broken else 0
 
 
 def judge(args: argparse.Namespace) -> int:
@@ -274,6 +179,8 @@ def list_properties(args: argparse.Namespace) -> int:
     return 0
 
 
+EXIT_CLOSED_PIPE = 128 + 13  # as a shell says it of a command that SIGPIPE ended
+
 COMMANDS = {
     "check": check, "baseline": baseline, "diff": run_diff, "record": record, "judge": judge, "list": list_properties,
     "explain": run_explain, "break": run_break, "show": run_show, "audit": run_audit, "mutants": run_mutants,
@@ -295,15 +202,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a time limit of CI ends like Ctrl-C: it says where
     try:
-        return COMMANDS[args.command](args)
+        code = COMMANDS[args.command](args)
+        sys.stdout.flush()
+        return code
     except REFUSALS as error:
-        print(f"sftspec: {error}", file=sys.stderr)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(printable(f"sftspec: {error}"), file=sys.stderr)
+    except BrokenPipeError:  # who read along has gone
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return EXIT_CLOSED_PIPE
     except KeyboardInterrupt as interrupt:
         print(f"sftspec: interrupted, no verdict {interrupt}", file=sys.stderr)
     except SystemExit as error:
-        print(f"sftspec: the trainer ended the process (exit {error.code}); no verdict on it", file=sys.stderr)
+        print(f"sftspec: something called sys.exit({error.code!r}), and there is no verdict", file=sys.stderr)
     except Exception:
         traceback.print_exc()
         print("sftspec: this is a fault of sftspec, and no verdict on the trainer", file=sys.stderr)

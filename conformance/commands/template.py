@@ -21,7 +21,7 @@ from sftspec.conformance.report.document import identify, make_document
 from sftspec.conformance.report.failures import STYLES, failures, heading, labelled, shortened, style_of
 from sftspec.conformance.report.form import validate
 from sftspec.conformance.report.outcome import EXIT_CONFORMS, SEVERITY, exit_code
-from sftspec.conformance.report.terminal import evidence_of, make_console, summary
+from sftspec.conformance.report.terminal import evidence_of, make_console, print_lines, summary
 from sftspec.conformance.show.inputs import Tokens, load_tokenizer, special_tokens_of
 from sftspec.conformance.trial.encoder import EncoderOnTrial, put_encoder_on_trial, texts_of_goldens
 from sftspec.conformance.trial.quiet_output import kept_aside
@@ -73,9 +73,7 @@ def check_templates(args: argparse.Namespace) -> int:
     documents = [baseline_of(args.baseline, document) for document in documents]
     console = make_console(sys.stdout)
     lines = one(documents[0], console.width) if len(documents) == 1 else matrix(documents, console.width)
-    for line in lines:
-        line.rstrip()
-        console.print(line, no_wrap=True, overflow="ignore", crop=False)
+    print_lines(lines, console)
     if args.json is not None:
         write(documents, args.json)
     return max(map(exit_code, documents), default=EXIT_CONFORMS, key=SEVERITY.index)

@@ -198,20 +198,35 @@ def _rows(columns: Mapping[str, list], folder: Path) -> list[Row]:
 
 def save_trial(trial: Trial, identity: Mapping[str, Any], seed: int, folder: Path) -> None:
     """Write all runs of a trial into a new folder, with who was on trial, and where."""
-    folders = [
-        f"{number:02d}-{re.sub('[^a-z0-9]+', '-', run.scenario.lower())}" for number, run in enumerate(trial.runs)
-    ]
-    for run, name in zip(trial.runs, folders, strict=True):
-        save_run(run, folder / name)
-    record = {
-        "format": FORMAT,
-        "trainer": identity,
-        "environment": environment(),
-        "seed": seed,
-        "refused": trial.refused,
-        "runs": folders,
-    }
-    write_json(folder / TRIAL, record)
+    recorder = Recorder(folder)
+    for run in trial.runs:
+        recorder.save(run)
+    recorder.finish(identity, environment(), seed, trial.refused)
+
+
+class Recorder:
+    """Writes the runs of a trial into a new folder, one after another, and at last who was on trial, and where."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.runs = folder, list[str]()
+
+    def save(self, run: Run) -> None:
+        name = f"{len(self.runs):02d}-{re.sub('[^a-z0-9]+', '-', run.scenario.lower())}"
+        save_run(run, self.folder / name)
+        self.runs.append(name)
+
+    def finish(
+        self, identity: Mapping[str, Any], environment: Mapping[str, str], seed: int, refused: Mapping[str, int]
+    ) -> None:
+        record = {
+            "format": FORMAT,
+            "trainer": identity,
+            "environment": environment,
+            "seed": seed,
+            "refused": refused,
+            "runs": self.runs,
+        }
+        write_json(self.folder / TRIAL, record)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ The document names no folder, user or host of the machine that made it. Its form
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -89,8 +90,17 @@ def verdict_record(verdict: Verdict, command: str) -> dict[str, Any]:
         "reason": without_paths(verdict.reason),
         "evidence": {place: count for place, count in verdict.evidence.items() if count},
         "counterexample": None if found is None else counterexample_record(verdict, found),
-        "repro": f"{command} --select {verdict.property.id}",
+        "repro": again(verdict, command),
     }
+
+
+def again(verdict: Verdict, command: str) -> str:
+    """The command that shows the verdict again; a failure of a trainer in the one scenario in which it is shown."""
+    words = [*shlex.split(command), "--select", verdict.property.id]
+    scenario = (verdict.counterexample or {}).get("scenario", "drawn")
+    if words[:2] == ["sftspec", "check"] and scenario != "drawn" and "--scenario" not in words:
+        words += ["--scenario", scenario]
+    return shlex.join(words)
 
 
 def diagnosis_record(item: Diagnosis) -> dict[str, Any]:

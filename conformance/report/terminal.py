@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any
 
 from rich.console import Console
@@ -35,6 +35,7 @@ from sftspec.conformance.report.outcome import (
     exit_code,
     too_little,
 )
+from sftspec.conformance.report.printable import printable
 
 PLAIN_WIDTH = 100
 PRINTED_LINES = 12
@@ -42,15 +43,28 @@ PRINTED_LINES = 12
 
 def make_console(stream: IO[str]) -> Console:
     """Colours on a terminal that has them and where NO_COLOR is not set; elsewhere plain text of 100 columns."""
-    console = Console(file=stream, highlight=False)
-    return console if console.is_terminal else Console(file=stream, highlight=False, width=PLAIN_WIDTH)
+    console = Pipe(file=stream, highlight=False)
+    return console if console.is_terminal else Pipe(file=stream, highlight=False, width=PLAIN_WIDTH)
+
+
+class Pipe(Console):
+    """A console that raises BrokenPipeError when its reader has gone; rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        raise
+
+
+def print_lines(lines: Iterable[Text], console: Console) -> None:
+    """Print lines as they are, with what is not printable shown."""
+    for line in lines:
+        line.rstrip()
+        line.plain = printable(line.plain)
+        console.print(line, no_wrap=True, overflow="ignore", crop=False)
 
 
 def print_report(document: Mapping[str, Any], console: Console, output: Mapping[str, str] | None = None) -> None:
     """Print a document. output: what the trainer printed, by scenario; shown where it broke."""
-    for line in report_lines(document, console.width, output or {}):
-        line.rstrip()
-        console.print(line, no_wrap=True, overflow="ignore", crop=False)
+    print_lines(report_lines(document, console.width, output or {}), console)
 
 
 def name_of(document: Mapping[str, Any]) -> str:

@@ -60,7 +60,7 @@ class Trial:
     refused     conversations that its setting does not accept, by scenario
     seconds_of  what each scenario took, by name
     printed     what the trainer printed, by scenario
-    interrupted where it was when it was interrupted; "" if it was not
+    interrupted where it was when it was interrupted, and interrupted_in the scenario; "" if it was not
     """
 
     trainer: Any
@@ -71,6 +71,7 @@ class Trial:
     seconds_of: dict[str, float] = field(default_factory=dict)
     printed: dict[str, str] = field(default_factory=dict)
     interrupted: str = ""
+    interrupted_in: str = ""
 
 
 def put_on_trial(

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from sftspec.conformance.adapters import TrainerError, resolve
+from sftspec.conformance.trial.functions import drawn_arguments
 from sftspec.conformance.trial.judge import Trial, Verdict, block, open_verdicts, read_run, settle
 from sftspec.conformance.trial.performer import (
     Performance,
@@ -130,8 +131,14 @@ def put_on_trial_apart(
     progress: Callable[[str], None] = lambda text: None,
     max_examples: int = 100,
     max_replays: int = 4,
+    finished: Callable[[int, int, Run, float], None] = lambda number, total, run, seconds: None,
+    keep: Callable[[Run], None] = lambda run: None,
 ) -> Trial:
-    """Let the trainer perform the scenarios, judge the chosen properties. An interrupt ends it with what there is."""
+    """Let the trainer perform the scenarios, judge the chosen properties. An interrupt ends it with what there is.
+
+    finished  is told of each scenario: which of how many, its run, its seconds
+    keep      is given each run before it is forgotten
+    """
     trial, started = Trial(trainer), time.perf_counter()
     verdicts = open_verdicts(chosen, trainer)
     seams = [place for place, item in enumerate(verdicts) if item.property.seam != "run"]
@@ -139,11 +146,14 @@ def put_on_trial_apart(
     try:
         for run in desk.runs(lambda: _judge_one_seam(verdicts, seams, trainer, max_examples, progress), progress):
             read_run(verdicts, run)
+            keep(run)
             trial.runs.append(lightened(run, verdicts))
+            finished(len(trial.runs), len(scenarios), run, desk.seconds.get(run.scenario, 0.0))
         while seams:
             _judge_one_seam(verdicts, seams, trainer, max_examples, progress)
     except KeyboardInterrupt:
-        desk.printed[desk.name()] = stage.printed()
+        trial.interrupted_in = desk.name()
+        desk.printed[trial.interrupted_in] = stage.printed()
         stage.close()
         trial.interrupted = desk.where()
         trial.runs += [lightened(run, verdicts) for run in desk.rest(f"interrupted: {trial.interrupted}")]
@@ -165,6 +175,7 @@ def _judge_one_seam(verdicts, seams, trainer, max_examples, progress) -> bool:
     place = seams.pop(0)
     progress(verdicts[place].property.id)
     verdicts[place] = settle(verdicts[place], trainer, [], max_examples)
+    drawn_arguments.cache_clear()  # kept for the next trainer, and here there is none
     return True
 
 
