@@ -18,6 +18,7 @@ from sftspec.attention import NAME as PACKED_ATTENTION
 from sftspec.collation import Batch, collate
 from sftspec.job import Job
 from sftspec.masking import Conventions, Encoded, encode
+from sftspec.masters import MasterAdamW
 from sftspec.packing import pack
 from sftspec.step import StepReport, clip_gradients, forward_logits, in_eval_mode, sft_loss, sft_step
 
@@ -44,10 +45,14 @@ def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
 
 
 def make_optimizer(job: Job) -> torch.optim.Optimizer:
-    """SGD without momentum, or AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2)."""
+    """SGD without momentum, or AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2), which runs on float32
+    copies of weights of 16 bits.
+    """
     parameters = [parameter for parameter in job.model.parameters() if parameter.requires_grad]
     if job.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=job.learning_rate)
+    if job.optimizer == "adamw" and any(parameter.element_size() == 2 for parameter in parameters):
+        return MasterAdamW(parameters, lr=job.learning_rate, weight_decay=job.weight_decay)
     if job.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=job.learning_rate, weight_decay=job.weight_decay)
     raise ValueError(f"unknown optimizer {job.optimizer!r}; known: sgd, adamw")

@@ -7,6 +7,8 @@ import torch
 
 from sftspec.conformance.ledger.recording import load_run, save_run
 from sftspec.conformance.sensitivity.mutants import load_mutants
+from sftspec.masters import MasterAdamW
+from sftspec.trainer import Pipeline
 from tests.loops import Autocast, Scaled
 from tests.on_trial import found, not_passed, trial_of
 
@@ -87,3 +89,28 @@ def test_the_arithmetic_is_recorded(tmp_path):
     assert again.autocast == run.autocast == "bfloat16"
     compared = [[(name, *sizes) for _, name, *sizes in one.oracle.compare_gradients()] for one in (run, again)]
     assert compared[0] == compared[1]
+
+
+def test_small_updates_arrive_where_weights_have_float32_copies():
+    names = "bfloat16, AdamW at a small rate; bfloat16, AdamW"
+    assert not_passed(trial_of(Pipeline(), names, "step")) == {}
+    lost = {item.name: item for item in load_mutants()}["step/updated-in-bfloat16"].make()
+    assert set(not_passed(trial_of(lost, names, "step"))) == {"step/small-updates-arrive"}
+
+
+def test_the_copies_are_those_of_torchs_own_adamw_in_float32():
+    weights = [torch.nn.Parameter(torch.linspace(-1, 1, 32).bfloat16()) for _ in range(2)]
+    exact = torch.nn.Parameter(weights[0].detach().float())
+    ours = MasterAdamW([weights[0]], lr=1e-3, weight_decay=0.1)
+    theirs = torch.optim.AdamW([exact], lr=1e-3, weight_decay=0.1)
+    for number in range(6):
+        gradient = torch.sin(torch.arange(32.0) * (number + 1)).bfloat16()
+        weights[0].grad, exact.grad = gradient, gradient.float()
+        if number == 3:  # saved and loaded on the way
+            kept = ours.state_dict()
+            ours = MasterAdamW([weights[0]], lr=1e-3, weight_decay=0.1)
+            ours.load_state_dict(kept)
+        ours.step()
+        theirs.step()
+    assert torch.allclose(ours.state[weights[0]]["master"], exact, rtol=1e-6, atol=1e-7)
+    assert torch.equal(weights[0], ours.state[weights[0]]["master"].bfloat16())

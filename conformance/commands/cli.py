@@ -35,6 +35,7 @@ from sftspec.conformance.ledger.store import RecordingError
 from sftspec.conformance.report.form import DocumentError
 from sftspec.conformance.report.printable import printable
 from sftspec.conformance.trial.selection import SelectionError, select
+from sftspec.conformance.witness.shrink import ModelError
 from sftspec.properties import AREAS
 from sftspec.properties.catalogue import catalogue
 
@@ -189,7 +190,7 @@ COMMANDS = {
 
 REFUSALS = (
     UsageError, OutputError, SelectionError, TrainerError, BaselineError, DocumentError, RecordingError, BreakError,
-    ShowError, MutantsError, ExplainError,
+    ShowError, MutantsError, ModelError, ExplainError,
 )  # fmt: skip
 
 

@@ -8,12 +8,14 @@ import difflib
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
 from sftspec.conformance.report.printable import printable
 from sftspec.conformance.trial.selection import select
+from sftspec.conformance.witness.shrink import read_config
 
 
 class UsageError(ValueError):
@@ -32,6 +34,10 @@ def add_limits(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--memory", metavar="GB", type=positive, default=16.0,
         help="of the trainer and all that it starts (default %(default)g; Linux only)",
+    )  # fmt: skip
+    command.add_argument(
+        "--model", metavar="DIR|FILE", type=Path,
+        help="judge on a small model of this architecture: the config.json of a causal LM, or its folder",
     )  # fmt: skip
     command.add_argument("--workers", metavar="N", type=int, default=1, help="trainers at work at once (default 1)")
 
@@ -61,10 +67,11 @@ def put_on_trial(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, st
     from sftspec.conformance.trial.evidence import QUICK, said_of_quick, scenarios_of
     from sftspec.conformance.trial.two_processes import put_on_trial_apart
 
+    config = read_config(args.model) if args.model else None
     with performing(args) as (stage, diary, tell):
         chosen = select(args.select)
         from sftspec.conformance.report.document import make_document
-        from sftspec.conformance.trial.scenarios import scenarios_for
+        from sftspec.conformance.trial.scenarios import on_model, scenarios_for
 
         trainer = stage.trainer()
         known = scenarios_for(trainer.claims)
@@ -74,7 +81,7 @@ def put_on_trial(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, st
         if args.quick:
             scenarios, examples = [item for item in scenarios if item.name in QUICK or args.scenario], 20
         trial = put_on_trial_apart(
-            stage, trainer, chosen, scenarios, args.seed, diary.begin, examples, finished=tell
+            stage, trainer, chosen, on_model(scenarios, config), args.seed, diary.begin, examples, finished=tell
         )  # fmt: skip
         if args.quick:
             said_of_quick(trial, len(scenarios), showing)
@@ -103,7 +110,11 @@ def named_scenarios(names: Sequence[str], known: Sequence[Any]) -> list[Any]:
 
 def options_of(args: argparse.Namespace) -> list[str]:
     """What a command that repeats a verdict has to say beside the trainer and its settings."""
-    given = [("--python", args.python), ("--timeout", "" if args.timeout == 120.0 else f"{args.timeout:g}")]
+    given = [
+        ("--python", args.python),
+        ("--model", str(args.model or "")),
+        ("--timeout", "" if args.timeout == 120.0 else f"{args.timeout:g}"),
+    ]
     return [word for option, value in given if value for word in (option, value)]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from sftspec import properties
 from sftspec.conformance.adapters import TrainerError
 from sftspec.conformance.trial.corpora import ALPHABET
-from sftspec.conformance.trial.scenarios import GOLDENS, SCENARIOS, Scenario, make_job
+from sftspec.conformance.trial.scenarios import GOLDENS, SCENARIOS, WITHOUT, Scenario, make_job
 from sftspec.conformance.witness.identity import claims_of
 from sftspec.conformance.witness.listening import Heard, listen
 from sftspec.conformance.witness.provenance import Provenance
@@ -27,7 +27,9 @@ from sftspec.properties.ledger.run import Run
 
 def require_known_claims(trainer: Any) -> None:
     """A claim with a typo would be reported as not claimed. Raises TrainerError with those that there are."""
-    known = {"padding"}.union(*(item.claims for item in SCENARIOS), (item.claim for item in properties.load())) - {""}
+    known = {"padding", *WITHOUT.values()}.union(
+        *(item.claims for item in SCENARIOS), (item.claim for item in properties.load())
+    ) - {""}
     for claim in sorted(claims_of(trainer) - known):
         close = difflib.get_close_matches(claim, known, 1)
         hint = f"did you mean {close[0]!r}? " if close else ""

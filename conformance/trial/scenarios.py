@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,8 @@ def _scenario(
 
 
 LEARNED = {"kind": "learned"}
+# What a trainer says that it cannot train, by the arguments of the model that it is then not given.
+WITHOUT = {"kind": "no-learned-positions", "dropout": "no-dropout"}
 # An embedding, a norm and a matrix of the Llama; the rest of their layers is trained.
 FROZEN = ("model.embed_tokens.weight", "model.layers.0.input_layernorm.weight", "model.layers.1.mlp.down_proj.weight")
 # Of every variant that has a reduced vocabulary. Only the template's properties read these runs: their conversations
@@ -125,6 +127,8 @@ SCENARIOS = (
     _scenario("bfloat16, AdamW", "step", ("bf16", "adamw", "accumulation"), few_conversations,
               {"dtype": "bfloat16"}, optimizer="adamw", learning_rate=1e-2, weight_decay=10.0, batch_size=1,
               accumulation=4),
+    _scenario("bfloat16, AdamW at a small rate", "step", ("bf16", "adamw", "padding"), few_conversations,
+              {"dtype": "bfloat16"}, optimizer="adamw", learning_rate=1e-5, batch_size=1),
     _scenario("resume after one step", "step", ("resume", "adamw", "padding"), few_conversations, {"dropout": 0.1},
               {"resume_at": None}, optimizer="adamw", learning_rate=1e-3, resume_at=1, batch_size=2, epochs=2),
     _scenario("resume between epochs", "step", ("resume", "adamw", "padding"), few_conversations, {"dropout": 0.1},
@@ -191,6 +195,7 @@ def scenarios_for(claims: frozenset[str], areas: Iterable[str] = ()) -> list[Sce
         for scenario in SCENARIOS
         if scenario.claims <= claims
         and ("padding" in claims or scenario.name != "truncation")
+        and not claims & {name for key, name in WITHOUT.items() if key in scenario.model}
         and (not areas or scenario.areas.intersection(areas))
     ]
 
@@ -236,3 +241,16 @@ def make_job(scenario: Scenario, trainer: Any, seed: int, workdir: Path, /, **ch
         **settings,
     )
     return job, len(written) - len(corpus)
+
+
+def on_model(scenarios: Iterable[Scenario], config: dict[str, Any] | None) -> list[Scenario]:
+    """The scenarios on a small model of this architecture (None: on the suite's own); without those whose point is a
+    model of another, with learned positions or with dropout.
+    """
+    if config is None:
+        return list(scenarios)
+    return [
+        replace(scenario, model={**scenario.model, "config": config})
+        for scenario in scenarios
+        if not WITHOUT.keys() & scenario.model.keys() and not scenario.settings.get("frozen")
+    ]

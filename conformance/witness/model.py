@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 from typing import Any
 
 import torch
 
+from sftspec.conformance.witness.shrink import make_shrunk
 from sftspec.golden import small_tokenizer
 
 END_OF_TURN = "<|im_end|>"
@@ -49,18 +51,20 @@ def make_model(
     dtype: torch.dtype = torch.float32,
     dropout: float = 0.0,
     size: int = small_tokenizer.SIZE,
+    config: dict[str, Any] | None = None,
 ):
     """A causal LM of two layers: "rope" is a Llama, "learned" a GPT-2 (absolute positions). V = size, and H = V, or up
     to three more for its four heads.
 
     Rotary positions are relative: a model that has them cannot show positions that do not restart (trap H2), so the
-    second kind is not optional.
+    second kind is not optional. With a config (the content of a config.json) it is a small model of that architecture
+    instead, see `shrink`.
     """
-    return copy.deepcopy(_made(kind, seed, dtype, dropout, size))
+    return copy.deepcopy(_made(kind, seed, dtype, dropout, size, json.dumps(config)))
 
 
 @functools.lru_cache(maxsize=16)
-def _made(kind: str, seed: int, dtype: torch.dtype, dropout: float, size: int):
+def _made(kind: str, seed: int, dtype: torch.dtype, dropout: float, size: int, config: str):
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
     width = -(-size // 4) * 4
@@ -68,7 +72,9 @@ def _made(kind: str, seed: int, dtype: torch.dtype, dropout: float, size: int):
     torch.manual_seed(seed)
     model: Any
     common: dict[str, Any] = {"vocab_size": size, "tie_word_embeddings": False, "bos_token_id": None}
-    if kind == "rope":
+    if (asked := json.loads(config)) is not None:
+        model = make_shrunk(asked, size)
+    elif kind == "rope":
         model = LlamaForCausalLM(
             LlamaConfig(
                 hidden_size=width, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,

@@ -26,6 +26,7 @@ from sftspec.conformance.witness.provenance import Origin, Provenance
 from sftspec.conformance.witness.tap import Call
 from sftspec.job import Job
 from sftspec.properties.ledger.run import Forward, Replay, Row, Run, Step
+from sftspec.squash import Squash, squash_of
 
 UNIT_ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 MAX_CONDITION = 10.0
@@ -50,14 +51,19 @@ def fit_bound(dtype: torch.dtype, vocabulary: int) -> float:
     return (2 * vocabulary**0.5 + vocabulary / 8 + 8) * roundoff
 
 
+PLAIN = Squash()
+
+
 class Head:
     """An output head W (V, H) of full row rank, as it was when the model was called, and what undoes it.
+
+    squash: what the model does with z = W h before they are its logits (`sftspec.squash`).
 
     Raises WitnessError if its condition number is over 10: then u cannot be told from g.
     """
 
-    def __init__(self, weight: Tensor):
-        self.weight = weight.double()
+    def __init__(self, weight: Tensor, squash: Squash = PLAIN):
+        self.weight, self.squash = weight.double(), squash
         gram = self.weight @ self.weight.T
         # Gershgorin's discs bound the spectrum, tightly enough while the rows are nearly orthogonal.
         radius = gram.abs().sum(-1) - gram.diagonal().abs()
@@ -104,14 +110,17 @@ def read_gradients(hidden: Tensor, gradient: Tensor, head: Head, bound: float) -
     """
     trained = (gradient != 0).any(-1)
     u = head.undo(gradient[trained])
-    logp = torch.log_softmax(head.logits(hidden[trained]), -1)
+    z = head.logits(hidden[trained])
+    slope = head.squash.slope(z)
+    logp = torch.log_softmax(head.squash(z), -1)
     probability = logp.exp()
     if len(u) and float(probability.max()) > MAX_PROBABILITY:
         raise WitnessError("the model is sure of a token (p > 0.99): p - onehot is too small to read; lower the rate")
     # A negative weight turns the sign around: its target is the one largest entry.
-    target = torch.where(u.amax(-1) > -u.amin(-1), u.argmax(-1), u.argmin(-1))
+    at_logits = u / slope
+    target = torch.where(at_logits.amax(-1) > -at_logits.amin(-1), at_logits.argmax(-1), at_logits.argmin(-1))
     onehot = torch.zeros_like(u).scatter_(-1, target[:, None], 1.0)
-    direction = probability - onehot
+    direction = (probability - onehot) * slope
     weight = (u * direction).sum(-1) / direction.square().sum(-1)
     residual = (u - weight[:, None] * direction).norm(dim=-1) / u.norm(dim=-1).clamp_min(1e-300)
     # p_y is rounded as a number near 1 is, and u is as large as 1 - p_y.
@@ -119,7 +128,7 @@ def read_gradients(hidden: Tensor, gradient: Tensor, head: Head, bound: float) -
     fits = [
         "cross-entropy"
         if rest <= bound / float(left[index])
-        else _other_fit(u[index], probability[index], onehot[index], bound / float(left[index]), rest)
+        else _other_fit(at_logits[index], probability[index], onehot[index], bound / float(left[index]), rest)
         for index, rest in enumerate(residual.tolist())
     ]
     fit = [""] * len(gradient)
@@ -176,6 +185,7 @@ def build_run(job: Job, tap: Heard, run: Run, provenance: Provenance) -> Run:
     found = iter(provenance.resolve([row for call in tap.calls for row in call.input_ids.tolist()]))
     origins = {call.index: [next(found) for _ in call.input_ids] for call in tap.calls}
     lost: set[int] = set()
+    squash = squash_of(job.model.config)
     run.adapters, run.saved, run.unread = tap.adapters, tap.saved, tap.unread
     name = tap.head_name
     for index, record in enumerate(tap.steps):
@@ -185,7 +195,7 @@ def build_run(job: Job, tap: Heard, run: Run, provenance: Provenance) -> Run:
         if not head.isfinite().all() or head.shape != run.initial[name].shape:
             run.steps.append(Step(index, record.learning_rate, 0.0, 0.0, *states))
             continue
-        known = Head(head)
+        known = Head(head, squash)
         # What no backward pass reached was looked at (an evaluation with gradients on) and not trained on.
         heard = [call for call in tap.calls if call.step == index and call.gradient is not None]
         overflown, read = _without_overflow(heard, known, record.gradients.get(name))

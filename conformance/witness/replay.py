@@ -92,7 +92,24 @@ def with_other_tokens(call: Any, arguments: Arguments, provenance: Provenance) -
         mask = torch.tensor(changed)
         if mask.any():
             other = torch.where(mask, provenance.substitute(call.input_ids), call.input_ids)
-            yield Replay(call.index, mask, (arguments.repeat(other) != same).any(-1).cpu())
+            yield Replay(call.index, mask, _moved(arguments.repeat(other), same, is_routed(arguments.ear.model)).cpu())
+
+
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+
+
+def is_routed(model: Any) -> bool:
+    """Has it experts? What one of them multiplies at once depends on who else was sent to it, and so does rounding."""
+    config = getattr(model, "config", None)
+    return any((getattr(config, name, None) or 0) > 1 for name in EXPERTS)
+
+
+def _moved(states: Tensor, same: Tensor, routed: bool) -> Tensor:
+    """(B, T) bool: which hidden states are others, in any bit; of experts, by more than 256 roundings."""
+    if not routed:
+        return (states != same).any(-1)
+    bound = 128 * torch.finfo(same.dtype).eps * same.abs().max()
+    return ((states - same).abs() > bound).any(-1)
 
 
 Rates = list[tuple[Any, str, float]]

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from sftspec.adapters import computing, gains_of, pulled_back
 from sftspec.properties.ledger.run import Piece, Row, Run, Step
+from sftspec.squash import squash_of
 
 FEW, DRAWN = 8, 3  # steps: a run of up to 8 is computed again whole, of a longer one 3 steps are
 ADAMW = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
@@ -114,6 +115,8 @@ class Oracle:
         model = type(trained)(config)
         # Attention that never holds T x T scores; it has no cap on them, which some models ask for.
         model.set_attn_implementation("eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa")
+        if hasattr(model, "set_experts_implementation"):
+            model.set_experts_implementation("eager")  # the fused kernels know no float64
         return model.eval()
 
     def _at(self, step: Step, dtype: torch.dtype) -> tuple[Any, list[list[Piece]]]:
@@ -266,25 +269,30 @@ class Oracle:
         A vector (norm, bias) may be exempt from the decay: of the two results the nearer one counts.
         """
         job = self.run.job
+        decayed = 1 - job.learning_rate * job.weight_decay
+        for step, name, update in self.adamw_updates():
+            before = step.before[name]
+            results = [
+                self._largest(step, name, before.double() * keep - update, before.abs() + job.learning_rate, 16)
+                for keep in ((decayed, 1.0) if before.dim() < 2 else (decayed,))
+            ]
+            yield step, name, *min(results, key=lambda result: result[0] / result[1])
+
+    def adamw_updates(self) -> Iterator[tuple[Step, str, Tensor]]:
+        """(step, parameter, what AdamW subtracts from it beside the decay), in float64."""
+        beta1, beta2 = ADAMW["beta1"], ADAMW["beta2"]
         first: dict[str, Tensor] = {}
         second: dict[str, Tensor] = {}
         for count, step in enumerate(self.run.steps, 1):
-            for name, before in step.before.items():
+            for name in step.before:
                 if name not in step.gradients:
                     continue
                 gradient = step.gradients[name].double()
-                beta1, beta2 = ADAMW["beta1"], ADAMW["beta2"]
                 first[name] = beta1 * first.get(name, torch.zeros_like(gradient)) + (1 - beta1) * gradient
                 second[name] = beta2 * second.get(name, torch.zeros_like(gradient)) + (1 - beta2) * gradient**2
                 moment = first[name] / (1 - beta1**count)
                 root = (second[name] / (1 - beta2**count)).sqrt() + ADAMW["eps"]
-                update = job.learning_rate * moment / root
-                decayed = 1 - job.learning_rate * job.weight_decay
-                results = [
-                    self._largest(step, name, before.double() * keep - update, before.abs() + job.learning_rate, 16)
-                    for keep in ((decayed, 1.0) if before.dim() < 2 else (decayed,))
-                ]
-                yield step, name, *min(results, key=lambda result: result[0] / result[1])
+                yield step, name, self.run.job.learning_rate * moment / root
 
     def _largest(
         self, step: Step, name: str, expected: Tensor, size: Tensor, factor: float
@@ -309,13 +317,13 @@ def _module(parameter: str) -> str:
 
 
 def _states(model: Any, pieces: list[Piece]) -> Tensor:
-    """The last hidden states (N, T, H) of pieces, each in a row of its own, padded at the right."""
-    shape = len(pieces), max(map(len, pieces))
-    ids, mask = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.int64)
+    """The last hidden states (N, T, H) of pieces, each in a row of its own, padded at the right: what stands behind a
+    piece reaches none of its states, so no mask is needed, nor a row that attends to nothing.
+    """
+    ids = torch.zeros(len(pieces), max(map(len, pieces)), dtype=torch.int64)
     for index, piece in enumerate(pieces):
         ids[index, : len(piece)] = torch.tensor([row.token for row in piece.rows])
-        mask[index, : len(piece)] = 1
-    return model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    return model.base_model(input_ids=ids, use_cache=False).last_hidden_state
 
 
 def _loss(model: Any, pieces: list[Piece]) -> Tensor:
@@ -331,6 +339,7 @@ def _loss(model: Any, pieces: list[Piece]) -> Tensor:
         return hidden.sum() * 0.0
     rows, places, targets, weights = (torch.tensor(column) for column in zip(*scored, strict=True))
     logits = model.get_output_embeddings()(hidden[rows, places])
+    logits = squash_of(model.config)(logits)
     logits = logits if logits.dtype == torch.float64 else logits.float()
     losses = torch.logsumexp(logits, -1) - logits.gather(-1, targets[:, None]).squeeze(-1)
     return (losses * weights.to(losses.dtype)).sum()

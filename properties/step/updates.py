@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from sftspec.properties import must
+from sftspec.properties import must, should
 
 
 @must(laws=("ST-SGD", "ST-ZEROLR"), floor=5)
@@ -35,6 +35,30 @@ def adamw_decays_and_corrects(run):
         return
     for step, name, error, bound, share in run.oracle.adamw_errors():
         yield step, error <= bound, f"step {step.index}, {name}: off by {error:.2e}, {bound:.2e} is rounding", share
+
+
+@should(laws=("ST-SMALL",), claim="bf16", floor=2)
+def small_updates_arrive(run):
+    """Updates below half a rounding of a 16-bit weight arrive when their sum is above two roundings.
+
+    Added to the weight itself each of them is lost: at a usual rate most of the model stays as it was while the loss,
+    by its largest entries and norms, still falls. Float32 copies, Kahan's sum or stochastic rounding keep them (Zamirai
+    et al. 2020, arXiv:2010.06192). Read of AdamW without decay, of what each parameter's entries were to move.
+    """
+    job = run.job
+    if job.optimizer != "adamw" or job.weight_decay or job.resume_at is not None or run.arithmetic != "bfloat16":
+        return
+    first, last, total, largest = run.steps[0].before, run.steps[-1].after, {}, {}
+    for _, name, update in run.oracle.adamw_updates():
+        total[name] = total.get(name, 0.0) - update
+        largest[name] = update.abs() if name not in largest else largest[name].maximum(update.abs())
+    for name, moved in total.items():
+        spacing = 2.0**-7 * 2.0 ** first[name].double().abs().clamp_min(1e-30).log2().floor()
+        chosen = (moved.abs() >= 2 * spacing) & (largest[name] < spacing / 2)
+        if first[name].element_size() == 2 and int(chosen.sum()) >= 32:
+            arrived = (last[name].double() - first[name].double()) * moved.sign()
+            share = float(arrived[chosen].sum() / moved[chosen].abs().sum())
+            yield run, share >= 0.5, f"{name}: {share:.0%} of small updates arrived", share
 
 
 @must(laws=("ST-SGD",), floor=5)

@@ -285,3 +285,17 @@ def stepped_twice():
         return make_optimizer(job) if job.optimizer != "sgd" else Twice(job.model.parameters(), lr=job.learning_rate)
 
     return Pipeline(optimizer=optimizer)
+
+
+@mutant("small-updates-arrive", "arXiv:2010.06192", "most of the model stays as it was",
+        "keep float32 copies of the weights")  # fmt: skip
+def updated_in_bfloat16():
+    """Weights in bfloat16 are updated themselves, without copies in float32."""
+
+    def optimizer(job):
+        trained = [item for item in job.model.parameters() if item.requires_grad]
+        if job.optimizer == "sgd":
+            return make_optimizer(job)
+        return torch.optim.AdamW(trained, lr=job.learning_rate, weight_decay=job.weight_decay)
+
+    return Pipeline(optimizer=optimizer)
