@@ -186,3 +186,12 @@ def test_copies_of_the_model_neither_break_nor_are_heard():
     trial = trial_of(Copying(), "two epochs", "step", "masking")
     assert not_passed(trial) == {}
     assert len(trial.runs[0].forwards) == 8
+
+
+def test_a_resized_vocabulary_says_so():
+    class Resized(Loop):
+        def prepare(self, job):
+            job.model.resize_token_embeddings(384, mean_resizing=False)
+            return job.model
+
+    assert "the vocabulary was resized from 320 to 384 tokens" in error_of(Resized())

@@ -188,6 +188,13 @@ def build_run(job: Job, tap: Heard, run: Run, provenance: Provenance) -> Run:
     squash = squash_of(job.model.config)
     run.adapters, run.saved, run.unread = tap.adapters, tap.saved, tap.unread
     name = tap.head_name
+    given, resized = len(run.initial[name]), len(tap.steps[0].before[name])
+    if resized > given:
+        run.error = run.error or (
+            f"the vocabulary was resized from {given} to {resized} tokens, and cannot be read: the head has more rows"
+            " than the hidden states are wide; train the embeddings as they are given"
+        )
+        return run
     for index, record in enumerate(tap.steps):
         states = (record.gradients, record.before, record.after, record.again, record.frozen)
         head = computing([item for item in tap.adapters if item.target == name], record.before)[name]
