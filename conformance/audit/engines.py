@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import signal
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -52,14 +53,16 @@ def run_local(shards: Iterable[Shard], auditor: Auditor, workers: int) -> Iterat
                 yield waiting.popleft().result()
         except BrokenProcessPool:
             raise InputError("a worker process ended, perhaps for want of memory; try --workers 1") from None
-        finally:
-            for future in waiting:
-                future.cancel()
+        except BaseException:  # interrupted, or nobody wants the rest: no worker is waited for
+            for process in list(pool._processes.values()):
+                process.kill()
+            raise
 
 
 def _start(settings: Settings | None) -> None:
     global _auditor
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's matter
     if settings is not None:
         _auditor = Auditor(settings)
 

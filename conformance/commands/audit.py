@@ -101,6 +101,7 @@ def run_audit(args: Namespace) -> int:
         progress = Progress(total_bytes(list(settings.sources)), places)
         with ExitStack() as stack:
             stack.callback(progress.stop)
+            stack.callback(batches.close)  # an interrupt ends the workers too
             good, bad = (stack.enter_context(path.open("wb")) if path else None for path in (args.good, args.bad))
             for batch in batches:
                 progress.add(batch)
