@@ -19,7 +19,9 @@ class Conventions:
     separator       train what follows it inside the turn (ChatML: the newline)
     header          train the assistant's header
     special_tokens  control strings inside contents: "parse" or "literal"
-    tokenization    "whole" text between control tokens, or "segmented" by spans
+    tokenization    "whole" text between control tokens; "answers" and what stands between them apart, as at inference;
+                    or "segmented" by spans
+    pad             id with which rows are filled up; None: the tokenizer's
     """
 
     end_of_turn: bool = True
@@ -27,6 +29,7 @@ class Conventions:
     header: bool = False
     special_tokens: str = "parse"
     tokenization: str = "whole"
+    pad: int | None = None
 
     def trained_kinds(self) -> frozenset[str]:
         chosen = {"end_of_turn": self.end_of_turn, "separator": self.separator, "header": self.header}

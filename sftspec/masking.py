@@ -118,8 +118,9 @@ def encode(
         special_tokens: "parse" turns control strings inside contents into control tokens, as Hugging Face does;
             "literal" encodes them as the text they are, so that no content can forge a turn. None: as the template's
             source does (`Template.special_tokens`).
-        tokenization: "whole" encodes the rendered text in one piece; "segmented" encodes each span by itself. None: as
-            the template's source does (`Template.tokenization`).
+        tokenization: "whole" encodes the rendered text in one piece; "answers" encodes each answer, and what stands
+            between two of them, by itself; "segmented" encodes each span by itself. None: as the template's source
+            does (`Template.tokenization`).
         add_generation_prompt: end with the assistant's header.
         max_length: cut after so many tokens (None: never).
         policy: which messages are trained: "all" assistant turns, the "last" one, or "every-token".
@@ -155,12 +156,13 @@ def encode_batch(
     rendered = [render_checked(messages, variant, add_generation_prompt) for messages in checked]
     tokens = tokenize_batch(rendered, variant, tokenizer, special_tokens, tokenization)
     return [
-        truncate(_masked(of_one, text, trained_spans(text, messages, policy, conventions)), max_length)
+        truncate(masked(of_one, text, trained_spans(text, messages, policy, conventions)), max_length)
         for of_one, text, messages in zip(tokens, rendered, checked, strict=True)
     ]
 
 
-def _masked(tokens: Tokens, rendered: Rendered, trained: list[bool]) -> Encoded:
+def masked(tokens: Tokens, rendered: Rendered, trained: list[bool]) -> Encoded:
+    """The example of a text's tokens, of which some spans are trained."""
     labels = [IGNORE] * len(tokens.ids)
     # A token may begin in a header and end in a content ("\n" + "\nHi" is one "\n\n"): it carries trained text, so it
     # is a target, as in Hugging Face's return_assistant_tokens_mask.

@@ -58,12 +58,14 @@ class Rendered:
     kinds     of each of its S spans
     messages  of each, the message that it belongs to (-1: none)
     ends      of each, where it ends; it begins where the one before ends
+    answers   the messages that the assistant wrote
     """
 
     text: str
     kinds: tuple[str, ...]
     messages: tuple[int, ...]
     ends: tuple[int, ...]
+    answers: frozenset[int] = frozenset()
 
     @cached_property
     def spans(self) -> tuple[Span, ...]:
@@ -79,10 +81,10 @@ class Rendered:
         ]
 
 
-def assemble(pieces: Iterable[Piece]) -> Rendered:
-    """Join pieces to a text; their lengths give the spans."""
+def assemble(pieces: Iterable[Piece], answers: Iterable[int] = ()) -> Rendered:
+    """Join pieces to a text; their lengths give the spans. answers: the messages that the assistant wrote."""
     kinds, messages, texts = zip(*pieces) if (pieces := list(pieces)) else ((), (), ())
-    return Rendered("".join(texts), kinds, messages, tuple(accumulate(map(len, texts))))
+    return Rendered("".join(texts), kinds, messages, tuple(accumulate(map(len, texts))), frozenset(answers))
 
 
 def strip_pieces(pieces: Iterable[Piece]) -> list[Piece]:

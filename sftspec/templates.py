@@ -146,7 +146,7 @@ def render_checked(
     pieces = list(variant.pieces(conversation, add_generation_prompt))
     if bos == "tokenizer" and pieces and pieces[0][0] == "bos":
         del pieces[0]
-    return assemble(pieces)
+    return assemble(pieces, [index for index, item in enumerate(conversation) if item["role"] == "assistant"])
 
 
 def _with_arguments(variant: Template, arguments: Mapping[str, Any]) -> Template:

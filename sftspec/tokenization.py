@@ -5,6 +5,8 @@ Two axes on which real implementations differ, both stated and neither hidden:
     special_tokens  parse     control strings in contents become control tokens (Hugging Face's default)
                     literal   only the template's own control tokens do (Meta, Qwen's make_context)
     tokenization    whole     text between control tokens is encoded in one piece: merges may cross a span's edge
+                    answers   what the assistant writes, with the end of its turn, is encoded by itself, and so is all
+                              that stands between two answers: as at inference (LLaMA-Factory, ms-swift, LitGPT)
                     segmented every span is encoded by itself: no merge crosses an edge
 
 Rule of this file: a span's tokens are found from how many characters or bytes each token covers, never by encoding
@@ -15,19 +17,19 @@ template's BOS, and the tokenizer is never asked to add one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sftspec.spans import DATA_KINDS, Rendered
+from sftspec.spans import DATA_KINDS, WRITTEN_KINDS, Rendered
 from sftspec.templates import Template
 from sftspec.vocabulary import Tokens, vocabulary_of
 
 ONE = np.ones(1, dtype=np.int64)
 
-AXES = {"special_tokens": ("parse", "literal"), "tokenization": ("whole", "segmented")}
+AXES = {"special_tokens": ("parse", "literal"), "tokenization": ("whole", "answers", "segmented")}
 
 
 class Stretch(NamedTuple):
@@ -68,15 +70,17 @@ def tokenize_batch(
 ) -> list[Tokens]:
     """The same for many conversations at once; a stretch of text that occurs in several is encoded once."""
     literal = _axis("special_tokens", special_tokens, template) == "literal"
-    whole = _axis("tokenization", tokenization, template) == "whole"
+    tokenization = _axis("tokenization", tokenization, template)
     vocabulary = vocabulary_of(tokenizer)
-    if whole and not literal:
+    if tokenization == "whole" and not literal:
         # Whole texts at once: the tokenizer itself cuts out control tokens, as with Hugging Face.
         texts = [(rendered.text, rendered.ends) for rendered in batch]
         tokens = vocabulary.encode(dict.fromkeys(texts), literal)
         return [tokens[text] for text in texts]
-    control = vocabulary.control_tokens(template.control)
-    rows = [list(_stretches(rendered, control, whole)) for rendered in batch]
+    # Where a tokenizer parses whole pieces, it cuts out the control tokens itself.
+    parses = tokenization == "answers" and not literal
+    control = frozenset[str]() if parses else vocabulary.control_tokens(template.control)
+    rows = [list(_stretches(rendered, control, _edges(rendered, tokenization))) for rendered in batch]
     stretches = dict.fromkeys((stretch.text, stretch.ends) for row in rows for stretch in row if not stretch.control)
     tokens = vocabulary.encode(stretches, literal)
     return [_join(row, tokens, vocabulary.added, len(rendered.ends)) for row, rendered in zip(rows, batch, strict=True)]
@@ -89,14 +93,29 @@ def _axis(name: str, value: str | None, template: Template) -> str:
     return value
 
 
-def _stretches(rendered: Rendered, control: frozenset[str], whole: bool) -> Iterator[Stretch]:
-    """Cut the text at control tokens of the structure, and at every span's edge unless it is encoded whole."""
+def _edges(rendered: Rendered, tokenization: str) -> Collection[int]:
+    """The spans at which the text is cut, whatever stands there."""
+    if tokenization == "answers":
+        written = [
+            message in rendered.answers and (kind in WRITTEN_KINDS or kind == "end_of_turn")
+            for kind, message in zip(rendered.kinds, rendered.messages, strict=True)
+        ]
+        of = [message if is_written else -1 for message, is_written in zip(rendered.messages, written, strict=True)]
+        return {index for index in range(1, len(of)) if of[index] != of[index - 1]}
+    return range(len(rendered.kinds)) if tokenization == "segmented" else ()
+
+
+def _stretches(rendered: Rendered, control: frozenset[str], edges: Collection[int]) -> Iterator[Stretch]:
+    """Cut the text at control tokens of the structure, and where the spans of `edges` begin."""
     growing: list[tuple[str, int]] = []  # parts (text, span) of the stretch that the next part may still join
     for index, (start, end, kind, _) in enumerate(rendered.spans):
         text = rendered.text[start:end]
+        if growing and index in edges:
+            yield _stretch(growing)
+            growing = []
         for part in (text,) if kind in DATA_KINDS else _cut(text, control):
             is_control = part in control and kind not in DATA_KINDS
-            if growing and (is_control or not whole):
+            if growing and is_control:
                 yield _stretch(growing)
                 growing = []
             if is_control:

@@ -135,7 +135,7 @@ class Vocabulary:
             else:
                 lengths = self.byte_lengths[np.fromiter(ids, dtype=np.int64, count=len(ids))]
                 token_stops = lengths.cumsum()
-                yield Tokens(ids, *_carriers(token_stops - lengths, token_stops, _in_bytes(text, ends)))
+                yield Tokens(ids, *carriers(token_stops - lengths, token_stops, _in_bytes(text, ends)))
 
 
 def _by_offsets(item: Marked, tokenizer: Any) -> Tokens:
@@ -143,10 +143,10 @@ def _by_offsets(item: Marked, tokenizer: Any) -> Tokens:
     encoding = tokenizer.encode(text, add_special_tokens=False)
     token_starts, token_stops = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
     # A token without characters (SentencePiece's leading space) is where the next one is.
-    return Tokens(encoding.ids, *_carriers(token_starts, np.maximum(token_starts + 1, token_stops), np.array(ends)))
+    return Tokens(encoding.ids, *carriers(token_starts, np.maximum(token_starts + 1, token_stops), np.array(ends)))
 
 
-def _carriers(token_starts: np.ndarray, token_stops: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def carriers(token_starts: np.ndarray, token_stops: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of each part the tokens [start, stop) that carry some of it; all positions in one unit, sorted."""
     begins = np.concatenate(([0], ends[:-1]))
     stops = token_starts.searchsorted(ends, "left")

@@ -79,6 +79,8 @@ def save_run(run: Run, folder: Path) -> None:
         "adapters": [dataclasses.asdict(adapter) for adapter in run.adapters],
         "saved": list(run.saved),
         "unread": run.unread,
+        "cut": dict(run.cut),
+        "recut": {str(index): ids for index, ids in run.recut.items()},
         "equal": tensors.equal,
         "twin": run.twin is not None,
     }
@@ -132,6 +134,8 @@ def load_run(folder: Path) -> Run:
         adapters=tuple(Adapter(**item) for item in record["adapters"]),
         saved=tuple(record["saved"]),
         unread=record["unread"],
+        cut=record["cut"],
+        recut={int(index): ids for index, ids in record["recut"].items()},
     )
     tensors.check_all_taken()
     run.job.model = _model(record["job"]["model"], run.final, run.adapters, folder)

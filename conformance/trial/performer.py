@@ -16,6 +16,7 @@ from typing import Any
 from sftspec import properties
 from sftspec.conformance.adapters import TrainerError
 from sftspec.conformance.trial.corpora import ALPHABET
+from sftspec.conformance.trial.cut import as_cut
 from sftspec.conformance.trial.scenarios import GOLDENS, SCENARIOS, WITHOUT, Scenario, make_job
 from sftspec.conformance.witness.identity import claims_of
 from sftspec.conformance.witness.listening import Heard, listen
@@ -54,7 +55,8 @@ class Performance:
     def read(self) -> Run:
         """The run with its ledger."""
         try:
-            build_run(self.run.job, self.tap, self.run, self.provenance)
+            provenance = as_cut(self.run, rows_of(self.tap), self.provenance)
+            build_run(self.run.job, self.tap, self.run, provenance)
         except WitnessError as error:
             self.run.error = self.run.error or f"witness: {error}"
         if self.twin is not None:
@@ -99,9 +101,13 @@ def _perform_once(trainer, scenario, seed, workdir, max_replays, /, **changes) -
 
 
 def provenance_of(run: Run) -> Provenance:
-    tokenizer = run.job.tokenizer
     streams = [stream.input_ids for stream in run.streams]
-    return Provenance(streams, alphabet_of(tokenizer), tokenizer.pad_token_id, run.job.max_length)
+    return Provenance(streams, alphabet_of(run.job.tokenizer), run.pad, run.job.max_length)
+
+
+def rows_of(heard: Heard) -> list[list[int]]:
+    """The token ids of every row that the model was called with."""
+    return [row for call in heard.calls for row in call.input_ids.tolist()]
 
 
 def alphabet_of(tokenizer: Any) -> list[int]:

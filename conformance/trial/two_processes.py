@@ -260,7 +260,7 @@ class Desk:
         run = Run(job, self.trainer.conventions, scenario=scenario.name)
         run.initial = {name: item.detach() for name, item in job.model.named_parameters()}
         streams = [stream.input_ids for stream in run.streams]
-        write_job(folder, job, streams, alphabet_of(job.tokenizer), replays, self.seed)
+        write_job(folder, job, streams, alphabet_of(job.tokenizer), run.pad, replays, self.seed)
         return run
 
     def _finished(self, number: int) -> Run:

@@ -46,6 +46,7 @@ class Asked:
     job          with every conversation, also those that the trainer does not accept
     streams      token ids of each conversation, as the specification encodes it
     alphabet     ids of the tokens that may be changed in a call that is made again
+    pad          id with which rows are filled up
     max_replays  how many calls are made again
     seed         of torch, as the trainer begins
     """
@@ -53,6 +54,7 @@ class Asked:
     job: Job
     streams: list[list[int]]
     alphabet: list[int]
+    pad: int | None
     max_replays: int
     seed: int
 
@@ -62,7 +64,7 @@ class Asked:
         job = dataclasses.replace(self.job, conversations=talks)
         write_corpus(talks, job.path)
         streams = [self.streams[number] for number in numbers]
-        return job, Provenance(streams, self.alphabet, job.tokenizer.pad_token_id, job.max_length)
+        return job, Provenance(streams, self.alphabet, self.pad, job.max_length)
 
 
 def keep(conversations: Sequence[Conversation], numbers: Sequence[int]) -> list[Conversation]:
@@ -79,7 +81,13 @@ def write_corpus(conversations: Sequence[Conversation], path: Path) -> None:
 
 
 def write_job(
-    folder: Path, job: Job, streams: Sequence[Sequence[int]], alphabet: Sequence[int], max_replays: int, seed: int
+    folder: Path,
+    job: Job,
+    streams: Sequence[Sequence[int]],
+    alphabet: Sequence[int],
+    pad: int | None,
+    max_replays: int,
+    seed: int,
 ) -> None:
     """Write a job into a folder, with a Hugging Face model and tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,6 +107,7 @@ def write_job(
         "tokenizer": {name: value for name, value in said.items() if value is not None},
         "streams": [list(stream) for stream in streams],
         "alphabet": list(alphabet),
+        "pad": pad,
         "max_replays": max_replays,
         "seed": seed,
     }
@@ -121,7 +130,7 @@ def read_job(folder: Path) -> Asked:
         workdir=workdir,
         **{**settings, "frozen": tuple(settings["frozen"])},
     )
-    return Asked(job, record["streams"], record["alphabet"], record["max_replays"], record["seed"])
+    return Asked(job, record["streams"], record["alphabet"], record["pad"], record["max_replays"], record["seed"])
 
 
 def _model(record: Mapping[str, Any], state: dict[str, Tensor], frozen: Sequence[str]) -> Any:

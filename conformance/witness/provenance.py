@@ -10,10 +10,39 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 WORD = 4
 Origin = tuple[int, int]
 NOWHERE: Origin = (-1, -1)
+
+
+class Gap(NamedTuple):
+    """Columns [start, stop) of a row that come from nowhere, between two tokens of one example.
+
+    Its tokens (first, last) of the example stand to both sides; those between them are not in the row.
+    """
+
+    row: int
+    start: int
+    stop: int
+    example: int
+    first: int
+    last: int
+
+
+def gaps(resolved: Sequence[Sequence[Origin]]) -> Iterator[Gap]:
+    """Where an example breaks off in a row, and goes on in it with something else in place of some of its tokens."""
+    for number, origins in enumerate(resolved):
+        before = None  # the last column that comes from somewhere
+        for column, (example, offset) in enumerate(origins):
+            if example < 0:
+                continue
+            if before is not None and column > before + 1 and origins[before][0] == example:
+                first = origins[before][1]
+                if offset > first + 1:
+                    yield Gap(number, before + 1, column, example, first, offset)
+            before = column
 
 
 class Provenance:
@@ -130,6 +159,12 @@ class Provenance:
             stop = place
             while stop < len(row) and origins[stop] == NOWHERE:
                 stop += 1
+            (one, before), (other, behind) = [
+                origins[at] if 0 <= at < len(row) else NOWHERE for at in (place - 1, stop)
+            ]
+            if one == other and behind > before + 1:
+                place = stop  # it stands in place of that example's own tokens, and is of no other
+                continue
             best: tuple[int, Origin] = (0, NOWHERE)
             for example, offset in candidates:
                 stream = self.streams[example]
@@ -169,7 +204,10 @@ class Provenance:
                 if self._is_letter((example, offset)):
                     last[example] = max(offset, last.get(example, -1))
         yield [[origin[0] in last and origin[1] == last[origin[0]] for origin in row] for row in origins]
-        yield [[origin == NOWHERE for origin in row] for row in origins]
+        padding = [[origin == NOWHERE for origin in row] for row in origins]
+        for gap in gaps(origins):  # an example goes on behind it, so it is no padding
+            padding[gap.row][gap.start : gap.stop] = [False] * (gap.stop - gap.start)
+        yield padding
 
     def _is_letter(self, origin: Origin) -> bool:
         return origin != NOWHERE and self.streams[origin[0]][origin[1]] in self.next_letter

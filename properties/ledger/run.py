@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from sftspec.adapters import Adapter
-from sftspec.conversation import Conversation
 from sftspec.job import Job, has_dropout
-from sftspec.masking import IGNORE, Conventions, Encoded, encode
+from sftspec.masking import IGNORE, Conventions, Encoded, encode, masked, trained_spans
+from sftspec.vocabulary import Tokens, carriers
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,8 @@ class Run:
     adapters        what was put beside matrices of the model, and trains
     saved           parameters trained whole beside adapters, and saved with them
     unread          why the parameters' gradients cannot be computed again ("": they can)
+    cut             the conventions by which its text was seen to be cut into tokens, where they are not those declared
+    recut           the tokens of each conversation whose text was seen in others, and as no convention says
     """
 
     job: Job
@@ -162,6 +167,13 @@ class Run:
     adapters: tuple[Adapter, ...] = ()
     saved: tuple[str, ...] = ()
     unread: str = ""
+    cut: Mapping[str, str] = field(default_factory=dict)
+    recut: Mapping[int, list[int]] = field(default_factory=dict)
+
+    @property
+    def pad(self) -> int | None:
+        """The id with which rows are filled up: the one that is declared, or the tokenizer's."""
+        return self.job.tokenizer.pad_token_id if self.conventions.pad is None else self.conventions.pad
 
     @property
     def dropout(self) -> bool:
@@ -197,8 +209,13 @@ class Run:
 
     @cached_property
     def streams(self) -> list[Encoded]:
-        """Each conversation as the specification encodes it, uncut, under the conventions declared."""
-        return [reference_stream(self.job, self.conventions, item) for item in self.job.conversations]
+        """Each conversation as the specification encodes it, whole, under the conventions declared; where its text is
+        seen to be cut into other tokens, in those.
+        """
+        streams = streams_of(self.job, replace(self.conventions, **self.cut))
+        for index, ids in self.recut.items():
+            streams[index] = recut(streams[index], ids, self.job, index, self.conventions)
+        return streams
 
     @cached_property
     def copies(self) -> dict[int, int]:
@@ -231,6 +248,67 @@ class Run:
         return pieces
 
     @cached_property
+    def appearances(self) -> list[tuple[Piece, ...]]:
+        """How conversations stand in the rows: one piece, or several in their order, between which other tokens stand
+        or none of its own.
+        """
+        found: list[tuple[Piece, ...]] = []
+        for piece in self.pieces:
+            first, last = piece.rows[0], found[-1][-1] if found else None
+            goes_on = (
+                last is not None
+                and (first.forward, first.row, first.example) == (last.rows[0].forward, last.rows[0].row, last.example)
+                and piece.start >= last.end
+            )
+            if goes_on:
+                found[-1] += (piece,)
+            else:
+                found.append((piece,))
+        return found
+
+    def between(self, one: Piece, two: Piece) -> list[Row]:
+        """The positions of a row between two pieces that stand in it."""
+        last, first = one.rows[-1], two.rows[0]
+        return self.lines[last.forward, last.row][last.column + 1 : first.column]
+
+    def is_same_text(self, one: Piece, two: Piece) -> bool:
+        """Stands between two pieces of a conversation what belongs there, in other tokens?"""
+        seen, lost = self.between(one, two), self.streams[one.example].input_ids[one.end : two.start]
+        decode = self.job.tokenizer.decode
+        return bool(seen) and bool(lost) and decode([row.token for row in seen]) == decode(lost)
+
+    @cached_property
+    def inside(self) -> dict[tuple[int, int, int], bool]:
+        """Positions (forward, row, column) that come from nowhere, within a conversation: are they its own text?"""
+        return {
+            (row.forward, row.row, row.column): self.is_same_text(one, two)
+            for pieces in self.appearances
+            for one, two in pairwise(pieces)
+            for row in self.between(one, two)
+        }
+
+    @cached_property
+    def unseen(self) -> frozenset[tuple[int, int, int]]:
+        """Positions (forward, row, column) of no conversation that no position of one attends to.
+
+        In a call that was made again with other tokens there: none of its row moved. In any other: they stand behind
+        all that the row holds, where a causal model sees nothing of them.
+        """
+        found: set[tuple[int, int, int]] = set()
+        made_again: set[int] = set()
+        for replay in self.replays:
+            places = self.places.get(replay.forward, {})
+            if places and all(places[place].example < 0 for place in replay.changed):
+                made_again.add(replay.forward)
+                moved = {row for row, column in replay.moved if places[row, column].example >= 0}
+                found |= {(replay.forward, row, column) for row, column in replay.changed if row not in moved}
+        for (forward, number), line in self.lines.items():
+            if forward not in made_again:
+                last = max((row.column for row in line if row.example >= 0), default=-1)
+                found |= {(forward, number, row.column) for row in line if row.column > last}
+        return frozenset(found)
+
+    @cached_property
     def lines(self) -> dict[tuple[int, int], list[Row]]:
         """Rows of the ledger by (forward, row of the batch)."""
         lines: dict[tuple[int, int], list[Row]] = {}
@@ -253,10 +331,13 @@ class Run:
         return self.streams[example].labels[offset] != IGNORE
 
     def expected(self) -> Iterator[tuple[Piece, Row, int | None]]:
-        """Every resolved position with the target that the specification gives it."""
-        for piece in self.pieces:
-            for row in piece.rows:
-                yield piece, row, self.expected_target(piece, row)
+        """Every resolved position with the target that the specification gives it; none for one behind which its
+        conversation goes on with something else.
+        """
+        for pieces in self.appearances:
+            for piece in pieces:
+                for row in piece.rows if piece is pieces[-1] else piece.rows[:-1]:
+                    yield piece, row, self.expected_target(piece, row)
 
     @cached_property
     def places(self) -> dict[int, dict[tuple[int, int], Row]]:
@@ -307,14 +388,29 @@ class Run:
         )
 
 
-def reference_stream(job: Job, conventions: Conventions, conversation: Conversation) -> Encoded:
-    """The conversation's whole token stream and labels."""
-    return encode(
-        conversation,
-        template=job.template,
-        tokenizer=job.tokenizer,
-        special_tokens=conventions.special_tokens,
-        tokenization=conventions.tokenization,
-        policy=job.policy,
-        conventions=conventions,
-    )
+def streams_of(job: Job, conventions: Conventions) -> list[Encoded]:
+    """The whole token stream of each conversation, and its labels."""
+    return [
+        encode(
+            conversation,
+            template=job.template,
+            tokenizer=job.tokenizer,
+            special_tokens=conventions.special_tokens,
+            tokenization=conventions.tokenization,
+            policy=job.policy,
+            conventions=conventions,
+        )
+        for conversation in job.conversations
+    ]
+
+
+def recut(stream: Encoded, ids: list[int], job: Job, index: int, conventions: Conventions) -> Encoded:
+    """A conversation's stream in other tokens of the same spelling, in a byte-level vocabulary; else as it was."""
+    rendered, tokens = stream.rendered, job.tokenizer.convert_ids_to_tokens(ids)
+    ends = np.cumsum([len(rendered.text[span.start : span.end].encode()) for span in rendered.spans])
+    stops = np.cumsum([len(token) for token in tokens])
+    if stops[-1] != ends[-1]:
+        return stream
+    starts = stops - [len(token) for token in tokens]
+    trained = trained_spans(rendered, job.conversations[index], job.policy, conventions)
+    return masked(Tokens(ids, *carriers(starts, stops, ends)), rendered, trained)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import pairwise, takewhile
 
 from sftspec.properties import must, should
-from sftspec.properties.ledger.run import Token
+from sftspec.properties.ledger.run import Token, streams_of
 
 
 @must(laws=("MK-TRUNC",), claim="truncation", floor=5)
@@ -20,17 +20,34 @@ def a_cut_example_is_a_prefix(run):
     limit = run.job.max_length
     if limit is None or run.job.packing:
         return
-    for piece in run.pieces:
-        if len(run.streams[piece.example]) > limit:
+    for first, *more in run.appearances:
+        if len(run.streams[first.example]) > limit:
+            piece = [first, *more][-1]
             last = piece.rows[-1]
             line = run.lines[last.forward, last.row]
             after = takewhile(lambda row: row.example < 0, line[line.index(last) + 1 :])
             clean = last.target is None and all(row.target is None for row in after)
             yield (
-                piece,
-                piece.start == 0 and piece.end == limit and clean,
-                (f"expected tokens 0 to {limit} and nothing trained after them, saw {piece.start} to {piece.end}"),
+                first,
+                first.start == 0 and piece.end == limit and clean,
+                (f"expected tokens 0 to {limit} and nothing trained after them, saw {first.start} to {piece.end}"),
             )
+
+
+@must(laws=("MK-TRUNC",), floor=10)
+def a_row_begins_with_its_conversations_first_token(run):
+    """A conversation that needs no cut stands in its row from its first token on.
+
+    A limit on prompts cuts them from the left, in silence, and every target is trained all the same: the model learns
+    answers to questions that it did not see (MAX_PROMPT_LENGTH, `truncation_side="left"`). In packs
+    packing/packed-examples-are-whole says so.
+    """
+    limit = run.job.max_length
+    if run.job.packing:
+        return
+    for first, *_ in run.appearances:
+        if limit is None or len(run.streams[first.example]) <= limit:
+            yield first, first.start == 0, f"begins with token {first.start} of its conversation", first.start
 
 
 @must(laws=("MK-TRUNCDROP", "PK-LONG"), floor=10)
@@ -48,6 +65,10 @@ def every_conversation_with_a_target_is_trained(run):
     for piece in run.pieces:
         for row in piece.rows:
             seen[row.example, row.offset] = seen.get((row.example, row.offset), 0) + 1
+    for pieces in run.appearances:
+        for one, two in pairwise(pieces):
+            for offset in range(one.end, two.start) if run.is_same_text(one, two) else ():
+                seen[one.example, offset] = seen.get((one.example, offset), 0) + 1
     for index, copies in run.copies.items():
         stream = run.streams[index]
         kept = range(len(stream) if limit is None else min(limit, len(stream)))
@@ -99,13 +120,32 @@ def every_position_has_an_origin(run):
     """Every token that the model saw comes from a conversation, or is a control token, or hidden by the attention mask.
 
     Text that stands in no conversation was made up on the way: a template with one newline more or less, a default
-    system prompt that nobody wrote (LLaMA-Factory#10772), a header doubled.
+    system prompt that nobody wrote (LLaMA-Factory#10772), a header doubled. What no position attends to and nothing
+    trains is padding, whatever its id.
     """
-    control = set(run.job.tokenizer.all_special_ids)
+    control = {*run.job.tokenizer.all_special_ids, run.pad}
     for row in run.rows:
-        filler = row.token in control or not row.attended
-        known = row.example >= 0 or (filler and row.target is None)
+        place = row.forward, row.row, row.column
+        filler = row.token in control or not row.attended or place in run.unseen
+        known = row.example >= 0 or (filler and row.target is None) or run.inside.get(place, False)
         yield row, known, f"token {row.token} at row {row.row}, column {row.column} comes from no conversation"
+
+
+@must(laws=("TP-CAT", "TP-TRAININF"), floor=10)
+def text_is_cut_into_tokens_as_declared(run):
+    """The text of a conversation is cut into tokens as the trainer's conventions declare.
+
+    Prompt and answer encoded apart, or each message by itself, make other tokens where two pieces meet (litgpt#1567,
+    torchtitan#4504). What is trained is then not what inference makes of the same text, unless it does so too.
+    """
+    declared = streams_of(run.job, run.conventions) if run.cut or run.recut else run.streams
+    way = ", ".join(f"{axis}={value!r}" for axis, value in run.cut.items())
+    note = f"cut as with {way}: if that is meant, and inference does so too, declare sftspec.Conventions({way})"
+    if run.recut:
+        note = "the same text in other tokens, cut as no convention of sftspec says"
+    for first, *_ in run.appearances:
+        same = declared[first.example].input_ids == run.streams[first.example].input_ids
+        yield first, same, note
 
 
 @must(laws=("MK-SPAN",), floor=10)
@@ -121,6 +161,8 @@ def conversations_stand_as_rendered(run):
         pieces.setdefault((first.forward, first.row, piece.example), []).append(piece)
     for parts in pieces.values():
         note = "is broken between tokens " + ", ".join(f"{one.end - 1} and {two.start}" for one, two in pairwise(parts))
+        if tuple(parts) in run.appearances and any(map(run.is_same_text, parts, parts[1:])):
+            note += ": the same text in other tokens, cut as no convention of sftspec says"
         twice = run.copies[parts[0].example] > 1 and all(one.start == 0 for one in parts)
         yield parts[0], len(parts) == 1 or twice, note
 
@@ -132,5 +174,5 @@ def padding_is_never_trained(run):
     Mask by position, not by id: the pads after an end-of-turn look like it (trl#976, transformers#23530).
     """
     for row in run.rows:
-        if row.example < 0:
+        if row.example < 0 and (row.forward, row.row, row.column) not in run.inside:
             yield row, row.target is None, f"padding is trained on token {row.target}"

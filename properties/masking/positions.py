@@ -99,11 +99,7 @@ def first_token_of_an_answer_is_trained(run):
             yield row, row.target == expected, f"expected {expected} as first target, saw {row.target}"
 
 
-@must(
-    laws=("MK-CAUSAL",),
-    floor=20,
-    needs=("masking/every-position-has-an-origin", "packing/examples-do-not-see-each-other"),
-)
+@must(laws=("MK-CAUSAL",), floor=20, needs=("packing/examples-do-not-see-each-other",))
 def no_position_sees_what_follows_it(run):
     """Changing a token leaves the hidden state of every earlier position bitwise unchanged.
 

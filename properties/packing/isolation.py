@@ -23,7 +23,7 @@ def shared_lines(run):
     return [(place, pieces) for place, pieces in lines.items() if len({piece.example for piece in pieces}) > 1]
 
 
-@must(laws=("PK-INDEP", "PK-JAC", "PK-MASK", "PK-BACKEND"), floor=20, needs=("masking/every-position-has-an-origin",))
+@must(laws=("PK-INDEP", "PK-JAC", "PK-MASK", "PK-BACKEND"), floor=20)
 def examples_do_not_see_each_other(run):
     """Changing the tokens of other examples leaves an example's hidden states bitwise unchanged.
 
@@ -71,7 +71,7 @@ def an_example_sees_itself(run):
                 )
 
 
-@must(laws=("PK-PAD", "ST-PAD"), floor=5)
+@must(laws=("PK-PAD", "ST-PAD"), floor=5, needs=("masking/every-position-has-an-origin",))
 def padding_is_never_attended(run):
     """Changing the padding moves no position of any example.
 
@@ -94,8 +94,10 @@ def positions_restart_with_each_example(run):
     Counted on over the pack, learned positions go astray, and rotary models hide it (LLaMA-Factory#7318, trap H2).
     Left padding may begin later; what counts is read off padded rows too.
     """
-    for piece in run.pieces:
-        for place, row in enumerate(piece.rows):
+    for pieces in run.appearances:
+        first = pieces[0].rows[0].column
+        for row in (row for piece in pieces for row in piece.rows):
+            place = row.column - first
             note = f"expected position {place}, saw {row.position_id}"
             yield row, row.position_id == place, note, row.position_id - place
 
@@ -105,7 +107,7 @@ def positions_restart_with_each_example(run):
     bounded=True,
     floor=20,
     costly=True,
-    needs=("masking/every-position-has-an-origin",),
+    needs=("masking/every-position-has-an-origin", "masking/conversations-stand-as-rendered"),
 )
 def hidden_states_equal_those_alone(run):
     """An example's hidden states in a batch equal those it has alone, within the rounding of the dtype.
@@ -140,13 +142,14 @@ def packed_examples_are_whole(run):
     """
     if not run.job.packing:
         return
-    for piece in run.pieces:
-        length = min(len(run.streams[piece.example]), run.job.max_length or 10**9)
+    for first, *more in run.appearances:
+        length = min(len(run.streams[first.example]), run.job.max_length or 10**9)
+        start, end = first.start, more[-1].end if more else first.end
         yield (
-            piece,
-            (piece.start, piece.end) == (0, length),
-            f"expected tokens 0 to {length} in one piece, saw {piece.start} to {piece.end}",
-            len(piece) / length,
+            first,
+            (start, end) == (0, length),
+            f"expected tokens 0 to {length} in one piece, saw {start} to {end}",
+            (end - start) / length,
         )
 
 

@@ -231,7 +231,7 @@ def contents_stripped():
     return with_contents(str.strip)
 
 
-@mutant("conversations-stand-as-rendered", "transformers#29279, the other direction", "not what inference will see",
+@mutant("text-is-cut-into-tokens-as-declared", "transformers#29279, the other direction", "not what inference will see",
         "declare how control strings are encoded")  # fmt: skip
 def control_strings_escaped():
     """Control strings in contents are encoded as text although the tokenizer parses them at inference."""
@@ -242,7 +242,7 @@ def control_strings_escaped():
     return Pipeline(encode=broken)
 
 
-@mutant("conversations-stand-as-rendered", "pytorch/torchtitan#4504", "words break at the wrong place",
+@mutant("text-is-cut-into-tokens-as-declared", "pytorch/torchtitan#4504", "words break at the wrong place",
         "segments as declared, and the same at inference")  # fmt: skip
 def contents_tokenized_by_letter():
     """Contents are tokenized letter by letter: no two letters merge, as at a seam between segments."""

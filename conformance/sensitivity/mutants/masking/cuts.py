@@ -1,0 +1,60 @@
+"""Where text is cut: into tokens, and at the beginning of a row."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants.breaking import with_messages
+from sftspec.masking import Encoded, encode
+from sftspec.step import IGNORE
+from sftspec.trainer import Pipeline
+
+
+@mutant("text-is-cut-into-tokens-as-declared", "Lightning-AI/litgpt#1567", "first tokens that inference never makes",
+        "encode once, or declare tokenization='answers'")  # fmt: skip
+def prompt_and_answer_encoded_apart():
+    """Prompt and answer are encoded apart, and it is declared nowhere."""
+
+    def broken(messages, **options) -> Encoded:
+        return encode(messages, **options | {"tokenization": "answers"})
+
+    return Pipeline(encode=broken)
+
+
+@mutant("text-is-cut-into-tokens-as-declared", "pytorch/torchtitan#4504", "words break at the wrong place",
+        "segments as declared, and the same at inference")  # fmt: skip
+def headers_encoded_apart():
+    """Headers, contents and ends of turns are encoded apart, and it is declared nowhere."""
+
+    def broken(messages, **options) -> Encoded:
+        return encode(messages, **options | {"tokenization": "segmented"})
+
+    return Pipeline(encode=broken)
+
+
+def from_token(example: Encoded, first: int) -> Encoded:
+    """The example without its first tokens."""
+    return replace(
+        example, input_ids=example.input_ids[first:], labels=example.labels[first:], owners=example.owners[first:]
+    )
+
+
+@mutant("a-row-begins-with-its-conversations-first-token", "a limit on prompts (max_prompt_length) that nobody set",
+        "answers questions that it did not see", "cut at the end, as asked, or refuse")  # fmt: skip
+def long_prompts_lose_their_beginning():
+    """Of a prompt over 512 tokens the beginning is cut off, and every target is trained."""
+
+    def broken(messages, **options) -> Encoded:
+        example = encode(messages, **options)
+        first = next((place for place, label in enumerate(example.labels) if label != IGNORE), 0)
+        return from_token(example, max(0, first - 512))
+
+    return Pipeline(encode=broken)
+
+
+@mutant("a-row-begins-with-its-conversations-first-token", "a window of history (max_history) that is on by default",
+        "forgets how a conversation began", "keep all turns, or refuse")  # fmt: skip
+def only_the_last_turns_are_kept():
+    """Of more than twenty messages the last twenty are kept."""
+    return with_messages(lambda messages: messages[-20:])
