@@ -28,7 +28,10 @@ MODULES = {
     "masking": ("positions", "examples", "loss", "encoder", "agents"),
     "packing": ("isolation", "packer", "collator", "limits"),
     "step": ("gradient", "trained", "updates", "adapters", "dropout", "epochs", "reports", "functions", "clipping"),
-    "best_of_n": ("selection", "selection_laws", "order_statistics", "normal", "gold", "winner", "rejection_sampling"),
+    "best_of_n": (
+        "variations", "selection", "missing_rewards", "invariances", "top_k", "order_statistics", "normal", "gold",
+        "winner", "rejection_sampling", "rejection_sampling_runs",
+    ),
     "distillation": (
         "loss", "mixture", "positions", "teacher", "options", "refusals", "divergences", "bucket", "runs",
     ),
@@ -52,6 +55,7 @@ class Property:
     needs     ids of properties without which this one cannot be read (their failure makes it `blocked`)
     given     hypothesis strategies by parameter name, for a seam
     examples  explicit arguments tried before any drawn ones: one for each catalogued bug
+    varied    it is asked under every variation of its seam (`variations`), too
     """
 
     id: str
@@ -68,6 +72,7 @@ class Property:
     needs: tuple[str, ...] = ()
     given: Mapping[str, Any] | None = None
     examples: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+    varied: bool = True
 
     @property
     def sentence(self) -> str:

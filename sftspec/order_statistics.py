@@ -1,7 +1,7 @@
 """What best-of-N is worth: expected maxima, the unbiased estimator, the tilted law, its KL and its win rate.
 
-The rule. Every number here is exact up to rounding: a quadrature that converges to float64, a weight within a rounding
-of its ratio of integers, a law that is enumerated. Nothing is simulated, and no asymptotic formula stands in.
+The rule. Every number here is exact up to rounding: a quadrature that converges to float64, a weight that is an integer
+ratio rounded once, a law that is enumerated. Nothing is simulated and no asymptotic formula stands in for a value.
 
 Why reports get it wrong: "the gain is about sqrt(log N)" lacks a factor sqrt(2) and is 19 % low at N = 1024, while
 sqrt(2 ln N) is 15 % high; the plug-in pass@n 1 - (1 - c/m)**n is biased, the maximum of the first n samples noisy;

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import suppress
-from dataclasses import replace
 from statistics import NormalDist
 
 import numpy as np
@@ -12,233 +10,23 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from sftspec.conformance.sensitivity.mutants.best_of_n.samples import errors_are_missing_rewards, scalars_are_no_reward
-from sftspec.conversation import Conversation
 from sftspec.order_statistics import best_of_n_law, expected_max_normal
 from sftspec.rejection_sampling import (
     Round,
-    Selection,
     derived_seed,
     rejection_sample,
     rejection_sampling_round,
     select,
 )
 from sftspec.selection import UNRANKED
-from sftspec.tests.seam_verdict import DoesNotHold, evidence, properties_of
-
-
-def planted(mutant):
-    return mutant().parts["rejection_sample"]
-
+from sftspec.tests.seam_verdict import evidence, properties_of
 
 PROPERTIES = {item.check.__name__: item for item in properties_of("best_of_n", "rejection_sample")}
 
 
-def one_seed_for_all(prompts, sample, reward, n, seed=0, start=0):
-    return rejection_sample(prompts, lambda prompt, n, _: sample(prompt, n, seed), reward, n, seed, start)
-
-
-def one_stream_of_seeds(prompts, sample, reward, n, seed=0, start=0):
-    """The seed of a prompt depends on how many were sampled before it."""
-    count = iter(range(10**6))
-    return rejection_sample(prompts, lambda p, n, _: sample(p, n, seed + next(count)), reward, n, seed, start)
-
-
-def identical_samples(prompts, sample, reward, n, seed=0, start=0):
-    return rejection_sample(prompts, lambda p, n, s: sample(p, 1, s) * n, reward, n, seed, start)
-
-
-def first_prompt_for_all(prompts, sample, reward, n, seed=0, start=0):
-    return rejection_sample(prompts, lambda _, n, s: sample(prompts[0], n, s), reward, n, seed, start)
-
-
-def completion_only(prompts, sample, reward, n, seed=0, start=0):
-    return rejection_sample(prompts, sample, lambda conversation: reward(conversation[-1:]), n, seed, start)
-
-
-def prefill_lost(prompts, sample, reward, n, seed=0, start=0):
-    starts = [prompt[: len(prompt) - (prompt[-1]["role"] == "assistant")] for prompt in prompts]
-    kept = [Conversation(start, p.source, p.tools) for start, p in zip(starts, prompts, strict=True)]
-    return rejection_sample(kept, sample, reward, n, seed, start)
-
-
-def tools_lost(prompts, sample, reward, n, seed=0, start=0):
-    return rejection_sample([Conversation(prompt, prompt.source) for prompt in prompts], sample, reward, n, seed, start)
-
-
-def failed_completions_made_up(prompts, sample, reward, n, seed=0, start=0):
-    def filled(prompt, n, s):
-        found = sample(prompt, n, s)
-        return found + [" #23"] * (n - len(found))
-
-    return rejection_sample(prompts, filled, reward, n, seed, start)
-
-
-def source_lost(prompts, sample, reward, n, seed=0, start=0):
-    return rejection_sample([Conversation(p, tools=p.tools) for p in prompts], sample, reward, n, seed, start)
-
-
-def last_six_messages(prompts, sample, reward, n, seed=0, start=0):
-    cut = [Conversation(prompt[-6:], prompt.source, prompt.tools) for prompt in prompts]
-    return rejection_sample(cut, sample, reward, n, seed, start)
-
-
-def cut_at_512_letters(prompts, sample, reward, n, seed=0, start=0):
-    return rejection_sample(prompts, lambda p, n, s: [c[:512] for c in sample(p, n, s)], reward, n, seed, start)
-
-
-def broken_scalars_count(prompts, sample, reward, n, seed=0, start=0):
-    """A NaN that is a scalar of NumPy or PyTorch is a bad reward, and not a missing one."""
-
-    def counted(conversation):
-        found = reward(conversation)
-        return -1e9 if hasattr(found, "dtype") and found != found else found
-
-    return rejection_sample(prompts, sample, counted, n, seed, start)
-
-
-def compared_in_float32(*arguments):
-    for each in rejection_sample(*arguments):
-        rewards = np.array([math.nan if reward is None else reward for reward in each.rewards], dtype=np.float32)
-        yield each if each.skipped else replace(each, winner=int(np.nanargmax(rewards)))
-
-
-def errors_of_the_sampler_are_none(prompts, sample, reward, n, seed=0, start=0):
-    def careless(*asked):
-        try:
-            return sample(*asked)
-        except ValueError:
-            return []
-
-    return rejection_sample(prompts, careless, reward, n, seed, start)
-
-
-def stopped_at_an_error(*arguments):
-    with suppress(TimeoutError):
-        yield from rejection_sample(*arguments)
-
-
-def zero_is_none(prompts, sample, reward, n, seed=0, start=0):
-    return rejection_sample(prompts, sample, lambda c: reward(c) or None, n, seed, start)
-
-
-def seed_ignored(prompts, sample, reward, n, seed=0, start=0):
-    return rejection_sample(prompts, sample, reward, n, 0, start)
-
-
-def worst(prompts, sample, reward, n, seed=0, start=0):
-    def negated(conversation):
-        number = reward(conversation)
-        return None if number is None else -number
-
-    return rejection_sample(prompts, sample, negated, n, seed, start)
-
-
-def all_of_them(prompts, sample, reward, n, seed=0, start=0):
-    for each in rejection_sample(prompts, sample, reward, n, seed, start):
-        yield from (Selection(each.index, each.candidates, each.rewards, i) for i in range(len(each.candidates)))
-
-
-def unrewarded_counts_zero(prompts, sample, reward, n, seed=0, start=0):
-    return rejection_sample(prompts, sample, lambda c: reward(c) or 0.0, n, seed, start)
-
-
-def whatever_comes(prompts, sample, reward, n, seed=0, start=0):
-    """The number of candidates is that of the completions."""
-    return rejection_sample(prompts, lambda p, _, s: sample(p, n, s), reward, 10 * n, seed, start)
-
-
-def tidied(prompts, sample, reward, n, seed=0, start=0):
-    return rejection_sample(prompts, lambda p, n, s: [c.rstrip() for c in sample(p, n, s)], reward, n, seed, start)
-
-
-def without_control_tokens(prompts, sample, reward, n, seed=0, start=0):
-    def cleaned(prompt, n, s):
-        return [text.replace("<|im_end|>", "") for text in sample(prompt, n, s)]
-
-    return rejection_sample(prompts, cleaned, reward, n, seed, start)
-
-
-def empty_ones_left_out(prompts, sample, reward, n, seed=0, start=0):
-    return rejection_sample(prompts, lambda p, n, s: [c for c in sample(p, n, s) if c], reward, n, seed, start)
-
-
-def integers_are_none(prompts, sample, reward, n, seed=0, start=0):
-    def floats_only(conversation):
-        found = reward(conversation)
-        return found if isinstance(found, float) else None
-
-    return rejection_sample(prompts, sample, floats_only, n, seed, start)
-
-
-def empty_prompts_left_out(prompts, sample, reward, n, seed=0, start=0):
-    yield from rejection_sample([prompt for prompt in prompts if prompt], sample, reward, n, seed, start)
-
-
-def all_at_once(*arguments):
-    return list(rejection_sample(*arguments))
-
-
-def last_of_equals(*arguments):
-    for each in rejection_sample(*arguments):
-        yield replace(each, winner=len(each.rewards) - 1 - each.rewards[::-1].index(each.reward))
-
-
-def infinite_is_none(prompts, sample, reward, n, seed=0, start=0):
-    def finite(conversation):
-        found = reward(conversation)
-        return None if found == math.inf else found
-
-    return rejection_sample(prompts, sample, finite, n, seed, start)
-
-
-BROKEN = {
-    "the_first_of_equal_completions_is_trained": [last_of_equals, infinite_is_none],
-    "a_selection_comes_before_the_next_prompt_is_sampled": [all_at_once],
-    "each_prompt_trains_its_own_best_completion": [
-        first_prompt_for_all,
-        completion_only,
-        prefill_lost,
-        worst,
-        all_of_them,
-        unrewarded_counts_zero,
-        tools_lost,
-        failed_completions_made_up,
-        zero_is_none,
-        tidied,
-        without_control_tokens,
-        empty_ones_left_out,
-        integers_are_none,
-        empty_prompts_left_out,
-        source_lost,
-        last_six_messages,
-        cut_at_512_letters,
-        planted(scalars_are_no_reward),
-        broken_scalars_count,
-        compared_in_float32,
-    ],
-    "an_error_of_the_sampler_or_the_reward_is_raised": [
-        planted(errors_are_missing_rewards),
-        errors_of_the_sampler_are_none,
-        stopped_at_an_error,
-    ],
-    "a_prompt_does_not_depend_on_the_others": [
-        one_seed_for_all,
-        one_stream_of_seeds,
-        identical_samples,
-        seed_ignored,
-    ],
-    "more_completions_than_were_asked_for_are_no_candidates": [whatever_comes],
-}
-
-
 @pytest.mark.parametrize("name", PROPERTIES)
-def test_the_property_holds_for_ours_and_fails_for_each_broken_function(name):
-    item = PROPERTIES[name]
-    assert evidence(item, rejection_sample, max_examples=100) >= item.floor
-    for function in BROKEN[name]:
-        with pytest.raises(DoesNotHold):
-            evidence(item, function)
+def test_the_property_holds_for_ours(name):
+    assert evidence(PROPERTIES[name], rejection_sample, max_examples=100) >= PROPERTIES[name].floor
 
 
 # ---------------------------------------------------------------- the pieces

@@ -33,7 +33,7 @@ def policy(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return weights / weights.sum(), quality, length
 
 
-@experiment(caught_by="best_of_n/the-gold-value-follows-the-choice-of-the-proxy")
+@experiment(caught_by="best_of_n/the-gold-value-is-that-of-the-choice-of-the-proxy")
 def verbosity_bias(seed: int) -> Outcome:
     """The reward likes long answers a little: round after round of best-of-4 the answers grow.
 
@@ -127,7 +127,7 @@ def gold_of_best(
     return golds, medians
 
 
-@experiment(caught_by="best_of_n/the-gold-value-follows-the-choice-of-the-proxy")
+@experiment(caught_by="best_of_n/the-gold-value-is-that-of-the-choice-of-the-proxy")
 def n_too_large(seed: int) -> Outcome:
     """The reward has heavy-tailed errors and N grows to 16384: the reward rises, the answer's worth falls.
 

@@ -40,13 +40,11 @@ from sftspec.properties import Property
 from sftspec.properties.ledger.run import Run
 from sftspec.trainer import Pipeline
 
-# Stages (and methods of a Pipeline) that can change what the model is given, those that can change its gradients, and
-# those that can change how a parameter follows from its gradient, if only by a NaN; `batches` chooses and orders, and
-# leaves what a batch holds to `collate`.
+# Stages (and methods of a Pipeline) that can change what the model is given, and those that can change its gradients;
+# `batches` chooses and orders, and leaves what a batch holds to `collate`.
 REACHES = {
     "model": {"collate", "train"},
     "gradient": {"collate", "train", "loss", "clip", "optimizer", "step", "resume"},
-    "update": {"collate", "train", "loss", "clip", "optimizer", "step", "resume", "prepare", "batches"},
 }
 # Methods of a Pipeline that a property calls, and the stages that they use.
 METHODS = {"evaluate": {"evaluate", "loss"}}
@@ -59,7 +57,6 @@ ASKS = {
     "model": {"packing/hidden-states-equal-those-alone"},
     "gradient": {"step/every-parameter-gets-its-gradient", "step/clipping-is-by-the-norm-of-the-whole-gradient",
                  "step/a-gradient-below-the-limit-is-not-scaled"},
-    "update": {"step/sgd-subtracts-rate-times-gradient", "step/adamw-decays-and-corrects"},
 }  # fmt: skip
 
 
@@ -71,7 +68,7 @@ def changed_stages(trainer: Pipeline) -> set[str]:
 
 
 def reaches(trainer: Any, what: str) -> bool:
-    """May this trainer change what the model is given, the gradients that it gets, or how it follows them?"""
+    """May this trainer change what the model is given, or the gradients that it gets?"""
     return not isinstance(trainer, Pipeline) or bool(changed_stages(trainer) & REACHES[what])
 
 
@@ -92,7 +89,7 @@ def can_differ(item: Property, trainer: Any) -> bool:
     if item.claim and item.claim not in claims_of(trainer):
         return False
     if item.seam == "run":
-        return all(reaches(trainer, what) for what in REACHES if item.id in ASKS[what])
+        return all(reaches(trainer, what) for what in ("model", "gradient") if item.id in ASKS[what])
     part = part_of(trainer, item)
     if isinstance(trainer, Pipeline) and item.seam in METHODS:
         return bool(changed_stages(trainer) & METHODS[item.seam])

@@ -3,19 +3,23 @@
 What is drawn depends on the strategies alone, and not on the function that is judged. So arguments are drawn once in a
 process for all properties that are given the same, and every function gets the same ones. Only what fails is drawn
 again, to be shrunk.
+
+A law is asked plainly first, of every explicit example and of all that is drawn. Then each variation of the seam is
+asked of every example, and what is drawn is dealt out among the variations: each of it is asked once more.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import sftspec
 from sftspec.properties import Property
+from sftspec.properties.variations import VARIATIONS, NotAsked, Variation
 
 
 class Failed(AssertionError):
@@ -59,36 +63,62 @@ def draw(item: Property, function: Any, max_examples: int) -> Drawn:
 
     held = 0
     smallest: dict[str, Any] = {}
+    way: Variation | None = None
 
     def judge(**arguments: Any) -> None:
         nonlocal held
         # What somebody's function does to its arguments must not reach the examples, which others are given as well.
         arguments = deepcopy(arguments)
-        for subject, holds, *note in item.check(function, **arguments):
+        for subject, holds, *note in item.check(way.of(function) if way else function, **arguments):
             if not holds:
-                smallest.update(
-                    scenario="drawn", run=None, subject=subject, note=note[0] if note else "", arguments=arguments
-                )
+                said = under(way, note[0] if note else "")
+                smallest.update(scenario="drawn", run=None, subject=subject, note=said, arguments=arguments)
                 raise Failed(item.sentence)
             held += 1
 
-    try:
-        for arguments in item.examples if item.given else ({},):
-            with suppress(UnsatisfiedAssumption):
-                judge(**arguments)
+    def is_asked(arguments: dict[str, Any]) -> bool:
         try:
-            for arguments in drawn_arguments(item, max_examples):
+            judge(**arguments)
+        except (NotAsked, UnsatisfiedAssumption):
+            return False
+        return True
+
+    examples, variations = item.examples if item.given else ({},), VARIATIONS.get(item.seam, ()) if item.varied else ()
+    drawn = drawn_arguments(item, max_examples)
+    try:
+        for arguments in examples:
+            is_asked(arguments)
+        try:
+            for arguments in drawn:
                 judge(**arguments)
         except Exception as error:  # shrunk, if it fails; if it was not asked, hypothesis draws others in its place
             _hypothesis(item.given, judge, max_examples)
             if not isinstance(error, UnsatisfiedAssumption):
                 raise
+        for each, arguments in itertools.product(variations, examples):
+            way = each
+            is_asked(arguments)
+        turns = itertools.cycle(variations)
+        for arguments in drawn:  # each in the next way into which it goes
+            for each in itertools.islice(turns, len(variations)):
+                way = each
+                try:
+                    if is_asked(arguments):
+                        break
+                except Exception:
+                    _hypothesis(item.given, lambda **arguments: is_asked(arguments), max_examples)
+                    raise
     except Exception as error:
         if smallest:
             return Drawn(held, smallest)
-        raised = f"{item.seam} raised {type(error).__name__}: {error}"
+        raised = under(way, f"{item.seam} raised {type(error).__name__}: {error}")
         return Drawn(held, {"scenario": "drawn", "subject": None, "note": raised}, raised)
     return Drawn(held)
+
+
+def under(way: Variation | None, note: str) -> str:
+    """What a piece of evidence says, and in which way it was asked."""
+    return f"{way.name}: {note}" if way else note
 
 
 def drawn_arguments(item: Property, max_examples: int) -> list[dict[str, Any]]:

@@ -11,8 +11,9 @@ from fractions import Fraction
 from hypothesis import strategies as st
 
 from sftspec.properties import must, number_or_nan
-from sftspec.properties.best_of_n.order_statistics import FLOAT64, rounding_of
-from sftspec.properties.cases.selection import NAN, few, in_each_form
+from sftspec.properties.best_of_n.order_statistics import rounding_of
+from sftspec.properties.cases.selection import NAN, few
+from sftspec.properties.variations import leaves_alone
 
 # Three levels of the proxy among twelve candidates, in no order, and gold rewards that fall where it rises.
 TWELVE = [(float(5 * i % 3), float(4 - (7 * i % 9))) for i in range(12)]
@@ -29,52 +30,45 @@ def gold_by_counting(pairs: list[tuple[float, float]], n: int) -> Fraction:
     return value / math.comb(len(pairs), n)
 
 
+judged_twice = st.one_of(
+    *(st.lists(st.tuples(each, each), min_size=1, max_size=20) for each in (few, st.integers(-4, 4)))
+)
+
+
 @must(
     seam="expected_gold",
     laws=("BN-ESTTRUE", "BN-GOODHART"),
     floor=60,
-    given={"pairs": st.one_of(
-        *(st.lists(st.tuples(each, each), min_size=1, max_size=20) for each in (few, st.integers(-4, 4)))
-    )},
+    given={"pairs": judged_twice},
     examples=[
         {"pairs": [(0.0, 3.0), (1.0, 2.0), (2.0, 1.0), (3.0, 0.0)]},  # the proxy's favourites are worth least
         {"pairs": [(1.0, 0.0), (1.0, 4.0), (0.0, 9.0)]},
         {"pairs": [(1, 1), (2, 0), (3, 1)]},
         {"pairs": TWELVE},
     ],
-)  # fmt: skip
-def the_gold_value_follows_the_choice_of_the_proxy(gold_value, pairs):
-    """The gold value of a proxy's best-of-n is the mean, over all n-subsets, of the gold of the proxy's choice; the
-    rewards that are given stay as they are, and of several prompts, where they are not refused, each has its own value.
+)
+def the_gold_value_is_that_of_the_choice_of_the_proxy(gold_value, pairs):
+    """The gold value of a proxy's best-of-n is the mean, over all n-subsets, of the gold of the proxy's choice.
 
     Candidates that tie in the proxy count equally. Sorting by the gold reward instead hides over-optimisation: with
     gold = -proxy the true value falls in n. OpenAI 2022; Gao et al. 2022, arXiv:2210.10760.
     """
-    proxy, gold = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    proxy, gold = map(list, zip(*pairs, strict=True))
     bound = rounding_of(len(pairs)) * max(map(abs, [*proxy, *gold]))
     for n in range(1, len(pairs) + 1):
-        exact, value = gold_by_counting(pairs, n), float(gold_value(proxy, gold, n))
+        exact, value = gold_by_counting(pairs, n), float(gold_value([*proxy], [*gold], n))
         yield (pairs, n), abs(Fraction(value) - exact) <= bound, f"expected {float(exact)!r}, seen {value!r}"
-        yield (pairs, n), [*zip(proxy, gold, strict=True)] == pairs, f"the rewards became {proxy} and {gold}"
-    n = (len(pairs) + 1) // 2
-    exact = gold_by_counting(pairs, n)
-    for form, value in in_each_form(lambda both: gold_value(*both, n), [proxy, gold], types=FLOAT64, read=float):
-        right = abs(Fraction(value) - exact) <= bound
-        yield (form, pairs, n), right, f"{form}: expected {float(exact)!r}, seen {value!r}"
-    try:  # two prompts: what is the proxy of one is the gold reward of the other
-        values = [float(value) for value in gold_value([proxy, gold], [gold, proxy], n)]
-    except Exception as error:
-        yield (pairs, n), True, f"refused: {error}"
-        return
-    own = [float(gold_by_counting(each, n)) for each in (pairs, [pair[::-1] for pair in pairs])]
-    right = len(values) == 2 and all(abs(a - b) <= bound for a, b in zip(values, own, strict=True))
-    yield (pairs, n), right, f"expected {own}, seen {values}"
+
+
+@must(seam="expected_gold", laws="BN-ESTTRUE", floor=20, given={"pairs": judged_twice}, examples=[{"pairs": TWELVE}])
+def a_gold_value_leaves_both_rewards_as_they_are(gold_value, pairs):
+    """A gold value does not change the rewards that it is given, neither the proxy's nor the gold ones."""
+    yield leaves_alone(gold_value, *map(list, zip(*pairs, strict=True)), 1)
 
 
 @must(seam="expected_gold", laws="BN-ESTTRUE", floor=5, given={"m": st.integers(1, 5)}, examples=[{"m": 3}])
 def a_gold_value_without_enough_samples_is_refused(gold_value, m):
-    """m < n samples, none at all (n = 0), a sample that lacks one of its two rewards, or has NaN for it, hold no
-    estimate: an error or NaN."""
+    """Fewer than n samples, n = 0, or a sample that lacks one of its two rewards hold no estimate: an error or NaN."""
     row, broken = [float(i) for i in range(m)], [NAN, *range(1, m)]
     counts = [(row, row, m + 1), (row, row, 0)]
     for proxy, gold, n in [*counts, (broken, row, 1), (row, broken, 1), (row, [*row, 9.0], 1), ([*row, 9.0], row, 1)]:

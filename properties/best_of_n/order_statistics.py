@@ -6,6 +6,7 @@ of the estimate may cost (u = 2**-53), whichever way its weights are computed.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from fractions import Fraction
@@ -13,10 +14,10 @@ from fractions import Fraction
 from hypothesis import strategies as st
 
 from sftspec.properties import must, number_or_nan
-from sftspec.properties.cases.selection import INF, NAN, few, in_each_form
+from sftspec.properties.cases.selection import INF, NAN, few
+from sftspec.properties.variations import leaves_alone
 
 U = 2.0**-53
-FLOAT64 = ("float64",)  # of a tensor of integers a number made with float32 is no mistake
 
 sizes = {"min_size": 1, "max_size": 7}
 samples = st.one_of(
@@ -58,24 +59,23 @@ def mean_of_maxima(rewards: list, n: int) -> tuple[Fraction, float]:
         {"rewards": [-1.0, 2.0]},
     ],
 )
-def the_estimate_is_the_mean_over_all_subsets(estimate, rewards):
-    """From m samples, best-of-n is the mean over all n-subsets of their maximum, so it is unbiased, also where they are
-    integers or passes; the samples stay in their order.
+def the_estimate_is_the_mean_of_all_maxima(estimate, rewards):
+    """From m samples, best-of-n is the mean over all n-subsets of their maximum, also where they are integers or
+    passes.
 
-    n = 1 is the mean, n = m the maximum, and 0/1 rewards give pass@n. The plug-in 1 - (1 - c/m)**n is biased, the
-    maximum of the first n is one subset. OpenAI 2022; Chen et al. 2021 eq. 1. Samples that are sorted in place
-    no longer belong to their completions; weights that are cast to the type of whole rewards are 0.
+    So it is unbiased: n = 1 is the mean, n = m the maximum, and 0/1 rewards give pass@n. The plug-in 1 - (1 - c/m)**n
+    is biased, the maximum of the first n is one subset; weights that are cast to the type of whole rewards are 0.
+    OpenAI 2022; Chen et al. 2021 eq. 1.
     """
-    given = list(rewards)
-    for n in range(1, len(given) + 1):
-        (exact, bound), value = mean_of_maxima(given, n), float(estimate(rewards, n))
-        yield (given, n), abs(Fraction(value) - exact) <= bound, f"expected {float(exact)!r}, seen {value!r}"
-    n = (len(given) + 1) // 2
-    exact, bound = mean_of_maxima(given, n)
-    for form, value in in_each_form(estimate, rewards, n, types=FLOAT64, read=float):
-        right = abs(Fraction(value) - exact) <= bound
-        yield (form, given, n), right, f"{form}: expected {float(exact)!r}, seen {value!r}"
-    yield given, rewards == given, f"the samples became {rewards}"
+    for n in range(1, len(rewards) + 1):
+        (exact, bound), value = mean_of_maxima(rewards, n), float(estimate([*rewards], n))
+        yield (rewards, n), abs(Fraction(value) - exact) <= bound, f"expected {float(exact)!r}, seen {value!r}"
+
+
+@must(seam="expected_best_of_n", laws="BN-EST", floor=20, given={"rewards": samples}, examples=[{"rewards": SAMPLE}])
+def estimating_leaves_the_samples_as_they_are(estimate, rewards):
+    """An estimate does not change the samples that it is given: sorted in place, they belong to other completions."""
+    yield leaves_alone(estimate, rewards, 1)
 
 
 @must(
@@ -94,33 +94,40 @@ def the_proxy_never_loses_by_more_candidates(estimate, rewards):
     yield rewards, all(b <= a + 2 * rounding for a, b in itertools.pairwise(steps)), f"by n: {values}"
 
 
+@functools.lru_cache(maxsize=1024)
+def known_law(name: str, m: int, n: int, correct: int) -> tuple[list[float], float]:
+    """(m expected order statistics of a law, the expected maximum of n of its draws)."""
+    if name == "uniform":
+        return [i / (m + 1) for i in range(1, m + 1)], n / (n + 1)
+    if name == "passes":
+        exact = 1 - Fraction(math.comb(m - correct, n), math.comb(m, n))
+        return [1.0] * correct + [0.0] * (m - correct), float(exact)
+    return [math.fsum(1 / k for k in range(m - i, m + 1)) for i in range(m)], math.fsum(1 / k for k in range(1, n + 1))
+
+
+KNOWN = ("uniform", "exponential", "passes")
+
+
 @must(
     seam="expected_best_of_n",
     laws="BN-OTHER",
     floor=60,
-    given={"m": st.integers(1, 300), "share": st.floats(0, 1)},
-    examples=[{"m": 1, "share": 0.0}, {"m": 300, "share": 0.3}, {"m": 2000, "share": 0.4}],
+    given={"law": st.sampled_from(KNOWN), "m": st.integers(1, 300), "share": st.floats(0, 1)},
+    examples=[
+        {"law": law, "m": m, "share": share} for law in KNOWN for m, share in ((1, 0.0), (300, 0.3), (2000, 0.4))
+    ],
 )
-def known_laws_give_their_known_maxima(estimate, m, share):
-    """Expected order statistics of m in, expected maximum of n out: n/(n+1) for the uniform law, the harmonic number
-    H_n for Exp(1); and 0/1 rewards give pass@n = 1 - C(m-c, n) / C(m, n).
+def known_laws_give_their_known_maxima(estimate, law, m, share):
+    """From the expected order statistics of a uniform or an exponential law, or from passes, comes the known expected
+    maximum.
 
-    Chen et al. write pass@n as 1 less a product, whose error is relative to 1. A sum in float32 (6e-8) is far beyond
-    the bound at every m.
+    n/(n+1) for the uniform law, the harmonic number H_n for Exp(1), 1 - C(m-c, n) / C(m, n) for c passes. Chen et al.
+    write pass@n as 1 less a product, whose error is relative to 1. A sum in float32 is far beyond the bound at every m.
     """
-    n, correct = 1 + int(share * (m - 1)), int(share * m)
-    harmonic = math.fsum(1 / k for k in range(1, n + 1))
-    cases = {
-        "uniform": ([i / (m + 1) for i in range(1, m + 1)], n / (n + 1)),
-        "exponential": ([math.fsum(1 / k for k in range(m - i + 1, m + 1)) for i in range(1, m + 1)], harmonic),
-        "0/1": (
-            [1.0] * correct + [0.0] * (m - correct),
-            float(1 - Fraction(math.comb(m - correct, n), math.comb(m, n))),
-        ),
-    }
-    for law, (rewards, expected) in cases.items():
-        value, bound = estimate(rewards, n), rounding_of(m) * (expected + (law == "0/1"))
-        yield (law, m, n), abs(value - expected) <= bound, f"expected {expected!r}, seen {value!r}"
+    n = 1 + int(share * (m - 1))
+    rewards, expected = known_law(law, m, n, int(share * m))
+    value, bound = float(estimate([*rewards], n)), rounding_of(m) * (expected + (law == "passes"))
+    yield (law, m, n), abs(value - expected) <= bound, f"expected {expected!r}, seen {value!r}"
 
 
 @must(
@@ -145,30 +152,40 @@ def each_prompt_has_an_estimate_of_its_own(estimate, rows):
         yield (rows, n), right, f"expected {alone}, seen {values}"
 
 
-@must(seam="expected_best_of_n", laws=("BN-EST", "BN-NAN"), floor=20,
-      given={"row": st.lists(few, min_size=1, max_size=5), "place": st.integers(0, 5)},
-      examples=[{"row": SAMPLE, "place": 2}])  # fmt: skip
-def a_missing_reward_has_no_estimate(estimate, row, place):
-    """A NaN among the samples is refused, or makes the estimate NaN; an infinite one is refused, makes it NaN, or
-    counts as what it is.
+with_one_broken = {
+    "given": {"row": st.lists(few, min_size=1, max_size=5), "place": st.integers(0, 5)},
+    "examples": [{"row": SAMPLE, "place": 2}],
+}
+
+
+@must(seam="expected_best_of_n", laws=("BN-EST", "BN-NAN"), floor=20, **with_one_broken)
+def samples_without_a_reward_have_no_estimate(estimate, row, place):
+    """A NaN among the samples is refused, or makes the estimate NaN.
 
     Dropped in silence it makes every estimate too high, because a broken candidate fills a place among the n without
     ever winning; counted as 0 it wins against negative rewards.
     """
-    for reward in (NAN, INF, -INF):
+    broken = [*row[:place], NAN, *row[place:]]
+    for n in range(1, len(broken) + 1):
+        value = number_or_nan(estimate, broken, n)
+        yield (broken, n), value != value, f"seen {value!r}"
+
+
+@must(seam="expected_best_of_n", laws=("BN-EST", "BN-NAN"), floor=20, **with_one_broken)
+def an_infinite_sample_counts_as_what_it_is(estimate, row, place):
+    """An infinite reward among the samples is refused, makes the estimate NaN, or counts as what it is."""
+    for reward in (INF, -INF):
         broken = [*row[:place], reward, *row[place:]]
         for n in range(1, len(broken) + 1):
             maxima = [max(subset) for subset in itertools.combinations(broken, n)]
-            honest = NAN if reward != reward else math.fsum(maxima) / len(maxima)
-            value = number_or_nan(estimate, broken, n)
-            counted = value == honest or abs(value - honest) <= rounding_of(len(broken)) * max(map(abs, row))
-            yield (broken, n), value != value or counted, f"expected {honest!r}, seen {value!r}"
+            exact, value = math.fsum(maxima) / len(maxima), number_or_nan(estimate, broken, n)
+            counted = value == exact or abs(value - exact) <= rounding_of(len(broken)) * max(map(abs, row))
+            yield (broken, n), value != value or counted, f"expected {exact!r}, seen {value!r}"
 
 
 @must(seam="expected_best_of_n", laws="BN-EST", floor=5, given={"m": st.integers(1, 5)}, examples=[{"m": 3}])
 def fewer_samples_than_n_are_refused(estimate, m):
-    """m < n samples hold no unbiased estimate of best-of-n: an error, not the maximum of what is there; nor is there a
-    best of none."""
+    """Fewer than n samples hold no unbiased estimate of best-of-n, nor is there a best of none: both are an error."""
     for n in (m + 1, 0):
         try:
             value = estimate([float(i) for i in range(m)], n)
@@ -182,26 +199,26 @@ def fewer_samples_than_n_are_refused(estimate, m):
     seam="pass_at_n",
     laws="BN-EST",
     floor=60,
-    given={"m": st.integers(1, 7), "correct": st.integers(0, 7), "many": st.integers(20, 400)},
-    examples=[{"m": 4, "correct": 1, "many": 200}, {"m": 6, "correct": 4, "many": 1000}],
+    given={"m": st.integers(1, 7) | st.integers(20, 400), "share": st.floats(0, 1), "draws": st.floats(0, 1)},
+    examples=[
+        {"m": m, "share": share, "draws": draws}
+        for m, share, draws in ((4, 0.25, 0.5), (6, 0.7, 0.5), (200, 0.1, 0.01), (1000, 0.1, 0.01), (1000, 0.01, 0.5))
+    ],
 )
-def the_pass_rate_is_the_share_of_subsets_with_a_correct_one(pass_rate, m, correct, many):
-    """From m samples of which c are correct, pass@n is the share of all n-subsets that hold a correct one, enumerated
-    for few samples and counted for many: 1 - C(m-c, n) / C(m, n).
+def the_pass_rate_is_the_share_of_subsets_with_a_correct_one(pass_rate, m, share, draws):
+    """From m samples of which c are correct, pass@n is the share of all n-subsets that hold a correct one.
 
-    1 - (1 - c/m)**n draws with replacement, and is too low. Chen et al. 2021 eq. 1, arXiv:2107.03374.
+    Few are enumerated, many are counted: 1 - C(m-c, n) / C(m, n). 1 - (1 - c/m)**n draws with replacement, and is too
+    low. Chen et al. 2021 eq. 1, arXiv:2107.03374.
     """
-    correct = min(m, correct)
-    for n in range(1, m + 1):
+    correct, n = round(share * m), max(1, round(draws * m))
+    exact = 1 - Fraction(math.comb(m - correct, n), math.comb(m, n))
+    if m <= 7:
         subsets = list(itertools.combinations(range(m), n))
         exact = Fraction(sum(min(subset) < correct for subset in subsets), len(subsets))
-        value = float(pass_rate(m, correct, n))
-        yield (m, correct, n), abs(Fraction(value) - exact) <= rounding_of(m), f"expected {exact}, seen {value!r}"
-    for c, n in ((many // 10, 1 + correct), (1, many // 2), (many // 2, many // 3)):
-        exact = 1 - Fraction(math.comb(many - c, n), math.comb(many, n))
-        value = float(pass_rate(many, c, n))
-        right = abs(Fraction(value) - exact) <= rounding_of(many)
-        yield (many, c, n), right, f"expected {float(exact)!r}, seen {value!r}"
+    value = float(pass_rate(m, correct, n))
+    right = abs(Fraction(value) - exact) <= rounding_of(m)
+    yield (m, correct, n), right, f"expected {float(exact)!r}, seen {value!r}"
 
 
 @must(seam="pass_at_n", laws="BN-EST", floor=5, given={"m": st.integers(1, 9)}, examples=[{"m": 1}, {"m": 4}])

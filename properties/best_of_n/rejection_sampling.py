@@ -1,7 +1,7 @@
 """Rejection sampling: from prompts to a fine-tuning set, one prompt at a time.
 
 Every pairing and every loss shows in the conversations that come out: `cases/prompts` has the prompts, the policy
-and the reward.
+and the reward, and watches a round. What a run does beyond one round stands in `rejection_sampling_runs`.
 """
 
 from __future__ import annotations
@@ -9,152 +9,126 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from sftspec.properties import must, should
-from sftspec.properties.cases.prompts import INF, number_of, numbered_prompts, reward_of, sample_numbers
+from sftspec.properties.cases.prompts import INF, known, numbered_prompts, reward_of, sample_numbers, watched_round
 
 jobs = {
     "count": st.integers(1, 7),
     "n": st.integers(1, 4),
     "seed": st.integers(0, 99),
     "prefill": st.sampled_from(["", "<think>"]),
+    "lost": st.integers(0, 3),
 }
-ERRORS = (RuntimeError, ValueError, TimeoutError)  # out of memory, a text that does not parse, a server
-job_examples = [{"count": 3, "n": 3, "seed": 0, "prefill": "<think>"}, {"count": 6, "n": 1, "seed": 1, "prefill": ""}]
+examples = [
+    {**job, "lost": lost}
+    for job in (
+        {"count": 3, "n": 3, "seed": 0, "prefill": "<think>"},
+        {"count": 6, "n": 1, "seed": 1, "prefill": ""},
+    )
+    for lost in (0, 2)
+]
+rounds = {"given": jobs, "examples": examples}
 
 
-@must(seam="rejection_sample", laws=("BN-SFT", "BN-ALIGN"), floor=60, given={**jobs, "lost": st.integers(0, 3)},
-      examples=[{**job, "lost": lost} for job in job_examples for lost in (0, 2)])  # fmt: skip
-def each_prompt_trains_its_own_best_completion(run_round, count, n, seed, prefill, lost):
-    """One selection for each prompt, in order, with all of its n completions to the letter and their rewards; where one
-    has a reward, the whole prompt and then its best completion is trained, and where none has, the prompt is skipped
-    and says so. A prompt without a message is refused, or has its place.
+@must(seam="rejection_sample", laws=("BN-SFT", "BN-ALIGN"), floor=60, **rounds)
+def each_prompt_has_one_selection_in_its_place(run_round, **job):
+    """There is one selection for each prompt, in the order of the prompts, also where none of its completions has a
+    reward.
 
-    Completions paired with another prompt (R1-V#67), one prompt for the whole group (trl#6072), training on all n,
-    prompts that vanish without being counted, a reward of 0 or below, or False, or a scalar of NumPy or PyTorch, taken
-    for none; and a reward function that is not given the whole candidate: without its context or its tools
-    (ms-swift#10205), without the fields of its messages, or without the start that was prefilled (trl#6966). A long
-    prompt or completion is not cut. Of completions that failed (here some, at times all of a prompt's) nothing is made
-    up; one that is empty, or ends in a blank or a control token, was sampled so, and is trained so.
+    Prompts that vanish without being counted; an entry for each candidate (training on all n).
     """
-    prompts = numbered_prompts(count, prefill)
-    seen, sampled, asked = [], [], []
+    done = watched_round(run_round, **job)
+    indices = [selection.index for selection in done.selections]
+    yield done.prompts, indices == list(range(job["count"])), f"selections of {indices}"
 
-    def sample(prompt, number, its_seed):
-        texts = sample_numbers(prompt, number, its_seed, below=40)[: max(0, number - lost)]
-        found = [text if number_of(text) % 8 else "" for text in texts]
-        sampled.extend(prefill + text for text in found)
-        asked.append(number)
-        return found
 
-    def watched(conversation) -> float | None:
-        seen.append((list(conversation), getattr(conversation, "tools", None)))
-        return reward_of(conversation)
+@must(seam="rejection_sample", laws="BN-SFT", floor=60, **rounds)
+def n_completions_are_asked_for(run_round, **job):
+    """For each prompt n completions are asked for, in however many calls."""
+    done = watched_round(run_round, **job)
+    yield done.prompts, sum(done.asked) == job["n"] * job["count"], f"asked for {done.asked}"
 
-    selections = list(run_round(prompts, sample, watched, n, seed))
-    yield prompts, [selection.index for selection in selections] == list(range(count)), "not one selection for each"
-    yield prompts, sum(asked) == n * count, f"asked for {sum(asked)} completions, not for {n} times {count}"
-    kept = [candidate[-1]["content"] for selection in selections for candidate in selection.candidates]
-    yield prompts, kept == sampled, f"sampled {sampled}, candidates {kept}"
-    for prompt, selection in zip(prompts, selections, strict=False):
-        rewards = [reward_of(candidate) for candidate in selection.candidates]
-        said = [None if reward is None or reward != reward else float(reward) for reward in rewards]
-        yield prompt, list(selection.rewards) == said, f"rewards {said}, said to be {selection.rewards}"
-        best = max((reward for reward in said if reward is not None), default=None)
-        trained = selection.conversation
-        yield prompt, bool(selection.skipped) == (best is None), f"rewards {said}, skipped: {selection.skipped!r}"
-        if best is not None and trained is not None:
-            right = trained in selection.candidates and reward_of(trained) == best == selection.reward
-            yield prompt, right, f"expected a candidate of reward {best}, trained {trained}"
+
+@must(seam="rejection_sample", laws=("BN-SFT", "BN-ALIGN"), floor=60, **rounds)
+def every_completion_is_a_candidate_to_the_letter(run_round, **job):
+    """The candidates end in the completions that were sampled, to the letter, all of them and in their order.
+
+    A long one is not cut; one that is empty, or ends in a blank or a control token, was sampled so, and is trained so.
+    Of those that failed nothing is made up.
+    """
+    done = watched_round(run_round, **job)
+    kept = [candidate[-1]["content"] for candidate in done.candidates]
+    yield done.prompts, kept == done.sampled, f"sampled {done.sampled}, candidates {kept}"
+
+
+@must(seam="rejection_sample", laws=("BN-SFT", "BN-ALIGN"), floor=60, **rounds)
+def a_candidate_answers_its_own_prompt(run_round, **job):
+    """The completion of a candidate was sampled for the prompt whose selection it is in.
+
+    Completions paired with another prompt (R1-V#67), one prompt for the whole group (trl#6072).
+    """
+    done, prefill = watched_round(run_round, **job), job["prefill"]
+    for prompt, selection in zip(done.prompts, done.selections, strict=False):
+        question = next(message for message in reversed(prompt) if message["role"] == "user")["content"]
+        for candidate in selection.candidates:
+            text = candidate[-1]["content"]
+            own = text in ("", prefill) or text.startswith(f"{prefill} re: {question} #")
+            yield prompt, own, f"answers another prompt: {text}"
+
+
+@must(seam="rejection_sample", laws="BN-SFT", floor=60, **rounds)
+def a_candidate_is_its_whole_prompt_and_a_completion(run_round, **job):
+    """A candidate is every message of its prompt as it was, and one by the assistant, with the prompt's source and
+    tools.
+
+    Messages made anew from role and content lose calls, thoughts and train flags; a long prompt is not cut.
+    """
+    done, prefill = watched_round(run_round, **job), job["prefill"]
+    for prompt, selection in zip(done.prompts, done.selections, strict=False):
         context, last = (prompt[:-1], prompt[-1]) if prefill else (prompt, {"role": "assistant"})
         for candidate in selection.candidates:
             whole = [*context, {**last, "content": candidate[-1]["content"]}]
-            origin, found = (prompt.source, prompt.tools), (candidate.source, candidate.tools)
-            own = list(candidate) == whole and found == origin
-            yield prompt, own, f"expected {whole} of {origin}, found {candidate} of {found}"
-            text = whole[-1]["content"]
-            started = text == prefill or text.startswith(f"{prefill} re: {context[-1]['content']} #")
-            yield prompt, started, f"answers another prompt: {text}"
-    candidates = [(list(candidate), candidate.tools) for selection in selections for candidate in selection.candidates]
-    for conversation in seen:
-        yield prompts, conversation in candidates, f"the reward function saw {conversation}, which is no candidate"
-    try:
-        places = [selection.index for selection in run_round([[], *prompts], sample_numbers, reward_of, n, seed)]
-    except Exception as error:
-        yield [[], *prompts], True, f"refused: {error}"
-    else:
-        yield [[], *prompts], places == list(range(count + 1)), f"a prompt without a message, selections of {places}"
+            right = list(candidate) == whole and (candidate.source, candidate.tools) == (prompt.source, prompt.tools)
+            yield prompt, right, f"expected {whole}, found {candidate} of {candidate.source!r} {candidate.tools}"
 
 
-many = {"count": 20, "n": 20, "seed": 0, "prefill": ""}  # more than a batch of prompts or of samples holds
+@must(seam="rejection_sample", laws="BN-SFT", floor=60, **rounds)
+def the_reward_function_is_given_whole_candidates(run_round, **job):
+    """What the reward function is given is a candidate: context, tools, prefilled start and completion.
 
-
-@must(seam="rejection_sample", laws="BN-SFT", floor=60, given=jobs, examples=[*job_examples, many])
-def a_prompt_does_not_depend_on_the_others(run_round, count, n, seed, prefill):
-    """Stopped after any prompt and resumed, with other prompts before it, a run yields what it would have yielded; the
-    prompts stay as they were.
-
-    Two prompts with the same words still draw different samples, be they the same to the letter, and so do the n
-    samples of one prompt, and a run with another seed: one seed for all is no selection (s1#97, mlx-vlm#1844), nor is
-    one for all batches, and a prompt that stands twice in order to be answered twice is no error of the data.
+    Without its context or its tools (ms-swift#10205), without the fields of its messages, or without the start that was
+    prefilled (trl#6966), something else is judged than is trained.
     """
-    prompts = numbered_prompts(count, prefill)
-    whole = list(run_round(prompts, sample_numbers, reward_of, n, seed))
-    other = [[*prompts[0][:4], {"role": "user", "content": "other"}]] * count
-    for start in range(0, count, 1 + count // 8):
-        changed = [*other[:start], *prompts[start:]]
-        resumed = list(run_round(changed, sample_numbers, reward_of, n, seed, start))
-        yield (prompts, start), resumed == whole[start:], f"prompts from {start} on differ"
-    texts = [candidate[-1]["content"] for selection in whole for candidate in selection.candidates]
-    yield prompts, len(set(texts)) == len(texts), f"samples repeat: {texts}"
-    twice = [sorted(number_of(candidate[-1]["content"]) for candidate in selection.candidates)
-             for selection in run_round([prompts[0]] * 2, sample_numbers, reward_of, n, seed)]  # fmt: skip
-    yield prompts[0], twice[0] != twice[1], f"a prompt that stands twice was given {twice[0]} both times"
-    again = run_round(prompts, sample_numbers, reward_of, n, seed + 1)
-    others = [candidate[-1]["content"] for selection in again for candidate in selection.candidates]
-    yield prompts, set(texts) != set(others), f"another seed, the same samples: {others}"
-    yield prompts, prompts == numbered_prompts(count, prefill), f"the prompts were changed to {prompts}"
+    done = watched_round(run_round, **job)
+    candidates = [(list(candidate), candidate.tools) for candidate in done.candidates]
+    for conversation in done.seen:
+        yield done.prompts, conversation in candidates, f"the reward function saw {conversation}, no candidate"
 
 
-@must(seam="rejection_sample", laws="BN-SFT", floor=20, given=jobs, examples=job_examples)
-def more_completions_than_were_asked_for_are_no_candidates(run_round, count, n, seed, prefill):
-    """A sampler that returns more than n completions is refused, or cut to n: best of 2n is not best of n."""
-    prompts = numbered_prompts(count, prefill)
-    try:
-        selections = list(run_round(prompts, lambda *asked: sample_numbers(*asked) * 2, reward_of, n, seed))
-    except Exception as error:
-        yield prompts, True, f"refused: {error}"
-        return
-    for selection in selections:
-        yield prompts, len(selection.candidates) <= n, f"{len(selection.candidates)} candidates, {n} were asked for"
+@must(seam="rejection_sample", laws="BN-SFT", floor=60, **rounds)
+def rewards_are_kept_as_they_were_given(run_round, **job):
+    """A selection holds the reward of each of its candidates as it was given; None and NaN are none.
 
-
-@should(seam="rejection_sample", laws="BN-SFT", floor=20, given={**jobs, "error": st.sampled_from(ERRORS)},
-        examples=[{**job, "error": error} for job in job_examples for error in ERRORS])  # fmt: skip
-def an_error_of_the_sampler_or_the_reward_is_raised(run_round, count, n, seed, prefill, error):
-    """An exception that the sampler or the reward function raises on the last prompt reaches whoever asks for its
-    selection.
-
-    A server that is down has given no bad answer: taken for a missing completion or reward, it leaves prompts out that
-    nobody will sample again.
+    A reward of 0 or below, or False, or a scalar of NumPy or PyTorch, is one.
     """
-    prompts, raised = numbered_prompts(count, prefill), []
+    done = watched_round(run_round, **job)
+    for prompt, selection in zip(done.prompts, done.selections, strict=False):
+        said = [known(reward_of(candidate)) for candidate in selection.candidates]
+        yield prompt, list(selection.rewards) == said, f"rewards {said}, said to be {selection.rewards}"
 
-    def failing(function):
-        def fails(talk, *rest):
-            if talk[0] == prompts[-1][0]:
-                raised.append(function)
-                raise error("the server is down")
-            return function(talk, *rest)
 
-        return fails
-
-    for sample, reward in ((failing(sample_numbers), reward_of), (sample_numbers, failing(reward_of))):
-        try:
-            selections = list(run_round(prompts, sample, reward, n, seed))
-        except Exception as seen:
-            yield (prompts, error), True, f"raised {seen!r}"
-        else:
-            yield (prompts, error), not raised, f"{raised} raised, and {selections[-1:]} came of it"
-        raised.clear()
+@must(seam="rejection_sample", laws="BN-SFT", floor=60, **rounds)
+def the_candidate_with_the_largest_reward_is_trained(run_round, **job):
+    """Of each prompt a candidate with the largest reward is trained; where none has a reward the prompt is skipped and
+    says so."""
+    done = watched_round(run_round, **job)
+    for prompt, selection in zip(done.prompts, done.selections, strict=False):
+        rewards = [known(reward_of(candidate)) for candidate in selection.candidates]
+        best = max((reward for reward in rewards if reward is not None), default=None)
+        trained = selection.conversation
+        right = bool(selection.skipped) == (best is None) and (trained is None) == (best is None)
+        if right and trained is not None:
+            right = trained in selection.candidates and reward_of(trained) == best == selection.reward
+        yield prompt, right, f"rewards {rewards}, skipped {selection.skipped!r}, trained {trained}"
 
 
 # Among them those that a sigmoid or a limit takes for equal.
@@ -166,11 +140,11 @@ rewards_that_tie = st.lists(
 @should(seam="rejection_sample", laws=("BN-SFT", "BN-TIE"), floor=20, given={"row": rewards_that_tie},
         examples=[{"row": [1.0, 1.0, 1.0]}, {"row": [0, INF, 1.0, INF]}, {"row": [1.0, 1 + 2.0**-40]},
                   {"row": [18.0, 40.0, 50.0, 1e6, 2e6]}, {"row": [-50.0, -40.0, -18.0]}])  # fmt: skip
-def the_first_of_equal_completions_is_trained(run_round, row):
-    """Of completions whose rewards are equal the one that was sampled first is trained; +inf is the largest reward.
-    Those that float32, a sigmoid or a limit takes for equal are not, and all are kept as they were given.
+def the_first_of_the_best_completions_is_trained(run_round, row):
+    """Of the completions whose reward, as it was given, is the largest, the one that was sampled first is trained.
 
-    A tie that falls to the longest one, or to the last, is a second reward that nobody chose.
+    Those that float32, a sigmoid or a limit takes for equal are not. A tie that falls to the longest one, or to the
+    last, is a second reward that nobody chose.
     """
     texts = ["x" * (1 + index) for index in range(len(row))]  # the reward of a completion stands at its length
     reward = lambda conversation: row[len(conversation[-1]["content"]) - 1]  # noqa: E731
@@ -178,20 +152,28 @@ def the_first_of_equal_completions_is_trained(run_round, row):
     trained = selection.conversation and selection.conversation[-1]["content"]
     expected = texts[row.index(max(row))]
     yield row, trained == expected, f"expected {expected!r}, trained {trained!r}"
-    yield row, list(selection.rewards) == row, f"rewards {row}, said to be {selection.rewards}"
 
 
-@should(seam="rejection_sample", laws="BN-SFT", floor=20, given=jobs, examples=job_examples)
-def a_selection_comes_before_the_next_prompt_is_sampled(run_round, count, n, seed, prefill):
-    """Selections come one at a time, each before the next prompt is sampled, so that a run that is stopped loses one
-    prompt and not all."""
-    asked = []
-
-    def sample(prompt, number, its_seed):
-        asked.append(prompt)
-        return sample_numbers(prompt, number, its_seed)
-
+@must(seam="rejection_sample", laws="BN-SFT", floor=20, given=jobs, examples=examples)
+def more_completions_than_were_asked_for_are_no_candidates(run_round, count, n, seed, prefill, lost):
+    """A sampler that returns more than n completions is refused, or cut to n: best of 2n is not best of n."""
     prompts = numbered_prompts(count, prefill)
-    for done, selection in enumerate(run_round(prompts, sample, reward_of, n, seed), 1):
-        sampled = [prompt for number, prompt in enumerate(asked) if prompt not in asked[:number]]
-        yield (prompts, selection.index), len(sampled) <= done, f"{len(sampled)} prompts sampled, {done} selected"
+    try:
+        selections = list(run_round(prompts, lambda *asked: sample_numbers(*asked) * 2, reward_of, n, seed))
+    except Exception as error:
+        yield prompts, True, f"refused: {error}"
+        return
+    for selection in selections:
+        yield prompts, len(selection.candidates) <= n, f"{len(selection.candidates)} candidates, {n} were asked for"
+
+
+@must(seam="rejection_sample", laws="BN-ALIGN", floor=20, given=jobs, examples=examples)
+def a_prompt_without_a_message_keeps_its_place(run_round, count, n, seed, prefill, lost):
+    """A prompt without a message is refused, or has a selection in its place."""
+    prompts = [[], *numbered_prompts(count, prefill)]
+    try:
+        places = [selection.index for selection in run_round(prompts, sample_numbers, reward_of, n, seed)]
+    except Exception as error:
+        yield prompts, True, f"refused: {error}"
+    else:
+        yield prompts, places == list(range(count + 1)), f"selections of {places}"

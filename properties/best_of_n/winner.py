@@ -11,7 +11,8 @@ from fractions import Fraction
 
 from hypothesis import strategies as st
 
-from sftspec.properties import must, should
+from sftspec.properties import must, number_or_nan, should
+from sftspec.properties.variations import leaves_alone
 
 U = 2.0**-53
 INF, NAN = math.inf, math.nan
@@ -62,8 +63,7 @@ def the_law_of_the_winner_is_the_enumerated_one(law_of, space, n):
     examples=[{"space": [(1, 0), (1, 1)], "n": 2}],
 )
 def what_is_no_distribution_has_no_winner(law_of, space, n):
-    """Probabilities that do not sum to 1, or of which one is negative, an outcome whose reward is NaN, and best-of-0
-    have no law: an error or NaN, not that of another distribution."""
+    """What is no distribution, a reward that is NaN, and best-of-0 have no law of the winner: an error or NaN."""
     base, rewards = [float(p) for p in base_of(space)], [float(reward) for _, reward in space]
     cases = {
         "a sum below 1": ([p / 2 for p in base], rewards, n),
@@ -82,75 +82,93 @@ def what_is_no_distribution_has_no_winner(law_of, space, n):
             yield (case, *arguments), any(mass != mass for mass in law), f"{case}: {law}"
 
 
-@must(
-    seam="best_of_n_law",
-    laws=("BN-KL", "BN-WIN"),
-    floor=60,
-    given={"space": spaces, "n": st.integers(1, 200)},
-    examples=[{"space": [(1, 0), (1, 1)], "n": 200}, {"space": [(1, 0)], "n": 16}],
-)
-def selection_moves_no_further_than_its_bounds(law_of, space, n):
-    """KL(best-of-n || base) is at most ln n - (n-1)/n and at most -ln min p; the winner beats a fresh draw, ties
-    counted one half, at most n/(n+1) of the time and at least half.
+chosen = {
+    "given": {"space": spaces, "n": st.integers(1, 200)},
+    "examples": [{"space": [(1, 0), (1, 1)], "n": 200}, {"space": [(1, 0)], "n": 16}],
+}
 
-    The first is an upper bound: on two equally likely outcomes the KL tends to ln 2 only. Beirami 2024, Theorem 3.1.
+
+def law_and_rounding(law_of, space: list[tuple[int, int]], n: int) -> tuple[list[float], list[float], float]:
+    """(base, law of the winner, what float64 may cost)."""
+    base = [float(p) for p in base_of(space)]
+    law = [float(mass) for mass in law_of(base, [reward for _, reward in space], n)]
+    return base, law, (n + 16) * U * (1 + math.log(1 / min(p for p in base if p > 0)))
+
+
+@must(seam="best_of_n_law", laws="BN-LAW", floor=20, **chosen)
+def the_law_of_the_winner_sums_to_one(law_of, space, n):
+    """The probabilities of the winner are not negative, and sum to 1."""
+    _, law, rounding = law_and_rounding(law_of, space, n)
+    yield (space, n), min(law) >= 0 and abs(math.fsum(law) - 1) <= rounding, f"{law} sums to {math.fsum(law)!r}"
+
+
+@must(seam="best_of_n_law", laws="BN-KL", floor=20, **chosen)
+def the_kl_of_the_winner_is_within_its_bounds(law_of, space, n):
+    """KL(best-of-n || base) is at least 0, at most ln n - (n-1)/n, and at most -ln min p.
+
+    The second is an upper bound: on two equally likely outcomes the KL tends to ln 2 only. Beirami 2024, Theorem 3.1.
     """
-    base, rewards = [float(p) for p in base_of(space)], [reward for _, reward in space]
-    law = [float(mass) for mass in law_of(base, rewards, n)]
+    base, law, rounding = law_and_rounding(law_of, space, n)
     kl = math.fsum(mass * math.log(mass / p) for mass, p in zip(law, base, strict=True) if mass > 0)
-    rarest = min(p for p in base if p > 0)
-    bound = min(math.log(n) - (n - 1) / n, -math.log(rarest))
-    rounding = (n + 16) * U * (1 + math.log(1 / rarest))
-    yield (space, n), abs(math.fsum(law) - 1) <= rounding, f"the law sums to {math.fsum(law)!r}"
+    bound = min(math.log(n) - (n - 1) / n, -math.log(min(p for p in base if p > 0)))
     yield (space, n), -rounding <= kl <= bound + rounding, f"KL {kl!r}, bound {bound!r}"
-    wins = math.fsum(
-        mass * p * (0.5 if rewards[y] == rewards[x] else float(rewards[y] > rewards[x]))
-        for y, mass in enumerate(law)
-        for x, p in enumerate(base)
-    )
+
+
+@must(seam="best_of_n_law", laws="BN-WIN", floor=20, **chosen)
+def the_winner_beats_a_fresh_draw_at_most_as_often_as_without_ties(law_of, space, n):
+    """The winner beats a fresh draw, ties counted one half, at least half of the time and at most n/(n+1)."""
+    base, law, rounding = law_and_rounding(law_of, space, n)
+    worth = lambda ours, other: 0.5 if ours == other else float(ours > other)  # noqa: E731
+    pairs = itertools.product(zip(law, space, strict=True), zip(base, space, strict=True))
+    wins = math.fsum(mass * p * worth(ours[1], other[1]) for (mass, ours), (p, other) in pairs)
     yield (space, n), 0.5 - rounding <= wins <= n / (n + 1) + rounding, f"wins {wins!r}"
 
 
-@must(
-    seam="best_of_n_kl_bound",
-    laws="BN-KL",
-    floor=5,
-    given={"n": st.integers(1, 64) | st.integers(1, 10**6)},
-    examples=[{"n": 1}, {"n": 2}, {"n": 64}, {"n": 1000}],
-)
-def the_bound_is_attained_by_rewards_that_never_tie(kl_bound, n):
-    """On V equally likely outcomes with distinct rewards the KL lies under the bound, by at most 2n/V; in the limit it
-    is the bound, ln n - (n-1)/n, within 4 roundings. For n = 0 there is none.
+@must(seam="best_of_n_law", laws="BN-LAW", floor=20, **chosen)
+def the_law_of_the_winner_leaves_its_arguments_as_they_are(law_of, space, n):
+    """The law of the winner does not change the probabilities and rewards that it is given."""
+    yield leaves_alone(law_of, [float(p) for p in base_of(space)], [float(reward) for _, reward in space], n)
 
-    Inside a cell (i-1, i] of the uniform law the winner's density n x**(n-1) varies by the factor (i/(i-1))**(n-1),
-    which costs (n-1)/(i-1) nats there, n/V in the mean over the winner's law; twice that covers the first cells. The
-    limit is E[ln n + (n-1) ln x] with x**n uniform: E[ln x] = -1/n.
+
+@must(seam="best_of_n_kl_bound", laws="BN-KL", floor=5, given={"n": st.integers(1, 64) | st.integers(1, 10**6)},
+      examples=[{"n": 1}, {"n": 2}, {"n": 64}, {"n": 1000}])  # fmt: skip
+def the_kl_bound_is_ln_n_less_a_share(kl_bound, n):
+    """The bound of the KL is ln n - (n-1)/n, within 4 roundings.
+
+    It is the limit of V equally likely outcomes: E[ln n + (n-1) ln x] with x**n uniform, and E[ln x] = -1/n.
     """
     limit = math.log(n) + (n - 1) * (-1 / n)
     yield n, abs(kl_bound(n) - limit) <= 4 * U * (1 + math.log(n)), f"expected {limit!r}, seen {kl_bound(n)!r}"
-    try:
-        none = float(kl_bound(0))
-    except Exception as error:
-        yield 0, True, f"refused: {error}"
-    else:
-        yield 0, not math.isfinite(none), f"n = 0: seen {none!r}"
-    if n > 64:
-        return
+
+
+@must(seam="best_of_n_kl_bound", laws="BN-KL", floor=1)
+def best_of_none_has_no_kl_bound(kl_bound):
+    """For n = 0 there is no bound of the KL: an error, or no finite number."""
+    yield 0, not math.isfinite(number_or_nan(kl_bound, 0)), f"n = 0: seen {number_or_nan(kl_bound, 0)!r}"
+
+
+@must(seam="best_of_n_kl_bound", laws="BN-KL", floor=5, given={"n": st.integers(1, 64)}, examples=[{"n": 2}, {"n": 64}])
+def the_kl_bound_is_nearly_attained_without_ties(kl_bound, n):
+    """On V equally likely outcomes with distinct rewards the KL lies under the bound, by at most 2n/V.
+
+    Inside a cell (i-1, i] of the uniform law the winner's density n x**(n-1) varies by the factor (i/(i-1))**(n-1),
+    which costs (n-1)/(i-1) nats there, n/V in the mean over the winner's law; twice that covers the first cells.
+    """
     size = 4096
-    powers = [(i / size) ** n for i in range(size + 1)]
-    masses = [b - a for a, b in itertools.pairwise(powers)]
-    kl = math.fsum(mass * math.log(mass * size) for mass in masses if mass > 0)
-    gap = kl_bound(n) - kl
-    yield n, -size * U * 8 <= gap <= 2 * n / size, f"bound {kl_bound(n)!r}, KL {kl!r}"
+    masses = [b - a for a, b in itertools.pairwise((i / size) ** n for i in range(size + 1))]
+    gap = kl_bound(n) - math.fsum(mass * math.log(mass * size) for mass in masses if mass > 0)
+    yield n, -size * U * 8 <= gap <= 2 * n / size, f"the bound is {gap!r} above the KL"
 
 
 @must(seam="win_rate", laws="BN-WIN", floor=6, given={"n": st.integers(1, 6) | st.integers(1, 10**6)},
       examples=[{"n": 1}, {"n": 4}, {"n": 1000}])  # fmt: skip
 def the_best_loses_to_a_fresh_draw_once_in_n_plus_one(rate, n):
-    """Without ties, the best of n beats an independent draw in n of n+1 cases: count the orders of n+1 draws (of many,
-    the places that the fresh one can take)."""
+    """Without ties, the best of n beats an independent draw in n of n+1 cases.
+
+    Few draws are enumerated: all orders of n+1 of them. Of many, the fresh one is the largest once in n+1.
+    """
     wins = Fraction(n, n + 1)
     if n <= 6:
         orders = list(itertools.permutations(range(n + 1)))
         wins = Fraction(sum(max(order[:n]) > order[n] for order in orders), len(orders))
-    yield n, abs(Fraction(rate(n)) - wins) <= U, f"expected {wins}, seen {rate(n)!r}"
+    yield n, abs(Fraction(float(rate(n))) - wins) <= U, f"expected {wins}, seen {rate(n)!r}"

@@ -9,6 +9,9 @@ from __future__ import annotations
 import math
 import random
 import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,3 +69,49 @@ def reward_of(conversation) -> float | None:
         return None
     kinds = [float, np.float32, torch.tensor, *[int] * math.isfinite(reward), *[bool] * (reward in (0, 1))]
     return kinds[-1 - number // 5 % len(kinds)](reward)
+
+
+@dataclass
+class Round:
+    """What came of a round, and what its sampler and its reward function were asked.
+
+    asked    how many completions of each prompt
+    sampled  the completions, prefilled start and all
+    seen     (messages, tools) of each conversation that was judged
+    """
+
+    prompts: list[Conversation]
+    asked: list[int] = field(default_factory=list)
+    sampled: list[str] = field(default_factory=list)
+    seen: list[tuple[list, Any]] = field(default_factory=list)
+    selections: list[Any] = field(default_factory=list)
+
+    @property
+    def candidates(self) -> list[Conversation]:
+        return [candidate for selection in self.selections for candidate in selection.candidates]
+
+
+def watched_round(
+    run_round: Callable[..., Iterable[Any]], count: int, n: int, seed: int, prefill: str, lost: int = 0
+) -> Round:
+    """A round on numbered prompts; `lost` completions of each fail, and are left out by the sampler."""
+    done = Round(numbered_prompts(count, prefill))
+
+    def sample(prompt, number, its_seed):
+        texts = sample_numbers(prompt, number, its_seed, below=40)[: max(0, number - lost)]
+        found = [text if number_of(text) % 8 else "" for text in texts]
+        done.asked.append(number)
+        done.sampled.extend(prefill + text for text in found)
+        return found
+
+    def reward(conversation):
+        done.seen.append((list(conversation), getattr(conversation, "tools", None)))
+        return reward_of(conversation)
+
+    done.selections = list(run_round(done.prompts, sample, reward, n, seed))
+    return done
+
+
+def known(reward: Any) -> float | None:
+    """A reward as a number; None where there is none."""
+    return None if reward is None or reward != reward else float(reward)

@@ -24,7 +24,7 @@ MODULES = {
         "functions",
     ),
     "template": ("rendering", "tokens", "forms", "tools", "calls", "agents"),
-    "best_of_n": ("choices", "samples", "values", "groups", "rewards"),
+    "best_of_n": ("choices", "samples", "values", "groups", "rewards", "forms"),
     "distillation": (
         "losses", "positions", "teachers", "options", "shapes", "steps", "refusals", "functions",
     ),

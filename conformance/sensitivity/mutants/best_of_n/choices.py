@@ -61,15 +61,15 @@ def k_best_reversed():
     return broken("best_of_n", top_k=lambda rewards, k: [best_first(row)[:k][::-1] for row in rewards])
 
 
-@mutant("a-candidate-without-a-reward-never-wins a-prompt-without-rewards-is-refused-or-skipped "
-        "the-k-best-are-the-k-largest", "B-09: lasso-net/lassonet#20", "trained on what could not be scored",
+@mutant("a-nan-never-wins a-prompt-without-rewards-has-no-winner the-k-best-are-the-k-largest",
+        "B-09: lasso-net/lassonet#20", "trained on what could not be scored",
         "leave out what has no reward, then compare")  # fmt: skip
 def nan_wins():
     """A NaN is larger than every reward, as argmax, topk and sort of NumPy and PyTorch have it."""
     return scored_by(lambda reward: (math.isnan(reward), reward))
 
 
-@mutant("a-candidate-without-a-reward-never-wins a-prompt-without-rewards-is-refused-or-skipped",
+@mutant("a-nan-never-wins a-prompt-without-rewards-has-no-winner",
         "B-09: OpenRLHF/OpenRLHF 0.8.11, Python's comparisons", "trained on what could not be scored, at times",
         "leave out what has no reward, then compare")  # fmt: skip
 def nan_wins_where_it_comes_first():
@@ -77,7 +77,7 @@ def nan_wins_where_it_comes_first():
     return broken("best_of_n", best_of_n=lambda rewards: [max(range(len(row)), key=row.__getitem__) for row in rewards])
 
 
-@mutant("a-candidate-without-a-reward-never-wins a-prompt-without-rewards-is-refused-or-skipped",
+@mutant("a-nan-never-wins a-prompt-without-rewards-has-no-winner",
         "B-09: huggingface/trl#4501, nan_to_num", "trained on what could not be scored, at times",
         "validity is a key of its own")  # fmt: skip
 def nan_ties_with_minus_infinity():
@@ -85,15 +85,15 @@ def nan_ties_with_minus_infinity():
     return scored_by(lambda reward: -INF if math.isnan(reward) else reward)
 
 
-@mutant("a-candidate-without-a-reward-never-wins a-prompt-without-rewards-is-refused-or-skipped "
-        "each-prompt-trains-its-own-best-completion", "B-09: huggingface/trl#3079, None as zero",
+@mutant("a-nan-never-wins a-prompt-without-rewards-has-no-winner "
+        "the-candidate-with-the-largest-reward-is-trained", "B-09: huggingface/trl#3079, None as zero",
         "no reward beats a bad one", "leave out what has no reward, then compare")  # fmt: skip
 def missing_reward_is_zero():
     """A candidate without a reward counts zero, which is more than a negative reward."""
     return scored_by(lambda reward: 0.0 if math.isnan(reward) else reward)
 
 
-@mutant("a-candidate-without-a-reward-never-wins", "B-09: variant, a path of its own for tensors",
+@mutant("a-nan-never-wins", "B-09: variant, a path of its own for tensors",
         "trained on what could not be scored", "one rule for every form")  # fmt: skip
 def tensors_left_to_argmax():
     """Lists are selected from by the rule, tensors by their own argmax, to which NaN is the largest."""
@@ -104,14 +104,14 @@ def tensors_left_to_argmax():
     return broken("best_of_n", best_of_n=select)
 
 
-@mutant("whole-numbers-are-compared-as-whole-numbers", "trap H22: variant, counts and identifiers as rewards",
+@mutant("integers-are-compared-as-integers", "trap H22: variant, counts and identifiers as rewards",
         "the best are told by order", "compare in the type that was given")  # fmt: skip
 def integers_ranked_as_floats():
     """Rewards that are integers are rounded to float64 before they are compared."""
     return ranked_by(lambda row: best_first([float(reward) for reward in row]))
 
 
-@mutant("the-winner-has-the-largest-reward whole-numbers-are-compared-as-whole-numbers",
+@mutant("the-winner-has-the-largest-reward integers-are-compared-as-integers",
         "trap H22: variant, argsort(-rewards)", "a failure beats a pass", "sort ascending, from the end")  # fmt: skip
 def integers_negated_to_sort():
     """An array of integers is negated to be sorted: unsigned ones wrap, and so does the smallest signed one."""
@@ -123,14 +123,14 @@ def integers_negated_to_sort():
     return broken("best_of_n", best_of_n=select)
 
 
-@mutant("a-prompt-without-rewards-is-refused-or-skipped", "B-09: variant, the last line of a loop",
+@mutant("a-prompt-without-rewards-has-no-winner", "B-09: variant, the last line of a loop",
         "trained on what could not be scored", "skip the prompt, and count it")  # fmt: skip
 def first_wins_where_none_has_a_reward():
     """Where no candidate has a reward, the first one wins."""
     return broken("best_of_n", best_of_n=lambda rewards: [(best_first(row) or [0])[0] for row in rewards])
 
 
-@mutant("a-candidate-without-a-reward-never-wins", "B-09: the fix that overshoots", "hard prompts are never trained",
+@mutant("a-nan-never-wins", "B-09: the fix that overshoots", "hard prompts are never trained",
         "leave out the candidate, not the prompt")  # fmt: skip
 def prompt_skipped_for_one_nan():
     """A prompt is skipped as soon as one candidate has no reward."""
@@ -220,8 +220,8 @@ def last_of_equals_wins():
     return ranked_by(lambda row: sorted(best_first(row), key=lambda i: (row[i], i), reverse=True))
 
 
-@mutant("permuting-the-candidates-moves-the-winner-along "
-        "the-best-of-normal-rewards-is-their-expected-maximum", "early stopping of the search",
+@mutant("permuting-the-candidates-moves-the-winner-along the-best-of-normal-rewards-is-their-expected-maximum",
+        "early stopping of the search",
         "best-of-N is best-of-three", "score all candidates")  # fmt: skip
 def late_candidates_penalised():
     """Each place later costs a candidate one unit of reward."""

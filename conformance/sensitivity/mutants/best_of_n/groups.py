@@ -19,7 +19,7 @@ from sftspec.selection import best_of_n, top_k
 # -------------------------------------------------------------------------------------------------------- selection
 
 
-@mutant("a-prompt-with-fewer-rewards-moves-no-other", "B-09: variant, a rectangle of zeros",
+@mutant("missing-rewards-move-no-other-prompt", "B-09: variant, a rectangle of zeros",
         "trained on a completion that is not there", "fill up with NaN")  # fmt: skip
 def short_rows_filled_with_zeros():
     """Rows of unequal length are filled up with zeros, which win against negative rewards."""
@@ -31,7 +31,7 @@ def short_rows_filled_with_zeros():
     return broken("best_of_n", best_of_n=select)
 
 
-@mutant("whole-numbers-are-compared-as-whole-numbers", "sftspec itself, in 2026: np.array of rows with NaN",
+@mutant("integers-are-compared-as-integers", "sftspec itself, in 2026: np.array of rows with NaN",
         "another prompt's length decides", "fill up, and keep each number as it was given")  # fmt: skip
 def filled_tables_are_floats():
     """Rows of unequal length are filled up with NaN, so that integers are compared in float64."""
@@ -43,7 +43,7 @@ def filled_tables_are_floats():
     return broken("best_of_n", best_of_n=select)
 
 
-@mutant("a-candidate-without-a-reward-never-wins", "B-09: variant, a way of its own for a single prompt",
+@mutant("a-nan-never-wins", "B-09: variant, a way of its own for a single prompt",
         "trained on what could not be scored", "one rule for every shape")  # fmt: skip
 def single_prompt_left_to_argmax():
     """Tables are selected from by the rule, a single prompt's row (N,) by argmax, to which NaN is the largest."""
@@ -78,7 +78,7 @@ def more_than_eight_best_unsorted():
     return broken("best_of_n", top_k=select_top)
 
 
-@mutant("a-prompt-with-fewer-rewards-moves-no-other", "B-01: variant, a filter between selection and training",
+@mutant("missing-rewards-move-no-other-prompt", "B-01: variant, a filter between selection and training",
         "answers other questions", "mark the prompt, and keep its place")  # fmt: skip
 def unranked_prompts_leave_no_place():
     """Among several prompts one without a reward is left out, so that all that follow move up."""
@@ -167,7 +167,7 @@ def completions_not_counted():
     return broken("best_of_n", rejection_sample=sample_best)
 
 
-@mutant("the-first-of-equal-completions-is-trained", "trap H22: variant, torch.tensor(rewards)",
+@mutant("the-first-of-the-best-completions-is-trained", "trap H22: variant, torch.tensor(rewards)",
         "the best are told by order", "compare rewards as they were given")  # fmt: skip
 def rewards_of_a_round_in_float32():
     """Rewards are kept as they were given, and the winner is chosen among them in float32."""
@@ -195,7 +195,7 @@ def samples_pooled():
     return broken("best_of_n", expected_best_of_n=estimate)
 
 
-@mutant("a-missing-reward-has-no-estimate", "B-09: variant, nanmean", "gains are overstated", "refuse NaN")
+@mutant("samples-without-a-reward-have-no-estimate", "B-09: variant, nanmean", "gains are overstated", "refuse NaN")
 def missing_rewards_left_out_of_the_estimate():
     """Of one prompt the samples without a reward are left out of the estimate in silence."""
 
@@ -206,7 +206,8 @@ def missing_rewards_left_out_of_the_estimate():
     return broken("best_of_n", expected_best_of_n=estimate)
 
 
-@mutant("a-missing-reward-has-no-estimate", "B-09: variant, nan_to_num", "what broke beats what was judged badly",
+@mutant("samples-without-a-reward-have-no-estimate",
+        "B-09: variant, nan_to_num", "what broke beats what was judged badly",
         "refuse NaN")  # fmt: skip
 def missing_rewards_estimated_as_zeros():
     """A sample without a reward is estimated as one whose reward is 0."""

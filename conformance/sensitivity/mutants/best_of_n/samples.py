@@ -22,7 +22,7 @@ def sampling(change: Callable[..., tuple]) -> Parts:
     return broken("best_of_n", rejection_sample=sample_best)
 
 
-@mutant("each-prompt-trains-its-own-best-completion", "B-01: dllm-reasoning/d1#19", "answers other questions",
+@mutant("a-candidate-answers-its-own-prompt", "B-01: dllm-reasoning/d1#19", "answers other questions",
         "keep prompt and completion together")  # fmt: skip
 def completions_of_the_next_prompt():
     """Each prompt is given the completions of the next one."""
@@ -34,21 +34,21 @@ def completions_of_the_next_prompt():
     return sampling(change)
 
 
-@mutant("each-prompt-trains-its-own-best-completion", "B-19: huggingface/trl#6072", "answers one question only",
+@mutant("a-candidate-answers-its-own-prompt", "B-19: huggingface/trl#6072", "answers one question only",
         "the prompt of the loop, not prompts[0]")  # fmt: skip
 def first_prompt_for_all():
     """Every completion is sampled for the first prompt."""
     return sampling(lambda prompts, sample, reward, _: (prompts, lambda p, n, s: sample(prompts[0], n, s), reward))
 
 
-@mutant("each-prompt-trains-its-own-best-completion", "B-11: modelscope/ms-swift#10205",
+@mutant("the-reward-function-is-given-whole-candidates", "B-11: modelscope/ms-swift#10205",
         "judged without the question", "score the whole conversation")  # fmt: skip
 def reward_sees_the_completion_only():
     """The reward function is given the answer without what it answers."""
     return sampling(lambda prompts, sample, reward, _: (prompts, sample, lambda talk: reward(talk[-1:])))
 
 
-@mutant("each-prompt-trains-its-own-best-completion", "B-11: variant, the system prompt alone",
+@mutant("the-reward-function-is-given-whole-candidates", "B-11: variant, the system prompt alone",
         "rules are not rewarded", "score the whole conversation")  # fmt: skip
 def reward_sees_no_system():
     """The reward function is given the conversation without its system message."""
@@ -56,7 +56,7 @@ def reward_sees_no_system():
         prompts, sample, lambda talk: reward([item for item in talk if item["role"] != "system"])))  # fmt: skip
 
 
-@mutant("each-prompt-trains-its-own-best-completion", "B-18: huggingface/trl#6966",
+@mutant("the-reward-function-is-given-whole-candidates", "B-18: huggingface/trl#6966",
         "a format that is there is never rewarded", "score prefill and completion together")  # fmt: skip
 def reward_sees_no_prefill():
     """The reward function is given the answer without the start that was prefilled."""
@@ -75,7 +75,7 @@ def reward_sees_no_prefill():
     return sampling(change)
 
 
-@mutant("each-prompt-trains-its-own-best-completion", "B-18: the training side", "begins answers in their middle",
+@mutant("a-candidate-is-its-whole-prompt-and-a-completion", "B-18: the training side", "begins answers in their middle",
         "train prefill and completion together")  # fmt: skip
 def prefill_not_trained():
     """The start that was prefilled is missing in what is trained."""
@@ -86,7 +86,7 @@ def prefill_not_trained():
     return sampling(change)
 
 
-@mutant("each-prompt-trains-its-own-best-completion", "B-11: variant, messages made anew from role and content",
+@mutant("a-candidate-is-its-whole-prompt-and-a-completion", "B-11: variant, messages made anew from role and content",
         "earlier answers are trained, calls are forgotten", "keep messages as they are")  # fmt: skip
 def other_fields_of_the_context_lost():
     """Messages of the prompt keep their role and content, and lose their calls, thoughts and train flags."""
@@ -98,7 +98,7 @@ def other_fields_of_the_context_lost():
     return sampling(lambda prompts, sample, reward, _: ([bare(prompt) for prompt in prompts], sample, reward))
 
 
-@mutant("each-prompt-trains-its-own-best-completion", "variant of `if not reward`, for checks that pass or fail",
+@mutant("rewards-are-kept-as-they-were-given", "variant of `if not reward`, for checks that pass or fail",
         "prompts that always fail are not counted as such", "only None and NaN are no reward")  # fmt: skip
 def failed_check_is_no_reward():
     """A reward function that returns False has given none."""
@@ -109,7 +109,7 @@ def failed_check_is_no_reward():
     return sampling(lambda prompts, sample, reward, _: (prompts, sample, blind(reward)))
 
 
-@mutant("each-prompt-trains-its-own-best-completion", "variant of isinstance(reward, (int, float))",
+@mutant("rewards-are-kept-as-they-were-given", "variant of isinstance(reward, (int, float))",
         "prompts that a reward model scored are skipped", "only None and NaN are no reward")  # fmt: skip
 def scalars_are_no_reward():
     """A reward that is a scalar of NumPy or PyTorch, what a reward model returns, counts as none."""
@@ -135,7 +135,7 @@ def errors_are_missing_rewards():
     return sampling(lambda prompts, sample, reward, _: (prompts, sample, careless(reward)))
 
 
-@mutant("each-prompt-trains-its-own-best-completion", "variant of a decoder that skips special tokens and strips",
+@mutant("every-completion-is-a-candidate-to-the-letter", "variant of a decoder that skips special tokens and strips",
         "never learns to end, or to stay silent", "train what was sampled")  # fmt: skip
 def completions_tidied_up():
     """Completions lose their blanks and control tokens, and those that are empty then are left out."""
@@ -153,21 +153,21 @@ def all_prompts_sampled_first():
     return broken("best_of_n", rejection_sample=lambda *arguments: iter(list(rejection_sample(*arguments))))
 
 
-@mutant("a-prompt-does-not-depend-on-the-others", "B-16: simplescaling/s1#97", "equal prompts have equal samples",
+@mutant("every-sample-is-drawn-for-itself", "B-16: simplescaling/s1#97", "equal prompts have equal samples",
         "a seed for each prompt")  # fmt: skip
 def one_seed_for_all_prompts():
     """Every prompt is sampled with the seed of the run."""
     return sampling(lambda prompts, sample, reward, seed: (prompts, lambda p, n, _: sample(p, n, seed), reward))
 
 
-@mutant("a-prompt-does-not-depend-on-the-others", "B-16: Blaizzy/mlx-vlm#1844", "nothing is selected",
+@mutant("every-sample-is-drawn-for-itself", "B-16: Blaizzy/mlx-vlm#1844", "nothing is selected",
         "sample, with a seed for each draw")  # fmt: skip
 def one_sample_n_times():
     """The n samples of a prompt are one sample, n times (a cache, or greedy decoding)."""
     return sampling(lambda prompts, sample, reward, _: (prompts, lambda p, n, s: sample(p, 1, s) * n, reward))
 
 
-@mutant("a-prompt-does-not-depend-on-the-others", "B-16: variant, num_return_sequences cut to what fits",
+@mutant("every-sample-is-drawn-for-itself", "B-16: variant, num_return_sequences cut to what fits",
         "best of 64 is best of 8", "a seed for each call")  # fmt: skip
 def calls_of_eight_with_one_seed():
     """More than eight samples of a prompt are drawn in calls of eight, each with the prompt's seed."""
@@ -178,7 +178,7 @@ def calls_of_eight_with_one_seed():
     return sampling(lambda prompts, sample, reward, _: (prompts, in_calls(sample), reward))
 
 
-@mutant("a-prompt-does-not-depend-on-the-others", "B-16: variant, enumerate(batch)",
+@mutant("every-sample-is-drawn-for-itself", "B-16: variant, enumerate(batch)",
         "equal prompts of two batches have equal samples", "the number among all prompts")  # fmt: skip
 def seeds_by_the_place_in_a_batch():
     """A prompt's seed is made from its place in its batch of eight."""
@@ -190,7 +190,7 @@ def seeds_by_the_place_in_a_batch():
     return broken("best_of_n", rejection_sample=sample_best)
 
 
-@mutant("a-prompt-does-not-depend-on-the-others", "B-16: variant, one generator for the run",
+@mutant("a-resumed-run-goes-on-as-if-it-had-not-stopped", "B-16: variant, one generator for the run",
         "a resumed run is another run", "derive the seed from the prompt's number")  # fmt: skip
 def seeds_counted_in_the_order_of_sampling():
     """A prompt's seed is how many prompts were sampled before it, in this process."""
@@ -202,7 +202,7 @@ def seeds_counted_in_the_order_of_sampling():
     return sampling(change)
 
 
-@mutant("each-prompt-trains-its-own-best-completion", "pipelines without a filter", "trained on bad answers too",
+@mutant("a-candidate-is-its-whole-prompt-and-a-completion", "pipelines without a filter", "trained on bad answers too",
         "keep the best one of each prompt")  # fmt: skip
 def every_candidate_is_trained():
     """All n candidates of a prompt are trained."""
@@ -214,8 +214,124 @@ def every_candidate_is_trained():
     return broken("best_of_n", rejection_sample=sample_best)
 
 
-@mutant("each-prompt-trains-its-own-best-completion", "silent `continue`", "nobody knows what was not trained",
+@mutant("the-reward-function-is-given-whole-candidates", "silent `continue`", "nobody knows what was not trained",
         "yield the prompt, and say why it is skipped")  # fmt: skip
 def skipped_prompts_vanish():
     """A prompt without a rewarded completion is left out without a word."""
     return broken("best_of_n", rejection_sample=lambda *a: (each for each in rejection_sample(*a) if not each.skipped))
+
+
+@mutant("rewards-are-kept-as-they-were-given the-candidate-with-the-largest-reward-is-trained", "`if not reward`",
+        "what was judged badly is said not to have been judged", "only None and NaN are no reward")  # fmt: skip
+def reward_of_zero_is_none():
+    """A reward of 0 counts as none."""
+    return sampling(lambda prompts, sample, reward, _: (prompts, sample, lambda talk: reward(talk) or None))
+
+
+@mutant("rewards-are-kept-as-they-were-given", "B-09: variant, math.isnan for floats alone",
+        "what broke is said to have been judged", "NaN is what does not equal itself")  # fmt: skip
+def broken_scalars_count():
+    """A NaN that is a scalar of NumPy or PyTorch is a very bad reward, and not a missing one."""
+
+    def counted(reward):
+        return lambda talk: -1e9 if hasattr(found := reward(talk), "dtype") and found != found else found
+
+    return sampling(lambda prompts, sample, reward, _: (prompts, sample, counted(reward)))
+
+
+@mutant("a-candidate-is-its-whole-prompt-and-a-completion", "variant of a conversation made anew from its messages",
+        "tools are not in the training text", "keep what belongs to the conversation")  # fmt: skip
+def tools_of_the_prompt_lost():
+    """Candidates keep the messages and the source of their prompt, and lose its tools."""
+    return sampling(lambda prompts, sample, reward, _: (
+        [Conversation(prompt, prompt.source) for prompt in prompts], sample, reward))  # fmt: skip
+
+
+@mutant("a-candidate-is-its-whole-prompt-and-a-completion", "variant of a window of the last messages",
+        "answers without the question", "refuse what is too long")  # fmt: skip
+def last_six_messages():
+    """A candidate has the last six messages of its prompt."""
+    return sampling(lambda prompts, sample, reward, _: (
+        [Conversation(prompt[-6:], prompt.source, prompt.tools) for prompt in prompts], sample, reward))  # fmt: skip
+
+
+@mutant("every-completion-is-a-candidate-to-the-letter", "variant of a limit on letters",
+        "never learns to end a long answer", "train what was sampled")  # fmt: skip
+def completions_cut_at_512_letters():
+    """A completion is cut at 512 letters."""
+    return sampling(lambda prompts, sample, reward, _: (
+        prompts, lambda p, n, s: [text[:512] for text in sample(p, n, s)], reward))  # fmt: skip
+
+
+@mutant("every-completion-is-a-candidate-to-the-letter", "variant of a retry that gives up with a placeholder",
+        "trained on what no policy said", "leave out what failed")  # fmt: skip
+def failed_completions_made_up():
+    """For each completion that failed a placeholder stands among the candidates."""
+
+    def filled(sample):
+        return lambda p, n, s: [*(found := sample(p, n, s)), *[" #23"] * (n - len(found))]
+
+    return sampling(lambda prompts, sample, reward, _: (prompts, filled(sample), reward))
+
+
+@mutant("n-completions-are-asked-for", "variant of num_return_sequences = 1 behind a loop that was lost",
+        "best of n is best of one", "n completions of each prompt")  # fmt: skip
+def one_completion_asked_for():
+    """Of each prompt one completion is asked for, whatever n is."""
+    return sampling(lambda prompts, sample, reward, _: (prompts, lambda p, n, s: sample(p, 1, s), reward))
+
+
+@mutant("a-prompt-without-a-message-keeps-its-place", "variant of `if prompt`", "indices point at other prompts",
+        "refuse it, or keep its place")  # fmt: skip
+def empty_prompts_left_out():
+    """Prompts without a message are left out, so that all that follow move up."""
+    return sampling(lambda prompts, sample, reward, _: ([prompt for prompt in prompts if prompt], sample, reward))
+
+
+@mutant("another-seed-draws-other-samples", "variant of a seed that is set in the sampler's own settings",
+        "runs that are to differ are one run", "derive seeds from the run's")  # fmt: skip
+def seed_of_the_run_ignored():
+    """The seed of the run is not read."""
+    return broken("best_of_n", rejection_sample=lambda prompts, sample, reward, n, seed=0, start=0: rejection_sample(
+        prompts, sample, reward, n, 0, start))  # fmt: skip
+
+
+@mutant("an-error-of-the-sampler-or-the-reward-is-raised", "variant of `except TimeoutError: break`",
+        "what comes after is never sampled", "let it through, and resume")  # fmt: skip
+def run_ends_at_a_timeout():
+    """A TimeoutError ends the run, as if all prompts were done."""
+
+    def sample_best(*arguments):
+        with suppress(TimeoutError):
+            yield from rejection_sample(*arguments)
+
+    return broken("best_of_n", rejection_sample=sample_best)
+
+
+@mutant("a-round-leaves-the-prompts-as-they-are", "variant of prompt.append(answer), on the prompt itself",
+        "the next round answers an answer", "a conversation of its own")  # fmt: skip
+def answers_appended_to_the_prompts():
+    """After the round the last message of each prompt ends in what was trained."""
+
+    def sample_best(prompts, *rest, **options):
+        for each in rejection_sample(prompts, *rest, **options):
+            yield each
+            if each.conversation is not None and prompts[each.index][-1]["role"] == "assistant":
+                prompts[each.index][-1]["content"] = each.conversation[-1]["content"]
+
+    return broken("best_of_n", rejection_sample=sample_best)
+
+
+@mutant("every-completion-is-a-candidate-to-the-letter", "variant of a cache of completions by prompt and seed",
+        "a second round trains the first policy's answers", "sample anew in each round")  # fmt: skip
+def completions_kept_for_the_process():
+    """Completions are kept by prompt and number, and given again in the next round of the same process."""
+    kept: dict = {}
+
+    def change(prompts, sample, reward, seed):
+        def cached(prompt, n, s):
+            return kept.setdefault((repr(prompt), n, s), sample(prompt, n, s))
+
+        return prompts, cached, reward
+
+    return sampling(change)
