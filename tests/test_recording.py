@@ -135,7 +135,10 @@ SPOILT = {
     "unknown setting": (lambda record: record["job"]["settings"].update(fp8=True), "settings: .*'fp8' was unexpected"),
     "missing column": (lambda record: record["rows"].pop("nll"), "rows: 'nll' is a required property"),
     "short column": (lambda record: record["rows"]["token"].pop(), "columns of rows have different lengths"),
-    "unknown model": (lambda record: record["job"]["model"].update({"class": "LostLM"}), "run.json: .* has no LostLM"),
+    "unknown model": (
+        lambda record: record["job"]["model"].update({"class": "LostLM"}),
+        "class is 'LostLM'; this",
+    ),
     "gradient not stored": (lambda record: record["steps"][0]["gradients"].append("x"), "gradients/x is missing"),
     "gradient not named": (lambda record: record["steps"][0]["gradients"].pop(), "unknown tensor step/0/gradients"),
 }

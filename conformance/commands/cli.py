@@ -151,7 +151,7 @@ def judge(args: argparse.Namespace) -> int:
         from sftspec.conformance.report.document import make_document
         from sftspec.conformance.trial.judge import reach_verdicts
 
-        trial, made = load_trial(args.folder)
+        trial, made = load_trial(args.folder, complete=True)
         reach_verdicts(trial, chosen, diary.begin)
         command = f"sftspec judge {args.folder}"
         document = make_document(trial, made["trainer"], command, made["seed"], recorded_on=made["environment"])

@@ -20,12 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from sftspec.adapters import Adapter
+from sftspec.conformance.adapters import TrainerError
+from sftspec.conformance.ledger.asked import job_asked, require_scenarios
+from sftspec.conformance.ledger.consistent import is_whole, require_consistent
 from sftspec.conformance.ledger.store import FORMAT, RecordingError, Tensors, present, read_json, write_json
 from sftspec.conformance.report.document import environment
 from sftspec.conformance.report.form import DocumentError, validate
 from sftspec.conformance.report.json_values import without_paths
 from sftspec.conformance.trial.judge import Trial
-from sftspec.conversation import Conversation
+from sftspec.conformance.trial.performer import require_known_claims
 from sftspec.job import Job
 from sftspec.masking import Conventions
 from sftspec.properties.ledger.run import Forward, Replay, Row, Run, Step
@@ -36,6 +39,7 @@ COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
 NOT_SETTINGS = ("model", "tokenizer", "conversations", "path", "workdir", "reported", "handover")
 SETTINGS = tuple(field.name for field in dataclasses.fields(Job) if field.name not in NOT_SETTINGS)
 CALL = ("index", "step", "rank", "input_ids", "arguments", "trained", "random", "drew", "autocast", "lost")
+DTYPES = ("torch.float32", "torch.float64", "torch.bfloat16", "torch.float16")
 PARAMETERS = ("gradients", "before", "after", "again")
 
 
@@ -91,18 +95,34 @@ def save_run(run: Run, folder: Path) -> None:
         save_run(run.twin, folder / TWIN)
 
 
-def load_run(folder: Path) -> Run:
-    """Read a run from a folder. Raises RecordingError."""
-    from safetensors.torch import load_file
-
+def load_run(
+    folder: Path, claims: frozenset[str] = frozenset({"padding"}), seed: int = 0, is_twin: bool = False
+) -> Run:
+    """Read a run from a folder: of a trainer with these claims, on trial with this seed. Raises RecordingError."""
+    place = str(folder / RUN)
     record = read_json(folder / RUN)
     try:
-        validate(record, "run", str(folder / RUN))
+        validate(record, "run", place)
     except DocumentError as error:
         raise RecordingError(str(error)) from None
-    tensors = Tensors(load_file(present(folder / TENSORS)), record["equal"], str(folder / TENSORS))
+    try:
+        return _run(record, folder, place, claims, seed, is_twin)
+    except RecordingError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RuntimeError) as error:
+        said = f"{type(error).__name__}: {str(error)[:200]}"
+        raise RecordingError(f"{place}: it cannot be read ({said})") from None
+
+
+def _run(record: Mapping[str, Any], folder: Path, place: str, claims: frozenset[str], seed: int, is_twin: bool) -> Run:
+    if record["twin"] and is_twin:
+        raise RecordingError(f"{place}: a second run has no second run")
+    tensors = Tensors(_stored(folder / TENSORS), record["equal"], str(folder / TENSORS))
+    present(folder / TOKENIZER / "tokenizer.json")  # written for whoever looks; the one of the scenario is used
+    job = job_asked(record, place, claims, seed, is_twin)
+    job.reported = record["job"]["reported"]
     run = Run(
-        job=_job(record["job"], folder),
+        job=job,
         conventions=Conventions(**record["conventions"]),
         rows=_rows(record["rows"], folder),
         steps=[
@@ -129,7 +149,7 @@ def load_run(folder: Path) -> Run:
         error=record["error"],
         initial=tensors.take("initial", record["initial"]),
         final=tensors.take("final", record["final"]),
-        twin=load_run(folder / TWIN) if record["twin"] else None,
+        twin=load_run(folder / TWIN, claims, seed, is_twin=True) if record["twin"] else None,
         traceback=record["traceback"],
         adapters=tuple(Adapter(**item) for item in record["adapters"]),
         saved=tuple(record["saved"]),
@@ -138,8 +158,26 @@ def load_run(folder: Path) -> Run:
         recut={int(index): ids for index, ids in record["recut"].items()},
     )
     tensors.check_all_taken()
-    run.job.model = _model(record["job"]["model"], run.final, run.adapters, folder)
+    require_consistent(run, place)
+    _load_parameters(run.job.model, run.final, run.adapters, place)
     return run
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    """The tensors of a file: floating-point numbers, and not more than fit. Raises RecordingError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        found = load_file(present(path))
+    except RecordingError:
+        raise
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise RecordingError(f"{path}: not safetensors ({error})") from None
+    for name, tensor in found.items():
+        if str(tensor.dtype) not in DTYPES:
+            raise RecordingError(f"{path}: {name:.80} is of {tensor.dtype}; known: {', '.join(DTYPES)}")
+    return found
 
 
 def _job_record(job: Job) -> dict[str, Any]:
@@ -158,39 +196,20 @@ def _job_record(job: Job) -> dict[str, Any]:
     }
 
 
-def _job(record: Mapping[str, Any], folder: Path) -> Job:
-    from transformers import PreTrainedTokenizerFast
-
-    present(folder / TOKENIZER / "tokenizer.json")
-    return Job(
-        model=None,
-        tokenizer=PreTrainedTokenizerFast.from_pretrained(str(folder / TOKENIZER)),
-        conversations=[Conversation(**item) for item in record["conversations"]],
-        reported=record["reported"],
-        **record["settings"],
-    )
-
-
-def _model(record: Mapping[str, Any], final: Mapping[str, Any], adapters: Sequence[Adapter], folder: Path) -> Any:
-    """The model that was trained, with the parameters that it ended with, those of adapters aside."""
+def _load_parameters(model: Any, final: Mapping[str, Any], adapters: Sequence[Adapter], place: str) -> None:
+    """Give the model the parameters that it ended with, those of adapters aside."""
     import torch
-    import transformers
 
-    kind = getattr(transformers, record["class"], None)
-    if kind is None:
-        raise RecordingError(f"{folder / RUN}: transformers {transformers.__version__} has no {record['class']}")
-    model = kind(kind.config_class.from_dict(record["config"]))
     parameters = dict(model.named_parameters())
     beside = {name for adapter in adapters for name in adapter.parameters}
     final = {name: value for name, value in final.items() if name not in beside}
     if parameters.keys() != final.keys():
         name = sorted(parameters.keys() ^ final.keys())[0]
-        raise RecordingError(f"{folder / RUN}: the parameter {name} is in one of model and tensors only")
-    model = model.to(next(iter(final.values())).dtype)
+        raise RecordingError(f"{place}: the parameter {name:.80} is in one of model and tensors only")
+    model.to(next(iter(final.values())).dtype)
     with torch.no_grad():
         for name, value in final.items():
-            parameters[name].copy_(value)
-    return model
+            model.get_parameter(name).copy_(value)
 
 
 def _rows(columns: Mapping[str, list], folder: Path) -> list[Row]:
@@ -244,14 +263,53 @@ class Recorded:
     conventions: Conventions
 
 
-def load_trial(folder: Path) -> tuple[Trial, dict[str, Any]]:
-    """Read what `save_trial` wrote: a trial without verdicts, and its record (trainer, environment, seed)."""
-    record = read_json(folder / TRIAL)
+NAME = re.compile(r"[0-9]{2,3}-[a-z0-9-]+")
+
+
+def load_trial(folder: Path, complete: bool = False) -> tuple[Trial, dict[str, Any]]:
+    """Read what `save_trial` wrote: a trial without verdicts, and its record (trainer, environment, seed).
+
+    complete: refuse it unless each scenario that the claims ask for is there, once: without it, what speaks against
+    a trainer could be left out.
+    """
+    place = folder / TRIAL
+    record = read_json(place)
     known = {"format", "trainer", "environment", "seed", "refused", "runs"}
     if record.keys() != known:
-        raise RecordingError(f"{folder / TRIAL}: has {', '.join(sorted(record))}; expected {', '.join(sorted(known))}")
+        raise RecordingError(f"{place}: has {', '.join(sorted(record))}; expected {', '.join(sorted(known))}")
+    try:
+        for part in ("trainer", "environment"):
+            validate(record[part], f"verdicts#{part}", f"{place}: {part}")
+    except DocumentError as error:
+        raise RecordingError(str(error)) from None
+    _require_plain(record, place)
     identity = record["trainer"]
     trainer = Recorded(
         **identity | {"claims": frozenset(identity["claims"]), "conventions": Conventions(**identity["conventions"])}
     )
-    return Trial(trainer, [load_run(folder / name) for name in record["runs"]], record["refused"]), record
+    try:
+        require_known_claims(trainer)
+    except TrainerError as error:
+        raise RecordingError(f"{place}: {error}") from None
+    runs = [load_run(folder / name, trainer.claims, record["seed"]) for name in record["runs"]]
+    if complete:
+        require_scenarios([run.scenario for run in runs], trainer.claims, str(place))
+    for name, run in zip(record["runs"], runs, strict=True):
+        if run.conventions != trainer.conventions:
+            raise RecordingError(f"{folder / name / RUN}: its conventions are not those of {TRIAL}")
+    return Trial(trainer, runs, record["refused"]), record
+
+
+def _require_plain(record: Mapping[str, Any], place: Path) -> None:
+    """Names of runs are names in this folder, each once; the seed and the counts are whole numbers."""
+    names = record["runs"]
+    if not isinstance(names, list) or not all(isinstance(name, str) and NAME.fullmatch(name) for name in names):
+        raise RecordingError(f"{place}: runs are named like 00-plain, and stand in this folder")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise RecordingError(f"{place}: the run {twice[0]} is named twice")
+    if not is_whole(record["seed"]):
+        raise RecordingError(f"{place}: seed is no whole number")
+    refused = record["refused"]
+    if not isinstance(refused, dict) or not all(is_whole(count) for count in refused.values()):
+        raise RecordingError(f"{place}: refused is a table of scenarios and how many conversations were refused")

@@ -26,10 +26,14 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of the format that this version reads."""
-    text = present(path).read_text(encoding="utf-8")
     try:
-        record = json.loads(text, object_hook=_decoded)
-    except ValueError as error:
+        text = present(path, LARGEST_JSON).read_text(encoding="utf-8")
+        record = json.loads(text, object_pairs_hook=_decoded, parse_constant=_refused, parse_float=_finite)
+    except RecordingError:
+        raise
+    except RecursionError:
+        raise RecordingError(f"{path}: not valid JSON (it is nested too deeply)") from None
+    except (OSError, ValueError) as error:
         raise RecordingError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         found = record.get("format") if isinstance(record, dict) else None
@@ -37,9 +41,17 @@ def read_json(path: Path) -> dict[str, Any]:
     return record
 
 
-def present(path: Path) -> Path:
+LARGEST_JSON, LARGEST_TENSORS = 64 * 2**20, 512 * 2**20  # bytes; the suite's own are at most a tenth of it
+
+
+def present(path: Path, largest: int = LARGEST_TENSORS) -> Path:
+    """The path of a file of a recording: one that is there, in the folder itself, and not larger than any is."""
+    if path.is_symlink() or path.parent.is_symlink():
+        raise RecordingError(f"{path}: it is a link; a recording holds its files itself")
     if not path.is_file():
         raise RecordingError(f"{path}: no such file; `sftspec record TRAINER --out DIR` writes a whole folder")
+    if path.stat().st_size > largest:
+        raise RecordingError(f"{path}: {path.stat().st_size:,} bytes; at most {largest:,} are read")
     return path
 
 
@@ -58,8 +70,26 @@ def _encoded(value: Any, place: str) -> Any:
     raise RecordingError(f"{place.lstrip('.')}: a {type(value).__name__} cannot be recorded; report numbers and texts")
 
 
-def _decoded(item: dict[str, Any]) -> Any:
-    return float(item["$float"]) if item.keys() == {"$float"} else item
+def _decoded(pairs: list[tuple[str, Any]]) -> Any:
+    item = dict(pairs)
+    if len(item) < len(pairs):
+        raise ValueError("a key stands twice in one object")
+    if item.keys() == {"$float"}:
+        if item["$float"] not in ("nan", "inf", "-inf"):
+            raise ValueError('"$float" is "nan", "inf" or "-inf"')
+        return float(item["$float"])
+    return item
+
+
+def _refused(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:40]} is too large")
+    return value
 
 
 class Tensors:

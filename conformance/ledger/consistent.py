@@ -1,0 +1,140 @@
+"""A ledger that can be: every figure in its range, every reference to something that is there.
+
+What comes from a stranger's folder is checked here once, so that whoever reads a run later need not ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from sftspec.conformance.ledger.store import RecordingError
+from sftspec.properties.ledger.run import Run
+
+LARGEST = 2**31
+WHOLE = ("step", "forward", "rank", "row", "column", "token", "position_id", "example", "offset")
+
+
+def require_consistent(run: Run, place: str) -> None:
+    """Raise RecordingError with the place of the first thing that cannot be."""
+    for fault in faults(run):
+        raise RecordingError(f"{place}: {fault}")
+
+
+def faults(run: Run) -> Iterator[str]:
+    yield from calls(run)
+    yield from rows(run)
+    yield from whole(run)
+    yield from steps(run)
+    yield from replays(run)
+
+
+def is_whole(value: Any, least: int = 0) -> bool:
+    return type(value) is int and least <= value < LARGEST
+
+
+def is_number(value: Any) -> bool:
+    """A number that a float can hold; NaN and the infinities are numbers here."""
+    return type(value) in (int, float) and (isinstance(value, float) or abs(value) < 10**15)
+
+
+def calls(run: Run) -> Iterator[str]:
+    vocabulary = run.job.model.config.vocab_size
+    for number, call in enumerate(run.forwards):
+        here = f"forwards[{number}]"
+        if call.index != number:
+            yield f"{here}.index is {call.index}; calls are numbered from 0 without a gap"
+        if not (is_whole(call.step) and is_whole(call.rank)):
+            yield f"{here}: step or rank is no whole number"
+        lengths = {len(row) if isinstance(row, list) else -1 for row in call.input_ids}
+        if len(lengths) != 1 or min(lengths) < 1:
+            yield f"{here}.input_ids is no table of B rows of T token ids"
+        elif not all(is_whole(token) and token < vocabulary for row in call.input_ids for token in row):
+            yield f"{here}.input_ids holds what is no token id of the vocabulary"
+        elif call.hidden is not None and tuple(call.hidden.shape[:2]) != (len(call.input_ids), lengths.pop()):
+            yield f"{here}: its hidden states have the shape {tuple(call.hidden.shape)}"
+
+
+def rows(run: Run) -> Iterator[str]:
+    lengths = [len(stream) for stream in run.streams]
+    for number, row in enumerate(run.rows):
+        here = f"rows[{number}]"
+        if not all(is_whole(getattr(row, name), -1 if name in ("example", "offset") else -LARGEST) for name in WHOLE):
+            yield f"{here}: one of {', '.join(WHOLE)} is no whole number in its range"
+        elif not 0 <= row.forward < len(run.forwards):
+            yield f"{here}.forward is {row.forward}; there are {len(run.forwards)} model calls"
+        elif not holds(run.forwards[row.forward].input_ids, row.row, row.column, row.token):
+            yield f"{here}: token {row.token} does not stand in row {row.row}, column {row.column} of its model call"
+        elif row.step != run.forwards[row.forward].step:
+            yield f"{here}.step is {row.step}; its model call belongs to step {run.forwards[row.forward].step}"
+        elif row.example >= len(lengths) or (row.example >= 0 and not 0 <= row.offset < lengths[row.example]):
+            yield f"{here}: conversation {row.example} has no token {row.offset}"
+        elif not (row.target is None or is_whole(row.target)):
+            yield f"{here}.target is no token id"
+        elif not (is_number(row.weight) and is_number(row.nll) and isinstance(row.fit, str)):
+            yield f"{here}: weight, nll or fit is of another type"
+        elif not isinstance(row.attended, bool):
+            yield f"{here}.attended is neither true nor false"
+
+
+def whole(run: Run) -> Iterator[str]:
+    """Every position of a call that was trained has its row: none is left out, none stands twice."""
+    for number, call in enumerate(run.forwards):
+        size = sum(map(len, call.input_ids))
+        found = len(run.places.get(number, {}))
+        if call.trained and not run.error and found != size:
+            yield f"forwards[{number}] has {size} positions, and the ledger {found} of them"
+
+
+def holds(table: list[list[int]], row: int, column: int, token: int) -> bool:
+    return 0 <= row < len(table) and 0 <= column < len(table[row]) and table[row][column] == token
+
+
+def steps(run: Run) -> Iterator[str]:
+    shapes: dict[str, tuple[int, ...] | None] = dict.fromkeys(
+        name for adapter in run.adapters for name in adapter.parameters
+    )  # whose shapes are the adapter's own affair
+    shapes |= {name: tuple(item.shape) for name, item in run.job.model.named_parameters()}
+    yield from adapters(run, shapes)
+    for number, step in enumerate(run.steps):
+        here = f"steps[{number}]"
+        if step.index != number:
+            yield f"{here}.index is {step.index}; steps are numbered from 0 without a gap"
+        if not all(is_number(value) for value in (step.learning_rate, step.scale, step.residual)):
+            yield f"{here}: learning_rate, scale or residual is no number"
+        for kind in ("gradients", "before", "after", "again"):
+            yield from tensors(getattr(step, kind), shapes, f"{here}.{kind}")
+    yield from tensors(run.initial, shapes, "initial")
+    yield from tensors(run.final, shapes, "final")
+
+
+def adapters(run: Run, shapes: dict[str, Any]) -> Iterator[str]:
+    for number, adapter in enumerate(run.adapters):
+        if shapes.get(adapter.target) is None:
+            yield f"adapters[{number}]: the model has no parameter {adapter.target!r:.80}"
+
+
+def tensors(found: Any, shapes: dict[str, tuple[int, ...] | None], here: str) -> Iterator[str]:
+    for name, tensor in found.items():
+        if name not in shapes:
+            yield f"{here}: the model has no parameter {name!r:.80}"
+        elif shapes[name] is not None and tuple(tensor.shape) != shapes[name]:
+            yield f"{here}.{name} has the shape {tuple(tensor.shape)}; the parameter has {shapes[name]}"
+
+
+def replays(run: Run) -> Iterator[str]:
+    for number, replay in enumerate(run.replays):
+        here = f"replays[{number}]"
+        if not 0 <= replay.forward < len(run.forwards):
+            yield f"{here}.forward is {replay.forward}; there are {len(run.forwards)} model calls"
+            continue
+        table = run.forwards[replay.forward].input_ids
+        if not all(is_place(pair, table) for pair in (*replay.changed, *replay.moved)):
+            yield f"{here}: a [row, column] pair lies outside its model call"
+
+
+def is_place(pair: Iterable[Any], table: list[list[int]]) -> bool:
+    values = tuple(pair)
+    if len(values) != 2 or not all(is_whole(value) for value in values):
+        return False
+    return values[0] < len(table) and values[1] < len(table[values[0]])
