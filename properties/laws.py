@@ -16,8 +16,8 @@ def laws() -> dict[str, Article]:
 def coverage() -> dict[str, list[str] | str]:
     """For each law the ids of its properties, or the reason why it has none ("" where neither is given).
 
-    >>> coverage()["ST-UNIF"]
-    ['step/equal-logits-cost-ln-v']
+    >>> coverage()["ST-SHIFTINV"]
+    ['step/a-constant-per-row-changes-nothing']
     """
     items = catalogue()
     return {

@@ -28,7 +28,7 @@ def test_a_law_is_explained_with_formula_source_bound_function_and_properties(na
         "BOUND-LOSS",
         "derived",
         "sftspec/step.py:",
-        "step/padding-and-copies-change-nothing",
+        "step/a-doubled-batch-costs-the-same",
         "properties/LAWS.md:",
     ):
         assert part in said

@@ -9,7 +9,7 @@ import torch
 from hypothesis import strategies as st
 
 from sftspec.collation import collate
-from sftspec.properties import must
+from sftspec.properties import must, number_or_nan
 from sftspec.properties.cases.step import (
     REDUCED_IN,
     ROUNDOFF,
@@ -54,58 +54,125 @@ def clipped(clip, values, limit):
     return clip(iter(parameters), limit), [parameter.grad for parameter in parameters[1:]]
 
 
-@must(seam="clip", laws=("ST-CLIP", "ST-CLIPDIR", "ST-CLIPHOM", "ST-CLIPIDEM"), floor=50,
-      given={"values": gradients, "limit": LIMITS},
-      examples=[{"values": values, "limit": 1.0} for values in (SKEWED, [*SKEWED, ZERO], [ZERO])])  # fmt: skip
-def one_factor_for_all_parameters(clip, values, limit):
-    """g' = min(1, c/|g|) g with the norm over all parameters together: direction kept, clipping twice clips once.
+CLIPPED = {
+    "given": {"values": gradients, "limit": LIMITS},
+    "examples": [{"values": values, "limit": 1.0} for values in (SKEWED, [*SKEWED, ZERO], [ZERO])],
+}
+
+
+def norm_by_hand(values) -> tuple[float, float]:
+    """(the norm over all gradients together, its largest relative error, torch's 1e-6 in it: BOUND-CLIP)."""
+    norm = math.sqrt(math.fsum(float(x) ** 2 for value in values for x in value.flatten()))
+    size = sum(value.numel() for value in values)
+    return norm, (size / 2 + 8) * ROUNDOFF[torch.float64] + 1e-6 / max(norm, 1e-6)
+
+
+@must(seam="clip", laws=("ST-CLIP",), floor=50, **CLIPPED)
+def the_clip_reports_the_norm_before_it(clip, values, limit):
+    """The norm that the clip reports is that of all gradients together, before clipping.
+
+    A norm per tensor, or of one shard, hides what explodes.
+    """
+    norm, bound = norm_by_hand(values)
+    reported = float(clipped(clip, values, limit)[0])
+    yield values, abs(reported - norm) <= bound * norm, f"reported norm {reported:.6g}, is {norm:.6g}"
+
+
+@must(seam="clip", laws=("ST-CLIP", "ST-CLIPDIR", "ST-CLIPHOM"), floor=50, **CLIPPED)
+def every_gradient_is_scaled_by_one_factor(clip, values, limit):
+    """g' = min(1, c/|g|) g, with the norm over all parameters together.
 
     Per tensor the norm may reach sqrt(K) c; by value [3, 4, 12] becomes [1, 1, 1]. torch adds 1e-6 to the norm
     (BOUND-CLIP).
     """
-    norm = math.sqrt(math.fsum(float(x) ** 2 for value in values for x in value.flatten()))
+    norm, bound = norm_by_hand(values)
     factor = min(1.0, limit / norm) if norm else 1.0
-    size = sum(value.numel() for value in values)
-    bound = (size / 2 + 8) * ROUNDOFF[torch.float64] + 1e-6 / max(norm, 1e-6)
-    reported, after = clipped(clip, values, limit)
-    yield values, abs(float(reported) - norm) <= bound * norm, f"reported norm {float(reported):.6g}, is {norm:.6g}"
-    for value, got in zip(values, after, strict=True):
+    for value, got in zip(values, clipped(clip, values, limit)[1], strict=True):
         error = float((got - factor * value).abs().max())
-        yield (
-            values,
-            error <= bound * factor * float(value.abs().max()),
-            f"expected factor {factor:.6g}, off by {error:.1e}",
-        )
-    _, again = clipped(clip, after, limit)
-    error = max(float((x - y).abs().max()) for x, y in zip(after, again, strict=True))
-    yield values, error <= (1e-6 / limit + bound) * norm * factor, "clipping twice is not clipping once"
+        close = error <= bound * factor * float(value.abs().max())
+        yield values, close, f"expected factor {factor:.6g}, off by {error:.1e}"
 
 
-@must(seam="clip", laws=("ST-CLIPNOOP",), floor=20, given={"values": gradients}, examples=[{"values": SKEWED}])
-def below_the_limit_not_a_bit_changes(clip, values):
-    """A gradient whose norm is below the limit stays bitwise as it was, and no parameter gets one that had none.
+@must(seam="clip", laws=("ST-CLIPIDEM",), floor=50, **CLIPPED)
+def clipping_twice_is_clipping_once(clip, values, limit):
+    """A gradient that was clipped is clipped no further.
+
+    The clip of each micro-batch and of the step together shorten a gradient by the same limit twice.
+    """
+    norm, bound = norm_by_hand(values)
+    factor = min(1.0, limit / norm) if norm else 1.0
+    _, once = clipped(clip, values, limit)
+    _, twice = clipped(clip, once, limit)
+    error = max(float((x - y).abs().max()) for x, y in zip(once, twice, strict=True))
+    yield values, error <= (1e-6 / limit + bound) * norm * factor, f"clipped once more it moves by {error:.1e}"
+
+
+BELOW = {"given": {"values": gradients}, "examples": [{"values": SKEWED}]}
+
+
+@must(seam="clip", laws=("ST-CLIPNOOP",), floor=20, **BELOW)
+def a_gradient_below_the_limit_keeps_its_bits(clip, values):
+    """Gradients whose norm is below the limit stay bitwise as they were.
+
+    A factor of 1 that is computed, and rounded, moves them all.
+    """
+    norm, _ = norm_by_hand(values)
+    _, after = clipped(clip, values, norm + 1e-3 + norm * 1e-3)
+    yield values, all(torch.equal(x, y) for x, y in zip(values, after, strict=True)), "a gradient was changed"
+
+
+@must(seam="clip", laws=("ST-CLIPNOOP",), floor=20, **BELOW)
+def clipping_gives_no_gradient_to_those_without(clip, values):
+    """A parameter that has no gradient has none after clipping.
 
     AdamW moves a parameter whose gradient is zero: by its momentum, and by decay.
     """
-    norm = math.sqrt(math.fsum(float(x) ** 2 for value in values for x in value.flatten()))
-    _, after = clipped(clip, values, norm + 1e-3 + norm * 1e-3)
-    yield values, all(torch.equal(x, y) for x, y in zip(values, after, strict=True))
     parameters = with_gradients(values)
-    clip(iter(parameters), norm / 2)
+    clip(iter(parameters), norm_by_hand(values)[0] / 2)
     yield values, parameters[0].grad is None, "a parameter without a gradient has one now"
 
 
-@must(seam="clip", laws=("ST-NONFINITE",), floor=3,
-      given={"values": gradients, "bad": st.sampled_from([math.inf, -math.inf, math.nan]), "place": st.integers(0, 99)},
-      examples=[{"values": SKEWED, "bad": bad, "place": place} for bad in (math.inf, -math.inf, math.nan)
-                for place in range(4)])  # fmt: skip
-def a_gradient_that_is_not_finite_is_refused(clip, values, bad, place):
-    """inf or NaN anywhere in a gradient is an error, and no gradient is changed: inf * 0 = NaN would reach every
-    parameter.
-    """
+NOT_FINITE = {
+    "given": {
+        "values": gradients,
+        "bad": st.sampled_from([math.inf, -math.inf, math.nan]),
+        "place": st.integers(0, 99),
+    },
+    "examples": [
+        {"values": SKEWED, "bad": bad, "place": place} for bad in (math.inf, -math.inf, math.nan) for place in range(4)
+    ],
+}
+
+
+def with_one_bad(values, bad, place):
+    """The gradients with one entry that is not finite."""
     values = [value.clone() for value in values]
     chosen = values[place % len(values)].view(-1)
     chosen[place // len(values) % len(chosen)] = bad
+    return values
+
+
+@must(seam="clip", laws=("ST-NONFINITE",), floor=3, **NOT_FINITE)
+def inf_or_nan_in_a_gradient_is_refused(clip, values, bad, place):
+    """inf or NaN anywhere in a gradient is an error.
+
+    inf * 0 = NaN would reach every parameter.
+    """
+    try:
+        clip(iter(with_gradients(with_one_bad(values, bad, place))), 1.0)
+    except Exception as error:
+        yield values, True, f"refused: {error}"
+    else:
+        yield values, False, "no error was raised"
+
+
+@must(seam="clip", laws=("ST-NONFINITE",), floor=3, **NOT_FINITE)
+def a_refused_clip_changes_no_gradient(clip, values, bad, place):
+    """Gradients that the clip refuses stay as they were.
+
+    A trainer that goes on steps with what is left of them.
+    """
+    values = with_one_bad(values, bad, place)
     parameters = with_gradients(values)
     try:
         clip(iter(parameters), 1.0)
@@ -115,51 +182,104 @@ def a_gradient_that_is_not_finite_is_refused(clip, values, bad, place):
             for parameter, value in zip(parameters[1:], values, strict=True)
         )
         yield values, same, "the gradients were changed all the same"
-    else:
-        yield values, False, "no error was raised"
 
 
-@must(seam="evaluate", laws=("ST-EVAL",), floor=50,
-      given={"problem": problems, "cut": st.integers(1, 5), "dropout": st.sampled_from([0.0, 0.5]),
-             "training": st.booleans(), "dtype": st.sampled_from([torch.float64, torch.float32, torch.bfloat16])},
-      examples=[{"problem": problem, "cut": 1 + (mode and dtype == torch.float32), "dropout": 0.5, "training": mode,
-                 "dtype": dtype}
-                for problem, dtype in ((UNEQUAL, torch.float64), (UNEQUAL, torch.float32), (MANY_ROWS, torch.bfloat16))
-                for mode in (True, False)]
-      )  # fmt: skip
-def evaluation_neither_depends_on_batches_nor_leaves_a_trace(evaluate, problem, cut, dropout, training, dtype):
-    """The evaluation loss is the same however the data is cut or packed, over ranks too, free of dropout, and changes
-    nothing in the model: neither the mode of a module nor a parameter nor a gradient. A model that gives NaN is given
-    no number.
+EVALUATED = {
+    "given": {
+        "problem": problems,
+        "cut": st.integers(1, 5),
+        "dropout": st.sampled_from([0.0, 0.5]),
+        "training": st.booleans(),
+        "dtype": st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
+    },
+    "examples": [
+        {"problem": problem, "cut": 1 + (mode and dtype == torch.float32), "dropout": 0.5, "training": mode,
+         "dtype": dtype}
+        for problem, dtype in ((UNEQUAL, torch.float64), (UNEQUAL, torch.float32), (MANY_ROWS, torch.bfloat16))
+        for mode in (True, False)
+    ],
+}  # fmt: skip
 
-    A mean of batch means depends on the batch size (transformers#39241), a limit on the number of batches on their
-    order; examples of a pack that see each other are other examples. A model left in the wrong mode, its frozen part
-    woken, a gradient that was set to zero in mid-window, or random numbers drawn, change the training that follows.
-    """
+
+def to_evaluate(problem, cut, dropout, training, dtype):
+    """(a model in that mode, with a part that is frozen and a gradient from before; its data in several forms)."""
     model = FirstAndLast(problem.logits.shape[-1], 1, dropout, dtype).train(training)
     model.dropouts[1].eval()  # a part that is frozen
     model.table.grad = torch.ones_like(model.table)
     ids = problem.labels.clamp_min(0)
     rows = [Example(one.tolist(), labels.tolist()) for one, labels in zip(ids, problem.labels, strict=True)]
-    before, modes, state = model.table.detach().clone(), modes_of(model), torch.get_rng_state()
-    same = Problem((before[ids] + before[ids[:, :1]]).double(), problem.labels)
+    return model, cut_apart(rows, cut)
+
+
+@must(seam="evaluate", laws=("ST-EVAL",), floor=50, **EVALUATED)
+def the_evaluation_loss_does_not_depend_on_batches(evaluate, problem, cut, dropout, training, dtype):
+    """The evaluation loss is the mean over all targets, free of dropout, however the data is cut, packed or spread over
+    ranks.
+
+    A mean of batch means depends on the batch size (transformers#39241), a limit on the number of batches on their
+    order; examples of a pack that see each other are other examples.
+    """
+    model, forms = to_evaluate(problem, cut, dropout, training, dtype)
+    ids, table = problem.labels.clamp_min(0), model.table.detach().clone()
+    same = Problem((table[ids] + table[ids[:, :1]]).double(), problem.labels)
     expected, bound = math.fsum(same.losses()) / len(same.scored), 4 * loss_bound(same, REDUCED_IN[dtype])
-    for form, batches in cut_apart(rows, cut).items():
+    for form, batches in forms.items():
         value = evaluate(model, batches)
         yield problem, abs(value - expected) <= bound, f"{dtype}, {form}: expected {expected:.9g}, saw {value:.9g}"
-    same_mode = modes_of(model) == modes and model.table.requires_grad
-    yield problem, same_mode and torch.equal(model.table, before), "the model, or its mode, was changed"
+
+
+@must(seam="evaluate", laws=("ST-EVAL",), floor=50, **EVALUATED)
+def an_evaluation_leaves_the_mode_of_every_module(evaluate, problem, cut, dropout, training, dtype):
+    """After an evaluation every module is in the mode that it was in, and every parameter wants what it wanted.
+
+    A model left in evaluation mode trains without its dropout; a frozen part that is woken trains.
+    """
+    model, forms = to_evaluate(problem, cut, dropout, training, dtype)
+    modes = modes_of(model)
+    for batches in forms.values():
+        evaluate(model, batches)
+    yield problem, modes_of(model) == modes and model.table.requires_grad, "the mode of the model was changed"
+
+
+@must(seam="evaluate", laws=("ST-EVAL",), floor=50, **EVALUATED)
+def an_evaluation_changes_no_parameter_or_gradient(evaluate, problem, cut, dropout, training, dtype):
+    """An evaluation leaves parameters and gradients bitwise as they were.
+
+    A gradient that is set to zero in the middle of an accumulation window is lost.
+    """
+    model, forms = to_evaluate(problem, cut, dropout, training, dtype)
+    before = model.table.detach().clone()
+    for batches in forms.values():
+        evaluate(model, batches)
+    yield problem, torch.equal(model.table, before), "the model was changed"
     kept = model.table.grad is not None and bool((model.table.grad == 1).all())
     yield problem, kept, "the gradient that had been there was changed"
+
+
+@must(seam="evaluate", laws=("ST-EVAL",), floor=50, **EVALUATED)
+def an_evaluation_draws_no_random_number(evaluate, problem, cut, dropout, training, dtype):
+    """An evaluation leaves the random state as it was.
+
+    Otherwise the training after it depends on how often it is evaluated.
+    """
+    model, forms = to_evaluate(problem, cut, dropout, training, dtype)
+    state = torch.get_rng_state()
+    for batches in forms.values():
+        evaluate(model, batches)
     yield problem, torch.equal(torch.get_rng_state(), state), "random numbers were drawn"
+
+
+@must(seam="evaluate", laws=("ST-EVAL",), floor=50, **EVALUATED)
+def a_model_that_gives_nan_has_no_evaluation(evaluate, problem, cut, dropout, training, dtype):
+    """Where the model gives NaN at a target, the evaluation is NaN, or refused.
+
+    A mean that skips it calls a broken model good.
+    """
+    model, forms = to_evaluate(problem, cut, dropout, training, dtype)
     with torch.no_grad():
-        model.table[ids[problem.scored[-1]]] = math.nan
-    try:
-        value = evaluate(model, cut_apart(rows, cut)["cut"])
-    except Exception as error:
-        yield problem, True, f"refused: {error}"
-    else:
-        yield problem, math.isnan(value), f"the model gives NaN, its evaluation {value}"
+        model.table[problem.labels.clamp_min(0)[problem.scored[-1]]] = math.nan
+    value = number_or_nan(evaluate, model, forms["cut"])
+    yield problem, math.isnan(value), f"the model gives NaN, its evaluation {value}"
 
 
 def modes_of(model):

@@ -43,8 +43,8 @@ def norm_bound(run, step) -> float:
 def the_loss_is_cross_entropy(run):
     """At every target the gradient is that of cross-entropy: w (softmax(z) - onehot(y)).
 
-    Label smoothing that nobody asked for, logits scaled or capped, a loss reduced in bfloat16 (Modalities#464), a fused
-    kernel that is wrong in one branch (Liger-Kernel#968): seen in the gradient, not in the loss.
+    Label smoothing that was not asked for, logits scaled or capped, a loss reduced in bfloat16 (Modalities#464), a
+    fused kernel that is wrong in one branch (Liger-Kernel#968): seen in the gradient, not in the loss.
     """
     for row in run.rows:
         if row.target is not None:
@@ -181,7 +181,7 @@ def clipping_is_by_the_norm_of_the_whole_gradient(run):
                 f"(spread over parameters {spread:.1e}), and the norm {length:.6g} after it",
                 factor / expected,
             )
-    # Under dropout nobody else knows the norm before; that after it has its limit all the same.
+    # Under dropout the norm before cannot be computed again; that after it has its limit all the same.
     for step in run.steps:
         if run.dropout and run.targets_of_step[step.index]:
             length = norm_of(step)

@@ -1,6 +1,6 @@
-"""The update: the optimizer writes what its rule says, at the job's learning rate, and nobody else writes at all.
+"""The update: the optimizer writes what its rule says, at the job's learning rate, and nothing else writes at all.
 
-A rate applied twice, a decay that nobody asked for, weights rounded between two steps: the loss falls all the same.
+A rate applied twice, a decay that was not asked for, weights rounded between two steps: the loss falls all the same.
 Each update is computed again in float64 from the gradient that the optimizer got, so that these properties judge the
 rule and not the gradient.
 """
@@ -16,7 +16,7 @@ from sftspec.properties import must, should
 def sgd_subtracts_rate_times_gradient(run):
     """SGD writes p - lr g, with the learning rate of the job, and nothing more.
 
-    A rate applied twice, decay that nobody asked for, a scheduler stepped per micro-batch (accelerate#963).
+    A rate applied twice, decay that was not asked for, a scheduler stepped per micro-batch (accelerate#963).
     """
     if run.job.optimizer != "sgd":
         return
@@ -84,7 +84,7 @@ def what_is_frozen_stays(run):
     """A parameter with requires_grad False is, after every step and at the end, bitwise what the trainer was given.
 
     A loop that sets requires_grad on every parameter (yolov5#1213), decay of what has no gradient (Muon#54), a frozen
-    embedding that was resized. Whoever freezes layers to keep what they know trains the whole model.
+    embedding that was resized. Layers that were frozen to keep what they know are trained.
     """
 
     def frozen(state):
