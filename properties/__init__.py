@@ -117,7 +117,7 @@ def should(**options: Any) -> Callable[[Callable], Callable]:
 
 
 def takes(function: Callable, option: str) -> bool:
-    """Whether a seam has an option: what somebody's function does not have is not asked of it."""
+    """Whether a function has an option: one that it does not have is not asked of it."""
     parameters = inspect.signature(function).parameters.values()
     return any(item.name == option or item.kind is inspect.Parameter.VAR_KEYWORD for item in parameters)
 

@@ -1,4 +1,4 @@
-"""Talks of an agent: put together from steps, and spelt by hand as the variants that take calls write them."""
+"""Conversations of an agent: put together from steps, and spelt by hand as the variants that take calls write them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STEPS = {
     "call without result": [_answer("", FIND)],
     "instruction": [{"role": "system", "content": "Be brief."}],
 }
-# Two groups of results and a call that is made again; a question after all that; talks that end in calls.
+# Two groups of results and a call that is made again; a question after all that; conversations that end in calls.
 AGENTS = [
     ["words and calls", "thoughts and call", "call", "answer"],
     ["words and calls", "thoughts", "question", "call", "words and calls", "thoughts and call", "thoughts"],
@@ -69,44 +69,47 @@ SPELT = {
 
 def conversation_of(steps: Sequence[str], template: str) -> list[dict]:
     """The steps, without what the variant has no place for: thoughts, and in Llama-3.1 what stands beside a call."""
-    talk = [deepcopy(message) for message in (*HELLO, *(item for step in steps for item in STEPS[step]))]
-    for message in talk:
+    conversation = [deepcopy(message) for message in (*HELLO, *(item for step in steps for item in STEPS[step]))]
+    for message in conversation:
         if template not in TAKE_THOUGHTS:
             message.pop("reasoning_content", None)
         if template == "llama3.1/hf" and "tool_calls" in message:
             message |= {"content": "", "tool_calls": message["tool_calls"][:1]}
-    return talk
+    return conversation
 
 
-def spelt_answer(talk: list[dict], place: int, template: str) -> tuple[str, str]:
+def spelt_answer(conversation: list[dict], place: int, template: str) -> tuple[str, str]:
     """(what the model is given between its header and its answer, the answer that it writes, with its end of turn).
 
     Thoughts are kept after the last question; a last answer without any has empty ones, which the model is given where
     it is not to think.
     """
-    spelling, message = SPELT[template], talk[place]
+    spelling, message = SPELT[template], conversation[place]
     calls = [call["function"] for call in message.get("tool_calls", ())]
     written = [spelling.call.format(call["name"], json.dumps(call["arguments"])) for call in calls]
     said = spelling.between.join([*filter(None, [message["content"]]), *written]) + spelling.end_of_turn
-    question = max(index for index, earlier in enumerate(talk) if earlier["role"] == "user")
+    question = max(index for index, earlier in enumerate(conversation) if earlier["role"] == "user")
     if template not in TAKE_THOUGHTS or place < question:
         return "", said
     if thoughts := message.get("reasoning_content"):
         return "", f"<think>\n{thoughts}\n</think>\n\n{said}"
-    empty = EMPTY_THOUGHTS if place == len(talk) - 1 else ""
+    empty = EMPTY_THOUGHTS if place == len(conversation) - 1 else ""
     return (empty, said) if template == "chatml/qwen3-nothink" else ("", empty + said)
 
 
-def spelt_conversation(talk: list[dict], template: str) -> str:
+def spelt_conversation(conversation: list[dict], template: str) -> str:
     """All turns from the first question on. Results that follow each other are one user's turn in tags, or a turn each
     of "ipython", which Llama-3.1 quotes."""
     spelling, text = SPELT[template], ""
-    for role, group in groupby(range(len(talk)), lambda place: talk[place]["role"]):
+    for role, group in groupby(range(len(conversation)), lambda place: conversation[place]["role"]):
         places = list(group)
-        contents = [talk[place]["content"] for place in places]
+        contents = [conversation[place]["content"] for place in places]
         ends = [spelling.end_of_turn] * len(places)
         if role == "assistant":
-            contents, ends = ["".join(spelt_answer(talk, place, template)) for place in places], [""] * len(places)
+            contents, ends = (
+                ["".join(spelt_answer(conversation, place, template)) for place in places],
+                [""] * len(places),
+            )
         elif role == "tool" and template in IN_TAGS:
             role, contents = "user", ["\n".join(f"<tool_response>\n{each}\n</tool_response>" for each in contents)]
         elif role == "tool":

@@ -1,4 +1,4 @@
-"""Conversations that random talks do not hold: what template properties are read on, one by one."""
+"""Conversations that random ones do not hold: what template properties are read on, one by one."""
 
 from __future__ import annotations
 

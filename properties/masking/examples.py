@@ -56,7 +56,7 @@ def every_conversation_with_a_target_is_trained(run):
 
     Conversations otherwise vanish in silence: the whole one masked on a length mismatch (FastChat#2996), the last
     partial batch dropped, packing that throws away long examples (trl#4554). One that stands in the corpus twice is
-    seen twice: whoever repeats it wants it to weigh more.
+    seen twice: it is to weigh more.
     """
     if run.error:
         return
@@ -120,7 +120,7 @@ def every_position_has_an_origin(run):
     """Every token that the model saw comes from a conversation, or is a control token, or hidden by the attention mask.
 
     Text that stands in no conversation was made up on the way: a template with one newline more or less, a default
-    system prompt that nobody wrote (LLaMA-Factory#10772), a header doubled. What no position attends to and nothing
+    system prompt that was not written (LLaMA-Factory#10772), a header doubled. What no position attends to and nothing
     trains is padding, whatever its id.
     """
     control = {*run.job.tokenizer.all_special_ids, run.pad}

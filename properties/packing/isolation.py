@@ -6,8 +6,7 @@ of a percent (trap H1), so it is not looked for in the loss: the recorded call i
 arguments, with the tokens of other examples changed, and not one bit of this example may move. (Krell et al. 2021,
 arXiv:2107.02027; Kundu et al. 2024, arXiv:2407.09105.)
 
-These properties read a run, packed or padded. The packer and the collator as functions: packing_packer,
-packing_collator.
+These properties read a run, packed or padded. The packer and the collator as functions are in `packer` and `collator`.
 """
 
 from __future__ import annotations

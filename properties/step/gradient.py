@@ -5,8 +5,9 @@ over ranks, clipping and stale gradients all happen in between. So these propert
 the gradient with which the optimizer stepped. Plain SGD without clipping shows constant factors; AdamW and active
 clipping hide them (trap H5).
 
-These properties read a run, up to the gradient that the optimizer gets. What it does with it: step_updates. Order and
-epochs: step_epochs. What is said of it: step_reports. The loss, the clip and the step as functions: step_parts.
+These properties read a run, up to the gradient that the optimizer gets. What it does with it is in
+`updates`, order and epochs in `epochs`, what is said of it in `reports`, the loss and the clip as functions in
+`functions` and `clipping`.
 """
 
 from __future__ import annotations
