@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch.nn.functional import log_softmax, one_hot
 
 from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants.parts import Parts
 from sftspec.step import IGNORE, clip_gradients, count_targets, sft_loss
 from sftspec.trainer import Pipeline
 
 
-@mutant("one-factor-for-all-parameters", "model.parameters() read twice", "clipping is off, and the log shows a norm",
-        "make a list of the parameters first")  # fmt: skip
+@mutant(
+    "every-gradient-is-scaled-by-one-factor",
+    "model.parameters() read twice",
+    "clipping is off, and the log shows a norm",
+    "make a list of the parameters first",
+)
 def parameters_exhausted():
     """The clip goes over the parameters twice, and a generator has none left to scale."""
 
@@ -31,7 +37,7 @@ def parameters_exhausted():
     return Pipeline(clip=clip)
 
 
-@mutant("a-gradient-that-is-not-finite-is-refused", "variant of milesial/Pytorch-UNet#470", "NaN in every parameter",
+@mutant("inf-or-nan-in-a-gradient-is-refused", "variant of milesial/Pytorch-UNet#470", "NaN in every parameter",
         "look at the norm of all gradients together")  # fmt: skip
 def last_gradient_alone_checked():
     """Only the last parameter's gradient is looked at for inf and NaN."""
@@ -48,7 +54,7 @@ def last_gradient_alone_checked():
     return Pipeline(clip=clip)
 
 
-@mutant("below-the-limit-not-a-bit-changes", "gradients filled up before a reduction",
+@mutant("clipping-gives-no-gradient-to-those-without", "gradients filled up before a reduction",
         "parameters that nobody trains decay", "leave None where it is")  # fmt: skip
 def missing_gradients_are_zero():
     """A parameter without a gradient gets one of zero, by which an optimizer with decay moves it."""
@@ -63,8 +69,12 @@ def missing_gradients_are_zero():
     return Pipeline(clip=clip)
 
 
-@mutant("equal-logits-cost-ln-v", "one-hot times log-softmax", "NaN where a padded vocabulary is masked",
-        "gather the target's logarithm")  # fmt: skip
+@mutant(
+    "equal-logits-cost-the-logarithm-of-their-number an-excluded-target-costs-infinity",
+    "one-hot times log-softmax",
+    "NaN where a padded vocabulary is masked",
+    "gather the target's logarithm",
+)
 def multiplied_by_one_hot():
     """Logarithms of all tokens are multiplied by a one-hot row and summed: 0 * inf where a token is excluded."""
 
@@ -80,7 +90,7 @@ def multiplied_by_one_hot():
     return Pipeline(loss=loss)
 
 
-@mutant("the-gradient-is-softmax-minus-onehot", "a detached copy in 16 bits", "half the rate in bfloat16",
+@mutant("each-row-of-the-gradient-is-softmax-minus-onehot", "a detached copy in 16 bits", "half the rate in bfloat16",
         "compare gradients in every type")  # fmt: skip
 def gradient_halved_in_sixteen_bits():
     """Of bfloat16 logits only half carries a gradient; the loss is what it should be."""
@@ -90,3 +100,54 @@ def gradient_halved_in_sixteen_bits():
         return sft_loss(half, labels, num_targets, weights)
 
     return Pipeline(loss=loss)
+
+
+# ------------------------------------------------------------------------------------- functions alone: no trainer runs
+
+
+def function(**parts: Callable) -> Parts:
+    return Parts(parts, frozenset({"step"}))
+
+
+@mutant("no-loss-is-negative", "a loss shown as the gain over a uniform guess", "its curve says nothing of the model",
+        "nats per target, and nothing subtracted")  # fmt: skip
+def loss_less_ln_v():
+    """The loss of a uniform guess, ln V, is subtracted."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        return sft_loss(logits, labels, num_targets, weights) - math.log(logits.shape[-1])
+
+    return function(loss=loss)
+
+
+@mutant("a-refused-clip-changes-no-gradient", "variant of milesial/Pytorch-UNet#470, an error that comes too late",
+        "NaN in every parameter of a trainer that goes on", "look at the norm before scaling")  # fmt: skip
+def norm_checked_after_scaling():
+    """Gradients are scaled by a norm that is not finite, and then it is refused."""
+
+    def clip(parameters, limit):
+        gradients = [item.grad for item in parameters if item.grad is not None]
+        norm = math.sqrt(math.fsum(float(gradient.double().pow(2).sum()) for gradient in gradients))
+        for gradient in gradients if not norm <= limit else ():
+            gradient.mul_(limit / norm)
+        if not math.isfinite(norm):
+            raise ValueError(f"the gradient norm is {norm}")
+        return norm
+
+    return function(clip=clip)
+
+
+@mutant("clipping-twice-is-clipping-once", "a smooth limit in place of a hard one", "all its steps are too short",
+        "min(1, limit / norm)")  # fmt: skip
+def soft_limit():
+    """Gradients are scaled by limit / (limit + norm), whatever their norm."""
+
+    def clip(parameters, limit):
+        parameters = list(parameters)
+        norm = clip_gradients(parameters, math.inf)
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(limit / (limit + norm))
+        return norm
+
+    return function(clip=clip)

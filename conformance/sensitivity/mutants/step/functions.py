@@ -37,8 +37,12 @@ def reduced_as_given(logits: Tensor, labels: Tensor) -> Tensor:
     return rows.logsumexp(-1) - rows.gather(-1, targets[:, None])[:, 0]
 
 
-@mutant("the-gradient-is-softmax-minus-onehot", "variant of linkedin/Liger-Kernel, grad_output taken for 1",
-        "the loss is scaled, its gradient is not", "multiply by the gradient from above")  # fmt: skip
+@mutant(
+    "three-times-the-loss-has-three-times-its-gradient",
+    "variant of linkedin/Liger-Kernel, grad_output taken for 1",
+    "the loss is scaled, its gradient is not",
+    "multiply by the gradient from above",
+)
 def gradient_from_above_ignored():
     """A fused kernel returns the gradient that it kept, whatever the loss is multiplied by afterwards."""
 
@@ -93,7 +97,7 @@ def weighted_logits_not_raised():
     return Pipeline(loss=loss)
 
 
-@mutant("the-loss-is-the-mean-over-targets the-gradient-is-softmax-minus-onehot",
+@mutant("the-loss-is-the-mean-cross-entropy-of-the-targets each-row-of-the-gradient-is-softmax-minus-onehot",
         "variant of huggingface/transformers#34191, sum and divide beside the mean", "gradients are coarse in 16 bits",
         "raise the logits before the branches part")  # fmt: skip
 def logits_not_raised_where_targets_are_counted():
@@ -140,7 +144,7 @@ def losses(model: torch.nn.Module, batches: Sequence[Batch], forward: Callable =
     return [sft_loss(forward(model, batch), batch.labels, total) for batch in batches if batch.num_targets]
 
 
-@mutant("evaluation-neither-depends-on-batches-nor-leaves-a-trace", "sftspec itself, in 2026: model.train(mode)",
+@mutant("an-evaluation-leaves-the-mode-of-every-module", "sftspec itself, in 2026: model.train(mode)",
         "frozen dropout is on from the first evaluation", "restore the mode of each module")  # fmt: skip
 def evaluation_wakes_what_slept():
     """After an evaluation every module is in the mode of the model, also one that stood in eval mode."""
@@ -154,8 +158,12 @@ def evaluation_wakes_what_slept():
     return evaluating(evaluate)
 
 
-@mutant("evaluation-neither-depends-on-batches-nor-leaves-a-trace", "variant of model.training = False",
-        "evaluations are noise", "model.eval() reaches all modules")  # fmt: skip
+@mutant(
+    "the-evaluation-loss-does-not-depend-on-batches an-evaluation-draws-no-random-number",
+    "variant of model.training = False",
+    "evaluations are noise",
+    "model.eval() reaches all modules",
+)
 def evaluation_stills_the_top_alone():
     """For an evaluation the model is switched to eval mode, the modules within it are not."""
 
@@ -168,7 +176,7 @@ def evaluation_stills_the_top_alone():
     return evaluating(evaluate)
 
 
-@mutant("evaluation-neither-depends-on-batches-nor-leaves-a-trace", "variant of max_eval_batches left at its default",
+@mutant("the-evaluation-loss-does-not-depend-on-batches", "variant of max_eval_batches left at its default",
         "most of the data is never looked at", "evaluate all, or say how much")  # fmt: skip
 def ten_batches_evaluated():
     """The first ten batches are evaluated, the others are not."""
@@ -180,7 +188,7 @@ def ten_batches_evaluated():
     return evaluating(evaluate)
 
 
-@mutant("evaluation-neither-depends-on-batches-nor-leaves-a-trace", "variant of a diverged run that is averaged away",
+@mutant("a-model-that-gives-nan-has-no-evaluation", "variant of a diverged run that is averaged away",
         "a model that broke looks fine", "let NaN be seen, or refuse it")  # fmt: skip
 def broken_batches_not_evaluated():
     """Batches whose loss is not finite are left out of an evaluation."""
@@ -192,7 +200,7 @@ def broken_batches_not_evaluated():
     return evaluating(evaluate)
 
 
-@mutant("evaluation-neither-depends-on-batches-nor-leaves-a-trace", "variant of an evaluation that was not packed once",
+@mutant("the-evaluation-loss-does-not-depend-on-batches", "variant of an evaluation that was not packed once",
         "what is evaluated is not what is trained", "give the model all that the batch has for it")  # fmt: skip
 def packs_evaluated_as_rows():
     """In an evaluation the model is given ids alone, so that the examples of a pack are one."""
@@ -205,7 +213,7 @@ def packs_evaluated_as_rows():
     return evaluating(evaluate)
 
 
-@mutant("evaluation-neither-depends-on-batches-nor-leaves-a-trace", "variant of huggingface/transformers#34147",
+@mutant("the-evaluation-loss-does-not-depend-on-batches", "variant of huggingface/transformers#34147",
         "small gains are rounded away", "sum in float32 at least")  # fmt: skip
 def evaluation_summed_in_sixteen_bits():
     """The losses of the batches are added up in the type of the model."""

@@ -12,7 +12,7 @@ from sftspec.step import IGNORE, StepReport, count_targets, forward_logits, sft_
 from sftspec.trainer import Pipeline
 
 
-@mutant("the-denominator-is-the-number-of-targets padding-and-copies-change-nothing",
+@mutant("the-denominator-is-the-number-of-targets padding-at-the-right-changes-nothing",
         "mean over all positions", "padding and prompts lower the rate", "divide by targets")  # fmt: skip
 def divided_by_positions():
     """The summed loss is divided by the number of positions, padding and prompts among them."""
@@ -23,7 +23,7 @@ def divided_by_positions():
     return Pipeline(loss=loss)
 
 
-@mutant("the-denominator-is-the-number-of-targets the-loss-is-the-mean-over-targets",
+@mutant("the-denominator-is-the-number-of-targets the-loss-is-the-mean-cross-entropy-of-the-targets",
         "batch means", "long rows count for more", "divide by targets, not by rows")  # fmt: skip
 def divided_by_rows():
     """The summed loss is divided by the number of rows."""
@@ -34,14 +34,23 @@ def divided_by_rows():
     return Pipeline(loss=loss)
 
 
-@mutant("micro-batches-add-up", "mean reduction inside the model", "num_items_in_batch is ignored", "pass it through")
+@mutant(
+    "the-losses-of-micro-batches-add-up the-gradients-of-micro-batches-add-up",
+    "mean reduction inside the model",
+    "num_items_in_batch is ignored",
+    "pass it through",
+)
 def count_of_the_step_ignored():
     """The loss divides by its own targets, whatever the step's number is."""
     return Pipeline(loss=lambda logits, labels, num_targets=None, weights=None: sft_loss(logits, labels, None, weights))
 
 
-@mutant("the-loss-is-cross-entropy the-gradient-is-softmax-minus-onehot", "Liger-Kernel#243", "probabilities are flat",
-        "pass the option on, or refuse it")  # fmt: skip
+@mutant(
+    "the-loss-is-cross-entropy each-row-of-the-gradient-is-softmax-minus-onehot excluded-tokens-have-no-gradient",
+    "Liger-Kernel#243",
+    "probabilities are flat",
+    "pass the option on, or refuse it",
+)
 def labels_smoothed():
     """A tenth of the target's probability is spread over the vocabulary."""
 
@@ -65,8 +74,13 @@ def reduced_in_bfloat16():
     return Pipeline(loss=loss)
 
 
-@mutant("equal-logits-cost-ln-v the-loss-is-the-mean-over-targets the-gradient-is-the-slope", "units mixed up",
-        "another learning rate", "nats in the loss")  # fmt: skip
+@mutant(
+    "equal-logits-cost-the-logarithm-of-their-number the-loss-is-the-mean-cross-entropy-of-the-targets "
+    "the-gradient-is-the-slope",
+    "units mixed up",
+    "another learning rate",
+    "nats in the loss",
+)
 def loss_in_bits():
     """The value of the loss is in bits, its gradient in nats."""
 
@@ -77,7 +91,7 @@ def loss_in_bits():
     return Pipeline(loss=loss)
 
 
-@mutant("the-loss-is-convex-and-falls-with-the-target the-loss-is-cross-entropy", "logit caps", "logits stop moving",
+@mutant("the-loss-is-convex the-loss-is-cross-entropy", "logit caps", "logits stop moving",
         "cap in the model or not at all")  # fmt: skip
 def logits_capped():
     """Logits are capped at 3 by a tanh before the loss."""
@@ -101,7 +115,10 @@ def focal():
 
 
 @mutant(
-    "order-of-rows-and-of-tokens-is-arbitrary", "token id 0 special-cased", "token 0 is never learned", "no special ids"
+    "the-order-of-tokens-is-arbitrary the-loss-falls-as-the-target-rises",
+    "token id 0 special-cased",
+    "token 0 is never learned",
+    "no special ids",
 )
 def token_zero_ignored():
     """Targets with id 0 cost nothing."""
@@ -114,7 +131,7 @@ def token_zero_ignored():
     return Pipeline(loss=loss)
 
 
-@mutant("evaluation-neither-depends-on-batches-nor-leaves-a-trace", "huggingface/transformers#39241",
+@mutant("the-evaluation-loss-does-not-depend-on-batches", "huggingface/transformers#39241",
         "evaluations cannot be compared", "sum over batches, divide once")  # fmt: skip
 def evaluation_averages_batches():
     """The evaluation loss is the mean of the means of its batches."""
@@ -128,7 +145,7 @@ def evaluation_averages_batches():
     return Averages()
 
 
-@mutant("evaluation-neither-depends-on-batches-nor-leaves-a-trace", "yxuansu/TaCL#11", "training loses its dropout",
+@mutant("an-evaluation-leaves-the-mode-of-every-module", "yxuansu/TaCL#11", "training loses its dropout",
         "restore the mode")  # fmt: skip
 def evaluation_leaves_the_mode():
     """After an evaluation the model stays in evaluation mode."""
@@ -154,8 +171,12 @@ def loss_reported_per_micro_batch():
     return Pipeline(step=step)
 
 
-@mutant("the-loss-is-the-mean-over-targets", "huggingface/transformers#34147", "gradients are coarse in 16 bits",
-        "reduce in float32 whatever the logits")  # fmt: skip
+@mutant(
+    "the-loss-is-the-mean-cross-entropy-of-the-targets",
+    "huggingface/transformers#34147",
+    "gradients are coarse in 16 bits",
+    "reduce in float32 whatever the logits",
+)
 def sixteen_bits_not_raised():
     """Logits in bfloat16 are reduced in bfloat16; those in float32 are not touched."""
 
@@ -169,8 +190,12 @@ def sixteen_bits_not_raised():
     return Pipeline(loss=loss)
 
 
-@mutant("masking/everything-chosen-is-trained", "linkedin/Liger-Kernel#968", "the end of a batch is never learned",
-        "the last chunk counts as well")  # fmt: skip
+@mutant(
+    "masking/everything-chosen-is-trained a-doubled-batch-costs-the-same the-order-of-rows-is-arbitrary",
+    "linkedin/Liger-Kernel#968",
+    "the end of a batch is never learned",
+    "the last chunk counts as well",
+)
 def last_chunk_lost():
     """The loss is computed in chunks of 32 targets, and the last, smaller chunk is lost."""
 
@@ -186,7 +211,7 @@ def last_chunk_lost():
     return Pipeline(loss=loss)
 
 
-@mutant("the-loss-is-the-mean-over-targets", "variant of linkedin/Liger-Kernel#968",
+@mutant("the-loss-is-the-mean-cross-entropy-of-the-targets", "variant of linkedin/Liger-Kernel#968",
         "the end of a long row is never learned", "the number of chunks follows from the targets")  # fmt: skip
 def third_chunk_lost():
     """The loss is computed in chunks of 4,096 targets, and there are never more than two."""
@@ -201,8 +226,12 @@ def third_chunk_lost():
     return Pipeline(loss=loss)
 
 
-@mutant("the-loss-is-the-mean-over-targets", "variant of linkedin/Liger-Kernel#968, the last block of columns",
-        "rare tokens are not pushed down", "the last block counts as well")  # fmt: skip
+@mutant(
+    "the-loss-is-the-mean-cross-entropy-of-the-targets",
+    "variant of linkedin/Liger-Kernel#968, the last block of columns",
+    "rare tokens are not pushed down",
+    "the last block counts as well",
+)
 def last_block_of_the_vocabulary_lost():
     """The softmax is computed in blocks of 1,024 tokens, and the last, smaller block is left out of its sum."""
 
@@ -259,7 +288,7 @@ def each_row_weighs_the_same():
     return Pipeline(loss=loss)
 
 
-@mutant("evaluation-neither-depends-on-batches-nor-leaves-a-trace", "huggingface/transformers#35078",
+@mutant("the-evaluation-loss-does-not-depend-on-batches", "huggingface/transformers#35078",
         "evaluations are off by a factor", "a loss is not multiplied at evaluation")  # fmt: skip
 def evaluation_multiplied():
     """The evaluation loss is multiplied by the number of batches."""
@@ -272,7 +301,7 @@ def evaluation_multiplied():
     return Multiplies()
 
 
-@mutant("evaluation-neither-depends-on-batches-nor-leaves-a-trace", "dropout at evaluation", "evaluations are noise",
+@mutant("the-evaluation-loss-does-not-depend-on-batches", "dropout at evaluation", "evaluations are noise",
         "eval() before, train() after")  # fmt: skip
 def evaluation_with_dropout():
     """The model is evaluated in training mode."""
@@ -291,7 +320,7 @@ def evaluation_with_dropout():
     return Trains()
 
 
-@mutant("evaluation-neither-depends-on-batches-nor-leaves-a-trace", "evaluation in mid-window",
+@mutant("an-evaluation-changes-no-parameter-or-gradient", "evaluation in mid-window",
         "micro-batches are lost without a word", "leave gradients alone")  # fmt: skip
 def evaluation_clears_the_gradient():
     """An evaluation sets the gradients to zero."""

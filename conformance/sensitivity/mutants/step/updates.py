@@ -14,7 +14,7 @@ from sftspec.step import StepReport, clip_gradients, forward_logits, sft_loss, s
 from sftspec.trainer import Pipeline, make_optimizer
 
 
-@mutant("clipping-is-by-the-norm-of-the-whole-gradient one-factor-for-all-parameters", "pytorch/pytorch#72548",
+@mutant("clipping-is-by-the-norm-of-the-whole-gradient every-gradient-is-scaled-by-one-factor", "pytorch/pytorch#72548",
         "directions change", "one norm over all parameters")  # fmt: skip
 def clipped_per_parameter():
     """Each parameter is clipped by its own norm."""
@@ -58,7 +58,7 @@ def not_clipped_with_adamw():
     return Pipeline(step=step)
 
 
-@mutant("a-gradient-below-the-limit-is-not-scaled below-the-limit-not-a-bit-changes", "normalised gradients",
+@mutant("a-gradient-below-the-limit-is-not-scaled a-gradient-below-the-limit-keeps-its-bits", "normalised gradients",
         "every step is equally long", "scale only above the limit")  # fmt: skip
 def always_normalised():
     """The gradient is scaled to the limit also when it is below."""
@@ -74,7 +74,7 @@ def always_normalised():
     return Pipeline(clip=clip)
 
 
-@mutant("a-gradient-that-is-not-finite-is-refused", "milesial/Pytorch-UNet#470", "NaN in every parameter",
+@mutant("inf-or-nan-in-a-gradient-is-refused", "milesial/Pytorch-UNet#470", "NaN in every parameter",
         "raise, and change nothing")  # fmt: skip
 def infinite_gradient_applied():
     """A norm that is not finite is used like any other."""
@@ -172,7 +172,7 @@ def clipped_unasked():
     return Pipeline(clip=lambda parameters, limit: clip_gradients(parameters, min(limit, 1.0)))
 
 
-@mutant("clipping-is-by-the-norm-of-the-whole-gradient one-factor-for-all-parameters",
+@mutant("clipping-is-by-the-norm-of-the-whole-gradient every-gradient-is-scaled-by-one-factor",
         "values clipped instead of the norm", "directions change", "one factor for all")  # fmt: skip
 def clipped_by_value():
     """Every entry of the gradient is cut to the limit divided by a hundred."""
@@ -188,8 +188,12 @@ def clipped_by_value():
     return Pipeline(clip=clip)
 
 
-@mutant("clipping-is-by-the-norm-of-the-whole-gradient", "pytorch/pytorch#170862", "the clip is too weak",
-        "the norm of all shards together")  # fmt: skip
+@mutant(
+    "clipping-is-by-the-norm-of-the-whole-gradient the-clip-reports-the-norm-before-it",
+    "pytorch/pytorch#170862",
+    "the clip is too weak",
+    "the norm of all shards together",
+)
 def clipped_by_the_largest_parameter():
     """The norm is that of the largest single gradient instead of all together."""
 
