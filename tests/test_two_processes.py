@@ -15,6 +15,7 @@ from sftspec import properties
 from sftspec.conformance.adapters import resolve
 from sftspec.conformance.commands.cli import main
 from sftspec.conformance.report.document import identify, make_document
+from sftspec.conformance.report.isolation import Isolation
 from sftspec.conformance.trial.judge import Trial, put_on_trial
 from sftspec.conformance.trial.scenarios import SCENARIOS
 from sftspec.conformance.trial.two_processes import put_on_trial_apart, stage_of
@@ -34,8 +35,8 @@ def asked_of(names) -> list:
     return [item for item in SCENARIOS if item.name in names]
 
 
-def told(trial: Trial, identity: dict) -> dict:
-    document = make_document(trial, identity, "sftspec check", 0)
+def told(trial: Trial, identity: dict, isolation: dict | None = None) -> dict:
+    document = make_document(trial, identity, "sftspec check", 0, isolation=isolation)
     for item in (document, *document["scenarios"]):
         item.pop("seconds", None)
     return document
@@ -47,10 +48,11 @@ def test_both_paths_give_one_document(place):
     chosen = [item for item in properties.load("masking", "packing", "step") if item.seam == "run"]
     candidate = resolve(name, dict(settings))
     here = put_on_trial(candidate.trainer, chosen, 0, asked_of(ASKED[place]))
+    isolation = Isolation()
     with stage_of(name, dict(settings)) as stage:
-        there = put_on_trial_apart(stage, stage.trainer(), chosen, asked_of(ASKED[place]))
+        there = put_on_trial_apart(stage, stage.trainer(), chosen, asked_of(ASKED[place]), keep=isolation.add)
         said = stage.said["identity"]
-    assert told(there, said) == told(here, identify(candidate.trainer, candidate.setting))
+    assert told(there, said, isolation.record()) == told(here, identify(candidate.trainer, candidate.setting))
     assert sum(sum(item.evidence.values()) for item in there.verdicts) > 1000
     assert not any(step.gradients or step.before or step.after for run in there.runs for step in run.steps)
 

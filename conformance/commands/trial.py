@@ -71,6 +71,7 @@ def put_on_trial(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, st
     with performing(args) as (stage, diary, tell):
         chosen = select(args.select)
         from sftspec.conformance.report.document import make_document
+        from sftspec.conformance.report.isolation import Isolation
         from sftspec.conformance.trial.scenarios import on_model, scenarios_for
 
         trainer = stage.trainer()
@@ -80,14 +81,16 @@ def put_on_trial(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, st
         examples = 100
         if args.quick:
             scenarios, examples = [item for item in scenarios if item.name in QUICK or args.scenario], 20
+        isolation = Isolation()
         trial = put_on_trial_apart(
-            stage, trainer, chosen, on_model(scenarios, config), args.seed, diary.begin, examples, finished=tell
+            stage, trainer, chosen, on_model(scenarios, config), args.seed, diary.begin, examples,
+            finished=tell, keep=isolation.add,
         )  # fmt: skip
         if args.quick:
             said_of_quick(trial, len(scenarios), showing)
         words = [*shlex.split(stage.said["command"]), *options_of(args), "--seed", str(args.seed)]
         identity, environment = stage.said["identity"], stage.said["environment"]
-        document = make_document(trial, identity, shlex.join(words), args.seed, recorded_on=environment)
+        document = make_document(trial, identity, shlex.join(words), args.seed, environment, isolation.record())
     if trial.interrupted:
         printed = trial.printed.get(trial.interrupted_in, "").strip()
         tail = f"; the trainer had printed:\n{printed}" if printed else ""

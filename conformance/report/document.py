@@ -31,12 +31,14 @@ def make_document(
     command: str,
     seed: int,
     recorded_on: Mapping[str, str] | None = None,
+    isolation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The document of a trial.
 
     identity     of the trainer: name, version, setting, claims, conventions (see `identify`)
     command      that judges the same trainer again, with the seed
     recorded_on  the environment in which the trainer ran, if not this one
+    isolation    who sees whom in a packed row, where the runs are no more; else it is read off them
     """
     verdicts = [verdict_record(verdict, command) for verdict in trial.verdicts]
     is_judged = any(verdict.property.id == TRAINED for verdict in trial.verdicts)
@@ -53,7 +55,7 @@ def make_document(
         "totals": totals(verdicts),
         "diagnosis": [diagnosis_record(item) for item in diagnose_trial(trial, signatures.load())[:3]],
         "baseline": None,
-        "isolation": isolation_record(trial.runs),
+        "isolation": isolation or isolation_record(trial.runs),
     }
 
 

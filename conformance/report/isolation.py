@@ -22,7 +22,23 @@ def isolation_record(runs: Iterable[Run]) -> dict[str, Any] | None:
     pieces  the stretches of conversations, in order
     sees    sees[i][j]: does stretch i see stretch j
     """
-    return max((_record(*found) for found in islice(packed_rows(runs), LOOKED_AT)), key=_tells, default=None)
+    isolation = Isolation()
+    for run in runs:
+        isolation.add(run)
+    return isolation.record()
+
+
+class Isolation:
+    """The same, of runs that are forgotten one after another."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+
+    def add(self, run: Run) -> None:
+        self.records += [_record(*found) for found in islice(packed_rows([run]), LOOKED_AT - len(self.records))]
+
+    def record(self) -> dict[str, Any] | None:
+        return max(self.records, key=_tells, default=None)
 
 
 def _record(run: Run, pieces: list[Piece], replays: list[Replay]) -> dict[str, Any]:

@@ -33,6 +33,11 @@ def evidence() -> dict[str, list[str]]:
     return json.loads(PATH.read_text(encoding="utf-8"))
 
 
+def listed() -> set[str]:
+    """The scenarios that the table knows: a new one is asked of every property."""
+    return set().union(*evidence().values())
+
+
 def scenarios_of(names: Sequence[str], known: Sequence[Scenario]) -> list[Scenario]:
     """Of the known scenarios, those that the properties of these areas and ids need; all without a name."""
     everything = {item.name for item in known}
@@ -41,7 +46,7 @@ def scenarios_of(names: Sequence[str], known: Sequence[Scenario]) -> list[Scenar
         if name in AREAS:
             wanted |= {item.name for item in known if name in item.areas}
         else:
-            wanted |= set(evidence().get(name, everything))
+            wanted |= set(evidence().get(name, everything)) | everything - listed()
     return [item for item in known if item.name in wanted]
 
 

@@ -19,7 +19,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from sftspec.conformance.adapters import TrainerError, resolve
-from sftspec.conformance.trial.functions import drawn_arguments
 from sftspec.conformance.trial.judge import Trial, Verdict, block, open_verdicts, read_run, settle
 from sftspec.conformance.trial.performer import (
     Performance,
@@ -175,7 +174,6 @@ def _judge_one_seam(verdicts, seams, trainer, max_examples, progress) -> bool:
     place = seams.pop(0)
     progress(verdicts[place].property.id)
     verdicts[place] = settle(verdicts[place], trainer, [], max_examples)
-    drawn_arguments.cache_clear()  # kept for the next trainer, and here there is none
     return True
 
 
