@@ -22,6 +22,7 @@ def require_consistent(run: Run, place: str) -> None:
 
 
 def faults(run: Run) -> Iterator[str]:
+    yield from recut(run)
     yield from calls(run)
     yield from rows(run)
     yield from whole(run)
@@ -36,6 +37,16 @@ def is_whole(value: Any, least: int = 0) -> bool:
 def is_number(value: Any) -> bool:
     """A number that a float can hold; NaN and the infinities are numbers here."""
     return type(value) in (int, float) and (isinstance(value, float) or abs(value) < 10**15)
+
+
+def recut(run: Run) -> Iterator[str]:
+    """Conversations that were read in other tokens: they are there, and so are the tokens."""
+    vocabulary = run.job.model.config.vocab_size
+    for index, ids in run.recut.items():
+        if not 0 <= index < len(run.job.conversations):
+            yield f"recut: there is no conversation {index}"
+        elif not (isinstance(ids, list) and all(is_whole(token) and token < vocabulary for token in ids)):
+            yield f"recut of conversation {index} is no list of token ids"
 
 
 def calls(run: Run) -> Iterator[str]:
