@@ -1,0 +1,59 @@
+"""However a trainer ends, its scenario is named with what happened, and the others are judged.
+
+One trial, in which every second scenario goes wrong in another way (`lost_trainers.ACTS`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sftspec import properties
+from sftspec.conformance.report.document import make_document
+from sftspec.conformance.report.outcome import exit_code
+from sftspec.conformance.trial.corpora import few_conversations
+from sftspec.conformance.trial.process import Limits
+from sftspec.conformance.trial.scenarios import Scenario
+from sftspec.conformance.trial.two_processes import put_on_trial_apart, stage_of
+
+FILE = Path(__file__).with_name("lost_trainers.py")
+ASKED = "masking/every-conversation-with-a-target-is-trained"
+
+
+def names() -> dict[str, str]:
+    """What is done, and what has to be said of it; read off the table, not imported: it is for another process."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("lost_trainers", FILE)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return {name: said for name, (_, said) in module.ACTS.items()}
+
+
+def scenario(name: str, seed: int) -> Scenario:
+    settings = {"seed": seed, "batch_size": 1}
+    return Scenario(name, frozenset(), few_conversations, {}, settings, areas=frozenset({"masking"}))
+
+
+@pytest.fixture(scope="module")
+def document():
+    asked = []
+    for number, name in enumerate(names(), 1):
+        asked += [scenario(name, number), scenario(f"after {name}", 0)]
+    properties.load()
+    with stage_of(str(FILE), {}, limits=Limits(seconds=20.0, gigabytes=3.0)) as stage:
+        trainer = stage.trainer()
+        trial = put_on_trial_apart(stage, trainer, [properties.REGISTRY[ASKED]], asked)
+        return make_document(trial, stage.said["identity"], "sftspec check", 0)
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_lost_trainer_is_named_and_the_next_scenario_is_judged(name, document):
+    found = {item["name"]: item for item in document["scenarios"]}
+    assert names()[name] in found[name]["error"]
+    assert found[f"after {name}"]["error"] == ""
+    evidence = document["verdicts"][0]["evidence"]
+    assert evidence.get(f"after {name}", 0) > 0 and name not in evidence
+    assert exit_code(document) == 2
