@@ -65,6 +65,7 @@ class PreparedTokenizer:
         self.tokens = tokens
         self.backend_tokenizer = tokens.inner
         self.all_special_ids = sorted(tokens.vocabulary.control_ids)
+        self.pad_token_id = None  # rows say themselves what is padding: nothing attends to it
         self.is_fast = True
 
     def decode(self, ids: Any, **options: Any) -> str:
