@@ -82,7 +82,7 @@ def _laws(entry: Entry, page: str) -> Iterator[str]:
     said = " ".join(item.fields.get("equal", "") for item in laws)
     bounds = ["BOUND-EXACT"] * ("exact" in said) + list(dict.fromkeys(BOUND.findall(said)))
     if bounds:
-        yield "## How exact {: #exact }"
+        yield "## How exact"
         for name in bounds:
             blind = articles()[name].fields.get("blind to", "")
             yield f"{link(name, page)}: {prose(articles()[name].sentence, page)} Blind to: {prose(blind, page)}."

@@ -41,10 +41,10 @@ def pages() -> Iterator[Page]:
 def index(page: str) -> str:
     must = [item for item in entries() if item.level == "must"]
     said = [
-        docstring(doc(REFERENCE / "__init__.py"), page),
+        docstring(doc(REFERENCE / "__init__.py").partition("\n\n")[0], page),
         f"Revision {SPEC_REVISION}: {len(entries())} properties, {len(must)} of them must hold, "
         f"[{len(of_kind('law'))} laws](laws.md), [{len(of_kind('bound'))} bounds](bounds.md), "
-        f"[{len(of_kind('bug'))} bugs that shipped](bugs.md), {len(load_mutants())} of their kind planted.",
+        f"[{len(of_kind('bug'))} bugs that shipped](bugs.md), {len(load_mutants())} planted bugs.",
         "A **law** is what is true of every correct pipeline. A **property** is a check that enforces laws on a "
         "trainer or a function. A **bug** is what it found. The [questions](questions.md) are a way in, and the "
         "[words](words.md) say what is meant.",
@@ -60,7 +60,7 @@ def questions(page: str) -> str:
     said = ["Each answer is the sentence of the law, the word or the property that decides it; the link has the rest."]
     properties = {item.id: item for item in entries()}
     for question, names in QUESTIONS:
-        said.append(f"## {escaped(question)}")
+        said.append(f"## {escaped(question)} {{ #{anchor(question)} }}")
         for name in names:
             item = articles().get(name) or properties[name]
             said.append(f"{link(name, page)}: {prose(item.sentence, page)}")
