@@ -1,9 +1,10 @@
 """Any Hugging Face chat template as a Template: its text, and of every character what it is.
 
-Rule of this file: what is trained is what the template says with {% generation %}, and where it says nothing, what the
-model would write: from the end of the prompt that the template itself makes for a turn, to the token that ends it.
-Hugging Face gives a mask of zeros there (marin#7237) and others trained on everything (Megatron-Bridge#3359). Contents
-are followed through the template by provenance (tracked.py), so that no text can pass for structure.
+Rule of this file: what is trained is what the template says with {% generation %}, whoever speaks there (transformers'
+return_assistant_tokens_mask), and where it says nothing, what the model would write: from the end of the prompt that
+the template itself makes for a turn, to the token that ends it. Hugging Face gives a mask of zeros there (marin#7237)
+and others trained on everything (Megatron-Bridge#3359). Contents are followed through the template by provenance
+(tracked.py), so that no text can pass for structure.
 
 A template that rewrites history (strips <think> of earlier turns) is not prefix-preserving; spans are those of the text
 as it stands, never of prefixes put together (tinker-cookbook#142).
@@ -37,7 +38,7 @@ SECONDS, SECONDS_PER_MESSAGE, SECONDS_PER_CHARACTER = 0.5, 0.02, 0.2e-6
 WALL_SECONDS = 60.0 if hasattr(signal, "setitimer") else 5.0
 CLOCK_RAN_OUT = -getattr(signal, "SIGPROF", 0)  # the exit code of a worker that the kernel ended for its time
 
-GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 FIRST_TOKEN, LAST_TOKEN = re.compile(r"\s*<[^<>]*>"), re.compile(r"<[^<>]*>(?=\s*\Z)")
 HALF_TOKEN = re.compile(r"<[^<>]*\Z")
 
@@ -126,12 +127,12 @@ class Call:
 
 
 class Run(NamedTuple):
-    """A stretch of rendered text of one origin; kind "" was made by the template."""
+    """A stretch of rendered text of one origin; kind "" was made by the template, block 0 is none that it marks."""
 
     text: str
     kind: str
     message: int
-    written: bool
+    block: int
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,8 @@ class ChatTemplate:
             _by_blocks(runs, messages) if GENERATION.search(self.source) else self._by_prompts(runs, messages, call)
         )
         end = len(self.text(messages, False, call)) if add_generation_prompt else len(_text(runs))
-        yield from _pieces(marked, end, self.variables.get("bos_token") or "")
+        answers = {index for index, message in enumerate(messages) if message["role"] == "assistant"}
+        yield from _pieces(marked, end, self.variables.get("bos_token") or "", answers)
 
     def _by_prompts(self, runs: list[Run], messages: list[dict], call: Call) -> list[Run]:
         """Without {% generation %}: a turn is what comes after the prompt for it, up to what ends every turn."""
@@ -186,7 +188,7 @@ class ChatTemplate:
                 )
             end += len(closing)
             runs = [
-                run._replace(written=True, message=index) if start <= at and at + len(run.text) <= end else run
+                run._replace(block=1, message=index) if start <= at and at + len(run.text) <= end else run
                 for at, run in _placed(runs, start, end)
             ]
         return runs
@@ -244,28 +246,33 @@ def _common_prefix(one: str, other: str) -> str:
 
 
 def _by_blocks(runs: list[Run], messages: list[dict]) -> list[Run]:
-    """What stands in a {% generation %} block belongs to the message that speaks in it, or to the next assistant's."""
-    marked: list[Run] = []
+    """What stands in a {% generation %} block is trained, whoever says it; each block by itself.
+
+    The template's own text in it belongs to the message that spoke last in the block, before anyone did to the first
+    that will, and in a block where no one speaks to the next assistant's.
+    """
+    assistants = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    found: list[Run] = []
     last = -1
-    for written, group in groupby(runs, key=lambda run: run.written):
+    for number, group in groupby(runs, key=lambda run: run.block):
         block = list(group)
-        if written:
-            speakers = [run.message for run in block if run.message >= 0]
-            assistants = (index for index in range(last + 1, len(messages)) if messages[index]["role"] == "assistant")
-            last = speakers[0] if speakers else next(assistants, last)
-            marked += [run._replace(message=last) for run in block]
-        else:
-            # What an assistant says outside of its block is given to it, not written by it.
-            marked += [
-                run._replace(kind="given")
-                if run.kind in WRITTEN_KINDS and messages[run.message]["role"] == "assistant"
-                else run
-                for run in block
-            ]
-    return marked
+        if number:
+            speakers = (run.message for run in block if run.message >= 0)
+            last = next(speakers, next((index for index in assistants if index > last), last))
+        for run in block:
+            if number:
+                last = run.message if run.message >= 0 else last
+                others = run.kind in DATA_KINDS and last not in assistants
+                found.append(run._replace(message=last, kind="marked" if others else run.kind))
+            elif run.kind in WRITTEN_KINDS and run.message in assistants:
+                # What an assistant says outside of its block is given to it, not written by it.
+                found.append(run._replace(kind="given"))
+            else:
+                found.append(run)
+    return found
 
 
-def _pieces(runs: list[Run], end: int, bos: str) -> Iterator[Piece]:
+def _pieces(runs: list[Run], end: int, bos: str, answers: set[int]) -> Iterator[Piece]:
     """Name what each run is; from `end` on it is the generation prompt."""
     opening = len(bos) if _text(runs).startswith(bos) else 0
     placed = list(_placed(runs, opening, end))
@@ -280,14 +287,14 @@ def _pieces(runs: list[Run], end: int, bos: str) -> Iterator[Piece]:
         elif run.kind in DATA_KINDS:
             pieces.append((run.kind, run.message, run.text))
         else:
-            pieces.append(("generated" if run.written else "header", following, run.text))
+            pieces.append(("generated" if run.block else "header", following, run.text))
     merged = [
         (kind, message, "".join(text for _, _, text in group))
         for (kind, message), group in groupby(reversed(pieces), key=lambda piece: piece[:2])
     ]
     following_pieces = [*merged, ("", -1, "")][1:]
     for (kind, message, text), after in zip(merged, following_pieces, strict=True):
-        if kind == "generated" and (after[0] not in WRITTEN_KINDS or after[1] != message):
+        if kind == "generated" and message in answers and (after[0] not in WRITTEN_KINDS or after[1] != message):
             yield from _closing(message, text)
         else:
             yield kind, message, text

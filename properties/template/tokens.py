@@ -216,6 +216,20 @@ def every_answer_ends_in_one_end_of_turn_token(encode, messages, template, vocab
     yield messages, targets[-1:] == [end] * bool(turns), f"the last target is {targets[-1:]}"
 
 
+@must(seam="encode", laws=("MK-SPAN",), floor=50, given=HOSTILE, examples=[*IN_EVERY, *RESULT_IN_EVERY])
+def what_others_say_is_no_target(encode, messages, template, vocabulary=SMALL):
+    """Where no answer is to be trained, nothing is: what users, systems and tools say is never a target.
+
+    A template whose generation block stands around every role teaches the model to ask the user's questions.
+    """
+    options = {"template": template, "tokenizer": vocabulary.tokenizer, "special_tokens": "literal"}
+    flags = {"assistant": {"train": False}}
+    asked = [{**message, **flags.get(message["role"], {})} for message in messages]
+    targets = [label for label in encode(asked, **options).labels if label != IGNORE]
+    said = vocabulary.tokenizer.decode(targets, skip_special_tokens=False)
+    yield asked, not targets, f"no answer is to be trained, and {said!r} is"
+
+
 def _pattern(token):
     """A pattern of an added token with the white space beside it that it takes (Phi-3's do)."""
     return r"\s*" * token.lstrip + re.escape(token.content) + r"\s*" * token.rstrip
