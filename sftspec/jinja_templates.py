@@ -17,6 +17,7 @@ import json
 import os
 import queue
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -36,6 +37,7 @@ SECONDS_ONCE = 0.5
 SECONDS, SECONDS_PER_MESSAGE, SECONDS_PER_CHARACTER = 0.5, 0.02, 0.2e-6
 # So that nothing hangs. Where the kernel counts no processor time this is the only limit, so it is a short one.
 WALL_SECONDS = 60.0 if hasattr(signal, "setitimer") else 5.0
+PIPE_BYTES = 2**15  # a pipe takes these at once, whoever reads
 CLOCK_RAN_OUT = -getattr(signal, "SIGPROF", 0)  # the exit code of a worker that the kernel ended for its time
 
 GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
@@ -57,17 +59,42 @@ class _Worker:
 
     def ask(self, request: dict, seconds: float) -> dict:
         """The reply of the worker, which has so many seconds of processor time for it."""
-        lines = f"{seconds}\n{json.dumps(request, ensure_ascii=False)}\n"
+        # \ud800 in JSON is half of a surrogate pair, which has no bytes of its own.
+        lines = f"{seconds}\n{json.dumps(request, ensure_ascii=False)}\n".encode("utf-8", "backslashreplace")
         with self.lock:
             if self.process is None or self.owner != os.getpid() or self.process.poll() is not None:
                 self._start()
-            replies: queue.Queue[str] = queue.Queue()
-            threading.Thread(target=self._exchange, args=(self.process, lines, replies), daemon=True).start()
-            try:
-                line = replies.get(timeout=WALL_SECONDS)
-            except queue.Empty:
-                line = ""
+            at_once = os.name == "posix" and len(lines) <= PIPE_BYTES
+            line = (self._answer if at_once else self._answer_of_thread)(lines)
             return json.loads(line) if line else self._ended(seconds)
+
+    def _answer(self, lines: bytes) -> bytes:
+        """The line that the process answers to what its pipe holds at once, which costs no thread; b"" if none."""
+        process: Any = self.process
+        deadline, line = time.monotonic() + WALL_SECONDS, b""
+        try:
+            process.stdin.write(lines)
+            process.stdin.flush()
+            while not line.endswith(b"\n"):
+                left = max(0.0, deadline - time.monotonic())
+                part = (
+                    os.read(process.stdout.fileno(), 2**16) if select.select([process.stdout], [], [], left)[0] else b""
+                )
+                if not part:
+                    return b""
+                line += part
+        except (OSError, ValueError):
+            return b""
+        return line
+
+    def _answer_of_thread(self, lines: bytes) -> bytes:
+        """The same for what may fill the pipe, or where pipes cannot be waited for."""
+        replies: queue.Queue[bytes] = queue.Queue()
+        threading.Thread(target=self._exchange, args=(self.process, lines, replies), daemon=True).start()
+        try:
+            return replies.get(timeout=WALL_SECONDS)
+        except queue.Empty:
+            return b""
 
     def _ended(self, seconds: float) -> dict:
         """Raise what became of a process that did not answer."""
@@ -79,20 +106,18 @@ class _Worker:
         )
 
     @staticmethod
-    def _exchange(process: Any, lines: str, replies: queue.Queue[str]) -> None:
+    def _exchange(process: Any, lines: bytes, replies: queue.Queue[bytes]) -> None:
         try:
             process.stdin.write(lines)
             process.stdin.flush()
             replies.put(process.stdout.readline())
         except (OSError, ValueError):
-            replies.put("")
+            replies.put(b"")
 
     def _start(self) -> None:
         command = [sys.executable, "-X", "utf8", "-m", "sftspec.jinja_worker"]
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        # \ud800 in JSON is half of a surrogate pair, which has no bytes of its own.
-        form: Any = {"text": True, "encoding": "utf-8", "errors": "backslashreplace"}
-        self.process, self.owner = subprocess.Popen(command, **form, **pipes), os.getpid()
+        self.process, self.owner = subprocess.Popen(command, **pipes), os.getpid()
 
     def stop(self) -> int:
         """End the process. Returns its exit code; negative: the signal that ended it."""
@@ -146,6 +171,10 @@ class ChatTemplate:
     def with_arguments(self, arguments: Mapping[str, Any]) -> ChatTemplate:
         """The same template, given other variables (a record's chat_template_kwargs)."""
         return replace(self, variables=self.variables | dict(arguments))
+
+    def remembering(self) -> RememberingTemplate:
+        """The same template, which renders what it is given again only once."""
+        return RememberingTemplate(self.source, self.name, self.variables)
 
     def runs(self, messages: Sequence[dict], generation_prompt: bool, call: Call) -> list[Run]:
         options = {"tools": call.tools, "documents": None, "add_generation_prompt": generation_prompt}
@@ -212,6 +241,38 @@ class ChatTemplate:
             raise
         except TemplateError:
             return ""
+
+
+@dataclass(frozen=True)
+class RememberingTemplate(ChatTemplate):
+    """A template that is asked the same by many: what it rendered, or why it did not, is kept."""
+
+    memory: dict[tuple, Any] = field(default_factory=dict, compare=False)
+
+    def __call__(self, messages: list[dict], add_generation_prompt: bool) -> Iterator[Piece]:
+        known = self.memory.get(self._key("pieces", messages, add_generation_prompt, getattr(messages, "tools", None)))
+        return iter(known) if isinstance(known, list) else super().__call__(messages, add_generation_prompt)
+
+    def runs(self, messages: Sequence[dict], generation_prompt: bool, call: Call) -> list[Run]:
+        return self._once("runs", super().runs, messages, generation_prompt, call)
+
+    def pieces(self, messages: list[dict], add_generation_prompt: bool, call: Call) -> Iterator[Piece]:
+        made = super().pieces
+        yield from self._once("pieces", lambda *asked: list(made(*asked)), messages, add_generation_prompt, call)
+
+    def _once(self, kind: str, make: Any, messages: Sequence[dict], generation_prompt: bool, call: Call) -> Any:
+        key = self._key(kind, messages, generation_prompt, call.tools)
+        if key not in self.memory:
+            try:
+                self.memory[key] = make(messages, generation_prompt, call)
+            except TemplateError as error:
+                self.memory[key] = error
+        if isinstance(self.memory[key], TemplateError):
+            raise self.memory[key]
+        return self.memory[key]
+
+    def _key(self, kind: str, messages: Sequence[dict], generation_prompt: bool, tools: list | None) -> tuple:
+        return kind, repr(messages), generation_prompt, repr(tools), repr(self.variables)
 
 
 def _text(runs: list[Run]) -> str:

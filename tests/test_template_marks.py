@@ -1,4 +1,4 @@
-"""What a template marks is what is trained, held against transformers' own mask."""
+"""What a template marks is what is trained, as in transformers; what ends its turns is read off what it renders."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 
 from sftspec import encode, properties, render
 from sftspec.conformance.trial.template import TemplateOnTrial, put_template_on_trial
+from sftspec.conformance.trial.template_ends import turn_end_of, what_changes
 from sftspec.conformance.trial.template_traits import variant_of
 from sftspec.golden.small_tokenizer import load
 from sftspec.jinja_templates import jinja_template
@@ -120,3 +121,61 @@ def test_a_template_that_marks_answers_alone_passes():
         "{% endgeneration %}", "{% endgeneration %}{% else %}{{ m.content + '<|im_end|>' }}{% endif %}"
     )
     assert status(right, OTHERS).status == "pass"
+
+
+# --- what ends a turn, where no named variant declares it ---
+
+END = "template/every-answer-ends-in-one-end-of-turn-token"
+LAST_ONLY = (
+    "{% for m in messages %}{{ '<|' + m.role + '|>\n' }}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
+    "{% if loop.last %}{{ eos_token }}{% endif %}{% endgeneration %}{{ '\n' }}{% else %}{{ m.content + '\n' }}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+GEMMA = (
+    "{% for m in messages %}{{ '<start_of_turn>' + m.role + '\n' }}{% if m.role == 'assistant' %}{% generation %}"
+    "{{ m.content | trim + '<end_of_turn>' }}{% endgeneration %}{% else %}{{ m.content | trim + '<end_of_turn>' }}"
+    "{% endif %}{{ '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>assistant\n' }}{% endif %}"
+)
+OUTSIDE = GEMMA.replace(
+    "{{ m.content | trim + '<end_of_turn>' }}{% endgeneration %}",
+    "{{ m.content | trim }}{% endgeneration %}{{ '<end_of_turn>' }}",
+)
+TWO_ENDS = GEMMA.replace(
+    "'<end_of_turn>' }}{% endgeneration %}",
+    "('<return>' if loop.last else '<end_of_turn>') }}{% endgeneration %}",
+)
+NO_END = "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("source", "token", "expected"),
+    [
+        (GEMMA, "<end_of_turn>", "pass"),
+        (OUTSIDE, "<end_of_turn>", "fail"),
+        (LAST_ONLY, "</s>", "fail"),
+        (LAST_ONLY.replace("{% if loop.last %}", "{% if true %}"), "</s>", "pass"),
+        (TWO_ENDS, "", "not-measured"),
+        (NO_END, "", "not-measured"),
+    ],
+)
+def test_the_end_of_a_turn_is_read_off_what_is_rendered(source, token, expected):
+    template = jinja_template(source, "mine", eos_token="</s>")
+    assert variant_of(template) == "" and turn_end_of(template).token == token
+    verdict = status(source, END, eos_token="</s>")
+    assert verdict.status == expected
+    if expected == "fail":
+        assert f"does not learn to stop with {token}" in verdict.counterexample["note"]
+    if expected == "not-measured":
+        assert "last answer" in verdict.reason
+
+
+def test_history_is_said_to_be_rewritten_only_where_it_is():
+    said = what_changes(jinja_template(LAST_ONLY, "mine", eos_token="</s>"))
+    assert said.startswith("'</s>\\n' gives way to '\\n<|user")
+    assert what_changes(jinja_template(THOUGHTS_FORGOTTEN, "mine")) == "it rewrites history (thoughts of earlier turns)"
+
+
+THOUGHTS_FORGOTTEN = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+    "{{ (m.content if loop.last else m.content.split('</think>')[-1]) + '<|im_end|>\n' }}{% endfor %}"
+)

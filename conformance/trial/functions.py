@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import sys
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -46,10 +47,9 @@ def part_of(trainer: Any, item: Property):
     A Pipeline has the stages, and the library the other functions. Another trainer names those that it wants judged:
     `parts = {"pack": my_pack}`; an attribute that happens to be called `encode` is not taken for one.
     """
-    from sftspec.trainer import Pipeline
-
     trainer = getattr(trainer, "in_process", None) or trainer
-    if not isinstance(trainer, Pipeline):
+    module = sys.modules.get("sftspec.trainer")  # where nothing imported it, nothing is one of its Pipelines
+    if module is None or not isinstance(trainer, module.Pipeline):
         return getattr(trainer, "parts", {}).get(item.seam)
     return getattr(trainer, item.seam, None) or getattr(sftspec, item.seam, None)
 
