@@ -23,7 +23,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise, takewhile
 from pathlib import Path
@@ -38,6 +38,8 @@ SECONDS, SECONDS_PER_MESSAGE, SECONDS_PER_CHARACTER = 0.5, 0.02, 0.2e-6
 # So that nothing hangs. Where the kernel counts no processor time this is the only limit, so it is a short one.
 WALL_SECONDS = 60.0 if hasattr(signal, "setitimer") else 5.0
 PIPE_BYTES = 2**15  # a pipe takes these at once, whoever reads
+BATCH = 40  # conversations of a request
+AFTERWARDS = [{"role": "user", "content": "x"}]
 CLOCK_RAN_OUT = -getattr(signal, "SIGPROF", 0)  # the exit code of a worker that the kernel ended for its time
 
 GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
@@ -177,9 +179,14 @@ class ChatTemplate:
         return RememberingTemplate(self.source, self.name, self.variables)
 
     def runs(self, messages: Sequence[dict], generation_prompt: bool, call: Call) -> list[Run]:
-        options = {"tools": call.tools, "documents": None, "add_generation_prompt": generation_prompt}
-        options |= self.variables
-        reply = call.ask(self.name, {"source": self.source, "messages": list(messages), "options": options})
+        asked = self._asked(messages, generation_prompt, call.tools)
+        return self._read(call.ask(self.name, {"source": self.source, **asked}))
+
+    def _asked(self, messages: Sequence[dict], generation_prompt: bool, tools: list | None) -> dict:
+        options = {"tools": tools, "documents": None, "add_generation_prompt": generation_prompt}
+        return {"messages": list(messages), "options": options | self.variables}
+
+    def _read(self, reply: dict) -> list[Run]:
         if "error" in reply:
             raise TemplateError(f"{self.name}: {reply['error']}")
         return [Run(*run) for run in reply["runs"]]
@@ -225,7 +232,7 @@ class ChatTemplate:
     def _closing(self, messages: list[dict], is_last: bool, prompt: str, call: Call) -> str:
         """What the template writes after an answer, whether the conversation ends with it or goes on."""
         tails = []
-        for talk in (messages, [*messages, {"role": "user", "content": "x"}]):
+        for talk in (messages, [*messages, *AFTERWARDS]):
             runs = self.runs(talk, False, call)
             tails.append(_text(runs)[_answer(runs, len(messages) - 1, prompt)[1] :])
         shared = HALF_TOKEN.sub("", _common_prefix(*tails)).rstrip()
@@ -248,6 +255,33 @@ class RememberingTemplate(ChatTemplate):
     """A template that is asked the same by many: what it rendered, or why it did not, is kept."""
 
     memory: dict[tuple, Any] = field(default_factory=dict, compare=False)
+
+    def learn(self, asked: Iterable[tuple[Sequence[dict], bool]]) -> None:
+        """Render these (conversation, generation prompt) in a few requests; what takes too long is rendered later."""
+        needed = (each for messages, prompt in asked for each in self._needed(list(messages), prompt))
+        keys = {self._key("runs", messages, prompt, None): (messages, prompt) for messages, prompt in needed}
+        left = [(key, self._asked(*one, None)) for key, one in keys.items() if key not in self.memory]
+        while left:
+            batch, left = left[:BATCH], left[BATCH:]
+            try:
+                many = _worker.ask({"source": self.source, "many": [one for _, one in batch]}, SECONDS_ONCE)["many"]
+            except RenderBudgetError:
+                return
+            for (key, _), reply in zip(batch, many, strict=True):
+                try:
+                    self.memory[key] = self._read(reply)
+                except TemplateError as error:
+                    self.memory[key] = error
+
+    def _needed(self, messages: list[dict], prompt: bool) -> Iterator[tuple[list[dict], bool]]:
+        """What is rendered for a conversation: itself, and without {% generation %} the prompt and end of each turn."""
+        yield from ((messages, asked) for asked in {False, prompt})
+        if not GENERATION.search(self.source):
+            for index, message in enumerate(messages):
+                if message["role"] == "assistant":
+                    yield from (([*messages[: index + 1], *after], False) for after in ([], AFTERWARDS))
+                    if index:
+                        yield messages[:index], True
 
     def __call__(self, messages: list[dict], add_generation_prompt: bool) -> Iterator[Piece]:
         known = self.memory.get(self._key("pieces", messages, add_generation_prompt, getattr(messages, "tools", None)))

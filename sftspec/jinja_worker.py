@@ -160,7 +160,12 @@ def rendered(source: str, messages: list[dict], options: dict) -> list[tuple[str
 
 
 def answer(request: dict) -> dict:
-    """{"source", "messages", "options"} to {"runs": [[text, kind, message, block], …]} or {"error": …}."""
+    """{"source", "messages", "options"} to {"runs": [[text, kind, message, block], …]} or {"error": …}.
+
+    Many at once: {"source", "many": [{"messages", "options"}, …]} to {"many": [such an answer, …]}.
+    """
+    if "many" in request:
+        return {"many": [answer({"source": request["source"], **one}) for one in request["many"]]}
     try:
         runs = rendered(request["source"], request["messages"], request["options"])
     except jinja2.TemplateSyntaxError as error:

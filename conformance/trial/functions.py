@@ -89,12 +89,12 @@ def draw(item: Property, function: Any, max_examples: int) -> Drawn:
         for arguments in examples:
             is_asked(arguments)
         try:
-            for arguments in drawn:
-                judge(**arguments)
-        except Exception as error:  # shrunk, if it fails; if it was not asked, hypothesis draws others in its place
+            asked = sum([is_asked(arguments) for arguments in drawn])
+        except Exception:  # shrunk
             _hypothesis(item.given, judge, max_examples)
-            if not isinstance(error, UnsatisfiedAssumption):
-                raise
+            raise
+        if 2 * asked < len(drawn) or (asked < len(drawn) and held < item.floor):
+            _hypothesis(item.given, judge, max_examples)  # draws others in place of those that were not asked
         for each, arguments in itertools.product(variations, examples):
             way = each
             is_asked(arguments)

@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import UnsatisfiedAssumption
 
 from sftspec import encode, render
+from sftspec.conformance.trial.functions import drawn_arguments
 from sftspec.conformance.trial.judge import Trial, Verdict, reach_verdicts
 from sftspec.conformance.trial.template_ends import TurnEnd, turn_end_of, what_changes, with_token
 from sftspec.conformance.trial.template_traits import (
@@ -150,6 +151,21 @@ class TemplateOnTrial:
         remembering = getattr(self.template.pieces, "remembering", None)
         return dataclasses.replace(self.template, pieces=remembering()) if remembering else self.template
 
+    def learn(self, judged: Iterable[Property], max_examples: int) -> None:
+        """Render what is certainly asked, many conversations in a request."""
+        if not hasattr(self.remembering.pieces, "learn"):
+            return
+        asked: list[tuple[list[dict], bool]] = []
+        for item in judged:
+            for arguments in (*item.examples, *drawn_arguments(item, max_examples)):
+                messages = plain(arguments.get("messages"))
+                asked += [(messages, False), (messages, True), (messages[:-1], True)] if messages else []
+        self.remembering.pieces.learn((messages, prompt) for messages, prompt in asked if messages)
+
+    def forget(self) -> None:
+        """Let go of what was rendered: a folder may hold hundreds of templates."""
+        getattr(self.remembering.pieces, "memory", {}).clear()
+
     @property
     def conventions(self) -> Conventions:
         return Conventions(separator=TRAINS_SEPARATOR in self.habits)
@@ -176,6 +192,13 @@ class TemplateOnTrial:
                 raise
             self.reasons[str(error)] += 1
             raise UnsatisfiedAssumption from None
+
+
+def plain(messages: Any) -> list[dict]:
+    """The messages as they are rendered, if each has a role and a content alone; else none."""
+    if not isinstance(messages, list) or any(message.keys() != {"role", "content"} for message in messages):
+        return []
+    return messages
 
 
 def is_broken(template: Template, error: TemplateError) -> bool:
@@ -216,7 +239,9 @@ def put_template_on_trial(
     unread = why_nothing_can_be_read(candidate.template)
     reasons = {item.id: unread or why_not(item, candidate) for item in chosen}
     judged = [specialised(item, candidate) for item in chosen if not reasons[item.id]]
+    candidate.learn(judged, max_examples)
     reach_verdicts(trial, judged, progress, max_examples)
+    candidate.forget()
     verdicts = {verdict.property.id: refusals_apart(verdict, candidate.reasons) for verdict in trial.verdicts}
     trial.verdicts = [verdicts.get(item.id) or Verdict(item, "not-measured", reasons[item.id]) for item in chosen]
     return trial
@@ -266,8 +291,8 @@ def specialised(item: Property, candidate: TemplateOnTrial) -> Property:
     """
     variant, own = candidate.variant or STAND_IN, candidate.own
     known = item.given or {}
-    fixed = {"template": variant, "tokenization": "whole"}  # a Hugging Face template is encoded whole
-    fixed: dict[str, Any] = {name: value for name, value in fixed.items() if name in known}
+    fixed: dict[str, Any] = {"template": variant, "tokenization": "whole"}  # a Hugging Face template is encoded whole
+    fixed = {name: value for name, value in fixed.items() if name in known}
     small = SMALL
     if item.id == END and not candidate.variant:
         end = candidate.turn_end.token

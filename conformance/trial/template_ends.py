@@ -63,7 +63,10 @@ def _first(text: str, known: list[str]) -> str:
 
 def what_changes(template: Template) -> str:
     """Why a longer conversation does not begin with the shorter one."""
-    shorter, longer = (render(ROUNDS[:number], template).text for number in (2, 4))
+    try:
+        shorter, longer = (render(ROUNDS[:number], template).text for number in (2, 4))
+    except TemplateError as error:
+        return f"it renders no two rounds: {error}"
     place = next((at for at, (one, other) in enumerate(zip(shorter, longer, strict=False)) if one != other), -1)
     if longer.startswith(shorter) or "think" in shorter[max(place - 10, 0) :]:
         return "it rewrites history (thoughts of earlier turns)"
