@@ -18,7 +18,6 @@ import numpy as np
 
 from sftspec.conventions import Conventions
 from sftspec.conversation import check_conversation
-from sftspec.spans import MARKED_KINDS
 from sftspec.templates import Rendered, Template, find_template, render_checked
 from sftspec.tokenization import tokenize_batch
 from sftspec.vocabulary import Tokens
@@ -73,17 +72,12 @@ def trained_messages(messages: list[dict], policy: str = "all") -> frozenset[int
 def trained_spans(
     rendered: Rendered, messages: list[dict], policy: str = "all", conventions: Conventions = Conventions()
 ) -> list[bool]:
-    """For each span of the rendered text: is it trained?
-
-    Under the policy "all" also what a template marks in the messages of others, as Hugging Face trains it.
-    """
+    """For each span of the rendered text: is it trained?"""
     trained = trained_messages(messages, policy)
     kinds = conventions.trained_kinds()
-    untrained = {index for index, message in enumerate(messages) if not message.get("train", True)}
     return [
         (message in trained or message < 0) if policy == "every-token"
-        else kind in kinds if message in trained
-        else policy == "all" and kind in MARKED_KINDS and message not in untrained
+        else message in trained and kind in kinds
         for kind, message in zip(rendered.kinds, rendered.messages, strict=True)
     ]  # fmt: skip
 

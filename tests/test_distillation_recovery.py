@@ -210,6 +210,7 @@ class Ours:
     knows_no_accumulation: bool = False
 
     claims = frozenset({"distillation"})
+    conventions = Conventions(separator=True)
 
     @property
     def parts(self):

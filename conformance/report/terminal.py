@@ -183,7 +183,7 @@ def likeliest(document: Mapping[str, Any], width: int) -> Iterator[Text]:
         none = (
             "more has to be asked to tell"
             if alone
-            else "none of the planted bugs (sftspec mutants): a fault of its own"
+            else "no planted bug (sftspec mutants) fails in so similar a way that its name would help"
         )
         yield from labelled("looks like", none, width)
     for place, item in enumerate(document["diagnosis"]):

@@ -4,8 +4,9 @@ Every property that fails in a scenario is a coordinate, and its length the root
 there: what is seen everywhere weighs most, what is seen rarely still counts. Two trainers are alike as far as their
 lengths overlap (Ruzicka's index: the sum of the smaller over the sum of the larger ones), and a coordinate overlaps
 as far as it is equally far off on both, on the same kinds of token. Only what both have measured counts, and a row of
-the matrix holds the scenarios and functions of its mutant's areas. Below LEAST nothing is said: a wrong name costs more
-time than none.
+the matrix holds the scenarios and functions of its mutant's areas. What a failure says counts where it measures
+nothing: one property that fails everywhere would be like any other. Below LEAST nothing is said: a wrong name costs
+more time than none.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ def overlap(one: Mark, other: Mark) -> tuple[float, float]:
         for name, first, second in lengths
     )
     alike = (1 + ruzicka(one.kinds, other.kinds)) / 2
-    if "drawn" in names:  # of a function one counterexample is known, the smallest: what it says is its fingerprint
+    # Of a function one counterexample is known, and of what measures nothing and is no token, no more is known than
+    # what the smallest says: that is its fingerprint.
+    if "drawn" in names or not (one.measures or other.measures or (one.kinds.keys() | other.kinds.keys()) - {""}):
         alike = ruzicka(*(dict.fromkeys(mark.note.split(), 1.0) for mark in (one, other)))
     return common * alike, sum(max(first, second) for _, first, second in lengths)
 
@@ -116,7 +119,28 @@ def diagnose(
         agree, of, value = compare(seen, row) if row and seen else (0, 1, 0.0)
         if value >= LEAST:
             candidates.append(Diagnosis(mutant, agree, of, value))
-    return sorted(candidates, key=lambda item: (-item.likeness, -item.of))
+    return sorted(candidates, key=lambda item: (-item.likeness, -item.of)) or exactly(found, matrix)
+
+
+WEIGHTS = "step/every-target-of-a-step-weighs-the-same"
+OF_UNIT = {
+    "rank": "step/denominator-per-rank", "micro-batch": "step/mean-of-means", "row": "step/each-row-weighs-the-same",
+}  # fmt: skip
+
+
+def exactly(found: Signature, matrix: Mapping[str, Signature]) -> list[Diagnosis]:
+    """The planted bug whose rule the weights follow to the last of them, whatever the order of the data.
+
+    A rule is no likeness: a mean of means is one although the shares and medians of other data are unlike. What else
+    fails is not explained by it.
+    """
+    units = found[WEIGHTS].units if WEIGHTS in found else frozenset()
+    for unit, name in OF_UNIT.items():  # where a micro-batch is a row, the larger unit is said
+        if unit in units:
+            (mutant,) = (item for item in load_mutants() if item.name == name)
+            explained = len(found.keys() & {WEIGHTS, *matrix.get(name, {})})
+            return [Diagnosis(mutant, explained, len(found), explained / len(found))]
+    return []
 
 
 def diagnose_trial(trial: Trial, matrix: Mapping[str, Signature]) -> list[Diagnosis]:

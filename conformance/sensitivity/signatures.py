@@ -30,12 +30,14 @@ class Mark:
     kinds      "assistant content" and the like -> share of the failures; "" for what is no token
     measures   name of a scenario -> median of what the failing evidence measured there, where it measures something
     note       what the smallest counterexample says
+    units      what weighs the same in place of a target, wherever it fails (judge.Verdict); read off a trainer alone
     """
 
     scenarios: dict[str, float]
     kinds: dict[str, float]
     measures: dict[str, float] = field(default_factory=dict)
     note: str = ""
+    units: frozenset[str] = frozenset()
 
 
 Signature = dict[str, Mark]
@@ -58,6 +60,7 @@ def mark_of(verdict: Verdict) -> Mark:
         {kind: round(count / total, 4) or 1e-4 for kind, count in verdict.failed_at.items()},
         {name: float(f"{statistics.median(values):.4g}") for name, values in verdict.measures.items()},
         note_of(verdict),
+        frozenset(verdict.units or ()),
     )
 
 

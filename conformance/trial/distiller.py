@@ -24,7 +24,10 @@ from sftspec.conformance.witness.distillation_recovery import (
     read_distillation,
 )
 from sftspec.conformance.witness.model import make_model, make_tokenizer
+from sftspec.conventions import Conventions
 from sftspec.job import Job
+from sftspec.masking import IGNORE
+from sftspec.properties.ledger.run import streams_of
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class DistilledStep:
     seen                   what was read off the gradients
     divergence, temperature  what the trainer says that it trains
     cross_entropy          what it says of the cross-entropy's weight, over that of the divergence
-    completions            (call, row, column) of the logits before each token after the prompt
+    completions            (call, row, column) of the logits before each token of the last turn that is a target under
+                           the trainer's conventions; of one that the student wrote, before each after the prompt
     rows                   the ids of each row that was learnt from, without padding
     teacher_is_untouched   it was in eval mode, got no gradient and did not move, in the whole run
     student_is_in_training it was in training mode in every call of the step
@@ -74,13 +78,13 @@ def distil(
         replace(trainer, teacher=teacher).train(job)
     steps = _steps(tap.calls)
     heads = [calls[0].head for calls in steps] + [student.get_output_embeddings().weight.detach()]
-    said = trainer.loss_temperature
+    said, conventions = trainer.loss_temperature, getattr(trainer, "conventions", None) or Conventions()
     unmoved = [name for name, parameter in student.named_parameters() if torch.equal(parameter, started[name])]
     hypotheses = [sorted({*TEMPERATURES, said}), *[sorted({1.0, said})] * len(steps)]  # a later step is to confirm
     return [
         DistilledStep(
             read_distillation(calls, before, teacher, temperatures), trainer.divergence, said,
-            getattr(trainer, "cross_entropy", 0.0), _completions(calls, tokenizer, talks), _rows(calls),
+            getattr(trainer, "cross_entropy", 0.0), _completions(calls, job, conventions), _rows(calls),
             tap.teacher_is_untouched, all(call.training for call in calls),
             _astray(calls, before, after, job.learning_rate), unmoved,
         )
@@ -117,7 +121,9 @@ def _astray(calls: Sequence[StudentCall], before: Tensor, after: Tensor, rate: f
     return float((before.double() - moved - after.double()).norm() / bound)
 
 
-def _completions(calls: Sequence[StudentCall], tokenizer: Any, talks: Sequence[list]) -> set[tuple[int, int, int]]:
+def _completions(calls: Sequence[StudentCall], job: Job, conventions: Conventions) -> set[tuple[int, int, int]]:
+    tokenizer, talks = job.tokenizer, job.conversations
+    labels = {tuple(item.input_ids): item.labels for item in streams_of(job, conventions)}
     prompts = [
         tokenizer.apply_chat_template(list(talk)[:-1], add_generation_prompt=True, return_dict=True)["input_ids"]
         for talk in talks
@@ -126,6 +132,9 @@ def _completions(calls: Sequence[StudentCall], tokenizer: Any, talks: Sequence[l
     for number, call in enumerate(calls):
         for row, (ids, real) in enumerate(zip(call.input_ids.tolist(), _real(call).tolist(), strict=True)):
             start, end = real.index(True), len(real) - real[::-1].index(True)
+            if told := labels.get(tuple(ids[start:end])):
+                found |= {(number, row, start + at - 1) for at, label in enumerate(told) if at and label != IGNORE}
+                continue
             (length,) = {len(prompt) for prompt in prompts if ids[start : start + len(prompt)] == prompt}
             found |= {(number, row, column) for column in range(start + length - 1, end - 1)}
     return found

@@ -38,6 +38,7 @@ class Verdict:
     failed_in       failures and ambiguous ones, by scenario (or "drawn")
     failed_at       the same, by the kind of token on which they were found ("" for what is no token)
     measures        what they measured, by scenario
+    units           what weighs the same, for all of them, in place of a target: "micro-batch" and the like
     """
 
     property: Property
@@ -50,6 +51,7 @@ class Verdict:
     failed_in: Counter[str] = field(default_factory=Counter)
     failed_at: Counter[str] = field(default_factory=Counter)
     measures: dict[str, list[float]] = field(default_factory=dict)
+    units: set[str] | None = None
 
 
 @dataclass
@@ -192,6 +194,8 @@ def _read(verdict: Verdict, run: Run) -> None:
             note, measure = said[0] if said else "", said[1] if len(said) > 1 else math.nan
             verdict.failed_in[run.scenario] += 1
             verdict.failed_at[_kind(run, subject)] += 1
+            units = set(said[2]) if len(said) > 2 else set()
+            verdict.units = units if verdict.units is None else verdict.units & units
             if math.isfinite(measure):
                 verdict.measures.setdefault(run.scenario, []).append(float(measure))
             if holds is None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from itertools import pairwise, takewhile
 
+from sftspec.masking import IGNORE
 from sftspec.properties import must, should
 from sftspec.properties.ledger.run import Token, streams_of
+from sftspec.properties.masking.traits import in_common
 
 
 @must(laws=("MK-TRUNC",), claim="truncation", floor=5)
@@ -69,14 +71,19 @@ def every_conversation_with_a_target_is_trained(run):
         for one, two in pairwise(pieces):
             for offset in range(one.end, two.start) if run.is_same_text(one, two) else ():
                 seen[one.example, offset] = seen.get((one.example, offset), 0) + 1
+    targets = {}
+    for index in run.copies:
+        labels = run.streams[index].labels[:limit]
+        targets[index] = [offset for offset, label in enumerate(labels) if offset and label != IGNORE]
+    asked = [index for index, offsets in targets.items() if offsets and not run.lost[index]]
+    lost = [index for index in asked if not any((index, offset) in seen for offset in targets[index])]
+    vanished = f"the whole conversation is lost, as {len(lost)} of {len(asked)} are"
+    if shared := in_common(run, lost, [index for index in asked if index not in lost]):
+        vanished += f": {shared}"
     for index, copies in run.copies.items():
-        stream = run.streams[index]
-        kept = range(len(stream) if limit is None else min(limit, len(stream)))
-        targets = [offset for offset in kept if offset and stream.labels[offset] != -100]
-        for offset in targets:
-            count = seen.get((index, offset), 0) + run.lost[index]
-            note = f"token {offset} was seen {count} times"
-            times = copies * run.job.epochs
+        for offset in targets[index]:
+            count, times = seen.get((index, offset), 0) + run.lost[index], copies * run.job.epochs
+            note = vanished if index in lost else f"token {offset} was seen {count} times"
             yield Token(index, offset), count == times, note, count / times
 
 

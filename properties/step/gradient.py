@@ -53,6 +53,37 @@ def the_loss_is_cross_entropy(run):
             yield row, holds, f"the gradient is that of {row.fit}", row.weight * run.targets_of_step[row.step]
 
 
+UNITS = {
+    "rank": lambda row: row.rank,
+    "micro-batch": lambda row: row.forward,
+    "row": lambda row: (row.forward, row.row),
+}
+
+
+def equal_units(run, rows) -> tuple[str, ...]:
+    """The units of a step of which each has the same weight in all, spread evenly over its targets, although they hold
+    unlike numbers of them: "rank", "micro-batch", "row".
+    """
+    found = []
+    for name, unit in UNITS.items():
+        parts: dict = {}
+        for row in rows:
+            parts.setdefault(unit(row), []).append(row)
+        if len(set(map(len, parts.values()))) < 2:
+            continue
+        error = 2 * max(run.oracle.weight_error(part) for part in parts.values())
+        means = {key: sum(row.weight for row in part) / len(part) for key, part in parts.items()}
+        totals = [means[key] * len(part) for key, part in parts.items()]
+        even = all(
+            abs(row.weight - means[key]) <= 2 * run.oracle.weight_error([row]) * abs(means[key])
+            for key, part in parts.items()
+            for row in part
+        )
+        if even and max(totals) - min(totals) <= error * abs(max(totals)):
+            found.append(name)
+    return tuple(found)
+
+
 @must(
     laws=("ST-ACC", "ST-CE", "ST-DUP", "MK-WEIGHT"), bounded=True, floor=200, needs=("step/the-loss-is-cross-entropy",)
 )
@@ -64,13 +95,17 @@ def every_target_of_a_step_weighs_the_same(run):
     """
     for rows in filter(None, run.targets.values()):
         middle = sorted(rows, key=lambda row: row.weight)[len(rows) // 2]
+        units, said = equal_units(run, rows), ""
+        if units:
+            said = f": each {' (which is a '.join(units)}{')' * (len(units) - 1)} weighs the same, whatever it holds"
         for row in rows:
             ratio = row.weight / middle.weight if middle.weight else math.inf
             yield (
                 row,
                 abs(ratio - 1) <= 2 * run.oracle.weight_error([row, middle]),
-                f"weighs {ratio:.4g} times the median target of its step",
+                f"weighs {ratio:.4g} times the median target of its step{said}",
                 abs(ratio - 1),
+                units,
             )
 
 

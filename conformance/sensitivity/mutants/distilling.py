@@ -52,6 +52,10 @@ class Distiller:
     divergence: str = "forward KL"
     loss_temperature: float = TEMPERATURE
 
+    @property
+    def conventions(self) -> Conventions:
+        return self.pipeline.conventions
+
     @cached_property
     def parts(self) -> dict[str, Callable[..., Any]]:
         return {
