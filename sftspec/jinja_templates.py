@@ -1,9 +1,10 @@
 """Any Hugging Face chat template as a Template: its text, and of every character what it is.
 
-Rule of this file: what is trained is what the template says with {% generation %}, and where it says nothing, what the
-model would write: from the end of the prompt that the template itself makes for a turn, to the token that ends it.
-Hugging Face gives a mask of zeros there (marin#7237) and others trained on everything (Megatron-Bridge#3359). Contents
-are followed through the template by provenance (tracked.py), so that no text can pass for structure.
+Rule of this file: what is trained is what the template says with {% generation %}, whoever speaks there (transformers'
+return_assistant_tokens_mask), and where it says nothing, what the model would write: from the end of the prompt that
+the template itself makes for a turn, to the token that ends it. Hugging Face gives a mask of zeros there (marin#7237)
+and others trained on everything (Megatron-Bridge#3359). Contents are followed through the template by provenance
+(tracked.py), so that no text can pass for structure.
 
 A template that rewrites history (strips <think> of earlier turns) is not prefix-preserving; spans are those of the text
 as it stands, never of prefixes put together (tinker-cookbook#142).
@@ -16,12 +17,13 @@ import json
 import os
 import queue
 import re
+import select
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise, takewhile
 from pathlib import Path
@@ -35,9 +37,12 @@ SECONDS_ONCE = 0.5
 SECONDS, SECONDS_PER_MESSAGE, SECONDS_PER_CHARACTER = 0.5, 0.02, 0.2e-6
 # So that nothing hangs. Where the kernel counts no processor time this is the only limit, so it is a short one.
 WALL_SECONDS = 60.0 if hasattr(signal, "setitimer") else 5.0
+PIPE_BYTES = 2**15  # a pipe takes these at once, whoever reads
+BATCH = 40  # conversations of a request
+AFTERWARDS = [{"role": "user", "content": "x"}]
 CLOCK_RAN_OUT = -getattr(signal, "SIGPROF", 0)  # the exit code of a worker that the kernel ended for its time
 
-GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 FIRST_TOKEN, LAST_TOKEN = re.compile(r"\s*<[^<>]*>"), re.compile(r"<[^<>]*>(?=\s*\Z)")
 HALF_TOKEN = re.compile(r"<[^<>]*\Z")
 
@@ -56,17 +61,42 @@ class _Worker:
 
     def ask(self, request: dict, seconds: float) -> dict:
         """The reply of the worker, which has so many seconds of processor time for it."""
-        lines = f"{seconds}\n{json.dumps(request, ensure_ascii=False)}\n"
+        # \ud800 in JSON is half of a surrogate pair, which has no bytes of its own.
+        lines = f"{seconds}\n{json.dumps(request, ensure_ascii=False)}\n".encode("utf-8", "backslashreplace")
         with self.lock:
             if self.process is None or self.owner != os.getpid() or self.process.poll() is not None:
                 self._start()
-            replies: queue.Queue[str] = queue.Queue()
-            threading.Thread(target=self._exchange, args=(self.process, lines, replies), daemon=True).start()
-            try:
-                line = replies.get(timeout=WALL_SECONDS)
-            except queue.Empty:
-                line = ""
+            at_once = os.name == "posix" and len(lines) <= PIPE_BYTES
+            line = (self._answer if at_once else self._answer_of_thread)(lines)
             return json.loads(line) if line else self._ended(seconds)
+
+    def _answer(self, lines: bytes) -> bytes:
+        """The line that the process answers to what its pipe holds at once, which costs no thread; b"" if none."""
+        process: Any = self.process
+        deadline, line = time.monotonic() + WALL_SECONDS, b""
+        try:
+            process.stdin.write(lines)
+            process.stdin.flush()
+            while not line.endswith(b"\n"):
+                left = max(0.0, deadline - time.monotonic())
+                part = (
+                    os.read(process.stdout.fileno(), 2**16) if select.select([process.stdout], [], [], left)[0] else b""
+                )
+                if not part:
+                    return b""
+                line += part
+        except (OSError, ValueError):
+            return b""
+        return line
+
+    def _answer_of_thread(self, lines: bytes) -> bytes:
+        """The same for what may fill the pipe, or where pipes cannot be waited for."""
+        replies: queue.Queue[bytes] = queue.Queue()
+        threading.Thread(target=self._exchange, args=(self.process, lines, replies), daemon=True).start()
+        try:
+            return replies.get(timeout=WALL_SECONDS)
+        except queue.Empty:
+            return b""
 
     def _ended(self, seconds: float) -> dict:
         """Raise what became of a process that did not answer."""
@@ -78,20 +108,18 @@ class _Worker:
         )
 
     @staticmethod
-    def _exchange(process: Any, lines: str, replies: queue.Queue[str]) -> None:
+    def _exchange(process: Any, lines: bytes, replies: queue.Queue[bytes]) -> None:
         try:
             process.stdin.write(lines)
             process.stdin.flush()
             replies.put(process.stdout.readline())
         except (OSError, ValueError):
-            replies.put("")
+            replies.put(b"")
 
     def _start(self) -> None:
         command = [sys.executable, "-X", "utf8", "-m", "sftspec.jinja_worker"]
         pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        # \ud800 in JSON is half of a surrogate pair, which has no bytes of its own.
-        form: Any = {"text": True, "encoding": "utf-8", "errors": "backslashreplace"}
-        self.process, self.owner = subprocess.Popen(command, **form, **pipes), os.getpid()
+        self.process, self.owner = subprocess.Popen(command, **pipes), os.getpid()
 
     def stop(self) -> int:
         """End the process. Returns its exit code; negative: the signal that ended it."""
@@ -126,12 +154,12 @@ class Call:
 
 
 class Run(NamedTuple):
-    """A stretch of rendered text of one origin; kind "" was made by the template."""
+    """A stretch of rendered text of one origin; kind "" was made by the template, block 0 is none that it marks."""
 
     text: str
     kind: str
     message: int
-    written: bool
+    block: int
 
 
 @dataclass(frozen=True)
@@ -146,10 +174,19 @@ class ChatTemplate:
         """The same template, given other variables (a record's chat_template_kwargs)."""
         return replace(self, variables=self.variables | dict(arguments))
 
+    def remembering(self) -> RememberingTemplate:
+        """The same template, which renders what it is given again only once."""
+        return RememberingTemplate(self.source, self.name, self.variables)
+
     def runs(self, messages: Sequence[dict], generation_prompt: bool, call: Call) -> list[Run]:
-        options = {"tools": call.tools, "documents": None, "add_generation_prompt": generation_prompt}
-        options |= self.variables
-        reply = call.ask(self.name, {"source": self.source, "messages": list(messages), "options": options})
+        asked = self._asked(messages, generation_prompt, call.tools)
+        return self._read(call.ask(self.name, {"source": self.source, **asked}))
+
+    def _asked(self, messages: Sequence[dict], generation_prompt: bool, tools: list | None) -> dict:
+        options = {"tools": tools, "documents": None, "add_generation_prompt": generation_prompt}
+        return {"messages": list(messages), "options": options | self.variables}
+
+    def _read(self, reply: dict) -> list[Run]:
         if "error" in reply:
             raise TemplateError(f"{self.name}: {reply['error']}")
         return [Run(*run) for run in reply["runs"]]
@@ -168,7 +205,8 @@ class ChatTemplate:
             _by_blocks(runs, messages) if GENERATION.search(self.source) else self._by_prompts(runs, messages, call)
         )
         end = len(self.text(messages, False, call)) if add_generation_prompt else len(_text(runs))
-        yield from _pieces(marked, end, self.variables.get("bos_token") or "")
+        answers = {index for index, message in enumerate(messages) if message["role"] == "assistant"}
+        yield from _pieces(marked, end, self.variables.get("bos_token") or "", answers)
 
     def _by_prompts(self, runs: list[Run], messages: list[dict], call: Call) -> list[Run]:
         """Without {% generation %}: a turn is what comes after the prompt for it, up to what ends every turn."""
@@ -186,7 +224,7 @@ class ChatTemplate:
                 )
             end += len(closing)
             runs = [
-                run._replace(written=True, message=index) if start <= at and at + len(run.text) <= end else run
+                run._replace(block=1, message=index) if start <= at and at + len(run.text) <= end else run
                 for at, run in _placed(runs, start, end)
             ]
         return runs
@@ -194,7 +232,7 @@ class ChatTemplate:
     def _closing(self, messages: list[dict], is_last: bool, prompt: str, call: Call) -> str:
         """What the template writes after an answer, whether the conversation ends with it or goes on."""
         tails = []
-        for talk in (messages, [*messages, {"role": "user", "content": "x"}]):
+        for talk in (messages, [*messages, *AFTERWARDS]):
             runs = self.runs(talk, False, call)
             tails.append(_text(runs)[_answer(runs, len(messages) - 1, prompt)[1] :])
         shared = HALF_TOKEN.sub("", _common_prefix(*tails)).rstrip()
@@ -210,6 +248,65 @@ class ChatTemplate:
             raise
         except TemplateError:
             return ""
+
+
+@dataclass(frozen=True)
+class RememberingTemplate(ChatTemplate):
+    """A template that is asked the same by many: what it rendered, or why it did not, is kept."""
+
+    memory: dict[tuple, Any] = field(default_factory=dict, compare=False)
+
+    def learn(self, asked: Iterable[tuple[Sequence[dict], bool]]) -> None:
+        """Render these (conversation, generation prompt) in a few requests; what takes too long is rendered later."""
+        needed = (each for messages, prompt in asked for each in self._needed(list(messages), prompt))
+        keys = {self._key("runs", messages, prompt, None): (messages, prompt) for messages, prompt in needed}
+        left = [(key, self._asked(*one, None)) for key, one in keys.items() if key not in self.memory]
+        while left:
+            batch, left = left[:BATCH], left[BATCH:]
+            try:
+                many = _worker.ask({"source": self.source, "many": [one for _, one in batch]}, SECONDS_ONCE)["many"]
+            except RenderBudgetError:
+                return
+            for (key, _), reply in zip(batch, many, strict=True):
+                try:
+                    self.memory[key] = self._read(reply)
+                except TemplateError as error:
+                    self.memory[key] = error
+
+    def _needed(self, messages: list[dict], prompt: bool) -> Iterator[tuple[list[dict], bool]]:
+        """What is rendered for a conversation: itself, and without {% generation %} the prompt and end of each turn."""
+        yield from ((messages, asked) for asked in {False, prompt})
+        if not GENERATION.search(self.source):
+            for index, message in enumerate(messages):
+                if message["role"] == "assistant":
+                    yield from (([*messages[: index + 1], *after], False) for after in ([], AFTERWARDS))
+                    if index:
+                        yield messages[:index], True
+
+    def __call__(self, messages: list[dict], add_generation_prompt: bool) -> Iterator[Piece]:
+        known = self.memory.get(self._key("pieces", messages, add_generation_prompt, getattr(messages, "tools", None)))
+        return iter(known) if isinstance(known, list) else super().__call__(messages, add_generation_prompt)
+
+    def runs(self, messages: Sequence[dict], generation_prompt: bool, call: Call) -> list[Run]:
+        return self._once("runs", super().runs, messages, generation_prompt, call)
+
+    def pieces(self, messages: list[dict], add_generation_prompt: bool, call: Call) -> Iterator[Piece]:
+        made = super().pieces
+        yield from self._once("pieces", lambda *asked: list(made(*asked)), messages, add_generation_prompt, call)
+
+    def _once(self, kind: str, make: Any, messages: Sequence[dict], generation_prompt: bool, call: Call) -> Any:
+        key = self._key(kind, messages, generation_prompt, call.tools)
+        if key not in self.memory:
+            try:
+                self.memory[key] = make(messages, generation_prompt, call)
+            except TemplateError as error:
+                self.memory[key] = error
+        if isinstance(self.memory[key], TemplateError):
+            raise self.memory[key]
+        return self.memory[key]
+
+    def _key(self, kind: str, messages: Sequence[dict], generation_prompt: bool, tools: list | None) -> tuple:
+        return kind, repr(messages), generation_prompt, repr(tools), repr(self.variables)
 
 
 def _text(runs: list[Run]) -> str:
@@ -244,28 +341,33 @@ def _common_prefix(one: str, other: str) -> str:
 
 
 def _by_blocks(runs: list[Run], messages: list[dict]) -> list[Run]:
-    """What stands in a {% generation %} block belongs to the message that speaks in it, or to the next assistant's."""
-    marked: list[Run] = []
+    """What stands in a {% generation %} block is trained, whoever says it; each block by itself.
+
+    The template's own text in it belongs to the message that spoke last in the block, before anyone did to the first
+    that will, and in a block where no one speaks to the next assistant's.
+    """
+    assistants = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    found: list[Run] = []
     last = -1
-    for written, group in groupby(runs, key=lambda run: run.written):
+    for number, group in groupby(runs, key=lambda run: run.block):
         block = list(group)
-        if written:
-            speakers = [run.message for run in block if run.message >= 0]
-            assistants = (index for index in range(last + 1, len(messages)) if messages[index]["role"] == "assistant")
-            last = speakers[0] if speakers else next(assistants, last)
-            marked += [run._replace(message=last) for run in block]
-        else:
-            # What an assistant says outside of its block is given to it, not written by it.
-            marked += [
-                run._replace(kind="given")
-                if run.kind in WRITTEN_KINDS and messages[run.message]["role"] == "assistant"
-                else run
-                for run in block
-            ]
-    return marked
+        if number:
+            speakers = (run.message for run in block if run.message >= 0)
+            last = next(speakers, next((index for index in assistants if index > last), last))
+        for run in block:
+            if number:
+                last = run.message if run.message >= 0 else last
+                others = run.kind in DATA_KINDS and last not in assistants
+                found.append(run._replace(message=last, kind="marked" if others else run.kind))
+            elif run.kind in WRITTEN_KINDS and run.message in assistants:
+                # What an assistant says outside of its block is given to it, not written by it.
+                found.append(run._replace(kind="given"))
+            else:
+                found.append(run)
+    return found
 
 
-def _pieces(runs: list[Run], end: int, bos: str) -> Iterator[Piece]:
+def _pieces(runs: list[Run], end: int, bos: str, answers: set[int]) -> Iterator[Piece]:
     """Name what each run is; from `end` on it is the generation prompt."""
     opening = len(bos) if _text(runs).startswith(bos) else 0
     placed = list(_placed(runs, opening, end))
@@ -280,14 +382,14 @@ def _pieces(runs: list[Run], end: int, bos: str) -> Iterator[Piece]:
         elif run.kind in DATA_KINDS:
             pieces.append((run.kind, run.message, run.text))
         else:
-            pieces.append(("generated" if run.written else "header", following, run.text))
+            pieces.append(("generated" if run.block else "header", following, run.text))
     merged = [
         (kind, message, "".join(text for _, _, text in group))
         for (kind, message), group in groupby(reversed(pieces), key=lambda piece: piece[:2])
     ]
     following_pieces = [*merged, ("", -1, "")][1:]
     for (kind, message, text), after in zip(merged, following_pieces, strict=True):
-        if kind == "generated" and (after[0] not in WRITTEN_KINDS or after[1] != message):
+        if kind == "generated" and message in answers and (after[0] not in WRITTEN_KINDS or after[1] != message):
             yield from _closing(message, text)
         else:
             yield kind, message, text

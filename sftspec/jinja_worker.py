@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache, wraps
-from itertools import accumulate
+from itertools import accumulate, count
 from typing import Any
 
 import jinja2
@@ -34,6 +34,7 @@ RUNS, RUNS_PER_MESSAGE = 1000, 100  # real templates print under 20 pieces a mes
 PINNED_DATE = datetime(2024, 7, 26)  # the default of Llama-3.1's own template
 
 NOWHERE = Origin("", -1)
+BLOCKS = count(1)  # of {% generation %}: two that touch are two
 
 # What a message's texts are in the rendered text; the role says whose turn it is.
 KIND_OF_FIELD = {
@@ -57,9 +58,9 @@ class GenerationBlock(Extension):
         return nodes.CallBlock(self.call_method("_written"), [], [], body).set_lineno(line)
 
     def _written(self, caller: Callable[[], str]) -> Tracked:
-        text = caller()
+        text, number = caller(), next(BLOCKS)
         unnamed = Origin("generated", -1)
-        return Tracked(text, [(length, (origin or unnamed)._replace(written=True)) for length, origin in runs_of(text)])
+        return Tracked(text, [(length, (origin or unnamed)._replace(block=number)) for length, origin in runs_of(text)])
 
 
 class TrackingCode(CodeGenerator):
@@ -159,7 +160,12 @@ def rendered(source: str, messages: list[dict], options: dict) -> list[tuple[str
 
 
 def answer(request: dict) -> dict:
-    """{"source", "messages", "options"} to {"runs": [[text, kind, message, written], …]} or {"error": …}."""
+    """{"source", "messages", "options"} to {"runs": [[text, kind, message, block], …]} or {"error": …}.
+
+    Many at once: {"source", "many": [{"messages", "options"}, …]} to {"many": [such an answer, …]}.
+    """
+    if "many" in request:
+        return {"many": [answer({"source": request["source"], **one}) for one in request["many"]]}
     try:
         runs = rendered(request["source"], request["messages"], request["options"])
     except jinja2.TemplateSyntaxError as error:

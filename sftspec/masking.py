@@ -18,6 +18,7 @@ import numpy as np
 
 from sftspec.conventions import Conventions
 from sftspec.conversation import check_conversation
+from sftspec.spans import MARKED_KINDS
 from sftspec.templates import Rendered, Template, find_template, render_checked
 from sftspec.tokenization import tokenize_batch
 from sftspec.vocabulary import Tokens
@@ -72,12 +73,17 @@ def trained_messages(messages: list[dict], policy: str = "all") -> frozenset[int
 def trained_spans(
     rendered: Rendered, messages: list[dict], policy: str = "all", conventions: Conventions = Conventions()
 ) -> list[bool]:
-    """For each span of the rendered text: is it trained?"""
+    """For each span of the rendered text: is it trained?
+
+    Under the policy "all" also what a template marks in the messages of others, as Hugging Face trains it.
+    """
     trained = trained_messages(messages, policy)
     kinds = conventions.trained_kinds()
+    untrained = {index for index, message in enumerate(messages) if not message.get("train", True)}
     return [
         (message in trained or message < 0) if policy == "every-token"
-        else message in trained and kind in kinds
+        else kind in kinds if message in trained
+        else policy == "all" and kind in MARKED_KINDS and message not in untrained
         for kind, message in zip(rendered.kinds, rendered.messages, strict=True)
     ]  # fmt: skip
 

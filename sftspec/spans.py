@@ -14,6 +14,7 @@ message. Kinds:
     reasoning          what it thought first
     tool_call          a call of a tool, as JSON
     given              what an assistant's message says where its template does not let the model write it
+    marked             what others' messages say where their template marks it as written by the model
     generated          what the model writes around these three: think and tool tags, Llama-2's spaces
     end_of_turn        what ends a turn (for an assistant: with the token that makes generation stop)
     separator          what stands between turns after the end-of-turn token (ChatML: a newline)
@@ -31,10 +32,13 @@ from typing import NamedTuple
 Piece = tuple[str, int, str]
 
 # What people and models wrote: in these a control string may be text (axis special_tokens="literal").
-DATA_KINDS = frozenset({"content", "reasoning", "tool_call", "given", "tools"})
+DATA_KINDS = frozenset({"content", "reasoning", "tool_call", "given", "marked", "tools"})
 
 # What an assistant writes at inference before it ends its turn.
 WRITTEN_KINDS = frozenset({"content", "reasoning", "tool_call", "generated"})
+
+# What a template makes the model write in a message that is not the assistant's.
+MARKED_KINDS = frozenset({"marked", "generated"})
 
 
 class TemplateError(ValueError):

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple, SupportsIndex
 
 
 class Origin(NamedTuple):
-    """kind as in spans.py; message -1: none; written: inside a {% generation %} block."""
+    """kind as in spans.py; message -1: none; block: the number of its {% generation %} block (0: in none)."""
 
     kind: str
     message: int
-    written: bool = False
+    block: int = 0
 
 
 class Tracked(str):

@@ -99,7 +99,7 @@ def test_a_right_template_passes_what_can_be_asked_of_it(source):
     assert {statuses.pop(name.split("/")[1]) for name in NOT_ASKED} == {"not-measured"}
     for name in ("a-call-has-one-text-in-every-form", "no-call-thought-or-tool-becomes-a-control-token"):
         assert statuses.pop(name) == "not-measured"  # it has no place for calls, thoughts and tools
-    assert len(statuses) == 25 and set(statuses.values()) == {"pass"}
+    assert len(statuses) == 26 and set(statuses.values()) == {"pass"}
 
 
 @pytest.mark.parametrize("bug", PLANTED)

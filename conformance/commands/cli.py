@@ -21,8 +21,10 @@ from typing import Any
 
 import sftspec
 from sftspec.conformance.adapters import TrainerError
+from sftspec.conformance.book import BookError
 from sftspec.conformance.commands.audit import add_audit_arguments, run_audit
 from sftspec.conformance.commands.baseline import add_baseline_arguments, baseline_of, document_at, write_baseline
+from sftspec.conformance.commands.book import add_book_arguments, run_book
 from sftspec.conformance.commands.breakit import BreakError, add_break_arguments, run_break
 from sftspec.conformance.commands.diff import add_diff_arguments, run_diff
 from sftspec.conformance.commands.explain import ExplainError, add_explain_arguments, run_explain
@@ -104,6 +106,7 @@ def parser() -> argparse.ArgumentParser:
     add_mutants_arguments(command("mutants", "plant the known bugs, and show which properties kill them"))
     add_audit_arguments(command("audit", "say what files of conversations train, what is wrong with them, and where"))
     add_show_arguments(command("show", "show which tokens of a file are trained, and what is wrong with it"))
+    add_book_arguments(command("book", "write the specification as a site to read, and as one HTML file"))
     return main
 
 
@@ -185,12 +188,13 @@ EXIT_CLOSED_PIPE = 128 + 13  # as a shell says it of a command that SIGPIPE ende
 COMMANDS = {
     "check": check, "baseline": baseline, "diff": run_diff, "record": record, "judge": judge, "list": list_properties,
     "explain": run_explain, "break": run_break, "show": run_show, "audit": run_audit, "mutants": run_mutants,
+    "book": run_book,
 }  # fmt: skip
 
 
 REFUSALS = (
     UsageError, OutputError, SelectionError, TrainerError, BaselineError, DocumentError, RecordingError, BreakError,
-    ShowError, MutantsError, ModelError, ExplainError,
+    ShowError, MutantsError, ModelError, ExplainError, BookError,
 )  # fmt: skip
 
 

@@ -99,7 +99,17 @@ def candidates_of(args: argparse.Namespace) -> Iterator[tuple[str, TemplateOnTri
             setting = {"judged_as": variant or "no named variant", **remarks(template, variant, tokenizer)}
             own = Vocabulary(tokenizer.name, tokenizer.inner) if tokenizer else None
             candidate = TemplateOnTrial(name, template, variant, small, own)
+            setting |= ends(candidate)
             yield alone(place, name), candidate, {**setting, **habits(candidate)}
+
+
+def ends(candidate: TemplateOnTrial) -> dict[str, str]:
+    """What ends a turn, where that was read off what the template renders."""
+    if candidate.variant or why_nothing_can_be_read(candidate.template):
+        return {}
+    end = candidate.turn_end
+    taken = "" if candidate.own else ", taken for one token: --tokenizer tells whether it is"
+    return {"end_of_turn": f"{end.token}, read off what it renders{taken}" if end.token else end.why}
 
 
 def encoder_setting(encoder: Encoder) -> dict[str, str]:
@@ -122,7 +132,11 @@ def remarks(template: Template, variant: str, tokenizer: Tokens | None) -> dict[
     said = {"tokenizer": f"small, and {tokenizer.name}" if tokenizer else "small"}
     if variant:
         said |= goldens(variant, *against_goldens(template, variant))
-    if "strftime_now" in getattr(template.pieces, "source", ""):
+    source = getattr(template.pieces, "source", "")
+    if guessed := [name for name in ("bos_token", "eos_token") if name in source and tokenizer is None]:
+        values = [repr(template.pieces.variables.get(name, "")) for name in guessed]  # type: ignore[attr-defined]
+        said["special_tokens"] = f"{' and '.join(guessed)} taken to be {' and '.join(values)}: give --tokenizer"
+    if "strftime_now" in source:
         said["date"] = "it asks for today's: other tokens tomorrow (sglang#3296); judged with a fixed one"
     number = tokenizer.vocabulary.added.get(template.bos) if tokenizer else None
     if tokenizer and number is not None and tokenizer.inner.encode("").ids[:1] == [number]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import sys
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -46,10 +47,9 @@ def part_of(trainer: Any, item: Property):
     A Pipeline has the stages, and the library the other functions. Another trainer names those that it wants judged:
     `parts = {"pack": my_pack}`; an attribute that happens to be called `encode` is not taken for one.
     """
-    from sftspec.trainer import Pipeline
-
     trainer = getattr(trainer, "in_process", None) or trainer
-    if not isinstance(trainer, Pipeline):
+    module = sys.modules.get("sftspec.trainer")  # where nothing imported it, nothing is one of its Pipelines
+    if module is None or not isinstance(trainer, module.Pipeline):
         return getattr(trainer, "parts", {}).get(item.seam)
     return getattr(trainer, item.seam, None) or getattr(sftspec, item.seam, None)
 
@@ -89,12 +89,12 @@ def draw(item: Property, function: Any, max_examples: int) -> Drawn:
         for arguments in examples:
             is_asked(arguments)
         try:
-            for arguments in drawn:
-                judge(**arguments)
-        except Exception as error:  # shrunk, if it fails; if it was not asked, hypothesis draws others in its place
+            asked = sum([is_asked(arguments) for arguments in drawn])
+        except Exception:  # shrunk
             _hypothesis(item.given, judge, max_examples)
-            if not isinstance(error, UnsatisfiedAssumption):
-                raise
+            raise
+        if 2 * asked < len(drawn) or (asked < len(drawn) and held < item.floor):
+            _hypothesis(item.given, judge, max_examples)  # draws others in place of those that were not asked
         for each, arguments in itertools.product(variations, examples):
             way = each
             is_asked(arguments)

@@ -1,11 +1,11 @@
 """A chat template on trial: the properties of `render` and `encode`, read on one template instead of on ours.
 
 A template is judged by what it declares, never by what another one does. Its declaration is the named variant that it
-is a copy of: same markers, same trimming, same thoughts. Where it is none, the properties that need one (where a turn
-ends, which BOS) are not measured; the others hold for any template. What it refuses with raise_exception is refused,
-not wrong; what Jinja itself cannot render is wrong. Two habits are conventions, found by trying and then allowed for:
-to train the newline after the end-of-turn, and to leave an empty system message out. Its code runs in sftspec's sandbox
-only.
+is a copy of: same markers, same trimming, same thoughts. Where it is none, the end of a turn is read off what it
+renders, and the properties that need more (which BOS) are not measured; the others hold for any template. What it
+refuses with raise_exception is refused, not wrong; what Jinja itself cannot render is wrong. Two habits are
+conventions, found by trying and then allowed for: to train the newline after the end-of-turn, and to leave an empty
+system message out. Its code runs in sftspec's sandbox only.
 
 The tokens are those of the small tokenizer, and of the template's own where that is given. A control token that its own
 lacks is text in the small one too: an end-of-turn spelt in letters stops nothing, and that is seen in both.
@@ -14,6 +14,7 @@ lacks is text in the small one too: an end-of-turn spelt in letters stops nothin
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections import Counter
@@ -26,7 +27,9 @@ from hypothesis import strategies as st
 from hypothesis.errors import UnsatisfiedAssumption
 
 from sftspec import encode, render
+from sftspec.conformance.trial.functions import drawn_arguments
 from sftspec.conformance.trial.judge import Trial, Verdict, reach_verdicts
+from sftspec.conformance.trial.template_ends import TurnEnd, turn_end_of, what_changes, with_token
 from sftspec.conformance.trial.template_traits import (
     DROPS_EMPTY_SYSTEM,
     PROBE,
@@ -58,8 +61,8 @@ DECLARED = {
     "template/a-prompt-is-the-text-and-one-suffix": "whether a prompt has a header",
     "template/no-training-text-ends-with-a-generation-prompt": "whether a prompt has a header",
     "template/one-bos-opens-the-sequence": "BOS",
-    "template/every-answer-ends-in-one-end-of-turn-token": "end-of-turn",
 }
+END = "template/every-answer-ends-in-one-end-of-turn-token"  # asked of the end that it shows, where none is declared
 OWN_PROMPT = "template/a-system-prompt-that-nobody-wrote-is-the-variants-own"
 READS_GOLDENS = "the golden conversations that it renders alike are counted apart"
 READS_TOOLS = "it reads the argument tools of sftspec's own render"
@@ -99,6 +102,7 @@ NOT_ASKED = {
     "template/a-conversation-without-messages-is-refused": REFUSED_BEFORE,
     "template/an-unknown-template-is-refused": REFUSED_BEFORE,
 }
+TWICE = "template/the-same-conversation-has-the-same-text"  # is asked of two renderings
 PREFIX = "template/a-longer-conversation-begins-with-the-shorter-one"
 
 
@@ -136,16 +140,45 @@ class TemplateOnTrial:
     def habits(self) -> tuple[str, ...]:
         return () if why_nothing_can_be_read(self.template) else tuple(habits_of(self.template))
 
+    @cached_property
+    def turn_end(self) -> TurnEnd:
+        """What ends a turn of a template that is no copy of a named variant."""
+        return turn_end_of(self.template)
+
+    @cached_property
+    def remembering(self) -> Template:
+        """The template, which renders a conversation once for all properties."""
+        remembering = getattr(self.template.pieces, "remembering", None)
+        return dataclasses.replace(self.template, pieces=remembering()) if remembering else self.template
+
+    def learn(self, judged: Iterable[Property], max_examples: int) -> None:
+        """Render what is certainly asked, many conversations in a request."""
+        if not hasattr(self.remembering.pieces, "learn"):
+            return
+        asked: list[tuple[list[dict], bool]] = []
+        for item in judged:
+            for arguments in (*item.examples, *drawn_arguments(item, max_examples)):
+                messages = plain(arguments.get("messages"))
+                asked += [(messages, False), (messages, True), (messages[:-1], True)] if messages else []
+        self.remembering.pieces.learn((messages, prompt) for messages, prompt in asked if messages)
+
+    def forget(self) -> None:
+        """Let go of what was rendered: a folder may hold hundreds of templates."""
+        getattr(self.remembering.pieces, "memory", {}).clear()
+
     @property
     def conventions(self) -> Conventions:
         return Conventions(separator=TRAINS_SEPARATOR in self.habits)
 
     def render(self, messages: list[dict], template: str, add_generation_prompt: bool = False) -> Rendered:
-        return self._ask(messages, lambda: render(messages, self.template, add_generation_prompt))
+        return self._ask(messages, lambda: render(messages, self.remembering, add_generation_prompt))
+
+    def render_anew(self, messages: list[dict], template: str) -> Rendered:
+        return self._ask(messages, lambda: render(messages, self.template))
 
     def encode(self, messages: list[dict], template: str, tokenizer: Any, **options: Any) -> Encoded:
         tokenizer = self.tokenizer if tokenizer is load() else tokenizer
-        example = self._ask(messages, lambda: encode(messages, self.template, tokenizer, **options))
+        example = self._ask(messages, lambda: encode(messages, self.remembering, tokenizer, **options))
         return without_separators(example) if TRAINS_SEPARATOR in self.habits else example
 
     def _ask(self, messages: list[dict], work: Callable[[], Result]) -> Result:
@@ -159,6 +192,13 @@ class TemplateOnTrial:
                 raise
             self.reasons[str(error)] += 1
             raise UnsatisfiedAssumption from None
+
+
+def plain(messages: Any) -> list[dict]:
+    """The messages as they are rendered, if each has a role and a content alone; else none."""
+    if not isinstance(messages, list) or any(message.keys() != {"role", "content"} for message in messages):
+        return []
+    return messages
 
 
 def is_broken(template: Template, error: TemplateError) -> bool:
@@ -198,10 +238,10 @@ def put_template_on_trial(
     trial = Trial(candidate)
     unread = why_nothing_can_be_read(candidate.template)
     reasons = {item.id: unread or why_not(item, candidate) for item in chosen}
-    judged = [
-        specialised(item, candidate.variant or STAND_IN, candidate.own) for item in chosen if not reasons[item.id]
-    ]
+    judged = [specialised(item, candidate) for item in chosen if not reasons[item.id]]
+    candidate.learn(judged, max_examples)
     reach_verdicts(trial, judged, progress, max_examples)
+    candidate.forget()
     verdicts = {verdict.property.id: refusals_apart(verdict, candidate.reasons) for verdict in trial.verdicts}
     trial.verdicts = [verdicts.get(item.id) or Verdict(item, "not-measured", reasons[item.id]) for item in chosen]
     return trial
@@ -227,13 +267,15 @@ def _is_golden(case: GoldenCase, template: Template) -> bool:
 def why_not(item: Property, candidate: TemplateOnTrial) -> str:
     """Why a property says nothing of a template ("" if it does)."""
     if item.id == PREFIX and not candidate.template.prefix_preserving:
-        return "it rewrites history (thoughts of earlier turns)"
+        return what_changes(candidate.template)
     if item.id == OWN_PROMPT and not _is_text_of_variant(candidate):
         return "a template that is no exact copy of a named variant may have a system prompt of its own"
     if item.id in NOT_ASKED:
         return NOT_ASKED[item.id]
     if item.id in DECLARED and not candidate.variant:
         return f"it is no copy of a named variant, which would declare: {DECLARED[item.id]}"
+    if item.id == END and not candidate.variant:
+        return candidate.turn_end.why
     return ""
 
 
@@ -242,16 +284,39 @@ def _is_text_of_variant(candidate: TemplateOnTrial) -> bool:
     return render(PROBE, candidate.template).text == text
 
 
-def specialised(item: Property, variant: str, vocabulary: Vocabulary | None = None) -> Property:
-    """The property, asked for one template only, and for the tokens of a vocabulary beside the small one's."""
-    own = {"template": variant, "tokenization": "whole"}  # a Hugging Face template is encoded whole
-    own = {name: value for name, value in own.items() if name in (item.given or {})}
-    given = {**(item.given or {}), **{name: st.just(value) for name, value in own.items()}}
-    examples = tuple({**example, **own} for example in item.examples if example["template"] == variant)
-    if vocabulary is not None and item.seam == "encode":
-        given["vocabulary"] = st.sampled_from([SMALL, vocabulary])
-        examples = tuple({**example, "vocabulary": each} for example in examples for each in (SMALL, vocabulary))
-    return dataclasses.replace(item, given=given, examples=examples)
+def specialised(item: Property, candidate: TemplateOnTrial) -> Property:
+    """The property, asked of one template only, and of the tokens of its own vocabulary beside the small one's.
+
+    Only what does not depend on the template is left to draw: all templates of a process are asked the same.
+    """
+    variant, own = candidate.variant or STAND_IN, candidate.own
+    known = item.given or {}
+    fixed: dict[str, Any] = {"template": variant, "tokenization": "whole"}  # a Hugging Face template is encoded whole
+    fixed = {name: value for name, value in fixed.items() if name in known}
+    small = SMALL
+    if item.id == END and not candidate.variant:
+        end = candidate.turn_end.token
+        small = Vocabulary("small", candidate.tokenizer if own else with_token(candidate.tokenizer, end))
+        fixed |= {"end_of_turn": end, "vocabulary": small}
+    given = {name: strategy for name, strategy in known.items() if name not in fixed}
+    of_variant = [example for example in item.examples if example["template"] == variant]
+    examples = [{name: value for name, value in example.items() if name not in fixed} for example in of_variant]
+    if own is not None and item.seam == "encode":
+        fixed.pop("vocabulary", None)
+        given["vocabulary"] = _either(small, own)
+        examples = [{**example, "vocabulary": each} for example in examples for each in (small, own)]
+    check = functools.update_wrapper(functools.partial(item.check, **fixed), item.check)
+    if item.id == TWICE:
+        check = functools.update_wrapper(
+            lambda render, **asked: item.check(candidate.render_anew, **fixed, **asked), check
+        )
+    distinct = {repr(example): example for example in examples}
+    return dataclasses.replace(item, check=check, given=given, examples=tuple(distinct.values()))
+
+
+@functools.cache
+def _either(small: Vocabulary, own: Vocabulary) -> st.SearchStrategy[Vocabulary]:
+    return st.sampled_from([small, own])
 
 
 def refusals_apart(verdict: Verdict, reasons: Counter[str]) -> Verdict:

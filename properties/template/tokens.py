@@ -203,7 +203,7 @@ def one_bos_opens_the_sequence(encode, messages, template, vocabulary=SMALL):
 
 
 @must(seam="encode", laws=("TP-EOT",), floor=50, given=HOSTILE, examples=[*IN_EVERY, *EDGES_IN_EVERY])
-def every_answer_ends_in_one_end_of_turn_token(encode, messages, template, vocabulary=SMALL):
+def every_answer_ends_in_one_end_of_turn_token(encode, messages, template, vocabulary=SMALL, end_of_turn=""):
     """The targets hold the end-of-turn token, as one id, once for each answer, and last.
 
     Spelt as text it is several ids that stop nothing; a model that never learns it never stops (trl#976, axolotl#3756),
@@ -211,9 +211,26 @@ def every_answer_ends_in_one_end_of_turn_token(encode, messages, template, vocab
     """
     example = encode(messages, template=template, tokenizer=vocabulary.tokenizer, special_tokens="literal")
     targets = [label for label in example.labels if label != IGNORE]
-    end, turns = vocabulary.id_of(TEMPLATES[template].end_of_turn), len(answers(messages))
-    yield messages, targets.count(end) == turns, f"{targets.count(end)} end-of-turn tokens for {turns} answers"
+    token, turns = end_of_turn or TEMPLATES[template].end_of_turn, len(answers(messages))
+    end = vocabulary.id_of(token)
+    said = f"{targets.count(end)} end-of-turn tokens for {turns} answers"
+    effect = f": the model does not learn to stop with {token}" if targets.count(end) < turns else ""
+    yield messages, targets.count(end) == turns, said + effect
     yield messages, targets[-1:] == [end] * bool(turns), f"the last target is {targets[-1:]}"
+
+
+@must(seam="encode", laws=("MK-SPAN",), floor=50, given=HOSTILE, examples=[*IN_EVERY, *RESULT_IN_EVERY])
+def what_others_say_is_no_target(encode, messages, template, vocabulary=SMALL):
+    """Where no answer is to be trained, nothing is: what users, systems and tools say is never a target.
+
+    A template whose generation block stands around every role teaches the model to ask the user's questions.
+    """
+    options = {"template": template, "tokenizer": vocabulary.tokenizer, "special_tokens": "literal"}
+    flags = {"assistant": {"train": False}}
+    asked = [{**message, **flags.get(message["role"], {})} for message in messages]
+    targets = [label for label in encode(asked, **options).labels if label != IGNORE]
+    said = vocabulary.tokenizer.decode(targets, skip_special_tokens=False)
+    yield asked, not targets, f"no answer is to be trained, and {said!r} is"
 
 
 def _pattern(token):

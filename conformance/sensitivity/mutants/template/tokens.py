@@ -249,3 +249,19 @@ def last_call_untrained():
         return replace(example, labels=labels)
 
     return broken("template", encode=broken_encode)
+
+
+@mutant("what-others-say-is-no-target", "variant of huggingface/trl#7230: the generation block around every role",
+        "learns to ask the user's questions", "mark what the assistant writes, and nothing else")  # fmt: skip
+def users_marked():
+    """What users say is a target beside the answers."""
+
+    def broken_encode(messages, template="chatml/openai", **options):
+        example = encode(messages, template, **options)
+        users = {index for index, item in enumerate(messages) if item["role"] == "user"}
+        spans = example.rendered.spans
+        marked = [spans[owner].kind == "content" and spans[owner].message in users for owner in example.owners]
+        rows = zip(example.input_ids, example.labels, marked, strict=True)
+        return replace(example, labels=[token if is_marked else label for token, label, is_marked in rows])
+
+    return broken("template", encode=broken_encode)
