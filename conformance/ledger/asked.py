@@ -15,7 +15,7 @@ from typing import Any
 
 from sftspec.conformance.ledger.store import RecordingError
 from sftspec.conformance.trial.scenarios import SCENARIOS, Scenario, make_job, scenarios_for
-from sftspec.conversation import Conversation
+from sftspec.conversation import Conversation, ConversationError
 from sftspec.job import Job
 
 POLICIES = ("all", "last", "every-token")
@@ -58,7 +58,11 @@ def job_asked(record: Mapping[str, Any], place: str, claims: frozenset[str], see
     trainer = _Asked(claims, policy, record["job"]["conversations"])
     changes = (scenario.twin or {}) if is_twin else {}
     with tempfile.TemporaryDirectory(prefix="sftspec-") as folder:
-        job, _ = make_job(scenario, trainer, seed, Path(folder), **changes)
+        try:
+            job, _ = make_job(scenario, trainer, seed, Path(folder), **changes)
+        except ConversationError:
+            said = f"none of the conversations that scenario {scenario.name!r} has with seed {seed} is recorded"
+            raise RecordingError(f"{place}: job.conversations: {said}") from None
     if trainer.taken < len(trainer.recorded):
         here = f"{place}: job.conversations[{trainer.taken}]"
         raise RecordingError(f"{here} is none of scenario {scenario.name!r}, or stands elsewhere there")

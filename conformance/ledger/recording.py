@@ -23,6 +23,7 @@ from sftspec.adapters import Adapter
 from sftspec.conformance.adapters import TrainerError
 from sftspec.conformance.ledger.asked import job_asked, require_scenarios
 from sftspec.conformance.ledger.consistent import is_whole, require_consistent
+from sftspec.conformance.ledger.origins import require_origins
 from sftspec.conformance.ledger.store import FORMAT, RecordingError, Tensors, present, read_json, write_json
 from sftspec.conformance.report.document import environment
 from sftspec.conformance.report.form import DocumentError, validate
@@ -159,6 +160,7 @@ def _run(record: Mapping[str, Any], folder: Path, place: str, claims: frozenset[
     )
     tensors.check_all_taken()
     require_consistent(run, place)
+    require_origins(run, place)
     _load_parameters(run.job.model, run.final, run.adapters, place)
     return run
 
