@@ -11,15 +11,15 @@ from rich.text import Text
 from sftspec.conformance.audit.findings import UNITS
 from sftspec.conformance.audit.progress import printable
 from sftspec.conformance.report.failures import labelled
+from sftspec.conformance.report.terminal import print_lines
 
 BARS = " ▏▎▍▌▋▊▉█"
 
 
 def print_audit(document: dict[str, Any], limit: int, console: Console) -> None:
     width = console.width
-    for line in (*_head(document, width), *_findings(document, width), *_tables(document), *_lists(document, limit)):
-        line.rstrip()
-        console.print(line, no_wrap=True, overflow="ignore", crop=False)
+    lines = (*_head(document, width), *_findings(document, width), *_tables(document), *_lists(document, limit))
+    print_lines(lines, console)
 
 
 def _head(document: dict[str, Any], width: int) -> Iterator[Text]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sftspec.conformance.report.difference import changes, difference_lines, is_worse
 from sftspec.conformance.report.form import read_document
-from sftspec.conformance.report.terminal import make_console
+from sftspec.conformance.report.terminal import make_console, print_lines
 
 
 def add_diff_arguments(command: argparse.ArgumentParser) -> None:
@@ -19,6 +19,5 @@ def add_diff_arguments(command: argparse.ArgumentParser) -> None:
 def run_diff(args: argparse.Namespace) -> int:
     old, new = read_document(args.old), read_document(args.new)
     console = make_console(sys.stdout)
-    for line in difference_lines(old, new, console.width):
-        console.print(line, no_wrap=True, overflow="ignore", crop=False)
+    print_lines(difference_lines(old, new, console.width), console)
     return int(any(is_worse(*change) for _, *change in changes(old, new)))

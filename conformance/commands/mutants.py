@@ -67,8 +67,8 @@ def run_mutants(args: Namespace) -> int:
     from sftspec.conformance.sensitivity.matrix_file import MatrixFile, MatrixFileError
 
     for path in (args.json, args.html):
-        if path is not None and not path.parent.is_dir():
-            raise MutantsError(f"{path}: there is no folder {path.parent}")
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise MutantsError(f"{path}: {'it is a folder' if path.is_dir() else f'there is no folder {path.parent}'}")
     if args.workers < 1:
         raise MutantsError(f"--workers {args.workers}: give 1 or more")
     names, first = chosen(args.names), args.seeds[0]

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sftspec.conformance.report.printable import printable
+
 FORMS = {
     "json": "the verdicts as JSON (conformance/report/schemas)",
     "markdown": 'a summary as Markdown; to "$GITHUB_STEP_SUMMARY" it is appended',
@@ -62,10 +64,10 @@ def as_json(document: dict[str, Any], path: Path) -> str:
 def as_markdown(document: dict[str, Any], path: Path) -> str:
     from sftspec.conformance.report.markdown import markdown
 
-    return markdown(document)
+    return printable(markdown(document))
 
 
 def as_html(document: dict[str, Any], path: Path) -> str:
     from sftspec.conformance.report.html import page
 
-    return page(document)
+    return printable(page(document))

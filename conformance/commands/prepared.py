@@ -22,7 +22,7 @@ def run_prepared(args: Namespace) -> int:
     from sftspec.conformance.audit.rows import read_rows
     from sftspec.conformance.audit.shards import InputError
     from sftspec.conformance.commands.audit import AuditError
-    from sftspec.conformance.report.terminal import make_console
+    from sftspec.conformance.report.terminal import make_console, print_lines
     from sftspec.conformance.show.inputs import choose_template, load_tokenizer
     from sftspec.conversation import ConversationError
     from sftspec.spans import TemplateError
@@ -43,9 +43,7 @@ def run_prepared(args: Namespace) -> int:
     failed = [item["id"] for item in verdicts if item["status"] == "fail" and item["level"] == "must"]
     document = make_document(args, rows, run, template, found, verdicts, failed)
     console = make_console(sys.stdout)
-    for line in report(document, console.width):
-        line.rstrip()
-        console.print(line, no_wrap=True, overflow="ignore", crop=False)
+    print_lines(report(document, console.width), console)
     if args.json:
         args.json.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     if any(item["status"] == "error" for item in verdicts):

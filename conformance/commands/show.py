@@ -34,6 +34,7 @@ def add_show_arguments(command: ArgumentParser) -> None:
 
 def run_show(args: Namespace) -> int:
     """Print what is trained. Exit code 0 whatever was found; 1 where only the readable lines of a file are shown."""
+    from sftspec.conformance.report.printable import printable
     from sftspec.conformance.report.terminal import make_console
     from sftspec.conformance.show.html import page
     from sftspec.conformance.show.inputs import choose_template, load_tokenizer
@@ -44,8 +45,9 @@ def run_show(args: Namespace) -> int:
         raise ShowError(f"--max-length {args.max_length}: give a positive number of tokens")
     if args.limit < 0:
         raise ShowError(f"--limit {args.limit}: give a number of conversations, 0 for the counts alone")
-    if args.html is not None and not args.html.parent.is_dir():
-        raise ShowError(f"--html {args.html}: there is no folder {args.html.parent}")
+    if args.html is not None and (args.html.is_dir() or not args.html.parent.is_dir()):
+        fault = "it is a folder" if args.html.is_dir() else f"there is no folder {args.html.parent}"
+        raise ShowError(f"--html {args.html}: {fault}")
     template = choose_template(args.template, args.tokenizer)
     tokenizer = load_tokenizer(args.tokenizer)
     showing = show(
@@ -53,7 +55,7 @@ def run_show(args: Namespace) -> int:
     )
     print_showing(showing, args.limit, make_console(sys.stdout))
     if args.html is not None:
-        args.html.write_text(page(showing, args.limit), encoding="utf-8")
+        args.html.write_text(printable(page(showing, args.limit)), encoding="utf-8")
         print(f"\npage: {args.html}")
     return 1 if showing.unread else 0
 

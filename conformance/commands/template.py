@@ -17,6 +17,7 @@ from sftspec.conformance.adapters import TrainerError
 from sftspec.conformance.adapters.encoders import LIBRARIES, Encoder, encoders_at
 from sftspec.conformance.adapters.templates import templates_at
 from sftspec.conformance.commands.baseline import baseline_of
+from sftspec.conformance.commands.outputs import write_outputs
 from sftspec.conformance.report.document import identify, make_document
 from sftspec.conformance.report.failures import STYLES, failures, heading, labelled, shortened, style_of
 from sftspec.conformance.report.form import validate
@@ -70,11 +71,15 @@ def check_templates(args: argparse.Namespace) -> int:
             documents.append(make_document(trial, identify(candidate, setting), repeat, seed=0))
     if args.baseline is not None and len(documents) != 1:
         raise TrainerError(f"--baseline is of one template; {len(documents)} are on trial")
+    if len(documents) != 1 and (args.html or args.markdown):
+        raise TrainerError(f"--html and --markdown are of one template; {len(documents)} are on trial")
     documents = [baseline_of(args.baseline, document) for document in documents]
     console = make_console(sys.stdout)
     lines = one(documents[0], console.width) if len(documents) == 1 else matrix(documents, console.width)
     print_lines(lines, console)
-    if args.json is not None:
+    if len(documents) == 1:
+        write_outputs(documents[0], args)
+    elif args.json is not None:
         write(documents, args.json)
     return max(map(exit_code, documents), default=EXIT_CONFORMS, key=SEVERITY.index)
 
@@ -155,11 +160,10 @@ def command(args: argparse.Namespace, place: str) -> str:
 
 
 def write(documents: list[dict[str, Any]], path: Path) -> None:
-    """One document in the form of its schema; many as a list of them."""
+    """Many documents, each in the form of its schema, as a list."""
     for document in documents:
         validate(document, source=path.name)
-    found: Any = documents[0] if len(documents) == 1 else documents
-    path.write_text(json.dumps(found, ensure_ascii=False, allow_nan=False, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(documents, ensure_ascii=False, allow_nan=False, indent=1) + "\n", encoding="utf-8")
 
 
 def one(document: dict[str, Any], width: int) -> Iterator[Text]:

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from sftspec.conformance.audit.progress import printable
 from sftspec.conformance.report.failures import heading, labelled
+from sftspec.conformance.report.terminal import print_lines
 from sftspec.conformance.report.token_strip import LEGEND, draw, lines_of
 from sftspec.conformance.show.showing import FINDINGS, Showing, Shown, cells_of
 
@@ -17,9 +18,7 @@ LINES, TOKENS = 12, 1000  # of one conversation's strip; the page has more
 
 
 def print_showing(showing: Showing, limit: int, console: Console) -> None:
-    for line in (*summary(showing, console.width), *strips(showing, limit, console.width)):
-        line.rstrip()
-        console.print(line, no_wrap=True, overflow="ignore", crop=False)
+    print_lines((*summary(showing, console.width), *strips(showing, limit, console.width)), console)
 
 
 def summary(showing: Showing, width: int) -> Iterator[Text]:
