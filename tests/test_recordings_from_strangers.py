@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 
+from sftspec.conformance.commands.cli import main
 from sftspec.conformance.ledger.asked import require_scenarios
 from sftspec.conformance.ledger.recording import load_trial
 from sftspec.conformance.ledger.store import RecordingError
@@ -82,6 +83,9 @@ SPOILT = {
     "a truth for a number": (lambda run: run["rows"]["row"].__setitem__(3, False), "no whole number in its range"),
     "a call too far": (lambda run: run["replays"][0].update(forward=99), "model calls"),
     "other conventions": (lambda run: run["conventions"].update(separator=True), r"are not those of trial\.json"),
+    "a way to cut text of its own": (lambda run: run.update(cut={"tokenization": "segmented"}), "cut is|has no token"),
+    "a conversation in other tokens": (lambda run: run.update(recut={"0": [5] * 400}), r"recut is \{0: .* say \{\}"),
+    "an origin of its own": (lambda run: run["rows"]["offset"].__setitem__(3, 0), "its model call says token 3 of"),
     "a second run": (lambda run: run.update(twin=True), "no such file"),
 }
 
@@ -92,6 +96,18 @@ def test_what_was_not_asked_or_cannot_be_is_refused(copy, case):
     edit(next(copy.glob("*/run.json")), change)
     with pytest.raises(RecordingError, match=rf"run\.json: .*{message}"):
         load_trial(copy)
+
+
+def test_what_breaks_while_verdicts_are_made_is_one_sentence_that_names_the_folder(recorded, monkeypatch, capsys):
+    def breaks(*words):
+        raise KeyError("a place that nobody thought of")
+
+    incomplete = load_trial(recorded)
+    monkeypatch.setattr("sftspec.conformance.ledger.recording.load_trial", lambda folder, complete: incomplete)
+    monkeypatch.setattr("sftspec.conformance.trial.judge.reach_verdicts", breaks)
+    assert main(["judge", str(recorded)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"sftspec: {recorded}: no verdict can be made of it (KeyError") and said.count("\n") == 1
 
 
 TEXTS = {

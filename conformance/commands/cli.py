@@ -1,4 +1,4 @@
-"""The command line: `sftspec check`, `baseline`, `list`, `explain`, `record`, `judge`, `break`, `show`, `mutants`.
+"""The command line: `sftspec check`, `init`, `baseline`, `list`, `explain`, `record`, `judge`, `break`, `show`, ….
 
 Exit codes: 0 no must property fails (beyond the baseline), 1 one does or is ambiguous, 2 the run itself broke or the
 command makes no sense, 3 nothing fails and too little was measured to say that it conforms.
@@ -28,11 +28,13 @@ from sftspec.conformance.commands.book import add_book_arguments, run_book
 from sftspec.conformance.commands.breakit import BreakError, add_break_arguments, run_break
 from sftspec.conformance.commands.diff import add_diff_arguments, run_diff
 from sftspec.conformance.commands.explain import ExplainError, add_explain_arguments, run_explain
+from sftspec.conformance.commands.init import add_init_arguments, run_init
 from sftspec.conformance.commands.mutants import MutantsError, add_mutants_arguments, run_mutants
 from sftspec.conformance.commands.outputs import OutputError, add_output_arguments, require_places, write_outputs
 from sftspec.conformance.commands.show import ShowError, add_show_arguments, run_show
 from sftspec.conformance.commands.trial import UsageError, add_limits, add_scope, put_on_trial, record
 from sftspec.conformance.gate.baseline import BaselineError, read_baseline
+from sftspec.conformance.gate.start import InitError
 from sftspec.conformance.ledger.store import RecordingError
 from sftspec.conformance.report.form import DocumentError
 from sftspec.conformance.report.printable import printable
@@ -95,6 +97,7 @@ def parser() -> argparse.ArgumentParser:
         )
         add_output_arguments(item)
         item.add_argument("--baseline", metavar="FILE", type=Path, help="what is known to fail: only a change is red")
+    add_init_arguments(command("init", "write an adapter for the training that is here, and a CI workflow"))
     baseline = command("baseline", "write what is known to fail, or hold a trial against it")
     add_baseline_arguments(baseline)
     add_limits(baseline)
@@ -141,6 +144,10 @@ def baseline(args: argparse.Namespace) -> int:
     return conclude(document, args, output)
 
 
+def init(args: argparse.Namespace) -> int:
+    return run_init(args, lambda words: baseline(parser().parse_args(words)))
+
+
 def judge(args: argparse.Namespace) -> int:
     from sftspec.conformance.report.terminal import make_console
     from sftspec.conformance.trial.quiet_output import kept_aside
@@ -155,9 +162,13 @@ def judge(args: argparse.Namespace) -> int:
         from sftspec.conformance.trial.judge import reach_verdicts
 
         trial, made = load_trial(args.folder, complete=True)
-        reach_verdicts(trial, chosen, diary.begin)
         command = f"sftspec judge {args.folder}"
-        document = make_document(trial, made["trainer"], command, made["seed"], recorded_on=made["environment"])
+        try:
+            reach_verdicts(trial, chosen, diary.begin)
+            document = make_document(trial, made["trainer"], command, made["seed"], recorded_on=made["environment"])
+        except Exception as error:
+            said = f"{type(error).__name__}: {str(error)[:200]}"
+            raise RecordingError(f"{args.folder}: no verdict can be made of it ({said})") from error
     return conclude(document, args, {run.scenario: run.traceback for run in trial.runs if run.error})
 
 
@@ -186,15 +197,15 @@ def list_properties(args: argparse.Namespace) -> int:
 EXIT_CLOSED_PIPE = 128 + 13  # as a shell says it of a command that SIGPIPE ended
 
 COMMANDS = {
-    "check": check, "baseline": baseline, "diff": run_diff, "record": record, "judge": judge, "list": list_properties,
-    "explain": run_explain, "break": run_break, "show": run_show, "audit": run_audit, "mutants": run_mutants,
-    "book": run_book,
+    "check": check, "init": init, "baseline": baseline, "diff": run_diff, "record": record, "judge": judge,
+    "list": list_properties, "explain": run_explain, "break": run_break, "show": run_show, "audit": run_audit,
+    "mutants": run_mutants, "book": run_book,
 }  # fmt: skip
 
 
 REFUSALS = (
     UsageError, OutputError, SelectionError, TrainerError, BaselineError, DocumentError, RecordingError, BreakError,
-    ShowError, MutantsError, ModelError, ExplainError, BookError,
+    ShowError, MutantsError, ModelError, ExplainError, BookError, InitError,
 )  # fmt: skip
 
 
@@ -217,11 +228,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return EXIT_CLOSED_PIPE
     except KeyboardInterrupt as interrupt:
-        print(f"sftspec: interrupted, no verdict {interrupt}", file=sys.stderr)
+        print(printable(f"sftspec: interrupted, no verdict {interrupt}"), file=sys.stderr)
     except SystemExit as error:
         print(f"sftspec: something called sys.exit({error.code!r}), and there is no verdict", file=sys.stderr)
     except Exception:
-        traceback.print_exc()
+        print(printable(traceback.format_exc()), file=sys.stderr)
         print("sftspec: this is a fault of sftspec, and no verdict on the trainer", file=sys.stderr)
     return 2
 

@@ -71,7 +71,9 @@ def read_baseline(path: Path) -> Baseline:
     try:
         return parse_baseline(path.read_text(encoding="utf-8"), path.name)
     except FileNotFoundError:
-        raise BaselineError(f"{path}: no such file; `sftspec baseline write TRAINER --out {path}` makes one") from None
+        raise BaselineError(
+            f"{path}: no such file; `sftspec baseline write TRAINER --baseline {path}` makes one"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise BaselineError(f"{path} cannot be read: {error}") from None
 
