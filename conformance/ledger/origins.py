@@ -28,5 +28,5 @@ def require_origins(run: Run, place: str) -> None:
     for number, row in enumerate(run.rows):
         example, offset = origins[row.forward][row.row][row.column]
         if (row.example, row.offset) != (example, offset):
-            said = f"rows[{number}] is token {row.offset} of conversation {row.example}"
-            raise RecordingError(f"{place}: {said}; its model call says token {offset} of {example}")
+            where = f"rows[{number}] is token {row.offset} of conversation {row.example}"
+            raise RecordingError(f"{place}: {where}; its model call says token {offset} of {example}")
