@@ -206,7 +206,6 @@ def test_prerequisites_are_selected_too():
     chosen = [item.id for item in select(["masking/no-position-sees-what-follows-it"])]
     assert chosen == [
         "masking/no-position-sees-what-follows-it",
-        "masking/every-position-has-an-origin",
         "packing/examples-do-not-see-each-other",
     ]
     with pytest.raises(SelectionError):

@@ -171,9 +171,10 @@ def _judge_one_seam(verdicts, seams, trainer, max_examples, progress) -> bool:
     """Judge a property of a function, if one is left: there is time for it while the trainer trains."""
     if not seams:
         return False
-    place = seams.pop(0)
+    place = seams[0]
     progress(verdicts[place].property.id)
     verdicts[place] = settle(verdicts[place], trainer, [], max_examples)
+    del seams[0]  # an interrupt before leaves it among those that were not judged
     return True
 
 
@@ -213,8 +214,8 @@ class Desk:
     def rest(self, reason: str) -> Iterator[Run]:
         """The scenarios that are never performed."""
         while self.read < len(self.scenarios):
-            if self.read >= self.sent:
-                self._send(hands_over=False)
+            if self.read not in self.blank:
+                self._make(self.read, with_twin=False)
             number, self.read = self.read, self.read + 1
             run = self.blank.pop(number)
             run.error = reason
@@ -242,16 +243,19 @@ class Desk:
                 return
         self.ended[ended.number] = ended
 
-    def _send(self, hands_over: bool = True) -> None:
+    def _send(self) -> None:
         """Make the job of the next scenario, and hand it over to a performer."""
-        number, self.sent = self.sent, self.sent + 1
+        self._make(self.sent)
+        self.sent += 1
+        self.stage.jobs.put(self.sent - 1)
+
+    def _make(self, number: int, with_twin: bool = True) -> None:
+        """The job of a scenario in its folder, and the run that is still blank."""
         scenario, folder = self.scenarios[number], job_folder(self.stage.folder, number)
-        replays = replays_in(scenario, self.max_replays)
-        self.blank[number] = self._asked(scenario, folder / FIRST, replays, {})
-        if scenario.twin is not None and hands_over:
-            self.blank[number].twin = self._asked(scenario, folder / TWIN, 0, scenario.twin)
-        if hands_over:
-            self.stage.jobs.put(number)
+        run = self._asked(scenario, folder / FIRST, replays_in(scenario, self.max_replays), {})
+        if scenario.twin is not None and with_twin:
+            run.twin = self._asked(scenario, folder / TWIN, 0, scenario.twin)
+        self.blank[number] = run
 
     def _asked(self, scenario: Scenario, folder: Path, replays: int, changes: Mapping[str, Any]) -> Run:
         job, _ = make_job(scenario, self.trainer, self.seed, folder, **changes)
