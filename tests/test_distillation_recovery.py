@@ -203,6 +203,7 @@ class Ours:
     real_temperature: float = 2.0
     divergence: str = "forward KL"
     policy: str = "last"
+    distils_all: bool = False
     each_batch_by_itself: bool = False
     teacher_learns: bool = False
     times_micro_batches: bool = False
@@ -220,7 +221,7 @@ class Ours:
         return len(conversation) > 1
 
     def train(self, job):
-        job.policy = self.policy
+        job.policy = "every-token" if self.distils_all else self.policy
         job.accumulation = 1 if self.knows_no_accumulation else job.accumulation
         Pipeline(step=self.step, conventions=Conventions(separator=True)).train(job)
 
@@ -246,7 +247,7 @@ BROKEN = {
     "what-is-declared-is-distilled": Ours(real_temperature=1.0),
     "every-distilled-token-weighs-the-same": Ours(each_batch_by_itself=True),
     "the-weights-of-a-step-add-up-to-one": Ours(times_micro_batches=True),
-    "the-completion-is-distilled-and-nothing-else": Ours(policy="every-token"),
+    "the-completion-is-distilled-and-nothing-else": Ours(distils_all=True),
     "the-teacher-is-only-asked": Ours(teacher_learns=True),
     "each-step-moves-the-student-by-its-own-gradient": Ours(keeps_gradients=True),
     "each-step-takes-the-conversations-asked-for": Ours(knows_no_accumulation=True),

@@ -299,7 +299,7 @@ def test_what_a_trainer_looks_like_is_said_or_that_it_looks_like_nothing():
         "mutant": "masking/mask-dropped", "agree": 3, "of": 4, "likeness": 0.81, "breaks": "Every token is trained.",
         "seen_in": "karpathy/nanochat#582", "effect": "learns to write the user's turn", "fix": "keep the mask",
     }  # fmt: skip
-    assert "looks like  none of the planted bugs" in printed(DOCUMENT)
+    assert "looks like  no planted bug (sftspec mutants) fails in so similar a way" in printed(DOCUMENT)
     said = " ".join(printed(DOCUMENT | {"diagnosis": [known, known | {"mutant": "masking/header-trained"}]}).split())
     assert "looks like masking/mask-dropped (3 of 4 failing properties agree, likeness 0.81): Every" in said
     assert "Seen in karpathy/nanochat#582" in said and "fix: keep the mask." in said

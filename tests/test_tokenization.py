@@ -171,7 +171,7 @@ def test_wrong_axes_and_slow_tokenizers_are_named():
     rendered = render(talk([["a"], ["b"]]))
     with pytest.raises(ValueError, match="special_tokens is 'yes'; choose one of parse, literal"):
         tokenize(rendered, TEMPLATES["chatml/openai"], SMALL, "yes")
-    with pytest.raises(ValueError, match="tokenization is 'bytes'; choose one of whole, segmented"):
+    with pytest.raises(ValueError, match="tokenization is 'bytes'; choose one of whole, answers, segmented"):
         tokenize(rendered, TEMPLATES["chatml/openai"], SMALL, "parse", "bytes")
     with pytest.raises(ValueError, match="object has no offsets"):
         tokenize(rendered, TEMPLATES["chatml/openai"], object())

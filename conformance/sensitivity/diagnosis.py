@@ -12,6 +12,7 @@ more time than none.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -23,6 +24,7 @@ from sftspec.properties import REGISTRY
 
 LEAST = 0.7  # tests/test_diagnosis.py says what it lets through and what it keeps out
 AGREES = 0.5
+WORDS = re.compile(r"[^\W\d]+")
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,11 @@ def overlap(one: Mark, other: Mark) -> tuple[float, float]:
     )
     alike = (1 + ruzicka(one.kinds, other.kinds)) / 2
     # Of a function one counterexample is known, and of what measures nothing and is no token, no more is known than
-    # what the smallest says: that is its fingerprint.
-    if "drawn" in names or not (one.measures or other.measures or (one.kinds.keys() | other.kinds.keys()) - {""}):
+    # what the smallest says: that is its fingerprint. The figures of a run are those of its data, and do not count.
+    if "drawn" in names:
         alike = ruzicka(*(dict.fromkeys(mark.note.split(), 1.0) for mark in (one, other)))
+    elif not (one.measures or other.measures or (one.kinds.keys() | other.kinds.keys()) - {""}):
+        alike = ruzicka(*(dict.fromkeys(WORDS.findall(mark.note), 1.0) for mark in (one, other)))
     return common * alike, sum(max(first, second) for _, first, second in lengths)
 
 

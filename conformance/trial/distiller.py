@@ -75,7 +75,7 @@ def distil(
     with TemporaryDirectory(prefix="sftspec-") as folder, StudentTap(student, teacher) as tap:
         job = Job(student, tokenizer, talks, batch_size=batch_size, accumulation=accumulation, epochs=epochs,
                   policy="last", workdir=Path(folder))  # fmt: skip
-        replace(trainer, teacher=teacher).train(job)
+        replace(trainer, teacher=teacher).train(replace(job))  # what it writes into its job is not what was asked
     steps = _steps(tap.calls)
     heads = [calls[0].head for calls in steps] + [student.get_output_embeddings().weight.detach()]
     said, conventions = trainer.loss_temperature, getattr(trainer, "conventions", None) or Conventions()

@@ -243,7 +243,7 @@ def _without_overflow(
     A window that overflows is left out whole: of the calls after it, those are the step's that explain its gradient.
     """
     scaled = gradient is not None and bool(gradient.isfinite().all())
-    finite = [not scaled or not call.overflowed for call in heard]
+    finite = [not scaled or not (call.overflowed or not call.gradient.isfinite().all()) for call in heard]
     first = len(finite) - finite[::-1].index(False) if False in finite else 0
     read = [(call, _read(call, head)) for call in heard[first:]]
     for start in range(len(read)) if first else ():

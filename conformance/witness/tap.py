@@ -283,8 +283,9 @@ class Tap:
             before = {name: _kept(last.get(name), item) for name, item in now.items()}
             trains = self.ear.translated({name: item.detach() for name, item in named.items() if item.requires_grad})
             frozen = tuple(name for name in before if name not in trains)
-            given, again = self.ear.translated(self._given), self._gradients_again(named)
-            self._given = {}
+            # Where the head tells, they were watched for an overflow alone, and hold what a GradScaler left out.
+            given = {} if self._head_tells() else self.ear.translated(self._given)
+            again, self._given = self._gradients_again(named), {}
             self.steps.append(StepRecord(math.nan, {}, before, again, given=given, frozen=frozen))
             self._stepped = set()
         record = self.steps[-1]

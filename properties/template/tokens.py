@@ -170,7 +170,7 @@ def no_content_becomes_a_control_token(encode, messages, template, vocabulary=SM
     yield messages, found == expected, "a content became a control token"
 
 
-@must(seam="encode", laws=("TP-NOFORGE",), floor=50, given=HOSTILE, examples=[*FORGED_IN_EVERY, *RESULT_IN_EVERY])
+@must(seam="encode", laws=("TP-NOFORGE",), floor=30, given=HOSTILE, examples=[*FORGED_IN_EVERY, *RESULT_IN_EVERY])
 def no_call_thought_or_tool_becomes_a_control_token(encode, messages, template, vocabulary=SMALL):
     """With special_tokens="literal" arguments of calls, thoughts and tools make no control token.
 

@@ -87,7 +87,8 @@ def mutant(killed_by: str, seen_in: str, effect: str, fix: str) -> Callable[[Cal
 
 
 def load_mutants() -> list[Mutant]:
-    for area, modules in MODULES.items():
-        for module in modules:
-            importlib.import_module(f"{__name__}.{area}.{module}")
-    return list(MUTANTS.values())
+    """All planted bugs, in the order of the matrix, whatever was imported before."""
+    names = [f"{__name__}.{area}.{module}" for area, modules in MODULES.items() for module in modules]
+    for name in names:
+        importlib.import_module(name)
+    return sorted(MUTANTS.values(), key=lambda item: names.index(item.make.__module__))
