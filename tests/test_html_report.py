@@ -125,7 +125,7 @@ def test_only_what_a_replay_tells_is_said():
 
 
 def test_issues_and_papers_become_links():
-    text = "A mask (trl#1230, axolotl#732; no-such-repository#1), arXiv:2305.11206."
+    text = "A mask (trl#1230, axolotl#732; no-such-repository" + "#1), arXiv:2305.11206."
     found = [(piece, address) for piece, address in links(text) if address]
     assert "".join(piece for piece, _ in links(text)) == text
     assert found == [
