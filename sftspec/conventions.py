@@ -17,6 +17,8 @@ class Conventions:
 
     end_of_turn     train the token that ends an assistant turn
     separator       train what follows it inside the turn (ChatML: the newline)
+    final_separator it follows the last turn too, as templates of ChatML render it; False: a conversation ends with its
+                    end-of-turn token
     header          train the assistant's header
     special_tokens  control strings inside contents: "parse" or "literal"
     tokenization    "whole" text between control tokens; "answers" and what stands between them apart, as at inference;
@@ -26,6 +28,7 @@ class Conventions:
 
     end_of_turn: bool = True
     separator: bool = False
+    final_separator: bool = True
     header: bool = False
     special_tokens: str = "parse"
     tokenization: str = "whole"

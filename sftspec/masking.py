@@ -80,12 +80,15 @@ def trained_spans(
     trained = trained_messages(messages, policy)
     kinds = conventions.trained_kinds()
     untrained = {index for index, message in enumerate(messages) if not message.get("train", True)}
-    return [
+    chosen = [
         (message in trained or message < 0) if policy == "every-token"
         else kind in kinds if message in trained
         else policy == "all" and kind in MARKED_KINDS and message not in untrained
         for kind, message in zip(rendered.kinds, rendered.messages, strict=True)
     ]  # fmt: skip
+    if not conventions.final_separator and rendered.kinds and rendered.kinds[-1] == "separator":
+        chosen[-1] = False
+    return chosen
 
 
 def truncate(example: Encoded, max_length: int | None) -> Encoded:

@@ -25,6 +25,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from sftspec.conformance.adapters.field import FIELD
+
 
 class TrainerError(ValueError):
     """The trainer that was asked for cannot be had; says why, and what there is."""
@@ -32,10 +34,11 @@ class TrainerError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class BuiltIn:
-    """An adapter that comes with sftspec, and the modules that have to be installed for it."""
+    """An adapter that comes with sftspec, the modules that have to be installed for it, and how they get there."""
 
     place: str
     requires: tuple[str, ...] = ()
+    hint: str = "pip install 'sftspec[trl]'"
 
 
 BUILT_IN = {
@@ -45,6 +48,10 @@ BUILT_IN = {
         ("transformers", "accelerate", "datasets"),
     ),
     "trl": BuiltIn("sftspec.conformance.adapters.trl:TRL", ("trl", "accelerate", "datasets")),
+    **{
+        name: BuiltIn(f"sftspec.conformance.adapters.{place}", requires, f"sftspec env create {name}")
+        for name, (place, requires) in FIELD.items()
+    },
 }
 
 
@@ -126,7 +133,7 @@ def find(place: str) -> Any:
         built_in = BUILT_IN[place]
         missing = [name for name in built_in.requires if importlib.util.find_spec(name) is None]
         if missing:
-            raise TrainerError(f"{place} needs {', '.join(missing)}, not installed here: pip install 'sftspec[trl]'")
+            raise TrainerError(f"{place} needs {', '.join(missing)}, not installed here: {built_in.hint}")
         place = built_in.place
     module_name, _, name = place.rpartition(":") if ":" in place else (place, "", "")
     if module_name.endswith(".py"):

@@ -27,12 +27,14 @@ from sftspec.conformance.commands.baseline import add_baseline_arguments, baseli
 from sftspec.conformance.commands.book import add_book_arguments, run_book
 from sftspec.conformance.commands.breakit import BreakError, add_break_arguments, run_break
 from sftspec.conformance.commands.diff import add_diff_arguments, run_diff
+from sftspec.conformance.commands.env import add_env_arguments, run_env
 from sftspec.conformance.commands.explain import ExplainError, add_explain_arguments, run_explain
 from sftspec.conformance.commands.init import add_init_arguments, run_init
 from sftspec.conformance.commands.mutants import MutantsError, add_mutants_arguments, run_mutants
 from sftspec.conformance.commands.outputs import OutputError, add_output_arguments, require_places, write_outputs
 from sftspec.conformance.commands.show import ShowError, add_show_arguments, run_show
 from sftspec.conformance.commands.trial import UsageError, add_limits, add_scope, put_on_trial, record
+from sftspec.conformance.environments.lock import PinnedError
 from sftspec.conformance.gate.baseline import BaselineError, read_baseline
 from sftspec.conformance.gate.start import InitError
 from sftspec.conformance.ledger.store import RecordingError
@@ -44,8 +46,8 @@ from sftspec.properties import AREAS
 from sftspec.properties.catalogue import catalogue
 
 EPILOG = """\
-TRAINER is reference, transformers, trl, path/to/file.py:Name or package.module:Name: a class, a function that makes
-a trainer, or an object, with a method train(job).
+TRAINER is reference, transformers, trl, a name of `sftspec env list`, path/to/file.py:Name or package.module:Name: a
+class, a function that makes a trainer, or an object, with a method train(job).
 
 exit codes: 0 no must property fails; 1 one fails or is ambiguous; 2 the run itself broke; 3 too little was measured
 
@@ -102,6 +104,7 @@ def parser() -> argparse.ArgumentParser:
     add_baseline_arguments(baseline)
     add_limits(baseline)
     add_scope(baseline)
+    add_env_arguments(command("env", "make the pinned environment of a trainer, or list them"))
     add_diff_arguments(command("diff", "say which properties changed from one trial to another"))
     command("list", "list the properties, by area").add_argument("area", metavar="AREA", nargs="?")
     add_explain_arguments(command("explain", "explain a property, a law, a trap, a bug; or find what mentions a word"))
@@ -199,13 +202,13 @@ EXIT_CLOSED_PIPE = 128 + 13  # as a shell says it of a command that SIGPIPE ende
 COMMANDS = {
     "check": check, "init": init, "baseline": baseline, "diff": run_diff, "record": record, "judge": judge,
     "list": list_properties, "explain": run_explain, "break": run_break, "show": run_show, "audit": run_audit,
-    "mutants": run_mutants, "book": run_book,
+    "mutants": run_mutants, "book": run_book, "env": run_env,
 }  # fmt: skip
 
 
 REFUSALS = (
     UsageError, OutputError, SelectionError, TrainerError, BaselineError, DocumentError, RecordingError, BreakError,
-    ShowError, MutantsError, ModelError, ExplainError, BookError, InitError,
+    ShowError, MutantsError, ModelError, ExplainError, BookError, InitError, PinnedError,
 )  # fmt: skip
 
 

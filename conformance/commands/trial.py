@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import importlib.util
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,9 @@ from typing import Any
 
 from rich.text import Text
 
+from sftspec.conformance.adapters.field import FIELD
+from sftspec.conformance.environments.build import find_python
+from sftspec.conformance.environments.lock import PinnedError
 from sftspec.conformance.report.printable import printable
 from sftspec.conformance.trial.selection import select
 from sftspec.conformance.witness.shrink import read_config
@@ -121,6 +125,21 @@ def options_of(args: argparse.Namespace) -> list[str]:
     return [word for option, value in given if value for word in (option, value)]
 
 
+def python_of(trainer: str, asked: str) -> str:
+    """The interpreter that a trainer runs in: the one asked for, or that of its pinned environment; "" is this one.
+
+    Raises PinnedError with the command that makes the environment, where it is not there and the trainer neither.
+    """
+    if asked or trainer not in FIELD:
+        return asked
+    try:
+        return str(find_python(trainer))
+    except PinnedError:
+        if all(importlib.util.find_spec(name) for name in FIELD[trainer][1]):
+            return ""
+        raise
+
+
 @contextlib.contextmanager
 def performing(args: argparse.Namespace) -> Iterator[tuple[Any, Any, Callable[[int, int, Any, float], None]]]:
     """The trainer's processes, what is said of the progress, and what is to be called when a scenario is over."""
@@ -139,7 +158,7 @@ def performing(args: argparse.Namespace) -> Iterator[tuple[Any, Any, Callable[[i
     settings = settings_asked(args.set)
     with (
         kept_aside(console) as diary,
-        stage_of(args.trainer, settings, args.python, limits, max(1, args.workers)) as stage,
+        stage_of(args.trainer, settings, python_of(args.trainer, args.python), limits, max(1, args.workers)) as stage,
     ):
         yield stage, diary, tell
 

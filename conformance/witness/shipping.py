@@ -10,6 +10,8 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
+from sftspec.conformance.adapters import field
+
 MODULES = (
     "sftspec",
     "sftspec.adapters",
@@ -23,6 +25,7 @@ MODULES = (
     "sftspec.conformance.adapters",
     "sftspec.conformance.adapters.transformers_trainer",
     "sftspec.conformance.adapters.trl",
+    *field.MODULES,
     "sftspec.conformance.witness",
     "sftspec.conformance.witness.ear",
     "sftspec.conformance.witness.exchange",

@@ -1,0 +1,15 @@
+"""Adapters of trainers that people use, each on the trainer's real entry point, each with an environment of its own.
+
+NAME.lock beside an adapter pins its environment: `sftspec env create NAME` makes it, `sftspec check NAME` runs there.
+"""
+
+from __future__ import annotations
+
+# Name of trainer and environment: (module and class of the adapter, modules that have to be installed).
+FIELD: dict[str, tuple[str, tuple[str, ...]]] = {
+    "torchtune": ("field.torchtune:Torchtune", ("torchtune", "torchao", "torchdata")),
+    "litgpt": ("field.litgpt:LitGPT", ("litgpt",)),
+}
+
+_OF_FIELD = sorted({place.partition(":")[0] for place, _ in FIELD.values() if place.startswith("field.")})
+MODULES = (__name__, *(f"{__name__.rpartition('.')[0]}.{place}" for place in _OF_FIELD))
