@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -150,3 +152,19 @@ def test_mutated_recordings_do_nothing_that_none_may(tmp_path):
     counts, faults = fuzz(60, seconds=60, seed=1, room=tmp_path)
     assert not faults and counts["refused"] > 20
     assert is_fault("HANG") and is_fault("exit 0") and is_fault("TRACEBACK KeyError: x")
+
+
+def test_judging_takes_at_most_the_time_that_it_is_given(recorded, capsys):
+    assert main(["judge", str(recorded), "--timeout", "0.001"]) == 2
+    assert "not judged within 0.001 s; --timeout gives it more" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+@pytest.mark.parametrize(("gigabytes", "said"), [(1, "takes more than 1 GB of memory"), (8, "")])
+def test_judging_takes_at_most_the_memory_that_it_is_given(gigabytes, said):
+    code = (
+        "import pathlib\nfrom sftspec.conformance.commands.limits import limited\n"
+        f"with limited(pathlib.Path('run'), 60, {gigabytes}):\n    bytearray(2 * 2**30)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode == 0) == (not said) and said in ended.stderr

@@ -30,10 +30,11 @@ from sftspec.conformance.commands.diff import add_diff_arguments, run_diff
 from sftspec.conformance.commands.env import add_env_arguments, run_env
 from sftspec.conformance.commands.explain import ExplainError, add_explain_arguments, run_explain
 from sftspec.conformance.commands.init import add_init_arguments, run_init
+from sftspec.conformance.commands.limits import limited
 from sftspec.conformance.commands.mutants import MutantsError, add_mutants_arguments, run_mutants
 from sftspec.conformance.commands.outputs import OutputError, add_output_arguments, require_places, write_outputs
 from sftspec.conformance.commands.show import ShowError, add_show_arguments, run_show
-from sftspec.conformance.commands.trial import UsageError, add_limits, add_scope, put_on_trial, record
+from sftspec.conformance.commands.trial import UsageError, add_limits, add_scope, positive, put_on_trial, record
 from sftspec.conformance.environments.lock import PinnedError
 from sftspec.conformance.gate.baseline import BaselineError, read_baseline
 from sftspec.conformance.gate.start import InitError
@@ -93,6 +94,12 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--as", dest="variant", metavar="VARIANT", help="the named variant that the template is to be")
     recording.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new folder")
     judge.add_argument("folder", metavar="DIR", type=Path, help="what `sftspec record` wrote")
+    judge.add_argument(
+        "--timeout", metavar="SECONDS", type=positive, default=900.0, help="of judging it (default %(default)g)"
+    )
+    judge.add_argument(
+        "--memory", metavar="GB", type=positive, default=8.0, help="of judging it (default %(default)g; Linux only)"
+    )
     for item in (check, judge):
         item.add_argument(
             "--select", metavar="AREA|ID", action="append", default=[], help="judge only these; may be repeated"
@@ -164,14 +171,17 @@ def judge(args: argparse.Namespace) -> int:
         from sftspec.conformance.report.document import make_document
         from sftspec.conformance.trial.judge import reach_verdicts
 
-        trial, made = load_trial(args.folder, complete=True)
-        command = f"sftspec judge {args.folder}"
-        try:
-            reach_verdicts(trial, chosen, diary.begin)
-            document = make_document(trial, made["trainer"], command, made["seed"], recorded_on=made["environment"])
-        except Exception as error:
-            said = f"{type(error).__name__}: {str(error)[:200]}"
-            raise RecordingError(f"{args.folder}: no verdict can be made of it ({said})") from error
+        with limited(args.folder, args.timeout, args.memory):
+            trial, made = load_trial(args.folder, complete=True)
+            command = f"sftspec judge {args.folder}"
+            try:
+                reach_verdicts(trial, chosen, diary.begin)
+                document = make_document(trial, made["trainer"], command, made["seed"], recorded_on=made["environment"])
+            except MemoryError:
+                raise
+            except Exception as error:
+                said = f"{type(error).__name__}: {str(error)[:200]}"
+                raise RecordingError(f"{args.folder}: no verdict can be made of it ({said})") from error
     return conclude(document, args, {run.scenario: run.traceback for run in trial.runs if run.error})
 
 
