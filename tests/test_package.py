@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sftspec.conformance.commands.cli import main, parser
+from sftspec.conformance.commands.tested import TESTED, untested
 
 tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
 yaml = pytest.importorskip("yaml")
@@ -115,3 +116,25 @@ def test_the_actions_script_calls_check_with_what_it_was_given(tmp_path, setting
     assert done.returncode == 0, done.stderr
     assert called[: len(expected)] == expected and parser().parse_args(called)
     assert not (tmp_path / "hacked").exists()
+
+
+def constraints() -> dict[str, str]:
+    lines = (ROOT / ".ci" / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if "==" in line)
+
+
+def test_what_a_fresh_machine_installs_is_the_newest_that_was_tested():
+    pinned = constraints()
+    for name, (_, newest) in TESTED.items():
+        assert pinned[name].startswith(f"{newest}.") and not untested({name: pinned[name]})
+    for place in ("README.md", ".ci/run"):
+        installs = re.findall(r"pip install .*-e .*", (ROOT / place).read_text(encoding="utf-8"))
+        assert installs and all("-c .ci/constraints.txt" in line for line in installs)
+
+
+@pytest.mark.parametrize(
+    ("installed", "said"),
+    [("4.57.6", "older than the oldest"), ("5.23.0.dev0", ""), ("5.24.0", "newer than the newest"), ("6.0rc1", "newer")],
+)  # fmt: skip
+def test_a_release_that_was_not_tested_is_said_and_not_refused(installed, said):
+    assert [said in sentence for sentence in untested({"transformers": installed})] == ([True] if said else [])

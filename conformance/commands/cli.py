@@ -34,6 +34,7 @@ from sftspec.conformance.commands.limits import limited
 from sftspec.conformance.commands.mutants import MutantsError, add_mutants_arguments, run_mutants
 from sftspec.conformance.commands.outputs import OutputError, add_output_arguments, require_places, write_outputs
 from sftspec.conformance.commands.show import ShowError, add_show_arguments, run_show
+from sftspec.conformance.commands.tested import installed_here, untested
 from sftspec.conformance.commands.trial import UsageError, add_limits, add_scope, positive, put_on_trial, record
 from sftspec.conformance.environments.lock import PinnedError
 from sftspec.conformance.gate.baseline import BaselineError, read_baseline
@@ -215,6 +216,7 @@ COMMANDS = {
     "mutants": run_mutants, "book": run_book, "env": run_env,
 }  # fmt: skip
 
+VERDICTS = ("check", "baseline", "record", "judge")  # commands whose outcome hangs on the releases installed
 
 REFUSALS = (
     UsageError, OutputError, SelectionError, TrainerError, BaselineError, DocumentError, RecordingError, BreakError,
@@ -230,6 +232,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a time limit of CI ends like Ctrl-C: it says where
+    for said in untested(installed_here()) if args.command in VERDICTS else ():
+        print(printable(f"sftspec: {said}"), file=sys.stderr)
     try:
         code = COMMANDS[args.command](args)
         sys.stdout.flush()
