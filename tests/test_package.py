@@ -134,7 +134,7 @@ def test_what_a_fresh_machine_installs_is_the_newest_that_was_tested():
 
 @pytest.mark.parametrize(
     ("installed", "said"),
-    [("4.57.6", "older than the oldest"), ("5.23.0.dev0", ""), ("5.24.0", "newer than the newest"), ("6.0rc1", "newer")],
+    [("4.57.6", "older than"), ("5.23.0.dev0", ""), ("5.24.0", "newer than"), ("6.0rc1", "newer than")],
 )  # fmt: skip
 def test_a_release_that_was_not_tested_is_said_and_not_refused(installed, said):
     assert [said in sentence for sentence in untested({"transformers": installed})] == ([True] if said else [])
