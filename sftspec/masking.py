@@ -18,7 +18,7 @@ import numpy as np
 
 from sftspec.conventions import Conventions
 from sftspec.conversation import check_conversation
-from sftspec.spans import MARKED_KINDS
+from sftspec.spans import MARKED_KINDS, without_final_separator
 from sftspec.templates import Rendered, Template, find_template, render_checked
 from sftspec.tokenization import tokenize_batch
 from sftspec.vocabulary import Tokens
@@ -80,15 +80,12 @@ def trained_spans(
     trained = trained_messages(messages, policy)
     kinds = conventions.trained_kinds()
     untrained = {index for index, message in enumerate(messages) if not message.get("train", True)}
-    chosen = [
+    return [
         (message in trained or message < 0) if policy == "every-token"
         else kind in kinds if message in trained
         else policy == "all" and kind in MARKED_KINDS and message not in untrained
         for kind, message in zip(rendered.kinds, rendered.messages, strict=True)
     ]  # fmt: skip
-    if not conventions.final_separator and rendered.kinds and rendered.kinds[-1] == "separator":
-        chosen[-1] = False
-    return chosen
 
 
 def truncate(example: Encoded, max_length: int | None) -> Encoded:
@@ -163,6 +160,8 @@ def encode_batch(
     variant = find_template(template)
     checked = [check_conversation(messages) for messages in conversations]
     rendered = [render_checked(messages, variant, add_generation_prompt) for messages in checked]
+    if not conventions.final_separator:
+        rendered = [without_final_separator(text) for text in rendered]
     tokens = tokenize_batch(rendered, variant, tokenizer, special_tokens, tokenization)
     return [
         truncate(masked(of_one, text, trained_spans(text, messages, policy, conventions)), max_length)

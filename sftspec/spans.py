@@ -91,6 +91,18 @@ def assemble(pieces: Iterable[Piece], answers: Iterable[int] = ()) -> Rendered:
     return Rendered("".join(texts), kinds, messages, tuple(accumulate(map(len, texts))), frozenset(answers))
 
 
+def without_final_separator(rendered: Rendered) -> Rendered:
+    """The text up to its last end-of-turn token, where a separator follows that.
+
+    >>> without_final_separator(assemble([("end_of_turn", 0, "<|im_end|>"), ("separator", 0, "\\n")])).text
+    '<|im_end|>'
+    """
+    if rendered.kinds[-1:] != ("separator",):
+        return rendered
+    kinds, messages, ends = rendered.kinds[:-1], rendered.messages[:-1], rendered.ends[:-1]
+    return Rendered(rendered.text[: ends[-1] if ends else 0], kinds, messages, ends, rendered.answers)
+
+
 def strip_pieces(pieces: Iterable[Piece]) -> list[Piece]:
     """The pieces of `text.strip()`: white space goes from both ends, over as many pieces as it covers."""
     kept = list(pieces)

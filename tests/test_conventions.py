@@ -219,3 +219,15 @@ def test_conventions_of_tokens_stand_in_a_recording(tmp_path):
     read = load_run(tmp_path / "run", seed=3)
     assert dict(read.cut) == {"tokenization": "answers"}
     assert [item.input_ids for item in read.streams] == [item.input_ids for item in run.streams]
+
+
+def test_a_conversation_may_end_with_its_end_of_turn_token():
+    """What `final_separator` takes away is the last token alone, in every policy: counted by hand."""
+    talk, tokenizer = [{"role": "user", "content": "A"}, {"role": "assistant", "content": "B"}], load()
+    prompt = "<|im_start|>user\nA<|im_end|>\n<|im_start|>assistant\n"
+    for policy, targets in (("all", "B<|im_end|>"), ("every-token", prompt + "B<|im_end|>")):
+        whole = encode(talk, tokenizer=tokenizer, policy=policy)
+        short = encode(talk, tokenizer=tokenizer, policy=policy, conventions=Conventions(final_separator=False))
+        assert short.input_ids == whole.input_ids[:-1] and tokenizer.id_to_token(whole.input_ids[-1]) == "Ċ"
+        kept = [token for token, label in zip(short.input_ids, short.labels, strict=True) if label != -100]
+        assert tokenizer.decode(kept, skip_special_tokens=False) == targets

@@ -50,7 +50,7 @@ BUILT_IN = {
     "trl": BuiltIn("sftspec.conformance.adapters.trl:TRL", ("trl", "accelerate", "datasets")),
     **{
         name: BuiltIn(f"sftspec.conformance.adapters.{place}", requires, f"sftspec env create {name}")
-        for name, (place, requires) in FIELD.items()
+        for name, (place, requires, _) in FIELD.items()
     },
 }
 

@@ -31,6 +31,7 @@ from sftspec.conformance.commands.env import add_env_arguments, run_env
 from sftspec.conformance.commands.explain import ExplainError, add_explain_arguments, run_explain
 from sftspec.conformance.commands.init import add_init_arguments, run_init
 from sftspec.conformance.commands.limits import limited
+from sftspec.conformance.commands.matrix import add_matrix_arguments, run_matrix_command
 from sftspec.conformance.commands.mutants import MutantsError, add_mutants_arguments, run_mutants
 from sftspec.conformance.commands.outputs import OutputError, add_output_arguments, require_places, write_outputs
 from sftspec.conformance.commands.show import ShowError, add_show_arguments, run_show
@@ -113,6 +114,7 @@ def parser() -> argparse.ArgumentParser:
     add_limits(baseline)
     add_scope(baseline)
     add_env_arguments(command("env", "make the pinned environment of a trainer, or list them"))
+    add_matrix_arguments(command("matrix", "put many trainers in many settings on trial, and write what came of it"))
     add_diff_arguments(command("diff", "say which properties changed from one trial to another"))
     command("list", "list the properties, by area").add_argument("area", metavar="AREA", nargs="?")
     add_explain_arguments(command("explain", "explain a property, a law, a trap, a bug; or find what mentions a word"))
@@ -214,6 +216,7 @@ COMMANDS = {
     "check": check, "init": init, "baseline": baseline, "diff": run_diff, "record": record, "judge": judge,
     "list": list_properties, "explain": run_explain, "break": run_break, "show": run_show, "audit": run_audit,
     "mutants": run_mutants, "book": run_book, "env": run_env,
+    "matrix": run_matrix_command,
 }  # fmt: skip
 
 VERDICTS = ("check", "baseline", "record", "judge")  # commands whose outcome hangs on the releases installed

@@ -5,11 +5,13 @@ NAME.lock beside an adapter pins its environment: `sftspec env create NAME` make
 
 from __future__ import annotations
 
-# Name of trainer and environment: (module and class of the adapter, modules that have to be installed).
-FIELD: dict[str, tuple[str, tuple[str, ...]]] = {
-    "torchtune": ("field.torchtune:Torchtune", ("torchtune", "torchao", "torchdata")),
-    "litgpt": ("field.litgpt:LitGPT", ("litgpt",)),
+# Name of trainer and environment: (module and class of the adapter, modules that have to be installed, distribution).
+FIELD: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "torchtune": ("field.torchtune:Torchtune", ("torchtune", "torchao", "torchdata"), "torchtune"),
+    "llamafactory": ("field.llamafactory:LLaMAFactory", ("llamafactory",), "llamafactory"),
+    "accelerate": ("field.accelerate:Accelerate", ("accelerate", "transformers"), "accelerate"),
+    "litgpt": ("field.litgpt:LitGPT", ("litgpt",), "litgpt"),
 }
 
-_OF_FIELD = sorted({place.partition(":")[0] for place, _ in FIELD.values() if place.startswith("field.")})
-MODULES = (__name__, *(f"{__name__.rpartition('.')[0]}.{place}" for place in _OF_FIELD))
+_PLACES = {place.partition(":")[0] for place, *_ in FIELD.values()} | {"field.logs"}
+MODULES = (__name__, *(f"{__name__.rpartition('.')[0]}.{place}" for place in sorted(_PLACES) if place != "trl"))

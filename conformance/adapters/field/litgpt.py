@@ -21,22 +21,28 @@ from sftspec.conversation import Conversation
 from sftspec.job import Job
 
 
-class SteadySGD(torch.optim.SGD):
-    """SGD whose rate a scheduler does not change."""
+class SteadyGroup(dict):
+    """A parameter group whose rate a scheduler does not change."""
 
-    def step(self, closure: Any = None) -> Any:
-        for group in self.param_groups:
-            group["lr"] = self.defaults["lr"]
-        return super().step(closure)
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key != "lr":
+            super().__setitem__(key, value)
+
+
+class SteadySGD(torch.optim.SGD):
+    """SGD at its rate, whatever a scheduler says."""
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        self.param_groups[-1] = SteadyGroup(self.param_groups[-1])
 
 
 class SteadyAdamW(torch.optim.AdamW):
-    """AdamW whose rate a scheduler does not change."""
+    """AdamW at its rate, whatever a scheduler says."""
 
-    def step(self, closure: Any = None) -> Any:
-        for group in self.param_groups:
-            group["lr"] = self.defaults["lr"]
-        return super().step(closure)
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        self.param_groups[-1] = SteadyGroup(self.param_groups[-1])
 
 
 @dataclass(frozen=True)
@@ -67,8 +73,12 @@ class LitGPT:
         return "last" if self.mask_prompt else "every-token"
 
     def accepts(self, conversation: Conversation) -> bool:
-        """An instruction, and an output at the end."""
-        return len(conversation) > 1 and conversation[-1]["role"] == "assistant"
+        """An instruction, and an output at the end. An earlier answer is part of the instruction's text: one that
+        begins with a newline would be cut into other tokens than an answer of its own.
+        """
+        earlier = (item["content"] for item in conversation[:-1] if item["role"] == "assistant")
+        is_paired = len(conversation) > 1 and conversation[-1]["role"] == "assistant"
+        return is_paired and not any(text.startswith("\n") for text in earlier)
 
     def train(self, job: Job) -> None:
         from litgpt.args import EvalArgs, TrainArgs
@@ -98,7 +108,7 @@ class LitGPT:
                 train=TrainArgs(
                     global_batch_size=job.batch_size * job.accumulation,
                     micro_batch_size=job.batch_size,
-                    lr_warmup_steps=1,
+                    lr_warmup_steps=10**6,  # 0, and as many as there are steps, divide by zero
                     epochs=job.epochs,
                     max_seq_length=job.max_length,
                 ),

@@ -1,0 +1,61 @@
+"""Which settings of which trainer are put on trial, and which of them are wrong by choice.
+
+A setting that is wrong by choice stands apart: who picks it has been told by the trainer what it does, or it exists to
+show what a mistake looks like.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Settings of a trainer as text, and why they are wrong by choice ("": they are to be right)."""
+
+    asked: dict[str, str] = field(default_factory=dict)
+    choice: str = ""
+
+
+WRAPPED = "packs are cut wherever a row is full, and its documentation says so"
+FLASH = "made for flash attention, without which the examples of a row see each other"
+LEAKS = "examples of a row see each other, and its documentation says so"
+
+SETTINGS: dict[str, tuple[Setting, ...]] = {
+    "reference": (Setting(),),
+    "transformers": (
+        Setting(),
+        Setting({"collator": "flattening"}, FLASH),
+        Setting({"collator": "language-modeling"}),
+    ),
+    "trl": (
+        Setting(),
+        Setting({"packing": "bfd"}, FLASH),
+        Setting({"packing": "wrapped"}, WRAPPED),
+        Setting({"dataset": "prompt-completion"}),
+        Setting({"assistant_only_loss": "false"}),
+        Setting({"peft": "lora"}),
+    ),
+    "accelerate": (
+        Setting(),
+        Setting(
+            {"loop": "quicktour"},
+            "a mean of means, which the guide says is wrong for samples of several lengths",
+        ),
+    ),
+    "litgpt": (Setting(), Setting({"mask_prompt": "false"})),
+    "torchtune": (Setting(), Setting({"packed": "true"}), Setting({"train_on_input": "true"})),
+    "llamafactory": (
+        Setting(),
+        Setting({"neat_packing": "true"}),
+        Setting({"packing": "true"}, LEAKS),
+        Setting({"mask_history": "true"}),
+        Setting({"train_on_prompt": "true"}),
+        Setting({"finetuning_type": "lora"}),
+    ),
+}
+
+
+def settings_of(trainer: str) -> tuple[Setting, ...]:
+    """The settings of a trainer; its defaults, where the table has none."""
+    return SETTINGS.get(trainer, (Setting(),))
