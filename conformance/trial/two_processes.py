@@ -30,7 +30,8 @@ from sftspec.conformance.trial.performer import (
 )
 from sftspec.conformance.trial.process import Ended, Limits, Performer, StartError
 from sftspec.conformance.trial.scenarios import Scenario, make_job
-from sftspec.conformance.witness.exchange import keep, read_heard, write_job
+from sftspec.conformance.witness.asked import keep
+from sftspec.conformance.witness.exchange import read_heard, write_job
 from sftspec.conformance.witness.mailbox import FIRST, ORDER, TWIN, job_folder, write_whole
 from sftspec.conventions import Conventions
 from sftspec.properties import Property

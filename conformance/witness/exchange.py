@@ -19,65 +19,20 @@ import torch
 from torch import Tensor
 
 from sftspec.adapters import Adapter
+from sftspec.conformance.witness.asked import CORPUS, HEARD, JOB, MODEL, REST, TENSORS, TOKENIZER, WORK, Asked
 from sftspec.conformance.witness.listening import Heard
 from sftspec.conformance.witness.mailbox import write_whole
-from sftspec.conformance.witness.provenance import Provenance
 from sftspec.conformance.witness.replay import Replay
 from sftspec.conformance.witness.tap import Call, StepRecord
 from sftspec.conformance.witness.tensor_file import read_tensors, write_tensors
 from sftspec.conversation import Conversation
 from sftspec.job import Job
 
-JOB, MODEL, TOKENIZER = "job.json", "model.safetensors", "tokenizer.json"
-HEARD, TENSORS = "heard.json", "heard.safetensors"
-CORPUS, WORK = "corpus.jsonl", "work"
 NOT_SETTINGS = ("model", "tokenizer", "conversations", "path", "workdir", "reported", "handover")
-REST = ("unheard", "saved", "unread", "head_name", "reported", "error", "traceback", "accepted")
 TOKENIZER_SETTINGS = (
     "bos_token", "eos_token", "unk_token", "pad_token", "chat_template", "model_max_length",
     "clean_up_tokenization_spaces",
 )  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class Asked:
-    """A job as it was read from a folder.
-
-    job          with every conversation, also those that the trainer does not accept
-    streams      token ids of each conversation, as the specification encodes it
-    alphabet     ids of the tokens that may be changed in a call that is made again
-    pad          id with which rows are filled up
-    max_replays  how many calls are made again
-    seed         of torch, as the trainer begins
-    """
-
-    job: Job
-    streams: list[list[int]]
-    alphabet: list[int]
-    pad: int | None
-    max_replays: int
-    seed: int
-
-    def accepted(self, numbers: Sequence[int]) -> tuple[Job, Provenance]:
-        """The job with some of its conversations, which also stand in its file, and where their tokens come from."""
-        talks = keep(self.job.conversations, numbers)
-        job = dataclasses.replace(self.job, conversations=talks)
-        write_corpus(talks, job.path)
-        streams = [self.streams[number] for number in numbers]
-        return job, Provenance(streams, self.alphabet, self.pad, job.max_length)
-
-
-def keep(conversations: Sequence[Conversation], numbers: Sequence[int]) -> list[Conversation]:
-    """Some of the conversations, each named by its line in the file that holds these alone."""
-    kept = [conversations[number] for number in numbers]
-    for line, conversation in enumerate(kept, 1):
-        conversation.source = f"{CORPUS}:{line}"
-    return kept
-
-
-def write_corpus(conversations: Sequence[Conversation], path: Path) -> None:
-    lines = [json.dumps({"messages": item}, ensure_ascii=False) + "\n" for item in conversations]
-    path.write_text("".join(lines), encoding="utf-8")
 
 
 def write_job(
@@ -96,6 +51,7 @@ def write_job(
     config = job.model.config.to_diff_dict()
     config.pop("transformers_version", None)
     record = {
+        "head_name": job.head_name,
         "settings": {
             field.name: getattr(job, field.name) for field in dataclasses.fields(job) if field.name not in NOT_SETTINGS
         },

@@ -48,9 +48,10 @@ def _plain(value: Any) -> Any:
 def environment() -> dict[str, str]:
     """Versions that a verdict may depend on; nothing that identifies the machine or its user."""
     found = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
-    for package in ("torch", "transformers"):
+    for package in ("torch", "transformers", "jax", "mlx"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
-            found[package] = ""
+            if package in ("torch", "transformers"):
+                found[package] = ""
     return found

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sftspec.adapters import Adapter
+from sftspec.conformance.witness.asked import said_by
 from sftspec.conformance.witness.provenance import Provenance
 from sftspec.conformance.witness.replay import Replay
 from sftspec.conformance.witness.tap import Call, StepRecord, Tap
@@ -80,12 +81,3 @@ def listen(trainer: Any, job: Job, provenance: Provenance, max_replays: int, see
         if item != job.path and item.is_file() and not set(job.handover.folders).intersection(item.parents)
     )
     return heard
-
-
-def said_by(error: BaseException) -> str:
-    if isinstance(error, SystemExit):
-        return f"SystemExit: the trainer called sys.exit({error.code!r})"
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:  # its text is the trainer's code
-        return type(error).__name__

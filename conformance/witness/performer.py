@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import importlib
+import importlib.util
 import json
 import os
 import signal
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sftspec.conformance.adapters import TrainerError, resolve
+from sftspec.conformance.witness.asked import keep, said_by
 from sftspec.conformance.witness.identity import environment, identify
 from sftspec.conformance.witness.leftovers import Watch
 from sftspec.conformance.witness.mailbox import (
@@ -33,6 +36,13 @@ from sftspec.conformance.witness.mailbox import (
 )
 
 POLL = 0.005
+# What reads a job and writes what was heard, and what listens, for each framework that a trainer may name: modules of
+# this package that are imported when a trainer is known, for they import the framework.
+FRAMEWORKS = {
+    "torch": ("exchange", "listening"),
+    "jax": ("array_exchange", "jax_recorder"),
+    "mlx": ("array_exchange", "mlx_recorder"),
+}
 
 
 def main(folder: Path, start: int) -> None:
@@ -43,6 +53,7 @@ def main(folder: Path, start: int) -> None:
     judge, order = os.getppid(), json.loads((folder / ORDER).read_text(encoding="utf-8"))
     try:
         candidate = resolve(order["place"], order["settings"])
+        require_framework(candidate.trainer)
         said = {
             "identity": identify(candidate.trainer, candidate.setting),
             "policy": getattr(candidate.trainer, "policy", "all"),
@@ -54,7 +65,7 @@ def main(folder: Path, start: int) -> None:
         said = {"refused": str(error)}
     write_whole(folder / f"{start}-{HELLO}", said)
     if "refused" not in said:
-        warm_up()
+        recorder_of(candidate.trainer)[0].load_libraries()  # seconds, before the time of the first job is measured
     order_of_day = folder / f"{start}-{NEXT}"
     while "refused" not in said:
         while not order_of_day.exists():
@@ -66,17 +77,27 @@ def main(folder: Path, start: int) -> None:
         do(candidate.trainer, job_folder(folder, number))
 
 
-def warm_up() -> None:
-    """Import what every job needs, which takes seconds, before the time of the first one is measured."""
-    from sftspec.conformance.witness import exchange
+def require_framework(trainer: Any) -> None:
+    """Raise TrainerError for a framework that no recorder is for, or that is not installed here."""
+    framework = getattr(trainer, "framework", "torch")
+    if framework not in FRAMEWORKS:
+        raise TrainerError(f"framework is {framework!r}; known: {', '.join(FRAMEWORKS)}")
+    needed = (framework, *(("numpy", "transformers") if framework != "torch" else ()))
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        raise TrainerError(f"a trainer of framework {framework!r} needs {', '.join(missing)}, not installed here")
 
-    exchange.load_libraries()
+
+def recorder_of(trainer: Any) -> tuple[Any, Any]:
+    """What reads a trainer's jobs and writes what was heard, and what listens to it."""
+    exchange, listening = FRAMEWORKS[getattr(trainer, "framework", "torch")]
+    place = "sftspec.conformance.witness"
+    return importlib.import_module(f"{place}.{exchange}"), importlib.import_module(f"{place}.{listening}")
 
 
 def do(trainer: Any, folder: Path) -> None:
     """Do the one or two jobs in a folder, and write what was heard into it."""
-    from sftspec.conformance.witness.exchange import write_heard  # torch is imported when a trainer is known
-
+    exchange, _ = recorder_of(trainer)
     (folder / STARTED).touch()
     began, watch = time.perf_counter(), Watch(folder)
     for part in (folder / FIRST, folder / TWIN):
@@ -85,7 +106,7 @@ def do(trainer: Any, folder: Path) -> None:
             if watch.is_copy():
                 os._exit(0)
             watch.reopen()
-            write_heard(part, heard)
+            exchange.write_heard(part, heard)
             del heard
     gc.collect()
     flush(sys.stdout), flush(sys.stderr)
@@ -95,18 +116,16 @@ def do(trainer: Any, folder: Path) -> None:
 
 def perform(trainer: Any, folder: Path) -> Any:
     """Let the trainer do the job in a folder. Returns what was heard."""
-    from sftspec.conformance.witness.exchange import keep, read_job
-    from sftspec.conformance.witness.listening import Heard, listen, said_by
-
-    asked = read_job(folder)
+    exchange, listening = recorder_of(trainer)
+    asked = exchange.read_job(folder)
     everything = keep(asked.job.conversations, range(len(asked.job.conversations)))
     accepts = getattr(trainer, "accepts", None)
     try:
         numbers = [n for n, item in enumerate(everything) if accepts is None or accepts(item)]
     except Exception as error:
-        return Heard(error=f"accepts() raised {said_by(error)}")
+        return listening.Heard(error=f"accepts() raised {said_by(error)}")
     job, provenance = asked.accepted(numbers)
-    heard = listen(trainer, job, provenance, asked.max_replays, asked.seed)
+    heard = listening.listen(trainer, job, provenance, asked.max_replays, asked.seed)
     heard.accepted = numbers
     return heard
 

@@ -1,7 +1,8 @@
 """What is put on the path of a trainer's interpreter: these files, and nothing else of sftspec.
 
 They import each other, torch and the standard library of Python 3.9; transformers, where it is installed, makes the
-model and the tokenizer. So a trainer keeps its own environment, and nothing is installed into it.
+model and the tokenizer. For a trainer in JAX or MLX that framework and numpy take the place of torch. So a trainer
+keeps its own environment, and nothing is installed into it.
 """
 
 from __future__ import annotations
@@ -27,14 +28,20 @@ MODULES = (
     "sftspec.conformance.adapters.trl",
     *field.MODULES,
     "sftspec.conformance.witness",
+    "sftspec.conformance.witness.array_exchange",
+    "sftspec.conformance.witness.array_file",
+    "sftspec.conformance.witness.asked",
     "sftspec.conformance.witness.ear",
     "sftspec.conformance.witness.exchange",
     "sftspec.conformance.witness.identity",
+    "sftspec.conformance.witness.jax_recorder",
     "sftspec.conformance.witness.leftovers",
     "sftspec.conformance.witness.listening",
     "sftspec.conformance.witness.mailbox",
+    "sftspec.conformance.witness.mlx_recorder",
     "sftspec.conformance.witness.performer",
     "sftspec.conformance.witness.provenance",
+    "sftspec.conformance.witness.recorder",
     "sftspec.conformance.witness.replay",
     "sftspec.conformance.witness.tap",
     "sftspec.conformance.witness.tensor_file",

@@ -1,0 +1,68 @@
+"""A job as it was read from a folder, and the names of the files by which it comes and what was heard of it goes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from sftspec.conformance.witness.provenance import Provenance
+from sftspec.conversation import Conversation
+from sftspec.job import Job
+
+JOB, MODEL, TOKENIZER = "job.json", "model.safetensors", "tokenizer.json"
+HEARD, TENSORS = "heard.json", "heard.safetensors"
+CORPUS, WORK = "corpus.jsonl", "work"
+# What was heard beside calls, steps, replays and parameters: see `listening.Heard`.
+REST = ("unheard", "saved", "unread", "head_name", "reported", "error", "traceback", "accepted")
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A job as it was read from a folder.
+
+    job          with every conversation, also those that the trainer does not accept
+    streams      token ids of each conversation, as the specification encodes it
+    alphabet     ids of the tokens that may be changed in a call that is made again
+    pad          id with which rows are filled up
+    max_replays  how many calls are made again
+    seed         of torch, as the trainer begins
+    """
+
+    job: Job
+    streams: list[list[int]]
+    alphabet: list[int]
+    pad: int | None
+    max_replays: int
+    seed: int
+
+    def accepted(self, numbers: Sequence[int]) -> tuple[Job, Provenance]:
+        """The job with some of its conversations, which also stand in its file, and where their tokens come from."""
+        talks = keep(self.job.conversations, numbers)
+        job = dataclasses.replace(self.job, conversations=talks)
+        write_corpus(talks, job.path)
+        streams = [self.streams[number] for number in numbers]
+        return job, Provenance(streams, self.alphabet, self.pad, job.max_length)
+
+
+def keep(conversations: Sequence[Conversation], numbers: Sequence[int]) -> list[Conversation]:
+    """Some of the conversations, each named by its line in the file that holds these alone."""
+    kept = [conversations[number] for number in numbers]
+    for line, conversation in enumerate(kept, 1):
+        conversation.source = f"{CORPUS}:{line}"
+    return kept
+
+
+def write_corpus(conversations: Sequence[Conversation], path: Path) -> None:
+    lines = [json.dumps({"messages": item}, ensure_ascii=False) + "\n" for item in conversations]
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def said_by(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"SystemExit: the trainer called sys.exit({error.code!r})"
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # its text is the trainer's code
+        return type(error).__name__
