@@ -25,7 +25,7 @@ from sftspec.conformance.witness import array_exchange, exchange, tap
 from sftspec.conformance.witness.array_file import read_arrays, write_arrays
 from sftspec.conformance.witness.listening import listen
 from sftspec.conformance.witness.performer import require_framework
-from sftspec.conformance.witness.recorder import Heard, Notebook, RecorderError, attended, substituted
+from sftspec.conformance.witness.recorder import Heard, Notebook, RecorderError, as_written, attended, substituted
 from sftspec.masking import Conventions
 from sftspec.properties.ledger.run import Run
 from sftspec.tests.on_trial import found, not_passed
@@ -163,6 +163,12 @@ def test_a_framework_that_is_none_or_not_there_is_refused():
     if importlib.util.find_spec("mlx") is None:
         with pytest.raises(TrainerError, match="framework 'mlx' needs mlx, not installed here"):
             require_framework(type("T", (), {"framework": "mlx"}))
+
+
+def test_a_rate_in_float32_is_read_as_it_was_written():
+    rates = [0.01, 1e-5, 3e-4, 0.0, 1 / 3]
+    assert [as_written(np.float32(rate)) for rate in rates[:4]] == rates[:4]
+    assert [as_written(rate) for rate in rates] == rates
 
 
 def test_what_failed_is_written_and_read(tmp_path):

@@ -154,7 +154,7 @@ class Recorder:
         named = self._translated(gradients, parameters)
         after = self._apply(optimizer, gradients, parameters)
         left = dict(tree_flatten(parameters)) | dict(tree_flatten(after))
-        book.step(float(optimizer.learning_rate), named, before, self._translated(left))
+        book.step(np.array(optimizer.learning_rate), named, before, self._translated(left))
         return after
 
     def _is_mine(self, parameters: Any) -> bool:

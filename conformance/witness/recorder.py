@@ -81,7 +81,7 @@ class Notebook:
         before = self.calls[number]["gradient"]
         self.calls[number]["gradient"] = np.array(gradient) if before is None else before + np.asarray(gradient)
 
-    def step(self, learning_rate: float, gradients: dict, before: dict, after: dict | None = None) -> None:
+    def step(self, learning_rate: Any, gradients: dict, before: dict, after: dict | None = None) -> None:
         """Write down an optimizer step, by job.model's names. Without `after` it ends where the next one begins."""
         if not self.steps:
             require_same_weights(before, self.given)
@@ -89,7 +89,7 @@ class Notebook:
         frozen = tuple(name for name in before if name not in gradients)
         self.steps.append(
             {
-                "learning_rate": float(learning_rate),
+                "learning_rate": as_written(learning_rate),
                 "gradients": gradients,
                 "before": before,
                 "after": after,
@@ -140,6 +140,11 @@ def listen(recorder: Any, trainer: Any, job: Job, seed: int) -> Heard:
         if item != job.path and item.is_file() and not set(job.handover.folders).intersection(item.parents)
     )
     return heard
+
+
+def as_written(number: Any) -> float:
+    """A number of Python's as it is; one that an array holds in float32 as the shortest decimal that gives it."""
+    return number if isinstance(number, float) else float(str(np.float32(number)))
 
 
 def attended(mask: Any, input_ids: np.ndarray) -> np.ndarray:
