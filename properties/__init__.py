@@ -33,7 +33,8 @@ MODULES = {
         "winner", "rejection_sampling", "rejection_sampling_runs",
     ),
     "distillation": (
-        "loss", "mixture", "positions", "teacher", "options", "refusals", "divergences", "bucket", "runs",
+        "variations", "loss", "mixture", "precision", "positions", "teacher", "reading", "options", "refusals",
+        "divergences", "bucket", "runs",
     ),
 }  # fmt: skip
 AREAS = tuple(MODULES)

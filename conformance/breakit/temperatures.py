@@ -75,7 +75,7 @@ def distance(student: Any, teacher: Any, seed: int) -> float:
     return float(forward_kl(*rows).mean())
 
 
-@experiment(caught_by="distillation/at-high-temperature-logits-are-matched")
+@experiment(caught_by="distillation/at-high-temperature-the-gradient-is-the-gap-of-logits")
 def t_without_t_squared(seed: int) -> Outcome:
     """The softened loss is not multiplied by T**2: as T grows, the teacher falls silent.
 

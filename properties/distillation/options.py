@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from sftspec.properties import must, should, takes
+from sftspec.properties import must, number_or_nan, should, takes
 from sftspec.properties.cases.distillation import (
     ASYMMETRIC,
     IGNORE,
@@ -95,25 +95,39 @@ def as_by_hand(
     given={"case": cases("random"), "alpha": alphas, "more": st.integers(1, 40)},
     examples=[{"case": UNEVEN, "alpha": alpha, "more": 3} for alpha in (0.0, 0.5, 1.0)],
 )
-def both_terms_divide_by_the_denominator_that_is_given(loss, case, alpha, more):
-    """With num_targets= the summed soft and hard losses are divided by that number, which is the whole step's: a
-    micro-batch without targets adds a loss and a gradient of 0.
+def both_terms_have_the_denominator_that_is_given(loss, case, alpha, more):
+    """With num_targets= the summed soft and hard losses are divided by that number, which is the whole step's.
 
     One term that divides by the targets of its micro-batch all the same is a mean of means (trl#4719, ms-swift#10076),
-    and at alpha = 1 the other hides it. A micro-batch that is refused, or is 0/0, ends a step that has targets.
+    and at alpha = 1 the other hides it.
     """
-    if not takes(loss, "num_targets"):
-        return
-    options = {"num_targets": len(case.rows) + more}
-    value = value_of(loss, case, 2.0, alpha, **options)
-    (expected, _), (bound, _) = distilled(case, 2.0, alpha, options), rounding(case, 2.0, alpha, options)
-    yield case, abs(value - expected) <= bound, f"expected {expected!r}, seen {value!r}"
-    student, teacher, labels = case.tensors()
-    empty = loss(student, teacher, torch.full_like(labels, IGNORE), temperature=2.0, alpha=alpha, **options)
-    if empty.requires_grad:
-        empty.backward()
-    untrained = student.grad is None or not student.grad.any()
-    yield case, float(empty.detach()) == 0 and untrained, f"without targets: loss {empty}, gradient {student.grad}"
+    if takes(loss, "num_targets"):
+        options = {"num_targets": len(case.rows) + more}
+        value = value_of(loss, case, 2.0, alpha, **options)
+        (expected, _), (bound, _) = distilled(case, 2.0, alpha, options), rounding(case, 2.0, alpha, options)
+        yield case, abs(value - expected) <= bound, f"expected {expected!r}, seen {value!r}"
+
+
+@must(
+    seam="distillation_loss",
+    laws=("KD-ACC", "KD-RED"),
+    floor=20,
+    given={"case": cases("random"), "alpha": alphas, "more": st.integers(1, 40)},
+    examples=[{"case": UNEVEN, "alpha": alpha, "more": 3} for alpha in (0.0, 0.5, 1.0)],
+)
+def a_micro_batch_without_targets_adds_nothing(loss, case, alpha, more):
+    """With num_targets= a micro-batch without targets has a loss and a gradient of 0.
+
+    One that is refused, or is 0/0, ends a step that has targets.
+    """
+    if takes(loss, "num_targets"):
+        student, teacher, labels = case.tensors()
+        labels = torch.full_like(labels, IGNORE)
+        empty = loss(student, teacher, labels, temperature=2.0, alpha=alpha, num_targets=more)
+        if empty.requires_grad:
+            empty.backward()
+        untrained = student.grad is None or not student.grad.any()
+        yield case, float(empty.detach()) == 0 and untrained, f"loss {empty}, gradient {student.grad}"
 
 
 NAMED = ({}, {"divergence": "reverse_kl"}, {"divergence": "jsd", "beta": 0.25})
@@ -143,11 +157,11 @@ NAMED = ({}, {"divergence": "reverse_kl"}, {"divergence": "jsd", "beta": 0.25})
         )
     ],
 )
-def the_divergence_that_is_named_is_trained(loss, case, temperature, alpha, options, last, beyond):
-    """divergence="reverse_kl" is T**2 times the mean KL(student || teacher), "jsd" that of the JSD with this beta, in
-    value and in gradient, beside every other option, and with tokens that are excluded; a name that is unknown is
-    refused.
+def a_named_divergence_is_trained(loss, case, temperature, alpha, options, last, beyond):
+    """divergence= trains T**2 times the mean of the divergence that it names, in value and in gradient, beside every
+    other option.
 
+    "reverse_kl" is KL(student || teacher), "jsd" the JSD with this beta.
     Both directions under one name, beta lost or swapped on the way from the option to the formula (trl#3043, H19); a
     student that is detached in one factor (H16); alpha, num_targets, top_k, vocab_size, the last chunk of a path in
     chunks or the teacher's detach, kept for the forward KL alone; 0 * (-inf) at a padding column. A token that one
@@ -157,12 +171,20 @@ def the_divergence_that_is_named_is_trained(loss, case, temperature, alpha, opti
         return
     beyond = beyond if takes(loss, "vocab_size") else None
     yield from as_by_hand(loss, case, temperature, alpha, asked_of(loss, options), last, beyond)
-    try:
-        value = value_of(loss, case, temperature, divergence="no such divergence")
-    except Exception as error:
-        yield case, True, f"refused: {error}"
-    else:
-        yield case, False, f"an unknown divergence gives {value!r}"
+
+
+@must(
+    seam="distillation_loss",
+    laws="KD-DIR",
+    floor=20,
+    given={"case": cases("random", "shifted"), "name": st.sampled_from(["", "kl", "FORWARD_KL", "no such divergence"])},
+    examples=[{"case": ASYMMETRIC, "name": "no such divergence"}],
+)
+def an_unknown_divergence_is_refused(loss, case, name):
+    """A divergence= whose name is unknown is refused."""
+    if takes(loss, "divergence"):
+        value = number_or_nan(value_of, loss, case, 2.0, divergence=name)
+        yield (case, name), math.isnan(value), f"an unknown divergence gives {value!r}"
 
 
 @should(
@@ -197,11 +219,11 @@ def the_named_jsd_ends_in_the_two_kls(loss, case, alpha, top_k):
     ],
 )
 def the_top_k_of_the_teacher_and_a_bucket_are_compared(loss, case, temperature, alpha):
-    """With top_k= the KL is that over the teacher's k most likely tokens and one bucket for the rest, for every k, in
-    value and in gradient; the cross-entropy beside it has all tokens.
+    """With top_k= the KL is over the teacher's k most likely tokens and one bucket for the rest, in value and gradient.
 
-    The student's top k, one token fewer, kept columns renormalised or the rest left out (verl#7856, verl#7806); a
-    bucket that is detached, so that no token of the tail is trained.
+    For every k; the cross-entropy beside it has all tokens. Wrong are the student's top k, one token fewer, kept
+    columns renormalised or the rest left out (verl#7856, verl#7806), and a bucket that is detached, so that no token of
+    the tail is trained.
     """
     if not takes(loss, "top_k"):
         return
@@ -216,23 +238,31 @@ def the_top_k_of_the_teacher_and_a_bucket_are_compared(loss, case, temperature, 
     given={"case": cases("random"), "alpha": alphas, "wide": widths},
     examples=[{"case": ASYMMETRIC, "alpha": alpha, "wide": (2, 3)} for alpha in (0.0, 0.5, 1.0)],
 )
-def columns_beyond_the_shared_vocabulary_are_cut_off(loss, case, alpha, wide):
-    """With vocab_size= the loss is that of the first columns of both models, in both terms, and no gradient reaches the
-    others; a label beyond them is refused where it is read.
+def columns_beyond_the_vocabulary_are_cut_off_in_both_terms(loss, case, alpha, wide):
+    """With vocab_size= the loss is that of the first columns of both models, and no gradient reaches the others.
 
-    Cut after the softmax, or in one term only, the padding of a head keeps its mass (trl#6252, torchtune#2119); a label
-    that is ignored because no column is left for it is lost data.
+    Cut after the softmax, or in one term only, the padding of a head keeps its mass (trl#6252, torchtune#2119).
     """
-    if not takes(loss, "vocab_size"):
-        return
-    yield from as_by_hand(loss, case, 2.0, alpha, {}, beyond=wide)
-    b, t = case.rows[0]
-    beyond = [list(row) for row in case.labels]
-    beyond[b][t + 1] = case.vocabulary
-    try:
+    if takes(loss, "vocab_size"):
+        yield from as_by_hand(loss, case, 2.0, alpha, {}, beyond=wide)
+
+
+@must(
+    seam="distillation_loss",
+    laws="KD-VOCAB",
+    floor=20,
+    given={"case": cases("random"), "wide": widths},
+    examples=[{"case": ASYMMETRIC, "wide": (2, 3)}],
+)
+def a_label_beyond_the_shared_vocabulary_is_refused(loss, case, wide):
+    """With vocab_size= a label beyond it is refused where the cross-entropy reads it.
+
+    A label that is ignored because no column is left for it is lost data.
+    """
+    if takes(loss, "vocab_size"):
+        b, t = case.rows[0]
+        beyond = [list(row) for row in case.labels]
+        beyond[b][t + 1] = case.vocabulary
         wider = padded(Case(case.student, case.teacher, beyond), wide)
-        seen = value_of(loss, wider, 2.0, 0.5, vocab_size=case.vocabulary)
-    except Exception as error:
-        yield beyond, True, f"refused: {error}"
-    else:
-        yield beyond, False, f"a label beyond the vocabulary gives {seen!r}"
+        seen = number_or_nan(value_of, loss, wider, 2.0, 0.5, vocab_size=case.vocabulary)
+        yield beyond, math.isnan(seen), f"a label beyond the vocabulary gives {seen!r}"

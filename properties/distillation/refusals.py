@@ -25,8 +25,7 @@ def answer(loss: Callable, case: Case, **options: Any) -> float:
     examples=[{"case": ASYMMETRIC, "alpha": 0.5, "off": 0}],
 )
 def a_label_that_is_no_token_is_refused(loss, case, alpha, off):
-    """A label that is neither a token nor -100 is refused where the cross-entropy reads it, or gives NaN: never a loss
-    of the other targets.
+    """A label that is neither a token nor -100 is refused, or gives NaN, where the cross-entropy reads it.
 
     Ignored, an end-of-turn token that was added after the model was made is silently not trained; -1 counted from the
     end is another token.
@@ -57,9 +56,9 @@ def out_of_range(vocabulary: int) -> list[dict[str, Any]]:
     examples=[{"case": ASYMMETRIC}],
 )
 def an_option_out_of_range_is_refused(loss, case):
-    """A temperature that is not positive and finite, alpha or beta outside [0, 1], top_k or vocab_size below 1 or above
-    the vocabulary is refused, or gives NaN: never a number.
+    """A temperature, alpha, beta, top_k or vocab_size that is out of its range is refused, or gives NaN.
 
+    T is positive and finite, alpha and beta are in [0, 1], top_k and vocab_size from 1 to the vocabulary.
     A setting in percent, a 0 that was to mean "off", a vocabulary of another model: alpha = 1.25 trains away from the
     label, and a slice is cut to what there is without a word.
     """

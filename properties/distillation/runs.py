@@ -28,19 +28,27 @@ def steps_of(distil: Callable) -> Iterator[tuple[tuple, Any]]:
             yield (settings, number), step
 
 
-@must(seam="distil", claim="distillation", laws=("KD-VAL", "KD-DIR", "KD-MIX"), floor=4)
-def what_is_declared_is_distilled(distil):
-    """The student's gradient is that of the declared divergence, at the declared temperature of both models, and of as
-    much cross-entropy as is declared beside it.
+@must(seam="distil", claim="distillation", laws=("KD-VAL", "KD-DIR"), floor=4)
+def the_declared_divergence_is_distilled(distil):
+    """The student's gradient is that of the declared divergence, at the declared temperature of both models.
 
-    A path that is fused, chunked or of another library drops the temperature, adds cross-entropy or swaps the models
-    (trl#5731, verl#7769, ms-swift#6857): the loss looks plausible, and the gradient is that of another one. In a later
-    step T may have been annealed, or the teacher's logits be those that were kept of another batch.
+    A path that is fused, chunked or of another library drops the temperature or swaps the models (trl#5731, verl#7769):
+    the loss looks plausible, and the gradient is that of another one. In a later step T may have been annealed, or the
+    teacher's logits be those that were kept of another batch.
     """
     for place, step in steps_of(distil):
         seen = f"seen {step.seen.divergence} at T = {step.seen.temperature}"
         right = (step.seen.divergence, step.seen.temperature) == (step.divergence, step.temperature)
         yield place, right, f"declared {step.divergence} at T = {step.temperature}, {seen}"
+
+
+@must(seam="distil", claim="distillation", laws="KD-MIX", floor=4)
+def the_declared_cross_entropy_stands_beside_it(distil):
+    """The student's gradient holds as much cross-entropy beside the divergence as is declared, and no more.
+
+    A step of another library adds it where none was asked for (ms-swift#6857).
+    """
+    for place, step in steps_of(distil):
         gap = float((step.seen.hard - step.cross_entropy * step.seen.soft).abs().max())
         mixed = gap <= WEIGHT * float(step.seen.soft.abs().max())
         yield place, mixed, f"cross-entropy {step.cross_entropy} times the divergence is declared, and off by {gap}"
@@ -58,21 +66,30 @@ def every_distilled_token_weighs_the_same(distil):
             yield (*place, position), abs(weight - middle) <= WEIGHT * abs(middle), f"weight {weight}, mean {middle}"
 
 
-@must(seam="distil", claim="distillation", laws=("KD-RED", "KD-ACC", "KD-T2"), floor=3)
-def the_weights_of_a_step_add_up_to_one(distil):
-    """However a step is cut into micro-batches, and however many it has, the weights of its distilled tokens add up to
-    the same: to 1, or to T**2 with Hinton's factor, where no cross-entropy is declared beside the divergence.
+@must(seam="distil", claim="distillation", laws=("KD-RED", "KD-ACC"), floor=3)
+def the_cut_of_a_step_leaves_its_weights(distil):
+    """However a step is cut into micro-batches, and however many it has, its distilled tokens weigh the same in all.
 
-    A sum that is divided by the wrong number is a learning rate that nobody chose: times the tokens (ms-swift#6600),
-    times the micro-batches, by the vocabulary (trl#4105). Equal weights do not show it, and AdamW hides it (trap H5).
+    Times the micro-batches, or by those that are not there, a sum is another rate. Equal weights do not show it.
     """
     whole = float(distil(**WHOLE)[0].seen.soft.sum())
     for place, step in steps_of(distil):
         total = float(step.seen.soft.sum())
+        yield place, abs(total - whole) <= WEIGHT * abs(whole), f"{total}, and {whole} in one step of one batch"
+
+
+@must(seam="distil", claim="distillation", laws=("KD-RED", "KD-T2"), floor=3)
+def the_weights_of_pure_distillation_add_up_to_one(distil):
+    """Where no cross-entropy is declared, the weights of a step add up to 1, or to T**2 with Hinton's factor.
+
+    A sum that is divided by the wrong number is a learning rate that nobody chose: times the tokens (ms-swift#6600), by
+    the vocabulary (trl#4105). AdamW hides it (trap H5).
+    """
+    for place, step in steps_of(distil):
         if not step.cross_entropy:
+            total = float(step.seen.soft.sum())
             gap = min(abs(total / factor - 1) for factor in (1.0, step.temperature**2))
             yield place, gap <= WEIGHT, f"the weights add up to {total}, T is {step.temperature}"
-        yield place, abs(total - whole) <= WEIGHT * abs(whole), f"{total}, and {whole} in one step of one batch"
 
 
 @must(seam="distil", claim="distillation", laws="KD-MASK", floor=20)
@@ -90,46 +107,64 @@ def the_completion_is_distilled_and_nothing_else(distil):
 
 
 @must(seam="distil", claim="distillation", laws="KD-NOTEACH", floor=2)
-def the_teacher_is_only_asked(distil):
-    """The teacher is in eval mode whenever it is asked, gets no gradient, and does not move; the student is in training
-    mode whenever it learns.
+def the_teacher_is_asked_in_eval_mode_and_not_trained(distil):
+    """The teacher is in eval mode whenever it is asked, gets no gradient, and does not move.
 
-    lightly-train#434 (the teacher drifted), TaCL#11 (its dropout was on); a student whose dropout is off, because it
-    was evaluated before.
+    lightly-train#434 (the teacher drifted), TaCL#11 (its dropout was on).
     """
     for place, step in steps_of(distil):
         yield place, step.teacher_is_untouched, "the teacher was trained, or asked in training mode"
+
+
+@must(seam="distil", claim="distillation", laws="KD-NOTEACH", floor=2)
+def the_student_learns_in_training_mode(distil):
+    """The student is in training mode whenever it learns: its dropout is not off because it was evaluated before."""
+    for place, step in steps_of(distil):
         yield place, step.student_is_in_training, "the student was trained in eval mode"
 
 
-@must(seam="distil", claim="distillation", laws="KD-ACC", floor=4)
-def each_step_moves_the_student_by_its_own_gradient(distil):
-    """From one step to the next the student's head moves by the rate times the gradient of that step, and by no other;
-    and every parameter moves.
+@must(seam="distil", claim="distillation", laws="KD-ACC", floor=3)
+def the_head_moves_by_the_gradient_of_its_step(distil):
+    """From one step to the next the student's head moves by the rate times the gradient of that step, and by no other.
 
-    A gradient that is not set to zero, or that no optimizer gets, leaves all that the loss says as it was. A head that
-    is trained alone learns to read what the student thinks, and the student nothing.
+    A gradient that is not set to zero leaves all that the loss says as it was.
     """
     for place, step in steps_of(distil):
         yield place, step.astray <= 1, f"the head is astray by {step.astray} times what rounding explains"
+
+
+@must(seam="distil", claim="distillation", laws="KD-ACC", floor=3)
+def every_parameter_of_the_student_moves(distil):
+    """In a run every parameter of the student moves.
+
+    A head that is trained alone learns to read what the student thinks, and the student nothing.
+    """
+    for place, step in steps_of(distil):
         yield place, not step.unmoved, f"nothing moved {', '.join(step.unmoved)}"
 
 
-@must(seam="distil", claim="distillation", laws="KD-ACC", floor=6)
-def each_step_takes_the_conversations_asked_for(distil):
-    """A step takes batch_size * accumulation conversations, the last of an epoch perhaps fewer, or it is left out; in
-    all, none comes more often than there are epochs.
+@must(seam="distil", claim="distillation", laws="KD-ACC", floor=3)
+def a_step_takes_the_conversations_of_its_micro_batches(distil):
+    """A step takes batch_size * accumulation conversations, and at most the last of an epoch fewer.
 
-    A step at each micro-batch has another rate; a loader that draws with replacement, or stays at one batch, trains on
-    less than it was given, and no loss shows it.
+    A step at each micro-batch has another rate.
     """
     for settings in (WHOLE, IN_THREE, TWICE):
         size, epochs = settings["batch_size"] * settings["accumulation"], settings.get("epochs", 1)
-        taken = [step.rows for step in distil(**settings)]
-        sizes, times = [len(rows) for rows in taken], Counter(row for rows in taken for row in rows)
-        partial = sum(count < size for count in sizes)
-        right = max(sizes) <= size and partial <= epochs
+        sizes = [len(step.rows) for step in distil(**settings)]
+        right = max(sizes) <= size and sum(count < size for count in sizes) <= epochs
         yield settings, right, f"steps of {sizes} conversations, {size} are asked for"
+
+
+@must(seam="distil", claim="distillation", laws="KD-ACC", floor=3)
+def an_epoch_takes_every_conversation_once(distil):
+    """None comes more often than there are epochs, and all come as often, but for an incomplete step that is left out.
+
+    A loader that draws with replacement, or stays at one batch, trains on less than it was given, and no loss shows it.
+    """
+    for settings in (WHOLE, IN_THREE, TWICE):
+        size, epochs = settings["batch_size"] * settings["accumulation"], settings.get("epochs", 1)
+        times = Counter(row for step in distil(**settings) for row in step.rows)
         least = epochs * (settings.get("count", size) // size) * size
-        yield settings, sum(sizes) >= least, f"{sum(sizes)} conversations, at least {least} were to come"
-        yield settings, max(times.values()) <= epochs, f"conversations come {sorted(times.values())} times in {epochs}"
+        right = times.total() >= least and max(times.values()) <= epochs
+        yield settings, right, f"{times.total()} of at least {least}, {sorted(times.values())} times in {epochs}"

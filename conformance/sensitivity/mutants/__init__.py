@@ -26,7 +26,7 @@ MODULES = {
     "template": ("rendering", "tokens", "forms", "tools", "calls", "agents"),
     "best_of_n": ("choices", "samples", "values", "groups", "rewards", "forms"),
     "distillation": (
-        "losses", "positions", "teachers", "options", "shapes", "steps", "refusals", "functions",
+        "losses", "positions", "teachers", "options", "shapes", "steps", "refusals", "functions", "forms",
     ),
 }  # fmt: skip
 AREAS = tuple(MODULES)

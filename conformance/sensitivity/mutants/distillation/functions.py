@@ -27,7 +27,9 @@ def gradient_from_above_ignored():
     return Distiller(loss=loss)
 
 
-@mutant("low-precision-logits-are-reduced-in-float32", "variant of modelscope/ms-swift#10156, sum and divide",
+@mutant("the-loss-of-low-precision-logits-is-reduced-in-float32 "
+        "the-gradient-of-low-precision-logits-is-reduced-in-float32",
+        "variant of modelscope/ms-swift#10156, sum and divide",
         "a KL that is negative", "raise the logits before the branches part")  # fmt: skip
 def logits_not_raised_where_targets_are_counted():
     """Where the number of targets is given, a pure forward KL of logits in 16 bits is computed in 16 bits."""
@@ -42,7 +44,8 @@ def logits_not_raised_where_targets_are_counted():
     return Distiller(loss=loss)
 
 
-@mutant("low-precision-logits-are-reduced-in-float32", "variant of a copy that is made where heads are cut",
+@mutant("the-loss-of-low-precision-logits-is-reduced-in-float32",
+        "variant of a copy that is made where heads are cut",
         "another teacher", "cut, and leave the type")  # fmt: skip
 def teacher_cast_where_columns_are_cut():
     """With vocab_size the teacher's logits are cast to the student's type."""
@@ -54,7 +57,8 @@ def teacher_cast_where_columns_are_cut():
     return Distiller(loss=loss)
 
 
-@mutant("logits-without-a-target-do-not-matter", "variant of torch.nan_to_num against 0 * inf",
+@mutant("nan-at-a-target-is-not-hidden",
+        "variant of torch.nan_to_num against 0 * inf",
         "a model that broke has nothing to learn", "let NaN be seen, or refuse it")  # fmt: skip
 def nan_is_zero():
     """A loss that is NaN becomes 0."""

@@ -11,15 +11,20 @@ from sftspec.divergences import forward_kl
 from sftspec.step import sft_loss
 
 
-@mutant("the-soft-gradient-is-t-times-the-gap-of-probabilities at-high-temperature-logits-are-matched "
-        "the-soft-loss-is-the-mean-kl-from-teacher-to-student", "D-01: IntelLabs/distiller#122",
+@mutant("the-soft-gradient-is-t-times-the-gap-of-probabilities "
+        "at-high-temperature-the-gradient-is-the-gap-of-logits "
+        "the-soft-loss-is-the-mean-kl-from-teacher-to-student "
+        "at-high-temperature-the-loss-is-the-square-of-the-gap",
+        "D-01: IntelLabs/distiller#122",
         "the teacher falls silent as T grows", "multiply by T**2")  # fmt: skip
 def t_squared_missing():
     """The softened divergence is not multiplied by T**2."""
     return with_soft(lambda s, t, y, temperature, n: right(s, t, y, temperature, n) / temperature**2)
 
 
-@mutant("no-temperature-inflates-the-loss at-high-temperature-logits-are-matched", "D-01: the fix made twice",
+@mutant("no-temperature-inflates-the-gradient no-temperature-inflates-the-loss-itself "
+        "at-high-temperature-the-gradient-is-the-gap-of-logits",
+        "D-01: the fix made twice",
         "the label is never heard", "multiply in one place")  # fmt: skip
 def t_squared_twice():
     """The softened divergence is multiplied by T**4."""
@@ -50,8 +55,9 @@ def alpha_weighs_the_label():
     return Distiller(loss=loss)
 
 
-@mutant("the-soft-loss-is-the-mean-kl-from-teacher-to-student a-token-that-the-student-misses-pulls-at-full-strength "
-        "what-is-declared-is-distilled", "D-02: paiml/aprender#2153, huggingface/trl#3043",
+@mutant("the-soft-loss-is-the-mean-kl-from-teacher-to-student a-missed-token-pulls-at-full-strength "
+        "the-declared-divergence-is-distilled",
+        "D-02: paiml/aprender#2153, huggingface/trl#3043",
         "never learns what it never says", "KL(teacher || student)")  # fmt: skip
 def kl_reversed():
     """KL(student || teacher) is trained for KL(teacher || student)."""
@@ -69,7 +75,8 @@ def kl_reversed_at_temperature_one():
     )
 
 
-@mutant("the-soft-loss-is-the-mean-kl-from-teacher-to-student padding-columns-carry-no-mass",
+@mutant("the-soft-loss-is-the-mean-kl-from-teacher-to-student padding-columns-carry-no-mass "
+        "the-weights-of-pure-distillation-add-up-to-one",
         "D-05: huggingface/trl#4105", "the teacher is hardly heard", "sum over the vocabulary")  # fmt: skip
 def mean_over_the_vocabulary():
     """The reduction "mean" divides by the vocabulary as well."""
@@ -86,15 +93,18 @@ def logits_compared():
     )
 
 
-@mutant("the-soft-gradient-is-t-times-the-gap-of-probabilities a-token-that-the-student-misses-pulls-at-full-strength "
-        "what-is-declared-is-distilled", "D-13: labmlai/annotated_deep_learning_paper_implementations#66",
+@mutant("the-soft-gradient-is-t-times-the-gap-of-probabilities a-missed-token-pulls-at-full-strength "
+        "the-declared-divergence-is-distilled",
+        "D-13: labmlai/annotated_deep_learning_paper_implementations#66",
         "distils nothing", "read the arguments again")  # fmt: skip
 def student_compared_with_itself():
     """The student's logits stand on both sides: a loss of zero."""
     return with_soft(lambda s, t, y, temperature, n: right(s, s, y, temperature, n))
 
 
-@mutant("low-precision-logits-are-reduced-in-float32", "D-18: modelscope/ms-swift#10156, erfanzar/EasyDeL#267",
+@mutant("the-loss-of-low-precision-logits-is-reduced-in-float32 "
+        "the-gradient-of-low-precision-logits-is-reduced-in-float32",
+        "D-18: modelscope/ms-swift#10156, erfanzar/EasyDeL#267",
         "losses below zero, coarse gradients", "log-softmax in float32")  # fmt: skip
 def reduced_in_its_own_dtype():
     """The log-softmax of bfloat16 logits is taken in bfloat16."""
@@ -106,7 +116,9 @@ def reduced_in_its_own_dtype():
     return with_soft(soft)
 
 
-@mutant("low-precision-logits-are-reduced-in-float32", "D-18: variant, raised one line too late",
+@mutant("the-loss-of-low-precision-logits-is-reduced-in-float32 "
+        "the-gradient-of-low-precision-logits-is-reduced-in-float32",
+        "D-18: variant, raised one line too late",
         "coarse targets at every T but a power of two", "raise, then divide")  # fmt: skip
 def divided_before_it_is_raised():
     """Logits are divided by T in bfloat16, and raised to float32 afterwards."""
@@ -120,7 +132,8 @@ def divided_before_it_is_raised():
 
 
 @mutant("the-soft-gradient-is-t-times-the-gap-of-probabilities equal-models-have-nothing-to-learn "
-        "what-is-declared-is-distilled", "D-19: NousResearch/atropos#456", "trains plain cross-entropy",
+        "the-declared-divergence-is-distilled",
+        "D-19: NousResearch/atropos#456", "trains plain cross-entropy",
         "fail where the teacher's field is missing")  # fmt: skip
 def teacher_lost_on_the_way():
     """The teacher's logits are lost in the batch, and cross-entropy takes their place."""
@@ -142,7 +155,8 @@ def entropy_left_out():
     return with_soft(soft)
 
 
-@mutant("what-is-declared-is-distilled", "D-21: modelscope/ms-swift#6857", "trains on its own samples as if on labels",
+@mutant("the-declared-cross-entropy-stands-beside-it",
+        "D-21: modelscope/ms-swift#6857", "trains on its own samples as if on labels",
         "no cross-entropy where none was asked for")  # fmt: skip
 def cross_entropy_added_in_the_step():
     """The step adds half of the cross-entropy to the loss that it was given."""
@@ -154,7 +168,8 @@ def cross_entropy_added_in_the_step():
     return Distiller(loss=loss)
 
 
-@mutant("equal-models-have-nothing-to-learn no-temperature-inflates-the-loss what-is-declared-is-distilled",
+@mutant("equal-models-have-nothing-to-learn no-temperature-inflates-the-gradient "
+        "no-temperature-inflates-the-loss-itself the-declared-divergence-is-distilled",
         "D-23: THUDM/slime#2085, volcengine/verl#7769", "is taught to be softer than its teacher",
         "divide both models' logits by T")  # fmt: skip
 def student_softened_alone():
@@ -174,7 +189,8 @@ def temperature_lost_beside_the_label():
     return Distiller(loss=loss)
 
 
-@mutant("what-is-declared-is-distilled", "D-23: huggingface/trl#5731, a chunked path", "T changes nothing",
+@mutant("the-declared-divergence-is-distilled",
+        "D-23: huggingface/trl#5731, a chunked path", "T changes nothing",
         "pass T on, on every path")  # fmt: skip
 def temperature_lost_when_accumulating():
     """T is 1 in a step of several micro-batches."""

@@ -59,7 +59,8 @@ def right_hard(student, teacher, labels, temperature, options) -> Tensor:
 # ------------------------------------------------------------------------------------------- weights and denominators
 
 
-@mutant("a-term-of-weight-zero-is-left-out", "variant of alpha * soft + (1 - alpha) * hard, as it is written",
+@mutant("at-alpha-zero-the-divergence-is-left-out",
+        "variant of alpha * soft + (1 - alpha) * hard, as it is written",
         "every weight is NaN", "leave a term of weight 0 out")  # fmt: skip
 def both_terms_always():
     """Both terms are computed, whatever their weight: at alpha = 0 an infinite divergence is 0 * inf."""
@@ -72,7 +73,8 @@ def both_terms_always():
     return Distiller(loss=loss)
 
 
-@mutant("both-terms-divide-by-the-denominator-that-is-given", "D-07: variant of huggingface/trl#4719, the hard term",
+@mutant("both-terms-have-the-denominator-that-is-given",
+        "D-07: variant of huggingface/trl#4719, the hard term",
         "short micro-batches teach their labels more", "one denominator for both terms")  # fmt: skip
 def hard_term_by_its_own_targets():
     """The cross-entropy is divided by the targets of its micro-batch, also where those of the step are given."""
@@ -82,7 +84,8 @@ def hard_term_by_its_own_targets():
     )
 
 
-@mutant("the-weights-of-a-step-add-up-to-one", "D-08: variant of modelscope/ms-swift#6600, times the micro-batches",
+@mutant("the-cut-of-a-step-leaves-its-weights",
+        "D-08: variant of modelscope/ms-swift#6600, times the micro-batches",
         "the rate grows with the accumulation", "divide by the targets of the step, once")  # fmt: skip
 def micro_batches_not_averaged():
     """Micro-batches are divided by the targets of the mean micro-batch, and added up where they were to be averaged."""
@@ -92,14 +95,16 @@ def micro_batches_not_averaged():
 # --------------------------------------------------------------------------------------------------- names, JSD, top-k
 
 
-@mutant("the-divergence-that-is-named-is-trained", "D-03: variant of huggingface/trl#3043, lost on the way",
+@mutant("a-named-divergence-is-trained",
+        "D-03: variant of huggingface/trl#3043, lost on the way",
         "beta changes nothing", "pass beta on")  # fmt: skip
 def beta_lost():
     """The JSD is that of beta = 1/2, whatever beta is given."""
     return with_options(lambda options: {**options, "beta": 0.5})
 
 
-@mutant("the-divergence-that-is-named-is-trained", "D-02: variant, a name that is looked up with a default",
+@mutant("an-unknown-divergence-is-refused",
+        "D-02: variant, a name that is looked up with a default",
         "a typing error trains the forward KL", "refuse a name that is unknown")  # fmt: skip
 def unknown_name_is_the_forward_kl():
     """A divergence whose name is unknown is the forward KL."""
@@ -120,7 +125,8 @@ def named_jsd_ends_reversed():
     )
 
 
-@mutant("the-divergence-that-is-named-is-trained", "D-15: variant, the student's own probabilities as constant weights",
+@mutant("a-named-divergence-is-trained",
+        "D-15: variant, the student's own probabilities as constant weights",
         "learns nothing, at the right loss", "detach the teacher alone")  # fmt: skip
 def weights_of_the_reverse_kl_detached():
     """The reverse KL's value is right, but its weights are constants, and what is left of the gradient is 0."""
@@ -188,7 +194,8 @@ def bucket_among_the_k():
     )
 
 
-@mutant("every-row-is-cut-to-its-own-and-the-tail-is-trained", "D-16: variant of verl-project/verl#7806, a constant",
+@mutant("each-row-keeps-its-own-columns-and-trains-its-tail",
+        "D-16: variant of verl-project/verl#7806, a constant",
         "tokens of the tail are never pushed down", "the bucket is part of the graph")  # fmt: skip
 def bucket_detached():
     """The bucket's mass is right and has no gradient."""
@@ -200,7 +207,8 @@ def bucket_detached():
     return Distiller(with_bucket=with_bucket)
 
 
-@mutant("every-row-is-cut-to-its-own-and-the-tail-is-trained", "D-16: variant, indices of one position",
+@mutant("each-row-keeps-its-own-columns-and-trains-its-tail",
+        "D-16: variant, indices of one position",
         "later tokens are compared by the first one's columns", "columns for each row")  # fmt: skip
 def columns_of_the_first_row():
     """Every row is cut to the columns that the first row keeps."""
@@ -222,7 +230,8 @@ def teacher_padded_with_zeros():
     return Distiller(loss=loss)
 
 
-@mutant("columns-beyond-the-shared-vocabulary-are-cut-off", "D-11: variant of meta-pytorch/torchtune#2119, one term",
+@mutant("columns-beyond-the-vocabulary-are-cut-off-in-both-terms",
+        "D-11: variant of meta-pytorch/torchtune#2119, one term",
         "padding keeps its mass beside the label", "cut both terms")  # fmt: skip
 def cut_in_the_soft_term_only():
     """vocab_size= cuts the divergence, and the cross-entropy has all columns."""

@@ -21,7 +21,8 @@ COMPLETION = Conventions(separator=True)
 # ---------------------------------------------------------------------------------------------------- denominators
 
 
-@mutant("the-soft-gradient-is-t-times-the-gap-of-probabilities the-cut-into-batches-does-not-matter",
+@mutant("the-soft-gradient-is-t-times-the-gap-of-probabilities "
+        "sequences-one-at-a-time-add-up-to-the-batch",
         "D-05: pytorch's batchmean on (B, T, V)", "long answers teach more", "divide by the targets")  # fmt: skip
 def divided_by_rows():
     """The reduction "batchmean" divides by the first axis, the sequences."""
@@ -35,7 +36,8 @@ def divided_by_positions():
     return with_soft(lambda s, t, y, temperature, n: right(s, t, y, temperature, y.numel()))
 
 
-@mutant("the-soft-loss-is-the-mean-kl-from-teacher-to-student at-high-temperature-logits-are-matched",
+@mutant("the-soft-loss-is-the-mean-kl-from-teacher-to-student "
+        "at-high-temperature-the-gradient-is-the-gap-of-logits",
         "D-08: modelscope/ms-swift#6663, the loss of a batch is its sum", "the rate grows with the batch",
         "divide by the targets")  # fmt: skip
 def not_divided():
@@ -43,7 +45,9 @@ def not_divided():
     return with_soft(lambda s, t, y, temperature, n: right(s, t, y, temperature, 1))
 
 
-@mutant("the-cut-into-batches-does-not-matter", "D-07: modelscope/ms-swift#10076, by sequence",
+@mutant("sequences-one-at-a-time-add-up-to-the-batch "
+        "sequences-packed-into-one-row-have-the-loss-of-the-batch",
+        "D-07: modelscope/ms-swift#10076, by sequence",
         "short answers teach more", "divide by the targets of the step")  # fmt: skip
 def mean_of_the_means_of_sequences():
     """Each sequence's mean divergence weighs the same."""
@@ -73,7 +77,8 @@ def at(change: Callable[[Tensor], Tensor]) -> Distiller:
     return with_soft(lambda s, t, y, temperature, n: right(s, t, change(y), temperature, n))
 
 
-@mutant("the-soft-loss-reads-the-positions-of-the-hard-loss logits-without-a-target-do-not-matter",
+@mutant("the-soft-loss-reads-the-positions-of-the-hard-loss "
+        "logits-without-a-target-leave-the-loss-as-it-is",
         "D-10: modelscope/ms-swift#8436", "learns the token after each target",
         "one shift for both losses")  # fmt: skip
 def labels_not_shifted():
@@ -81,15 +86,17 @@ def labels_not_shifted():
     return at(lambda labels: torch.nn.functional.pad(labels[:, :-1], (1, 0), value=IGNORE))
 
 
-@mutant("the-soft-loss-reads-the-positions-of-the-hard-loss logits-without-a-target-do-not-matter "
-        "the-completion-is-distilled-and-nothing-else", "D-09: huggingface/trl#2058, the mask is not applied",
+@mutant("the-soft-loss-reads-the-positions-of-the-hard-loss "
+        "logits-without-a-target-leave-the-loss-as-it-is the-completion-is-distilled-and-nothing-else",
+        "D-09: huggingface/trl#2058, the mask is not applied",
         "learns the teacher's prompts and padding", "the mask of the hard loss")  # fmt: skip
 def mask_not_applied():
     """Every position is distilled."""
     return at(torch.zeros_like)
 
 
-@mutant("the-soft-loss-reads-the-positions-of-the-hard-loss logits-without-a-target-do-not-matter",
+@mutant("the-soft-loss-reads-the-positions-of-the-hard-loss "
+        "logits-without-a-target-leave-the-loss-as-it-is",
         "D-09: variant, masks with an epsilon", "prompts are distilled at a small weight",
         "use exact zeros")  # fmt: skip
 def mask_is_soft():

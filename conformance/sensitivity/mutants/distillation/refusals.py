@@ -12,7 +12,8 @@ from sftspec.masking import IGNORE
 from sftspec.step import NoTargetsError, count_targets
 
 
-@mutant("a-token-that-the-student-misses-pulls-at-full-strength", "the inf_mask of jongwooko/distillm's losses",
+@mutant("a-token-of-the-teacher-that-the-student-excludes-is-infinitely-dear",
+        "the inf_mask of jongwooko/distillm's losses",
         "never learns a token that it excludes, at a loss that looks well",
         "0 log 0 = 0 where the teacher excludes, and nowhere else")  # fmt: skip
 def infinities_are_masked():
@@ -27,7 +28,8 @@ def infinities_are_masked():
     return with_soft(soft)
 
 
-@mutant("both-terms-divide-by-the-denominator-that-is-given", "variant of a batch without targets that is refused",
+@mutant("a-micro-batch-without-targets-adds-nothing",
+        "variant of a batch without targets that is refused",
         "a run ends at its first micro-batch of prompts", "refuse only where no denominator is given")  # fmt: skip
 def micro_batch_without_targets_refused():
     """A micro-batch without targets is refused, also where the targets of the step are given."""

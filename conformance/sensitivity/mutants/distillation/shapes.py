@@ -34,7 +34,8 @@ def with_divergence(changed: Callable[..., Tensor], where: Callable[[dict], bool
 # ---------------------------------------------------------------------------------------------- beside vocab_size
 
 
-@mutant("the-divergence-that-is-named-is-trained", "D-01: variant, a branch for heads of two sizes",
+@mutant("a-named-divergence-is-trained",
+        "D-01: variant, a branch for heads of two sizes",
         "the teacher falls silent as T grows", "one path, cut before it")  # fmt: skip
 def t_squared_lost_beside_vocab_size():
     """Where vocab_size is given beside top_k or another divergence, T**2 is left out."""
@@ -44,7 +45,8 @@ def t_squared_lost_beside_vocab_size():
     )
 
 
-@mutant("the-divergence-that-is-named-is-trained", "D-02: variant, a branch for heads of two sizes",
+@mutant("a-named-divergence-is-trained",
+        "D-02: variant, a branch for heads of two sizes",
         "never learns what it never says, where heads differ", "one path, cut before it")  # fmt: skip
 def divergence_lost_beside_vocab_size():
     """Where vocab_size is given, the divergence is the forward KL, whatever is named."""
@@ -56,7 +58,8 @@ def divergence_lost_beside_vocab_size():
     return with_options(lost)
 
 
-@mutant("the-divergence-that-is-named-is-trained", "D-16: variant, columns that are chosen from the whole head",
+@mutant("a-named-divergence-is-trained",
+        "D-16: variant, columns that are chosen from the whole head",
         "padding takes the places of the likeliest tokens", "cut, then choose")  # fmt: skip
 def top_k_chosen_among_padding():
     """The teacher's top k are chosen from all its columns, and those beyond vocab_size then cut off."""
@@ -83,7 +86,8 @@ def top_k_chosen_among_padding():
 # ---------------------------------------------------------------------------------------- chunks, blocks and answers
 
 
-@mutant("the-divergence-that-is-named-is-trained", "D-23: variant of huggingface/trl#5731, a chunked path for some",
+@mutant("a-named-divergence-is-trained",
+        "D-23: variant of huggingface/trl#5731, a chunked path for some",
         "the last answers of a batch are not distilled", "the last chunk may be smaller")  # fmt: skip
 def last_chunk_of_other_divergences_lost():
     """All but the plain forward KL are computed in chunks of 1,024 targets, and a last one that is smaller is lost."""

@@ -53,7 +53,8 @@ class Counting(Distiller):
         return targets_of_the_step(batch, batches)
 
 
-@mutant("what-is-declared-is-distilled", "D-23: variant, a schedule that was left in", "T is 1 for most of the run",
+@mutant("the-declared-divergence-is-distilled",
+        "D-23: variant, a schedule that was left in", "T is 1 for most of the run",
         "one T for the run, or say so")  # fmt: skip
 def temperature_annealed():
     """T is lowered by a tenth after each step, down to 1."""
@@ -65,7 +66,8 @@ def temperature_annealed():
     return Annealed()
 
 
-@mutant("what-is-declared-is-distilled", "D-12: variant, logits that are written down in the first epoch",
+@mutant("the-declared-divergence-is-distilled",
+        "D-12: variant, logits that are written down in the first epoch",
         "learns other answers' tokens", "keep logits by example")  # fmt: skip
 def teacher_kept_by_the_number_of_the_batch():
     """The teacher is asked in the first epoch, and its logits are kept by the number of the batch, in any epoch."""
@@ -84,7 +86,8 @@ def teacher_kept_by_the_number_of_the_batch():
     return Kept()
 
 
-@mutant("the-weights-of-a-step-add-up-to-one", "D-07: variant, a mean over micro-batches that are not there",
+@mutant("the-cut-of-a-step-leaves-its-weights",
+        "D-07: variant, a mean over micro-batches that are not there",
         "the end of an epoch weighs less", "divide by the targets that there are")  # fmt: skip
 def last_step_of_an_epoch_divided_by_a_whole_one():
     """In a step that has fewer micro-batches than the others, the sum is divided as if it had as many."""
@@ -96,7 +99,8 @@ def last_step_of_an_epoch_divided_by_a_whole_one():
     return Divided()
 
 
-@mutant("each-step-moves-the-student-by-its-own-gradient", "a loop of one's own without zero_grad",
+@mutant("the-head-moves-by-the-gradient-of-its-step",
+        "a loop of one's own without zero_grad",
         "each step repeats all before it", "set gradients to zero")  # fmt: skip
 def gradient_left_over():
     """Gradients are set to zero before the first step alone."""
@@ -108,7 +112,8 @@ def gradient_left_over():
     return Left()
 
 
-@mutant("each-step-moves-the-student-by-its-own-gradient", "an optimizer that was given the head's parameters",
+@mutant("every-parameter-of-the-student-moves",
+        "an optimizer that was given the head's parameters",
         "the student does not learn to think", "give it all parameters that want a gradient")  # fmt: skip
 def head_trained_alone():
     """The gradients of all parameters but the head's are set to zero."""
@@ -124,7 +129,8 @@ def head_trained_alone():
     return HeadAlone()
 
 
-@mutant("each-step-takes-the-conversations-asked-for", "a loop of one's own that knows no accumulation",
+@mutant("a-step-takes-the-conversations-of-its-micro-batches",
+        "a loop of one's own that knows no accumulation",
         "another batch size, at the same rate", "step after as many micro-batches as are asked for")  # fmt: skip
 def accumulation_ignored():
     """Each micro-batch is a step of its own, well divided by its targets."""
@@ -136,7 +142,8 @@ def accumulation_ignored():
     return Ignoring()
 
 
-@mutant("each-step-takes-the-conversations-asked-for", "next(iter(loader)) within the loop",
+@mutant("an-epoch-takes-every-conversation-once",
+        "next(iter(loader)) within the loop",
         "most of the data is never seen", "make the iterator once an epoch")  # fmt: skip
 def first_batch_again_and_again():
     """Every batch of an epoch is made of the first conversations."""
@@ -149,7 +156,7 @@ def first_batch_again_and_again():
     return Again()
 
 
-@mutant("every-distilled-token-weighs-the-same the-weights-of-a-step-add-up-to-one",
+@mutant("every-distilled-token-weighs-the-same the-cut-of-a-step-leaves-its-weights",
         "D-07: variant, a loop that was tried with two micro-batches", "learns some answers twice",
         "one denominator, whatever the number of the micro-batch")  # fmt: skip
 def third_micro_batch_weighs_double():
@@ -162,7 +169,8 @@ def third_micro_batch_weighs_double():
     return Distiller(denominator=denominator)
 
 
-@mutant("the-teacher-is-only-asked", "the mode of an evaluation that nobody puts back",
+@mutant("the-student-learns-in-training-mode",
+        "the mode of an evaluation that nobody puts back",
         "the student's dropout is off", "train() before each step")  # fmt: skip
 def student_in_eval_mode():
     """The student is in eval mode while it learns."""
@@ -174,7 +182,8 @@ def student_in_eval_mode():
     return Evaluating()
 
 
-@mutant("the-teacher-is-read-in-eval-mode-and-left-as-it-was", "a call of the teacher with its ids alone",
+@mutant("the-teacher-is-given-masks-and-positions",
+        "a call of the teacher with its ids alone",
         "learns from a teacher that read the padding", "give the teacher whatever the student is given")  # fmt: skip
 def teacher_asked_without_its_mask():
     """The attention mask and the positions of a batch are not given to the teacher."""

@@ -16,7 +16,8 @@ from sftspec.divergences import forward_kl, generalised_jsd, reverse_kl
 # ----------------------------------------------------------------------------------------------- JSD and top-k
 
 
-@mutant("the-mixture-weighs-the-teacher-by-beta the-jsd-lies-between-its-limits the-ends-of-beta-are-the-two-kls",
+@mutant("the-mixture-weighs-the-teacher-by-beta the-jsd-over-beta-is-nearly-the-forward-kl "
+        "at-its-ends-the-jsd-is-a-kl",
         "D-03: huggingface/trl#3043, verl-project/verl-recipe#151", "seeks modes where it is to cover",
         "beta weighs the teacher")  # fmt: skip
 def beta_swapped():
@@ -38,7 +39,8 @@ def beta_swapped_in_the_mixture():
     return Distiller(jsd=jsd)
 
 
-@mutant("the-ends-of-beta-are-the-two-kls", "D-03: limits not special-cased, huggingface/trl#3043",
+@mutant("at-its-ends-the-jsd-is-a-kl",
+        "D-03: limits not special-cased, huggingface/trl#3043",
         "learns nothing at beta = 0 or 1", "the limits at the ends")  # fmt: skip
 def ends_of_beta_vanish():
     """At beta = 0 and beta = 1 the formula is used as it is written: zero."""
@@ -49,7 +51,8 @@ def ends_of_beta_vanish():
     )
 
 
-@mutant("the-ends-of-beta-are-the-two-kls", "D-03: modelscope/ms-swift#10078, a convention that GKD does not share",
+@mutant("at-its-ends-the-jsd-is-a-kl",
+        "D-03: modelscope/ms-swift#10078, a convention that GKD does not share",
         "seeks modes where it is to cover, at the ends", "declare the convention")  # fmt: skip
 def ends_of_beta_reversed():
     """beta = 0 is the reverse and beta = 1 the forward KL; between them all is right."""
@@ -62,21 +65,25 @@ def ends_of_beta_reversed():
     return Distiller(jsd=jsd)
 
 
-@mutant("a-bucket-for-the-tail-keeps-the-loss-honest", "D-16: verl-project/verl#7856",
+@mutant("k-tokens-and-the-rest-sum-to-one "
+        "the-kl-over-k-tokens-grows-to-the-full-kl",
+        "D-16: verl-project/verl#7856",
         "losses below zero, and most steps without a gradient", "one bucket for the rest")  # fmt: skip
 def tail_cut_off():
     """The k kept columns stand for the distribution, and do not sum to one."""
     return Distiller(with_bucket=lambda log_probs, kept: log_probs.gather(-1, kept))
 
 
-@mutant("a-bucket-for-the-tail-keeps-the-loss-honest", "D-16: verl-project/verl#7806, the fix that biases",
+@mutant("k-tokens-and-the-rest-sum-to-one",
+        "D-16: verl-project/verl#7806, the fix that biases",
         "is surer than its teacher", "one bucket for the rest")  # fmt: skip
 def tail_renormalised():
     """The k kept columns are renormalised: a biased teacher."""
     return Distiller(with_bucket=lambda log_probs, kept: log_probs.gather(-1, kept).log_softmax(-1))
 
 
-@mutant("a-bucket-for-the-tail-keeps-the-loss-honest", "D-16: variant, only where nothing is left",
+@mutant("k-tokens-and-the-rest-sum-to-one",
+        "D-16: variant, only where nothing is left",
         "k = V is another loss than no k", "an empty bucket has log-probability -inf")  # fmt: skip
 def empty_bucket_has_mass():
     """The bucket has a mass of at least 1e-6, also where nothing is left."""
@@ -143,7 +150,8 @@ def teacher_never_sure():
 # ------------------------------------------------------------------------------------------------- the teacher
 
 
-@mutant("what-is-declared-is-distilled", "D-12: arcee-ai/DistillKit#7", "a teacher of noise",
+@mutant("the-declared-divergence-is-distilled",
+        "D-12: arcee-ai/DistillKit#7", "a teacher of noise",
         "give the teacher its own ids")  # fmt: skip
 def teacher_reads_other_ids():
     """The teacher is given ids of another tokenizer than its own."""
@@ -156,7 +164,8 @@ def teacher_reads_other_ids():
     return Distiller(read=read)
 
 
-@mutant("the-teacher-is-read-in-eval-mode-and-left-as-it-was the-teacher-is-only-asked", "D-14: yxuansu/TaCL#11",
+@mutant("the-teacher-is-read-with-dropout-off the-teacher-is-asked-in-eval-mode-and-not-trained",
+        "D-14: yxuansu/TaCL#11",
         "another target at each call", "eval() before the teacher is asked")  # fmt: skip
 def teacher_dropout_on():
     """The teacher is asked in training mode."""
@@ -168,7 +177,8 @@ def teacher_dropout_on():
     return Distiller(read=read)
 
 
-@mutant("the-teacher-is-read-in-eval-mode-and-left-as-it-was", "D-14: variant, a loop over named_children",
+@mutant("the-teacher-is-read-with-dropout-off",
+        "D-14: variant, a loop over named_children",
         "another target at each call", "eval() reaches every module")  # fmt: skip
 def dropout_on_in_the_depth():
     """The teacher, its parts and their parts are put in eval mode, and what is inside of those is not."""
@@ -188,7 +198,8 @@ def dropout_on_in_the_depth():
     return Distiller(read=read)
 
 
-@mutant("the-teacher-is-read-in-eval-mode-and-left-as-it-was", "D-14: huggingface/trl#5862, the fix that overshoots",
+@mutant("the-teacher-is-left-in-its-modes",
+        "D-14: huggingface/trl#5862, the fix that overshoots",
         "the student's dropout is off", "put every module's mode back")  # fmt: skip
 def teacher_left_in_eval_mode():
     """After the teacher was asked it stays in eval mode, and with it what it shares with the student."""
@@ -200,7 +211,8 @@ def teacher_left_in_eval_mode():
     return Distiller(read=read)
 
 
-@mutant("the-teacher-is-read-in-eval-mode-and-left-as-it-was", "D-14: variant, train() for the whole model",
+@mutant("the-teacher-is-left-in-its-modes",
+        "D-14: variant, train() for the whole model",
         "parts that were frozen wake up", "put every module's mode back")  # fmt: skip
 def every_module_back_in_the_mode_of_the_first():
     """After the teacher was asked, all its modules get the mode that the outermost had."""
@@ -215,8 +227,9 @@ def every_module_back_in_the_mode_of_the_first():
     return Distiller(read=read)
 
 
-@mutant("the-teacher-receives-no-gradient the-teacher-is-read-in-eval-mode-and-left-as-it-was "
-        "the-teacher-is-only-asked", "D-15: lightly-ai/lightly-train#434", "the teacher drifts towards its student",
+@mutant("no-gradient-reaches-the-teacher the-logits-of-the-teacher-carry-no-graph "
+        "the-teacher-is-asked-in-eval-mode-and-not-trained",
+        "D-15: lightly-ai/lightly-train#434", "the teacher drifts towards its student",
         "no_grad, and detach")  # fmt: skip
 def teacher_receives_gradients():
     """The teacher is asked with a graph, and its logits are not detached."""
