@@ -146,7 +146,7 @@ def test_agreement_with_trl_on_the_denominator_of_the_step(trl):
 
 def test_trl_tail_bucket_sums_to_more_than_one_without_a_tail(trl):
     """add_tail_bucket clamps the kept mass at exp(-1e-7): at k = V the bucket holds 1e-7 that is not there."""
-    item = REGISTRY["distillation/a-bucket-for-the-tail-keeps-the-loss-honest"]
+    item = REGISTRY["distillation/k-tokens-and-the-rest-sum-to-one"]
     with pytest.raises(DoesNotHold, match=r"sums to 1\.0000000999"):
         evidence(item, lambda log_probs, kept: trl["sdpo"].add_tail_bucket(log_probs.gather(-1, kept)))
 

@@ -74,7 +74,7 @@ def tail_cut_off():
     return Distiller(with_bucket=lambda log_probs, kept: log_probs.gather(-1, kept))
 
 
-@mutant("k-tokens-and-the-rest-sum-to-one",
+@mutant("the-kl-over-k-tokens-grows-to-the-full-kl",
         "D-16: verl-project/verl#7806, the fix that biases",
         "is surer than its teacher", "one bucket for the rest")  # fmt: skip
 def tail_renormalised():
