@@ -36,15 +36,18 @@ class MetaLlama2(Oracle):
                 setattr(module, function, None)
             sys.modules.setdefault(name, module)
         model = types.ModuleType("llama.model")
-        model.ModelArgs = model.Transformer = nothing  # the network is not run
+        for name in ("ModelArgs", "Transformer"):
+            setattr(model, name, nothing)  # the network is not run
         package = types.ModuleType("llama")
         package.__path__ = [str(copies / "llama" / "llama")]
         sys.modules.update({"llama": package, "llama.model": model})
         self.module = importlib.import_module("llama.generation")
         self.tokenizer = importlib.import_module("llama.tokenizer").Tokenizer(str(copies / "llama2.model"))
 
-    def _prompt(self, messages: list[dict]) -> Output:
-        texts, prompts, encode = [], [], self.tokenizer.encode
+    def _prompt(self, messages: list[dict]) -> tuple[str, list[int]]:
+        texts: list[str] = []
+        prompts: list[list[int]] = []
+        encode = self.tokenizer.encode
 
         def note(text: str, bos: bool, eos: bool) -> list[int]:
             texts.append("<s>" * bos + text + "</s>" * eos)
@@ -61,19 +64,19 @@ class MetaLlama2(Oracle):
             self.module.Llama.chat_completion(fake, [messages])
         except (AssertionError, IndexError) as error:
             raise Rejected(str(error) or "there is no user's message after the system message") from None
-        return Output("".join(texts), prompts[0])
+        return "".join(texts), prompts[0]
 
     def run(self, messages: list[dict], generation_prompt: bool = False, tools: list | None = None) -> Output:
         if messages[-1]["role"] == "user":
-            return self._prompt(messages)
+            return Output(*self._prompt(messages))
         if generation_prompt or messages[-1]["role"] != "assistant":
             raise Rejected("the last message must be from the user")
         probe = [{"role": "user", "content": PROBE}]
-        whole, tail = self._prompt(messages + probe), self._prompt(probe)
-        return Output(whole.text[: -len(tail.text)], whole.ids[: -len(tail.ids)])
+        (text, ids), (tail, tail_ids) = self._prompt(messages + probe), self._prompt(probe)
+        return Output(text[: -len(tail)], ids[: -len(tail_ids)])
 
     def targets(self, messages: list[dict], generation_prompt: bool, tools: list | None) -> list[list[int]] | None:
-        return _ranges_by_prompts(self, messages, self.run(messages, generation_prompt).ids)
+        return _ranges_by_prompts(self, messages, generation_prompt)
 
 
 class MetaLlama3(Oracle):
@@ -103,7 +106,7 @@ class MetaLlama3(Oracle):
         return Output(self.tokenizer.decode(ids), ids)
 
     def targets(self, messages: list[dict], generation_prompt: bool, tools: list | None) -> list[list[int]] | None:
-        return _ranges_by_prompts(self, messages, self.run(messages, generation_prompt).ids)
+        return _ranges_by_prompts(self, messages, generation_prompt)
 
 
 class LlamaModels(MetaLlama3):
@@ -158,29 +161,29 @@ class QwenMakeContext(Oracle):
 
         self.tokenizer = types.SimpleNamespace(encode=encode, im_start_id=151644, im_end_id=151645)
 
-    def _context(self, messages: list[dict], query: str) -> Output:
+    def _context(self, messages: list[dict], query: str) -> tuple[str, list[int]]:
         rest = list(messages)
         system = rest.pop(0)["content"] if rest and rest[0]["role"] == "system" else ""
         if any(message["role"] != ("user", "assistant")[index % 2] for index, message in enumerate(rest)):
             raise Inexpressible("only user and assistant in turn")
         history = [(rest[i]["content"], rest[i + 1]["content"]) for i in range(0, len(rest), 2)]
-        return Output(*self.make_context(self.tokenizer, query, history, system, max_window_size=10**9))
+        return self.make_context(self.tokenizer, query, history, system, max_window_size=10**9)
 
     def run(self, messages: list[dict], generation_prompt: bool = False, tools: list | None = None) -> Output:
         if tools:
             raise Inexpressible("tools")
         if messages[-1]["role"] == "user":
-            whole = self._context(messages[:-1], messages[-1]["content"])
+            text, ids = self._context(messages[:-1], messages[-1]["content"])
             stub = len("<|im_start|>assistant\n"), 3
-            return whole if generation_prompt else Output(whole.text[: -stub[0]], whole.ids[: -stub[1]])
+            return Output(text, ids) if generation_prompt else Output(text[: -stub[0]], ids[: -stub[1]])
         if generation_prompt:
             raise Inexpressible("make_context ends with a question")
-        whole, alone = self._context(messages, PROBE), self._context([], PROBE)
+        (text, ids), (alone, alone_ids) = self._context(messages, PROBE), self._context([], PROBE)
         bare = len("<|im_start|>system\n<|im_end|>\n"), 5  # what stands before the question when it is alone
-        return Output(whole.text[: bare[0] - len(alone.text)], whole.ids[: bare[1] - len(alone.ids)])
+        return Output(text[: bare[0] - len(alone)], ids[: bare[1] - len(alone_ids)])
 
     def targets(self, messages: list[dict], generation_prompt: bool, tools: list | None) -> list[list[int]] | None:
-        return _ranges_by_prompts(self, messages, self.run(messages, generation_prompt).ids, after=1)
+        return _ranges_by_prompts(self, messages, generation_prompt, after=1)
 
 
 class RenderersOracle(Oracle):
@@ -232,16 +235,25 @@ class LlamaFactoryOracle(Oracle):
         return [index for index, trained in enumerate(answers) if trained]
 
 
-def _ranges_by_prompts(oracle: Oracle, messages: list[dict], ids: list[int], after: int = 0) -> list[list[int]] | None:
+def _ids(oracle: Oracle, messages: list[dict], generation_prompt: bool = False) -> list[int]:
+    """What an oracle of this file makes of the messages: it always makes ids."""
+    ids = oracle.run(messages, generation_prompt).ids
+    assert ids is not None
+    return ids
+
+
+def _ranges_by_prompts(
+    oracle: Oracle, messages: list[dict], generation_prompt: bool, after: int = 0
+) -> list[list[int]] | None:
     """An answer's targets are the ids after its prompt, up to the end of the conversation that stops with it."""
-    ranges = []
+    ids, ranges = _ids(oracle, messages, generation_prompt), []
     for index, message in enumerate(messages):
         if message["role"] == "assistant":
             if index == 0:
-                prompt = common_prefix(*(oracle.run(first).ids for first in two_openings(messages)))
+                prompt = common_prefix(*(_ids(oracle, first) for first in two_openings(messages)))
             else:
-                prompt = oracle.run(messages[:index], generation_prompt=True).ids
-            answered = oracle.run(messages[: index + 1]).ids
+                prompt = _ids(oracle, messages[:index], generation_prompt=True)
+            answered = _ids(oracle, messages[: index + 1])
             if ids[: len(prompt)] != prompt or ids[: len(answered)] != answered:
                 return None
             ranges.append([len(prompt), len(answered) - after])

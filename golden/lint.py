@@ -50,7 +50,7 @@ def _of_case(case: GoldenCase, path: Path) -> Iterator[str]:
         if any(answered) or case.trained is not None:
             yield "is rejected and has an answer"
         return
-    if not all(answered):
+    if case.text is None or case.input_ids is None:
         yield "has neither an answer nor a reason for its rejection"
         return
     ends = [0, *(end for span in case.trained or () for end in span), len(case.input_ids)]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from sftspec.golden.sources import Copies, load_module
 
@@ -68,7 +68,10 @@ def two_openings(messages: list[dict]) -> list[list[dict]]:
     return [[{**messages[0], "content": content}] for content in ("x", "y")]
 
 
-def common_prefix(one: Sequence, other: Sequence) -> Sequence:
+Text = TypeVar("Text", str, list[int])
+
+
+def common_prefix(one: Text, other: Text) -> Text:
     return one[: next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))]
 
 
@@ -132,28 +135,28 @@ class JinjaOracle(TextOracle):
         super().__init__(name, version, tokenizer, end_of_turn, user_ends_with_eot)
         self.source, self.special = source, {"bos_token": bos, "eos_token": eos}
 
+    def _rendered(
+        self, messages: list[dict], generation_prompt: bool, tools: list | None, **options: Any
+    ) -> tuple[list[str], list[list[tuple[int, int]]]]:
+        """Texts, and the blocks of each that the template marks; transformers annotates them as one string."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        asked: dict[str, Any] = {"add_generation_prompt": generation_prompt, **self.special, **options}
+        return cast(Any, render_jinja_template([messages], tools, chat_template=self.source, **asked))
+
     def text(self, messages: list[dict], generation_prompt: bool, tools: list | None) -> str:
         from jinja2.exceptions import TemplateError
-        from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
-            rendered, _ = render_jinja_template(
-                conversations=[messages], tools=tools, chat_template=self.source,
-                add_generation_prompt=generation_prompt, **self.special,
-            )  # fmt: skip
+            (text,), _ = self._rendered(messages, generation_prompt, tools)
         except (TemplateError, TypeError) as error:
             raise Rejected(str(error)) from None
-        return rendered[0]
+        return text
 
     def marked(self, messages: list[dict], generation_prompt: bool, tools: list | None) -> list[int] | None:
-        from transformers.utils.chat_template_utils import render_jinja_template
-
         if "endgeneration" not in self.source:
             return None
-        (text,), (blocks,) = render_jinja_template(
-            conversations=[messages], tools=tools, chat_template=self.source, return_assistant_tokens_mask=True,
-            add_generation_prompt=generation_prompt, **self.special,
-        )  # fmt: skip
+        (text,), (blocks,) = self._rendered(messages, generation_prompt, tools, return_assistant_tokens_mask=True)
         offsets = self.tokenizer.encode(text, add_special_tokens=False).offsets
         return [
             number

@@ -26,6 +26,7 @@ class Copies:
 
 def load_module(path: Path, name: str) -> types.ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None, f"{path} is no module"
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
@@ -64,5 +65,5 @@ def string_constant(source: str, key: str) -> str:
         if isinstance(node, ast.Dict):
             for name, value in zip(node.keys, node.values, strict=True):
                 if isinstance(name, ast.Constant) and name.value == key and isinstance(value, ast.Constant):
-                    return value.value
+                    return str(value.value)
     raise LookupError(key)

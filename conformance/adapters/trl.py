@@ -108,7 +108,7 @@ class TRL:
     def adapters(self) -> Any:
         from peft import LoraConfig
 
-        kind = {"use_rslora": self.peft == "rslora", "use_dora": self.peft == "dora"}
+        kind: dict[str, Any] = {"use_rslora": self.peft == "rslora", "use_dora": self.peft == "dora"}
         return LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM", **kind)
 
     def record(self, messages: list[dict]) -> dict[str, list[dict]]:

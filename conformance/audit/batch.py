@@ -168,8 +168,8 @@ class Auditor:
             known = summary.roles.get(role, (0, 0, 0))
             summary.roles[role] = (known[0] + counts[0], known[1] + counts[1], known[2] + counts[2])
         for limit, tokens, targets, left in one.cut:
-            known = summary.cut.get(limit, (0, 0, 0, 0))
-            summary.cut[limit] = (known[0] + 1, known[1] + tokens, known[2] + targets, known[3] + (not left))
+            times, gone, lost, empty = summary.cut.get(limit, (0, 0, 0, 0))
+            summary.cut[limit] = (times + 1, gone + tokens, lost + targets, empty + (not left))
         for said in talk.remarks:
             count, first = summary.remarks.get(said, (0, place))
             summary.remarks[said] = (count + 1, min(first, place))

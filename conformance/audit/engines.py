@@ -11,7 +11,7 @@ import os
 import pickle
 import signal
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -30,7 +30,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_local(shards: Iterable[Shard], auditor: Auditor, workers: int) -> Iterator[Batch]:
+def run_local(shards: Iterable[Shard], auditor: Auditor, workers: int) -> Generator[Batch, None, None]:
     """The batches of all shards, in order. One shard, or one worker, needs no pool."""
     iterator = iter(shards)
     begin = list(islice(iterator, 2))
@@ -72,7 +72,7 @@ def _work(shard: Shard) -> Batch:
     return _auditor(shard)
 
 
-def _absolute(name: str | None) -> str | None:
+def _absolute(name: str) -> str:
     return str(Path(name).absolute()) if name and Path(name).exists() else name
 
 
@@ -88,7 +88,9 @@ class RayAuditor:
         return {"index": [batch.index for batch in batches], "batch": [pickle.dumps(batch) for batch in batches]}
 
 
-def run_ray(shards: Iterable[Shard], settings: Settings, workers: int, address: str | None) -> Iterator[Batch]:
+def run_ray(
+    shards: Iterable[Shard], settings: Settings, workers: int, address: str | None
+) -> Generator[Batch, None, None]:
     """The batches of all shards by Ray Data, in any order, each shard once.
 
     The workers read plain JSON Lines by path, so that every machine has to see the files under the same names; other
@@ -102,8 +104,8 @@ def run_ray(shards: Iterable[Shard], settings: Settings, workers: int, address: 
     if not ray.is_initialized():
         ray.init(address=address, log_to_driver=False, **({} if address else {"num_cpus": workers}))
     ray.data.DataContext.get_current().enable_progress_bars = False
-    named = {name: getattr(settings, name) for name in ("template", "tokenizer")}  # a worker has a folder of its own
-    settings = replace(settings, **{name: _absolute(value) for name, value in named.items()})
+    template = settings.template and _absolute(settings.template)  # a worker has a folder of its own
+    settings = replace(settings, template=template, tokenizer=_absolute(settings.tokenizer))
     items = [{"shard": pickle.dumps(shard)} for shard in shards]
     if not items:
         return

@@ -214,5 +214,5 @@ def words(text: str) -> list[str]:
 
 
 def words_of(entries: Iterable[Entry]) -> set[str]:
-    texts = [item.sentence for item in [*entries, *articles().values()]]
+    texts = [*(item.sentence for item in entries), *(item.sentence for item in articles().values())]
     return {word for text in texts for word in words(text) if len(word) > 4}

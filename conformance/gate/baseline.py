@@ -148,7 +148,8 @@ def hold_against(document: Mapping[str, Any], baseline: Baseline, today: datetim
     if document["baseline"] is not None:
         raise BaselineError(f"this document was held against {document['baseline']['file']} before")
     today = today or datetime.date.today()
-    known = {last: entry for name, entry in baseline.entries.items() for last in successors(name)} | baseline.entries
+    heirs = {last: entry for name, entry in baseline.entries.items() for last in successors(name)}
+    known = {**heirs, **baseline.entries}
     found = {verdict["id"]: verdict["status"] for verdict in document["verdicts"]}
     verdicts = []
     for verdict in document["verdicts"]:

@@ -102,7 +102,7 @@ def parametrize_with_properties(
     """
     import pytest
 
-    suite = Suite(candidate_for(trainer, settings or {}), tuple(select), seed, baseline and Path(baseline))
+    suite = Suite(candidate_for(trainer, settings or {}), tuple(select), seed, Path(baseline) if baseline else None)
     return pytest.mark.parametrize("check", [pytest.param(Check(suite, name), id=name) for name in suite.ids])
 
 

@@ -21,7 +21,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, s
     """(id, level, old status, new status) of what differs, in the order of the new document, what is gone last."""
     before, after = status_by_id(old), status_by_id(new)
     return [
-        (name, (after.get(name) or before[name])[1], *(side.get(name, (ABSENT,))[0] for side in (before, after)))
+        (name, (after.get(name) or before[name])[1], before.get(name, (ABSENT,))[0], after.get(name, (ABSENT,))[0])
         for name in (*after, *(item for item in before if item not in after))
         if before.get(name, (ABSENT,))[0] != after.get(name, (ABSENT,))[0]
     ]

@@ -24,12 +24,8 @@ class DocumentError(ValueError):
 @lru_cache
 def schema(name: str) -> dict[str, Any]:
     """A JSON Schema (draft 2020-12) of this package, such as "verdicts"."""
-    text = (
-        resources.files("sftspec.conformance.report")
-        .joinpath("schemas", f"{name}.schema.json")
-        .read_text(encoding="utf-8")
-    )
-    return json.loads(text)
+    path = resources.files("sftspec.conformance.report") / "schemas" / f"{name}.schema.json"
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def validate(document: Any, name: str = "verdicts", source: str = "document") -> None:

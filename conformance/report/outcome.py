@@ -35,6 +35,14 @@ def totals(verdicts: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
 def exit_code(document: Mapping[str, Any]) -> int:
     """0: no must property fails. 1: one fails, or is ambiguous, or an entry of the baseline does not say what is so.
     2: the run itself broke, which says nothing. 3: nothing fails, but too little was measured to say that it conforms.
+
+    document: what `sftspec.check` returns, or `sftspec check --json` writes.
+
+    >>> none = dict.fromkeys(STATUSES, 0)
+    >>> totals = {"must": {**none, "pass": 3, "fail": 1}, "should": none}
+    >>> failed = {"id": "masking/end-of-turn-is-trained", "level": "must", "status": "fail"}
+    >>> exit_code({"totals": totals, "scenarios": [], "verdicts": [failed], "baseline": None})
+    1
     """
     must, should = document["totals"]["must"], document["totals"]["should"]
     if must["error"] or should["error"] or any(scenario["error"] for scenario in document["scenarios"]):

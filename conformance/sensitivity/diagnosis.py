@@ -61,7 +61,9 @@ NOTHING = Mark({}, {})
 def overlap(one: Mark, other: Mark) -> tuple[float, float]:
     """(length that two failures of a property have in common, length of both together)."""
     names = one.scenarios.keys() | other.scenarios.keys()
-    lengths = [(name, *(math.sqrt(mark.scenarios.get(name, 0.0)) for mark in (one, other))) for name in names]
+    lengths = [
+        (name, math.sqrt(one.scenarios.get(name, 0.0)), math.sqrt(other.scenarios.get(name, 0.0))) for name in names
+    ]
     both = one.measures.keys() & other.measures.keys()
     common = sum(
         min(first, second) * (nearness(one.measures[name], other.measures[name]) if name in both else 1.0)

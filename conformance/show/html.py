@@ -14,6 +14,7 @@ from itertools import groupby
 from sftspec.conformance.report.token_strip import Cell
 from sftspec.conformance.show.showing import FINDINGS, Showing, Shown, cells_of
 from sftspec.conformance.show.terminal import says
+from sftspec.masking import Encoded
 from sftspec.spans import DATA_KINDS
 
 TOKENS = 6000  # of one conversation; ten megabytes in one message are no page
@@ -119,21 +120,21 @@ def card(row: Shown, showing: Showing) -> Iterator[str]:
     if row.encoded is None:
         yield f'<div class="turn"><div class="role">refused</div><div class="bad">{escape(row.error)}</div></div>'
     else:
-        yield from turns(row, showing)
+        yield from turns(row, row.encoded, showing)
     yield "</details>"
 
 
-def turns(row: Shown, showing: Showing) -> Iterator[str]:
+def turns(row: Shown, encoded: Encoded, showing: Showing) -> Iterator[str]:
     """The tokens, a line for each message; what belongs to no message is the template's."""
-    rendered = row.encoded.rendered
+    rendered = encoded.rendered
     cells = cells_of(row, showing.tokenizer, TOKENS)
-    placed = zip(cells, row.encoded.owners, row.encoded.input_ids, strict=False)
+    placed = zip(cells, encoded.owners, encoded.input_ids, strict=False)
     for message, group in groupby(placed, key=lambda item: rendered.messages[item[1]]):
         role = row.conversation[message]["role"] if message >= 0 else "template"
         boxes = "".join(box(cell, token, rendered.kinds[owner], showing) for cell, owner, token in group)
         yield f'<div class="turn"><div class="role">{role}</div><div class="strip">{boxes}</div></div>'
-    if len(row.encoded) > TOKENS:
-        yield f'<div class="turn"><div></div><div class="quiet">… {len(row.encoded) - TOKENS:,} more tokens</div></div>'
+    if len(encoded) > TOKENS:
+        yield f'<div class="turn"><div></div><div class="quiet">… {len(encoded) - TOKENS:,} more tokens</div></div>'
 
 
 def box(cell: Cell, token: int, kind: str, showing: Showing) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from sftspec.conformance.witness.provenance import Provenance, gaps
 from sftspec.properties.ledger.run import Run, streams_of
@@ -25,7 +26,7 @@ def as_cut(run: Run, rows: Sequence[Sequence[int]], provenance: Provenance) -> P
         return provenance
     declared = {axis: getattr(run.conventions, axis) for axis in AXES}
     for values in itertools.product(*AXES.values()):
-        way = dict(zip(AXES, values, strict=True))
+        way: dict[str, Any] = dict(zip(AXES, values, strict=True))
         streams = streams_of(run.job, replace(run.conventions, **way))
         other = with_streams(provenance, [item.input_ids for item in streams])
         if way != declared and not unexplained(run, rows, other):

@@ -76,14 +76,15 @@ def draw(item: Property, function: Any, max_examples: int) -> Drawn:
                 raise Failed(item.sentence)
             held += 1
 
-    def is_asked(arguments: dict[str, Any]) -> bool:
+    def is_asked(arguments: Mapping[str, Any]) -> bool:
         try:
             judge(**arguments)
         except (NotAsked, UnsatisfiedAssumption):
             return False
         return True
 
-    examples, variations = item.examples if item.given else ({},), VARIATIONS.get(item.seam, ()) if item.varied else ()
+    strategies, variations = item.given or {}, VARIATIONS.get(item.seam, ()) if item.varied else ()
+    examples = item.examples if strategies else ({},)
     drawn = drawn_arguments(item, max_examples)
     try:
         for arguments in examples:
@@ -91,10 +92,10 @@ def draw(item: Property, function: Any, max_examples: int) -> Drawn:
         try:
             asked = sum([is_asked(arguments) for arguments in drawn])
         except Exception:  # shrunk
-            _hypothesis(item.given, judge, max_examples)
+            _hypothesis(strategies, judge, max_examples)
             raise
         if 2 * asked < len(drawn) or (asked < len(drawn) and held < item.floor):
-            _hypothesis(item.given, judge, max_examples)  # draws others in place of those that were not asked
+            _hypothesis(strategies, judge, max_examples)  # draws others in place of those that were not asked
         for each, arguments in itertools.product(variations, examples):
             way = each
             is_asked(arguments)
@@ -106,7 +107,7 @@ def draw(item: Property, function: Any, max_examples: int) -> Drawn:
                     if is_asked(arguments):
                         break
                 except Exception:
-                    _hypothesis(item.given, lambda **arguments: is_asked(arguments), max_examples)
+                    _hypothesis(strategies, lambda **arguments: is_asked(arguments), max_examples)
                     raise
     except Exception as error:
         if smallest:
@@ -133,7 +134,7 @@ def _drawn(strategies: tuple[tuple[str, Any], ...], max_examples: int) -> list[d
     return found
 
 
-def _hypothesis(strategies: Mapping[str, Any], body: Callable[..., None], max_examples: int) -> None:
+def _hypothesis(strategies: Mapping[str, Any], body: Callable[..., object], max_examples: int) -> None:
     """Call the body with drawn arguments; if it raises, shrink them and raise what it raises on the smallest."""
     from hypothesis import Phase, given, settings
 

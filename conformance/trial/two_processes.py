@@ -320,7 +320,7 @@ def lightened(run: Run, verdicts: Sequence[Verdict]) -> Run:
         return light
     run.initial = run.final = {}
     run.forwards = [dataclasses.replace(item, hidden=None) for item in run.forwards]
-    nothing: dict[str, dict] = {name: {} for name in ("gradients", "before", "after", "again")}
+    nothing: dict[str, Any] = {name: {} for name in ("gradients", "before", "after", "again")}
     light_step = {id(item): dataclasses.replace(item, **nothing) for item in run.steps}
     for found in shown:
         found["subject"] = light_step.get(id(found["subject"]), found["subject"])

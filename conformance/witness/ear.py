@@ -159,6 +159,8 @@ class StandInEar(Ear):
 
     def __init__(self, given: Any, stand_in: StandIn, model: Any):
         self.model, self.module, self.stand_in = model, model, stand_in
+        assert stand_in.weights is not None  # job.listen_to refuses it without them
+        self.export = stand_in.weights
         self.given = {name: item.shape for name, item in given.named_parameters()}
         self.head_name = Ear(given).head_name
         self.signature = inspect.signature(type(model).forward)
@@ -209,15 +211,15 @@ class StandInEar(Ear):
 
     def translated(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What is missing (a parameter without a gradient) is left out under each name that is made of it."""
-        named, export = self.named(), self.stand_in.weights
+        named = self.named()
         gaps = named.keys() - tensors.keys()
         full = {
             name: tensors[name].detach() if name in tensors else torch.zeros_like(item) for name, item in named.items()
         }
-        found = {name: item for name, item in export(full).items() if name in self.given}
+        found = {name: item for name, item in self.export(full).items() if name in self.given}
         if gaps:
             marks = {name: torch.full_like(item, float(name in gaps)).detach() for name, item in named.items()}
-            missing = {name for name, item in export(marks).items() if bool(item.any())}
+            missing = {name for name, item in self.export(marks).items() if bool(item.any())}
             found = {name: item for name, item in found.items() if name not in missing}
         return found
 
@@ -238,7 +240,7 @@ class StandInEar(Ear):
         zeros = {name: torch.zeros_like(item) for name, item in self.named().items()}
         for name, item in self.named().items():
             if item.requires_grad:
-                marked = self.stand_in.weights({**zeros, name: torch.ones_like(item)})
+                marked = self.export({**zeros, name: torch.ones_like(item)})
                 if not any(bool(value.any()) for value in marked.values()):
                     return f"{name} trains, and weights() makes nothing of it"
         return ""
@@ -248,7 +250,7 @@ class StandInEar(Ear):
         zeros = {name: torch.zeros_like(item) for name, item in self.named().items()}
         for name, item in self.named().items():
             if item.shape == self.given[self.head_name]:
-                marked = self.stand_in.weights({**zeros, name: torch.ones_like(item)})
+                marked = self.export({**zeros, name: torch.ones_like(item)})
                 if bool(marked[self.head_name].any()):
                     return item
         raise HandoverError(f"no parameter of {type(self.model).__name__} becomes {self.head_name} through weights()")

@@ -149,13 +149,14 @@ def read_heard(folder: Path) -> Heard:
     """What was heard in a folder. Raises ValueError, KeyError or OSError where a file was spoilt."""
     record = json.loads((folder / HEARD).read_text(encoding="utf-8"))
     stored = read_tensors(folder / TENSORS)
+    rest: dict[str, Any] = {name: tuple(value) if name == "saved" else value for name, value in record["rest"].items()}
     return Heard(
         calls=[_read(Call, item, stored) for item in record["calls"]],
         steps=[_read(StepRecord, item, stored) for item in record["steps"]],
         replays=[_read(Replay, item, stored) for item in record["replays"]],
         final=_taken(record["final"], stored),
         adapters=tuple(Adapter(**item) for item in record["adapters"]),
-        **{name: tuple(value) if name == "saved" else value for name, value in record["rest"].items()},
+        **rest,
     )
 
 

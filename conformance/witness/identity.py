@@ -29,7 +29,7 @@ def identify(trainer: Any, setting: Mapping[str, Any]) -> dict[str, Any]:
     """Who was judged. A verdict belongs to a trainer's version and setting, never to its name alone."""
     package = sys.modules.get(type(trainer).__module__.partition(".")[0])
     conventions = getattr(trainer, "conventions", None) or Conventions()
-    if not dataclasses.is_dataclass(conventions):
+    if not dataclasses.is_dataclass(conventions) or isinstance(conventions, type):
         raise TrainerError(f"conventions is a {type(conventions).__name__}: give sftspec.Conventions(...)")
     return {
         "name": str(getattr(trainer, "name", "") or type(trainer).__name__),

@@ -109,7 +109,8 @@ def do(trainer: Any, folder: Path) -> None:
             exchange.write_heard(part, heard)
             del heard
     gc.collect()
-    flush(sys.stdout), flush(sys.stderr)
+    flush(sys.stdout)
+    flush(sys.stderr)
     seconds = time.perf_counter() - began
     write_whole(folder / DONE, {"seconds": seconds, "left": watch.left()})
 

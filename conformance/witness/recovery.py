@@ -232,7 +232,13 @@ def build_run(job: Job, tap: Heard, run: Run, provenance: Provenance) -> Run:
 
 def _read(call: Call, head: Head) -> Reading:
     bound = fit_bound(call.arithmetic, len(head.weight))
-    return read_gradients(call.hidden.flatten(0, 1), call.gradient.flatten(0, 1), head, bound)
+    return read_gradients(call.hidden.flatten(0, 1), _reached(call).flatten(0, 1), head, bound)
+
+
+def _reached(call: Call) -> Tensor:
+    """The gradient of a call whose turn it is: one that no backward pass reached is never read."""
+    assert call.gradient is not None
+    return call.gradient
 
 
 def _without_overflow(
@@ -243,7 +249,7 @@ def _without_overflow(
     A window that overflows is left out whole: of the calls after it, those are the step's that explain its gradient.
     """
     scaled = gradient is not None and bool(gradient.isfinite().all())
-    finite = [not scaled or not (call.overflowed or not call.gradient.isfinite().all()) for call in heard]
+    finite = [not scaled or not (call.overflowed or not _reached(call).isfinite().all()) for call in heard]
     first = len(finite) - finite[::-1].index(False) if False in finite else 0
     read = [(call, _read(call, head)) for call in heard[first:]]
     for start in range(len(read)) if first else ():

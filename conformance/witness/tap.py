@@ -293,7 +293,7 @@ class Tap:
         of_head = groups.get(id(self.ear.head()))
         if of_head or math.isnan(record.learning_rate):
             record.learning_rate = float((of_head or optimizer.param_groups[0])["lr"])
-        self._stepped |= mine
+        self._stepped = (self._stepped or set()) | mine
 
     def _gradients_again(self, named: dict[str, Tensor]) -> dict[str, Tensor]:
         trained = {call.index for call in self.calls if call.step == len(self.steps) and call.gradient is not None}

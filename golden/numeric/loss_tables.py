@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable
+from functools import partial
 
 import mpmath
 from exact import digits
@@ -97,7 +98,7 @@ def cross_entropy() -> list[dict]:
     cases = []
     for seed, (shape, largest) in enumerate(itertools.product(SHAPES, (1, 10, 1000))):
         case = {"student_logits": logits_of(seed, shape, largest), "labels": labels_of(seed, shape)}
-        cases.append(case | over_targets(case, lambda b, t, case=case: cross_entropy_row(case, b, t)))
+        cases.append(case | over_targets(case, partial(cross_entropy_row, case)))
     return cases
 
 
@@ -113,7 +114,7 @@ def divergences(row_loss: Callable, **variants: list) -> list[dict]:
             "labels": labels_of(seed, shape),
             **dict(zip(variants, values, strict=True)),
         }
-        cases.append(case | over_targets(case, lambda b, t, case=case: row_loss(case, b, t)))
+        cases.append(case | over_targets(case, partial(row_loss, case)))
     return cases
 
 

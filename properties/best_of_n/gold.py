@@ -26,7 +26,7 @@ def gold_by_counting(pairs: list[tuple[float, float]], n: int) -> Fraction:
     for level in {proxy for proxy, _ in pairs}:
         below = sum(proxy < level for proxy, _ in pairs)
         here = [Fraction(gold) for proxy, gold in pairs if proxy == level]
-        value += (math.comb(below + len(here), n) - math.comb(below, n)) * sum(here) / len(here)
+        value += (math.comb(below + len(here), n) - math.comb(below, n)) * sum(here, Fraction(0)) / len(here)
     return value / math.comb(len(pairs), n)
 
 

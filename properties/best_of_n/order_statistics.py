@@ -10,6 +10,7 @@ import functools
 import itertools
 import math
 from fractions import Fraction
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -19,7 +20,7 @@ from sftspec.properties.variations import leaves_alone
 
 U = 2.0**-53
 
-sizes = {"min_size": 1, "max_size": 7}
+sizes: dict[str, Any] = {"min_size": 1, "max_size": 7}
 samples = st.one_of(
     st.lists(st.integers(-64, 64).map(lambda k: k / 16) | st.sampled_from([0.0, 1.0]), **sizes),
     st.lists(st.integers(-4, 4), **sizes),

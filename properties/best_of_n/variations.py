@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,11 @@ def of_objects(rows: list) -> np.ndarray:
     return table
 
 
+def array(rows: Any, dtype: str) -> np.ndarray:
+    """An array of its own, of this type."""
+    return tensor(rows, dtype).numpy().copy()
+
+
 def in_forms(
     arrays: tuple[str, ...] = ARRAYS,
     tensors: tuple[str, ...] = TENSORS,
@@ -40,8 +46,8 @@ def in_forms(
         return form(name, lambda *given: [*map(convert, given[:count]), *given[count:]], read)
 
     return [
-        *(of_each(f"as an array of {name}", lambda rows, t=name: tensor(rows, t).numpy().copy()) for name in arrays),
-        *(of_each(f"as a tensor of {name}", lambda rows, t=name: tensor(rows, t)) for name in tensors),
+        *(of_each(f"as an array of {name}", partial(array, dtype=name)) for name in arrays),
+        *(of_each(f"as a tensor of {name}", partial(tensor, dtype=name)) for name in tensors),
         of_each("as an array of objects", of_objects),
         of_each("as an array in the order of columns", lambda rows: np.asfortranarray(tensor(rows, "float64").numpy())),
         of_each("as lists of scalars of NumPy", lambda rows: nested(rows, list, lambda reward: np.array(reward)[()])),

@@ -62,37 +62,37 @@ THOUGHTFUL = [
     {"role": "user", "content": "So?"},
     {"role": "assistant", "content": "B"},
 ]
-CALLED = [
+CALLED: list[dict] = [
     {"role": "user", "content": "Q"},
     {"role": "assistant", "content": "", "tool_calls": [
         {"type": "function", "function": {"name": "find", "arguments": '{"Zoë": 1.50, "A": [0]}'}}
     ]},
 ]  # fmt: skip
 CALLS = [{"function": {"name": name, "arguments": {"place": place}}} for name, place in (("find", "A"), ("go", "B"))]
-ALL_FIELDS = [
+ALL_FIELDS: list[dict] = [
     {"role": "user", "content": "Q"},
     {"role": "assistant", "content": "Look:", "reasoning_content": "Hm.", "tool_calls": CALLS},
     {"role": "tool", "content": "1"},
     {"role": "assistant", "content": "One."},
 ]
-ONE_FIELD = [
+ONE_FIELD: list[list[dict]] = [
     [ALL_FIELDS[0], {"role": "assistant", "content": "Well.", "reasoning_content": "Hm."}],
     [ALL_FIELDS[0], {"role": "assistant", "content": "", "tool_calls": CALLS[:1]}, *ALL_FIELDS[2:]],
 ]
-THOUGHTS_ABOUT_A_RESULT = [
+THOUGHTS_ABOUT_A_RESULT: list[dict] = [
     ALL_FIELDS[0],
     {"role": "assistant", "content": "<think>\nHm.\n</think>\n\nLook:"},
     ALL_FIELDS[2],
     {"role": "assistant", "content": "<think>\nAh.\n</think>\n\nOne."},
 ]
-THOUGHTS_BEFORE_EACH_CALL = [
+THOUGHTS_BEFORE_EACH_CALL: list[dict] = [
     ALL_FIELDS[0],
     {"role": "assistant", "content": "", "reasoning_content": "Hm.", "tool_calls": CALLS[:1]},
     ALL_FIELDS[2],
     {"role": "assistant", "content": "", "reasoning_content": "Ah.", "tool_calls": CALLS[1:]},
     *ALL_FIELDS[2:],
 ]
-THINK_TAG_BESIDE_THOUGHTS = [
+THINK_TAG_BESIDE_THOUGHTS: list[dict] = [
     ALL_FIELDS[0],
     {"role": "assistant", "content": "One.</think>Two.", "reasoning_content": "  Hm. "},
 ]

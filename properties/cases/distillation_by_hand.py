@@ -85,11 +85,11 @@ def _distilled(case: Case, temperature: float, alpha: float, chosen: frozenset[t
     value = math.fsum(weight * term[0] for weight, term in terms)
     if value == math.inf:
         return value, None
-    rows = range(len(case.rows))
+    slopes = [(weight, slope) for weight, (_, slope) in terms if slope is not None]
     return value, [
-        [math.fsum(each) for each in zip(*([weight * g for g in term[1][i]] for weight, term in terms), strict=True)]
+        [math.fsum(each) for each in zip(*([weight * g for g in slope[i]] for weight, slope in slopes), strict=True)]
         + [0.0] * (whole.vocabulary - case.vocabulary)
-        for i in rows
+        for i in range(len(case.rows))
     ]
 
 
@@ -98,7 +98,8 @@ def shared(case: Case, options: Mapping[str, Any]) -> Case:
     size = options.get("vocab_size")
     if size is None:
         return case
-    return Case(*([[row[:size] for row in rows] for rows in z] for z in (case.student, case.teacher)), case.labels)
+    student, teacher = ([[row[:size] for row in rows] for rows in z] for z in (case.student, case.teacher))
+    return Case(student, teacher, case.labels)
 
 
 def denominator(case: Case, options: Mapping[str, Any]) -> int:
@@ -129,7 +130,7 @@ def option_set(divergence: Mapping[str, Any], **others: Any) -> dict[str, Any]:
     return {**divergence, **{name: value for name, value in others.items() if value is not None}}
 
 
-divergences = st.one_of(
+divergences: st.SearchStrategy[dict[str, Any]] = st.one_of(
     st.just({}), st.just({"divergence": "reverse_kl"}), betas.map(lambda beta: {"divergence": "jsd", "beta": beta})
 )
 soft_options = st.builds(option_set, divergences, top_k=st.none() | st.integers(1, 2))

@@ -29,12 +29,13 @@ def numbered_prompts(count: int, prefill: str) -> list[Conversation]:
     prompts = []
     for index in range(count):
         words, call = f"question {index * (index % 2)}", {"name": f"tool {index}", "arguments": {}}
-        earlier = [
+        earlier: list[dict[str, Any]] = [
             {"role": "user", "content": "before"},
             {"role": "assistant", "content": "then", "train": False, "tool_calls": [{"function": call}]},
             {"role": "tool", "content": "so"},
         ]
-        prompt = [{"role": "system", "content": f"rules {index}"}, *earlier * (1 + index % 2 * 4)]
+        prompt: list[dict[str, Any]] = [{"role": "system", "content": f"rules {index}"}]
+        prompt += earlier * (1 + index % 2 * 4)
         prompt += [{"role": "user", "content": words}]
         prompt += [{"role": "assistant", "content": prefill, "reasoning_content": "so far"}] if prefill else []
         prompts.append(Conversation(prompt, f"prompts.jsonl:{index + 1}", [{"name": f"tool {index}"}]))
@@ -67,7 +68,8 @@ def reward_of(conversation) -> float | None:
     reward = {0: None, 1: math.nan, 2: -INF}.get(number % 5, (number + rules) % 7 - 3.0)
     if reward is None:
         return None
-    kinds = [float, np.float32, torch.tensor, *[int] * math.isfinite(reward), *[bool] * (reward in (0, 1))]
+    kinds: list[Callable] = [float, np.float32, torch.tensor]
+    kinds += [*[int] * math.isfinite(reward), *[bool] * (reward in (0, 1))]
     return kinds[-1 - number // 5 % len(kinds)](reward)
 
 

@@ -87,6 +87,12 @@ def make_problem(seed: int, batch: int, length: int, vocabulary: int, scale: flo
     return Problem(logits, labels)
 
 
+def logits_like(problem: Problem, seed: int, scale: float) -> torch.Tensor:
+    """Other logits of the same shape."""
+    batch, length, vocabulary = problem.logits.shape
+    return make_problem(seed, batch, length, vocabulary, scale, 1.0).logits
+
+
 problems = st.builds(
     make_problem,
     st.integers(0, 2**32),

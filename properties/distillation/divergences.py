@@ -78,7 +78,7 @@ def the_mixture_weighs_the_teacher_by_beta(jsd, rows, beta, dtype):
     both = torch.tensor([log_softmax(row) for row in rows], dtype=dtype)
     slack = bound(*both.tolist(), unit=torch.finfo(dtype).eps / 2)
     for value, pair in zip(jsd(both, both.flip(0), beta).tolist(), (both, both.flip(0)), strict=True):
-        expected = jsd_by_hand(*pair.tolist(), beta)
+        expected = jsd_by_hand(pair[0].tolist(), pair[1].tolist(), beta)
         yield (rows, beta), abs(value - expected) <= slack, f"{dtype}: expected {expected!r}, seen {value!r}"
 
 

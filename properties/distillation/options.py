@@ -130,7 +130,7 @@ def a_micro_batch_without_targets_adds_nothing(loss, case, alpha, more):
         yield case, float(empty.detach()) == 0 and untrained, f"loss {empty}, gradient {student.grad}"
 
 
-NAMED = ({}, {"divergence": "reverse_kl"}, {"divergence": "jsd", "beta": 0.25})
+NAMED: tuple[dict[str, Any], ...] = ({}, {"divergence": "reverse_kl"}, {"divergence": "jsd", "beta": 0.25})
 
 
 @must(

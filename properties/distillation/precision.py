@@ -98,8 +98,8 @@ def the_gradient_of_low_precision_logits_is_reduced_in_float32(loss, case, dtype
         return
     _, entry = rounding(exact, temperature, alpha, asked, unit=FLOAT32)
     unit = torch.finfo(dtypes[0]).eps / 2
-    terms = [distilled(exact, temperature, weight, asked)[1] for weight in (1.0, 0.0)]
-    for (b, t), soft, hard in zip(exact.rows, *terms, strict=True):
+    softs, hards = (distilled(exact, temperature, weight, asked)[1] or [] for weight in (1.0, 0.0))
+    for (b, t), soft, hard in zip(exact.rows, softs, hards, strict=True):
         sizes = torch.tensor([alpha * abs(s) + (1 - alpha) * abs(h) for s, h in zip(soft, hard, strict=True)]).double()
         slack = entry + 3 * (unit * (sizes + wanted[b, t].abs().max()) + 2.0**-25)
         close = bool(((gradient[b, t] - wanted[b, t]).abs() <= slack).all())

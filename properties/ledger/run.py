@@ -167,7 +167,7 @@ class Run:
     adapters: tuple[Adapter, ...] = ()
     saved: tuple[str, ...] = ()
     unread: str = ""
-    cut: Mapping[str, str] = field(default_factory=dict)
+    cut: Mapping[str, Any] = field(default_factory=dict)
     recut: Mapping[int, list[int]] = field(default_factory=dict)
 
     @property

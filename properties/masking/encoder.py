@@ -154,7 +154,7 @@ def _flagged(conversation: list[dict], flag: str, untrained: set[int], marked: s
     ]
 
 
-def _encoded(encode: Callable, conversation: list[dict], template: str, policy: str, chosen: dict[str, bool]) -> Any:
+def _encoded(encode: Callable, conversation: list[dict], template: str, policy: str, chosen: dict[str, Any]) -> Any:
     """The example, with as many of the options as the function has."""
     options: dict = {"template": template} if takes(encode, "template") else {}
     if takes(encode, "conventions"):

@@ -102,7 +102,7 @@ def a_batch_without_targets_is_refused(loss, shape):
     0/0 otherwise: torch's mean is NaN here (trl#6668, nanochat#590). A loss of zero is a batch that is skipped.
     """
     none, first = torch.full(shape, IGNORE), torch.full(shape, IGNORE).index_fill(1, torch.tensor([0]), 2)
-    cases = [(none, {}), (first, {})]
+    cases: list[tuple[torch.Tensor, dict]] = [(none, {}), (first, {})]
     if takes(loss, "weights"):
         cases.append((torch.full(shape, 2), {"weights": torch.zeros(shape)}))
     for labels, options in cases:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
@@ -63,7 +63,7 @@ ONE_TOKEN_EACH = Packed(_all_trained([3], [3], [3]), [[0, 1, 2]], 0)
 PAD_IS_END_OF_TURN = Packed(_all_trained([1, 2, 5], [5, 5], [4, 5], [1, 2, 3, 4, 1, 2, 5, 1]), [[2, 0], [3], [1]], 5)
 # Two blocks of a kernel and a bit (128 positions each), with more segments, and more positions, than 8 bits count.
 WIDE = Packed(_all_trained(*[[3]] * 300, [1, 2, 4] * 200), [list(range(300)), [300]], 0)
-COLLATIONS = {
+COLLATIONS: dict[str, Any] = {
     "given": {"packed": packings()},
     "examples": [{"packed": packed} for packed in (ONE_TOKEN_EACH, PAD_IS_END_OF_TURN, WIDE)],
 }

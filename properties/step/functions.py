@@ -21,6 +21,7 @@ from sftspec.properties.cases.step import (
     UNEQUAL,
     Problem,
     gradient_bound,
+    logits_like,
     loss_bound,
     make_problem,
     mild_problems,
@@ -189,7 +190,7 @@ def the_loss_is_convex(loss, problem, seed):
 
     Focal and poly losses are not convex everywhere.
     """
-    other = make_problem(seed, *problem.logits.shape, 5.0, 1.0).logits
+    other = logits_like(problem, seed, 5.0)
     ends = [float(loss(logits, problem.labels)) for logits in (problem.logits, other)]
     middle = float(loss((problem.logits + other) / 2, problem.labels))
     yield problem, middle <= sum(ends) / 2 + 2 * loss_bound(problem), f"{middle} between {ends}"
@@ -322,7 +323,7 @@ def the_gradient_is_the_slope(loss, problem):
     """
     leaf = problem.leaf()
     loss(leaf, problem.labels).backward()
-    direction = make_problem(5, *problem.logits.shape, 1.0, 1.0).logits
+    direction = logits_like(problem, 5, 1.0)
     step = torch.finfo(torch.float64).eps ** (1 / 3)
     up, down = (float(loss(problem.logits + sign * step * direction, problem.labels)) for sign in (1, -1))
     slope = float((leaf.grad * direction).sum())

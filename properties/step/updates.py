@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 
+from torch import Tensor
+
 from sftspec.properties import must, should
 
 
@@ -52,9 +54,11 @@ def small_updates_arrive(run):
     job = run.job
     if job.optimizer != "adamw" or job.weight_decay or job.resume_at is not None or run.arithmetic != "bfloat16":
         return
-    first, last, total, largest = run.steps[0].before, run.steps[-1].after, {}, {}
+    first, last = run.steps[0].before, run.steps[-1].after
+    total: dict[str, Tensor] = {}
+    largest: dict[str, Tensor] = {}
     for _, name, update in run.oracle.adamw_updates():
-        total[name] = total.get(name, 0.0) - update
+        total[name] = -update + total.get(name, 0.0)
         largest[name] = update.abs() if name not in largest else largest[name].maximum(update.abs())
     for name, moved in total.items():
         spacing = 2.0**-7 * 2.0 ** first[name].double().abs().clamp_min(1e-30).log2().floor()

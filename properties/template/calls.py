@@ -149,7 +149,7 @@ RESULTS = {
 }
 
 
-def text_around(render: Callable, template: str, thoughts: str, *turns: tuple[str, str]) -> str:
+def text_around(render: Callable, template: str, thoughts: str | None, *turns: tuple[str, str]) -> str:
     """A question, an answer with thoughts (none: left out), these turns, and a last answer."""
     look = [("assistant", f"<think>\n{thoughts}\n</think>\n\nLook.")] if thoughts is not None else []
     said = [{"role": role, "content": content} for role, content in (*look, *turns, ("assistant", "So."))]

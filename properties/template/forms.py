@@ -40,7 +40,8 @@ CUT = [*({**arguments, "cut": 2} for arguments in PLACED), *({**arguments, "cut"
 AT_A_PLACE = {**PLAIN, "place": st.integers(0, 9)}
 
 FLAGS = {"train": False}, {"weight": 0}
-EMPTY = {"tool_calls": None}, {"tool_calls": []}, {"reasoning_content": None}  # as a column of a data set is filled
+# As a column of a data set is filled.
+EMPTY: tuple[dict, ...] = {"tool_calls": None}, {"tool_calls": []}, {"reasoning_content": None}
 NAME = {"name": "ann"}
 CALLED = [*HELLO, answer_with_calls({"place": "A"})]
 CALLS = CALLED[-1]["tool_calls"]
@@ -166,7 +167,7 @@ def an_empty_list_of_tools_lists_nothing(render, messages, template):
     A data set without tools in a row holds []; the instructions for calls are then trained without any tool.
     """
     if template in TAKE_TOOLS and takes(render, "tools"):
-        expected, found = (render(messages, template, **options).text for options in ({}, {"tools": []}))
+        expected, found = render(messages, template).text, render(messages, template, tools=[]).text
         yield messages, found == expected, f"expected {expected!r}, found {found!r}"
 
 

@@ -99,9 +99,9 @@ def tools_in_one_object_are_encoded(encode, template, number, vocabulary=SMALL):
     if vocabulary is not SMALL:
         return
     for axes in (("parse", "whole"), ("literal", ("whole", "segmented")[number % 2])):
-        if together := encoded_golden(encode, template, number, *axes, together=True):
-            _, apart = encoded_golden(encode, template, number, *axes)
-            yield (together[0].id, axes), together[1] == apart, "other tokens with tools in one object"
+        together = encoded_golden(encode, template, number, *axes, together=True)
+        if together and (apart := encoded_golden(encode, template, number, *axes)):
+            yield (together[0].id, axes), together[1] == apart[1], "other tokens with tools in one object"
 
 
 @must(

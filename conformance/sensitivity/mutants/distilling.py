@@ -44,7 +44,7 @@ class Distiller:
     read: Callable[..., Tensor] = frozen_logits
     jsd: Callable[..., Tensor] = generalised_jsd
     with_bucket: Callable[..., Tensor] = with_tail_bucket
-    denominator: Callable[[Batch, Sequence[Batch]], int] = targets_of_the_step
+    denominator: Callable[[Batch, Sequence[Batch]], float] = targets_of_the_step
     pipeline: Pipeline = field(default_factory=lambda: Pipeline(conventions=Conventions(separator=True)))
     teacher: Any = None
     name: str = "reference that distils"

@@ -112,7 +112,7 @@ def memory_read_as_rows():
         "None is no reward in any form")  # fmt: skip
 def none_in_an_array_is_zero():
     """In an array of objects a None counts 0."""
-    return where(is_array("object"), lambda rewards: np.where(np.equal(rewards, None), 0, rewards))
+    return where(is_array("object"), lambda rewards: np.where(np.equal(rewards, np.array(None)), 0, rewards))
 
 
 @mutant("a-nan-never-wins", "B-09: variant, nan_to_num on what was stacked", "no reward beats a bad one",

@@ -99,7 +99,7 @@ def equals_ranked_backwards():
 
     def select_top(rewards, k, on_unranked="error"):
         top_k(rewards, k, on_unranked)  # refuses what is to be refused
-        ascending = [sorted(sorted(best_first(row)), key=lambda i, row=row: row[i]) for row in rewards]
+        ascending = [sorted(sorted(best_first(row)), key=row.__getitem__) for row in rewards]
         return [order[::-1][:k] for order in ascending]
 
     return broken("best_of_n", top_k=select_top)

@@ -125,8 +125,8 @@ def divided_before_it_is_raised():
 
     def soft(s, t, y, temperature, n):
         low = {torch.bfloat16, torch.float16} & {s.dtype, t.dtype}
-        softer = [(z / temperature).float() for z in (s, t)] if low else [z / temperature for z in (s, t)]
-        return temperature**2 * right(*softer, y, 1.0, n)
+        s, t = [(z / temperature).float() for z in (s, t)] if low else [z / temperature for z in (s, t)]
+        return temperature**2 * right(s, t, y, 1.0, n)
 
     return with_soft(soft)
 

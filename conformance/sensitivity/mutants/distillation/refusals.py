@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -62,7 +64,7 @@ def options_cut_to_the_vocabulary():
 
     def loss(student, teacher, labels, temperature=1.0, alpha=0.5, top_k=None, vocab_size=None, **options):
         columns = min(student.shape[-1], teacher.shape[-1])
-        sizes = {
+        sizes: dict[str, Any] = {
             "vocab_size": min(vocab_size, columns) if vocab_size else None,
             "top_k": min(top_k, vocab_size or columns) if top_k else None,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from sftspec.masking import IGNORE
 from sftspec.step import count_targets
 
 
-def with_divergence(changed: Callable[..., Tensor], where: Callable[[dict], bool]) -> Distiller:
+def with_divergence(changed: Callable[..., Tensor], where: Callable[[dict], Any]) -> Distiller:
     """The reference with another soft term where(options): changed(student, teacher, labels, T, options)."""
 
     def soft(student, teacher, labels, temperature, options):

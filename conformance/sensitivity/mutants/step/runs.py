@@ -6,6 +6,7 @@ import copy
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from sftspec.conformance.sensitivity.mutants import mutant
 from sftspec.conformance.sensitivity.mutants.breaking import around, before_each_step, before_training, with_steps
@@ -60,7 +61,7 @@ def norm_of_the_largest_reported():
     """The gradient norm that is reported is that of the parameter with the largest one."""
 
     def step(model, batches, optimizer, max_grad_norm=None, loss=sft_loss, clip=clip_gradients) -> StepReport:
-        norms = []
+        norms: list[float] = []
 
         def watched(parameters, limit):
             parameters = list(parameters)
@@ -82,7 +83,8 @@ def clipped_on_each_rank():
         ranks = sorted({batch.rank for batch in batches if batch.num_targets})
         if len(ranks) < 2 or max_grad_norm is None:
             return sft_step(model, batches, optimizer, max_grad_norm, loss, clip)
-        count, total, sums, norm = sum(batch.num_targets for batch in batches), 0.0, {}, 0.0
+        count, total, norm = sum(batch.num_targets for batch in batches), 0.0, 0.0
+        sums: dict[str, Tensor] = {}
         for rank in ranks:
             optimizer.zero_grad()
             for batch in batches:
@@ -93,7 +95,7 @@ def clipped_on_each_rank():
             norm = max(norm, clip(model.parameters(), max_grad_norm))
             for name, parameter in model.named_parameters():
                 if parameter.grad is not None:
-                    sums[name] = sums.get(name, 0) + parameter.grad.clone()
+                    sums[name] = parameter.grad.clone() + sums.get(name, 0)
         for name, parameter in model.named_parameters():
             parameter.grad = sums.get(name)
         optimizer.step()
