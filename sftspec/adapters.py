@@ -57,7 +57,14 @@ class Adapter:
 
 
 def computing(adapters: Iterable[Adapter], tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """The weights that compute, by name: those with adapters in place of their bases."""
+    """The weights that compute, by name: those with adapters in place of their bases.
+
+    >>> import torch
+    >>> adapter = Adapter("w", "a", "b", rank=1, alpha=2.0, scaling=2.0)
+    >>> tensors = {"w": torch.zeros(1, 1), "a": torch.tensor([[3.0]]), "b": torch.tensor([[5.0]])}
+    >>> computing([adapter], tensors)["w"]
+    tensor([[30.]])
+    """
     weights = dict(tensors)
     for adapter in adapters:
         weights[adapter.target] = adapter.applied(weights[adapter.target], tensors)
@@ -65,7 +72,13 @@ def computing(adapters: Iterable[Adapter], tensors: Mapping[str, Any]) -> dict[s
 
 
 def gains_of(adapters: Iterable[Adapter], tensors: Mapping[str, Any]) -> dict[str, float]:
-    """By how much an error in dW is larger in the gradient of each factor: s |A| in that of B, s |B| in that of A."""
+    """By how much an error in dW is larger in the gradient of each factor: s |A| in that of B, s |B| in that of A.
+
+    >>> import torch
+    >>> adapter = Adapter("w", "a", "b", rank=1, alpha=2.0, scaling=2.0)
+    >>> gains_of([adapter], {"a": torch.tensor([[3.0]]), "b": torch.tensor([[5.0]])})
+    {'a': 10.0, 'b': 6.0}
+    """
     size = {name: float(tensors[name].double().norm()) for item in adapters for name in (item.a, item.b)}
     return {
         one: abs(item.scaling) * size[two] for item in adapters for one, two in ((item.a, item.b), (item.b, item.a))
@@ -75,7 +88,14 @@ def gains_of(adapters: Iterable[Adapter], tensors: Mapping[str, Any]) -> dict[st
 def pulled_back(
     adapters: Iterable[Adapter], tensors: Mapping[str, Any], gradients: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The gradients of what the adapters train, given those of the weights that compute; all in one dtype."""
+    """The gradients of what the adapters train, given those of the weights that compute; all in one dtype.
+
+    >>> import torch
+    >>> adapter = Adapter("w", "a", "b", rank=1, alpha=2.0, scaling=2.0)
+    >>> tensors = {"w": torch.zeros(1, 1), "a": torch.tensor([[3.0]]), "b": torch.tensor([[5.0]])}
+    >>> pulled_back([adapter], tensors, {"w": torch.ones(1, 1)})
+    {'a': tensor([[10.]]), 'b': tensor([[6.]])}
+    """
     import torch
 
     chosen = [adapter for adapter in adapters if adapter.target in gradients]

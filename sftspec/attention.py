@@ -36,12 +36,16 @@ def segment_starts(rows: int, columns: int, segment_ids: Tensor | None, position
 
     segment_ids  (rows, columns): a segment begins where the id changes. They decide if they are given.
     position_ids (rows, columns) or (1, columns): a segment begins where the position is not the one before plus 1.
+
+    >>> segment_starts(1, 5, torch.tensor([[0, 0, 1, 1, 1]]), None)
+    tensor([[ True, False,  True, False, False]])
     """
     ids, step = (segment_ids, 0) if segment_ids is not None else (position_ids, 1)
     if ids is None:
         ids = torch.arange(columns)[None]
     if ids.dim() != 2 or ids.shape[1] != columns or ids.shape[0] not in (1, rows):
         raise PackedAttentionError(f"segment_ids or position_ids {tuple(ids.shape)}: want {(rows, columns)}")
+    # Where a position restarts, or a segment id changes, another example begins.
     return pad(ids[:, 1:] != ids[:, :-1] + step, (1, 0), value=True).expand(rows, -1)
 
 
@@ -57,12 +61,19 @@ def segmented_attention(
         dropout: probability of dropping an attention weight.
     Returns:
         (B, T, H, D), the layout that transformers wants.
+
+    >>> query, value = torch.zeros(1, 1, 2, 1), torch.tensor([[[[1.0], [3.0]]]])
+    >>> segmented_attention(query, query, value, torch.tensor([[True, False]])).flatten()  # the second sees both
+    tensor([1., 2.])
+    >>> segmented_attention(query, query, value, torch.tensor([[True, True]])).flatten()  # and here itself alone
+    tensor([1., 3.])
     """
     bounds = [*starts.flatten().nonzero().flatten().tolist(), starts.numel()]
     lengths = [end - start for start, end in pairwise(bounds)]
     # (B, T, heads, D): what projections produce before they are transposed, so that cutting rows copies nothing
     streams = [tensor.transpose(1, 2) for tensor in (query, key, value)]
     grouped = query.shape[1] != key.shape[1]
+    # MK-CAUSAL: within its segment a token sees itself and what came before.
     options: dict[str, Any] = {"is_causal": True, "scale": scale, "dropout_p": dropout, "enable_gqa": grouped}
 
     def attend(pieces: list[Tensor]) -> Tensor:
@@ -70,6 +81,7 @@ def segmented_attention(
         query, key, value = (piece.transpose(1, 2) for piece in pieces)
         return scaled_dot_product_attention(query, key, value, **options).transpose(1, 2)
 
+    # PK-INDEP: segments are never brought together, so that none can move another by a bit.
     if len(set(lengths)) == 1:
         out = attend([stream.reshape(-1, lengths[0], *stream.shape[2:]) for stream in streams])
         return out.reshape(*starts.shape, *out.shape[2:])
@@ -101,8 +113,14 @@ def packed_attention(
 
     Without them, segments begin where position_ids restart; where they never do, a row is one segment, and padding on
     its right, which no token before it sees, needs no mask.
+
+    >>> query, value = torch.zeros(1, 1, 2, 1), torch.tensor([[[[1.0], [3.0]]]])
+    >>> module = torch.nn.Identity()
+    >>> packed_attention(module, query, query, value, None, segment_ids=torch.tensor([[0, 1]]))[0].flatten()
+    tensor([1., 3.])
     """
     rows, _, columns, _ = query.shape
+    # PK-BACKEND: what would be ignored is refused.
     if attention_mask is not None:
         raise PackedAttentionError(f"{NAME} builds no mask and takes none: pass segment_ids, or use 'sdpa' for a mask")
     if key.shape[2] != columns:
@@ -119,7 +137,14 @@ def packed_attention(
 
 
 def no_mask(*_: Any, attention_mask: Tensor | None = None, **__: Any) -> None:
-    """transformers' mask function, once per forward: right padding needs no mask, other padding is refused."""
+    """transformers' mask function, once per forward: right padding needs no mask, other padding is refused.
+
+    >>> no_mask(attention_mask=torch.tensor([[1, 1, 0]]))  # right padding: nothing to do
+    >>> no_mask(attention_mask=torch.tensor([[0, 1, 1]]))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    sftspec.attention.PackedAttentionError: padding before tokens in attention_mask: ...
+    """
     if attention_mask is not None and (attention_mask[:, 1:] & ~attention_mask[:, :-1]).any():
         raise PackedAttentionError(f"padding before tokens in attention_mask: {NAME} wants it on the right")
 

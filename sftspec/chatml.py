@@ -34,7 +34,11 @@ TOOLS_AFTER = (
 
 
 def turn(index: int, role: str, content: str, kind: str = "content") -> Iterator[Piece]:
-    """One turn of ChatML."""
+    """One turn of ChatML.
+
+    >>> [kind for kind, _, _ in turn(0, "user", "Hi")]
+    ['header', 'content', 'end_of_turn', 'separator']
+    """
     yield "header", index, f"<|im_start|>{role}\n"
     yield kind, index, content
     yield "end_of_turn", index, "<|im_end|>"
@@ -42,11 +46,22 @@ def turn(index: int, role: str, content: str, kind: str = "content") -> Iterator
 
 
 def generation_prompt(thoughts: str = "") -> Iterator[Piece]:
+    """The header of the assistant's turn that the model is to write, and the thoughts that it is given.
+
+    >>> [(kind, message) for kind, message, _ in generation_prompt()]
+    [('generation_prompt', -1)]
+    """
     yield "generation_prompt", -1, "<|im_start|>assistant\n" + thoughts
 
 
 def openai(messages: list[dict], add_generation_prompt: bool) -> Iterator[Piece]:
-    """ChatML as OpenAI published it: any role in any order, nothing added."""
+    """ChatML as OpenAI published it: any role in any order, nothing added.
+
+    >>> print("".join(text for _, _, text in openai([{"role": "user", "content": "Hi"}], True)), end="")
+    <|im_start|>user
+    Hi<|im_end|>
+    <|im_start|>assistant
+    """
     for index, message in enumerate(messages):
         yield "header", index, f"<|im_start|>{message['role']}\n"
         yield "content", index, message["content"]
@@ -57,7 +72,11 @@ def openai(messages: list[dict], add_generation_prompt: bool) -> Iterator[Piece]
 
 
 def qwen1(messages: list[dict], add_generation_prompt: bool) -> Iterator[Piece]:
-    """QwenLM/Qwen: the system block is there even when nobody wrote one, and then it is empty."""
+    """QwenLM/Qwen: the system block is there even when nobody wrote one, and then it is empty.
+
+    >>> [text for kind, _, text in qwen1([{"role": "user", "content": "Hi"}], False) if kind == "preamble"]
+    ['']
+    """
     if messages[0]["role"] != "system":
         yield from turn(-1, "system", "", kind="preamble")
     for index, message in enumerate(messages):
@@ -72,14 +91,22 @@ def qwen1(messages: list[dict], add_generation_prompt: bool) -> Iterator[Piece]:
 
 
 def qwen2(messages: list[dict], add_generation_prompt: bool) -> Iterator[Piece]:
-    """Qwen2: a default system prompt where the first message is none; an empty one stays empty."""
+    """Qwen2: a default system prompt where the first message is none; an empty one stays empty.
+
+    >>> [text for kind, _, text in qwen2([{"role": "user", "content": "Hi"}], False) if kind == "preamble"]
+    ['You are a helpful assistant.']
+    """
     if messages[0]["role"] != "system":
         yield from turn(-1, "system", QWEN2_SYSTEM, kind="preamble")
     yield from openai(messages, add_generation_prompt)
 
 
 def qwen25(messages: list[dict], add_generation_prompt: bool) -> Iterator[Piece]:
-    """Qwen2.5: another default system prompt; tools are listed in the system turn, results come as a user's turn."""
+    """Qwen2.5: another default system prompt; tools are listed in the system turn, results come as a user's turn.
+
+    >>> [text for kind, _, text in qwen25([{"role": "user", "content": "Hi"}], False) if kind == "preamble"]
+    ['You are Qwen, created by Alibaba Cloud. You are a helpful assistant.']
+    """
     yield from _system(messages, QWEN25_SYSTEM, before_tools="\n\n")
     for index, message in enumerate(messages):
         if message["role"] == "tool":
@@ -101,6 +128,13 @@ def qwen3(messages: list[dict], add_generation_prompt: bool, empty_thoughts: str
 
     The history is rewritten when a question is added, so this template is not prefix-preserving
     (tinker-cookbook#142, trl#6361, verl#6854).
+
+    >>> answer = {"role": "assistant", "content": "2", "reasoning_content": "easy"}
+    >>> talk = [{"role": "user", "content": "1 + 1"}, answer]
+    >>> [text for kind, _, text in qwen3(talk, False) if kind == "reasoning"]
+    ['easy']
+    >>> [text for kind, _, text in qwen3([*talk, *talk], False) if kind == "reasoning"]  # of the last question alone
+    ['easy']
     """
     question = _last_question(messages)
     yield from _system(messages, None, before_tools="\n\n")
@@ -133,12 +167,20 @@ def qwen3_nothink(messages: list[dict], add_generation_prompt: bool) -> Iterator
     """Qwen3 with enable_thinking=False: the empty think block is given to the model, so it is no target.
 
     Training and inference have to agree on it (tinker-cookbook#176).
+
+    >>> talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
+    >>> [kind for kind, message, _ in qwen3_nothink(talk, False) if message == 1]
+    ['header', 'header', 'content', 'end_of_turn', 'separator']
     """
     yield from qwen3(messages, add_generation_prompt, empty_thoughts="<think>\n\n</think>\n\n")
 
 
 def split_thoughts(message: dict) -> tuple[str, str]:
-    """(reasoning, content) of an assistant's message, as the template of Qwen3 takes them apart."""
+    """(reasoning, content) of an assistant's message, as the template of Qwen3 takes them apart.
+
+    >>> split_thoughts({"content": "<think>easy</think>2"})
+    ('easy', '2')
+    """
     content = message["content"] or ""
     if isinstance(message.get("reasoning_content"), str):
         return message["reasoning_content"], content

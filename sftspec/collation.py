@@ -73,6 +73,7 @@ class Batch:
         allowed(i, j) if and only if segment(i) = segment(j) and j <= i. Padding counts as a segment of its own: no
         token sees it, and no row is empty (a softmax over nothing is NaN, or uniform over everybody's tokens).
         """
+        # PK-MASK: the same segment, and not later.
         same = self.segment_ids[:, :, None] == self.segment_ids[:, None, :]
         return same.tril()[:, None]
 
@@ -104,6 +105,16 @@ def collate(
     Raises:
         CollationError: no pad id, a bin that is empty or holds an index twice or out of range, an example without
             tokens, labels that do not fit the ids, a row over the capacity.
+
+    >>> from types import SimpleNamespace
+    >>> example = SimpleNamespace(input_ids=[5, 6, 7], labels=[-100, 6, 7])
+    >>> batch = collate([example, example], [[0, 1]], pad_token_id=0, capacity=8)
+    >>> batch.labels.tolist()
+    [[-100, 6, 7, -100, 6, 7, -100, -100]]
+    >>> batch.position_ids.tolist()
+    [[0, 1, 2, 0, 1, 2, 0, 0]]
+    >>> batch.segment_ids.tolist()
+    [[0, 0, 0, 1, 1, 1, -1, -1]]
     """
     if pad_token_id is None:
         raise CollationError("pad_token_id is None: name an id to fill rows with; the end-of-turn will do")
@@ -118,6 +129,7 @@ def collate(
 
     shape = (len(rows), longest if capacity is None else capacity)
     input_ids = torch.full(shape, pad_token_id)
+    # PK-PAD: what no example fills has no target, whatever its id.
     labels = torch.full(shape, IGNORE)
     position_ids = torch.zeros(shape, dtype=torch.int64)
     segment_ids = torch.full(shape, PADDING)
@@ -126,7 +138,9 @@ def collate(
             ids, targets = tokens[index]
             start = end - len(ids)
             input_ids[row, start:end] = ids
-            labels[row, start + 1 : end] = targets[1:]  # the logits before the first token are another example's
+            # PK-BOUND: the logits before the first token of a segment are another example's, so its label is ignored.
+            labels[row, start + 1 : end] = targets[1:]
+            # PK-POS: positions begin at 0 in every segment.
             position_ids[row, start:end] = torch.arange(len(ids))
             segment_ids[row, start:end] = segment
 
@@ -138,6 +152,7 @@ def collate(
         segment_ids,
         cu_seqlens=torch.tensor([0, *accumulate(flat)], dtype=torch.int32),
         max_seqlen=max(flat),
+        # PK-PAD: padding is told by its place. For packed rows no mask of this shape can keep examples apart.
         attention_mask=(segment_ids != PADDING).long() if bins is None else None,
     )
 

@@ -24,6 +24,9 @@ def ratio_products(over: np.ndarray, under: np.ndarray) -> np.ndarray:
     Ratio k is q (1 + d) with q rounded and d its remainder, product k is p (1 + e) with p rounded and e the error of
     that product; so the true one is p exp(sum of log1p(d) + log1p(e)). Each term is at most u and has a relative error
     of u, log1p(x) - x is at most u**2, and the running sum of 2 m terms errs by at most m u times its 2 m u.
+
+    >>> ratio_products(np.array([1.0, 1.0]), np.array([2.0, 4.0]))
+    array([0.5  , 0.125])
     """
     products = np.zeros(len(over))
     last, drift = _SCALE, 0.0
@@ -45,7 +48,12 @@ def ratio_products(over: np.ndarray, under: np.ndarray) -> np.ndarray:
 
 
 def product_errors(a: np.ndarray, b: np.ndarray, product: np.ndarray) -> np.ndarray:
-    """a * b - product, exactly, where `product` is a * b rounded (Dekker 1971)."""
+    """a * b - product, exactly, where `product` is a * b rounded (Dekker 1971).
+
+    >>> a = np.array([1 + 2.0**-30])  # its square is 1 + 2**-29 + 2**-60, and the last does not fit
+    >>> product_errors(a, a, a * a) * 2.0**60
+    array([1.])
+    """
     (a_high, a_low), (b_high, b_low) = _halves(a), _halves(b)
     return (a_high * b_high - product) + a_high * b_low + a_low * b_high + a_low * b_low
 
@@ -61,6 +69,9 @@ def accurate_sum(terms: np.ndarray) -> float:
     """The sum of (m,) floats, within u |sum| + 2 (log2(m) + 1)**2 u**2 sum(|terms|): as if in twice the precision.
 
     Added in pairs, so log2(m) times, and the errors of the additions, each at most u |terms|, are added plainly.
+
+    >>> accurate_sum(np.array([1e100, 1.0, -1e100]))
+    1.0
     """
     total, errors = np.array(terms, dtype=np.float64), 0.0
     while len(total) > 1:

@@ -59,6 +59,13 @@ def check_conversation(messages: Any, source: str = "conversation", tools: list 
 
     Takes a list of messages or an object `{"messages": …, "tools": …}`. Text parts of a content (OpenAI) are joined,
     training flags become `train`, thoughts become `reasoning_content` (fields.py); everything else stays as it is.
+
+    >>> list(check_conversation([{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]))
+    [{'role': 'user', 'content': 'Hi'}]
+    >>> check_conversation([{"role": "user", "content": 7}], "a.jsonl:3")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    sftspec.conversation.ConversationError: a.jsonl:3, message 0: content is 7, not a string; ...
     """
     if isinstance(messages, Mapping) and "messages" in messages:
         messages, tools = messages["messages"], tools or messages.get("tools")
@@ -152,7 +159,13 @@ def _check_optional(message: Mapping, place: str, refuse: fields.Refuse, remarks
 
 
 def shown(value: Any) -> str:
-    """A value as an error shows it: short, whatever its size and depth."""
+    """A value as an error shows it: short, whatever its size and depth.
+
+    >>> shown([1, 2])
+    '[1, 2]'
+    >>> len(shown("long " * 1000)) < 200
+    True
+    """
     try:
         return _short.repr(value)
     except (ValueError, RecursionError):
@@ -160,7 +173,14 @@ def shown(value: Any) -> str:
 
 
 def check_text(text: str, place: str) -> None:
-    """Refuse what no tokenizer can encode: half of a surrogate pair."""
+    """Refuse what no tokenizer can encode: half of a surrogate pair.
+
+    >>> check_text("naïve", "a.jsonl:3")
+    >>> check_text(chr(0xD800), "a.jsonl:3")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    sftspec.conversation.ConversationError: a.jsonl:3: character 0 is a lone surrogate ...
+    """
     if text.isascii():
         return
     try:
@@ -233,6 +253,13 @@ def load_conversations(path: str | Path, drop_nulls: bool = False) -> list[Conve
     JSON Lines (one record a line, blank lines between them ignored), or one JSON document with a list of records;
     UTF-8, with or without a byte order mark. `drop_nulls` leaves out nulls in tool calls and tools, which Arrow puts
     there. Returns one Conversation for each record. Raises ConversationError with file, line and message.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "data.jsonl")
+    ...     _ = path.write_text('{"messages": [{"role": "user", "content": "Hi"}]}')
+    ...     load_conversations(path)[0].source
+    'data.jsonl:1'
     """
     from sftspec.formats import read_record
 
@@ -272,7 +299,15 @@ def _records_of_document(document: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def parse_json(data: bytes, source: str) -> Any:
-    """Strict JSON: no duplicate keys (one of the two values would be lost), no NaN, no other encoding than UTF-8."""
+    """Strict JSON: no duplicate keys (one of the two values would be lost), no NaN, no other encoding than UTF-8.
+
+    >>> parse_json(b'{"a": 1}', "a.jsonl:3")
+    {'a': 1}
+    >>> parse_json(b'{"a": 1, "a": 2}', "a.jsonl:3")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    sftspec.conversation.ConversationError: a.jsonl:3: the key 'a' is there twice, ...
+    """
     try:
         return json.loads(data.decode(), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:

@@ -52,11 +52,20 @@ def lessons_of(
     system            the student's system prompt instead of the teacher's: "keep" it, None erases it, else this text
 
     Raises ValueError for a prompt without a message, TemplateError for a template that does not exist.
+
+    >>> prompts = [[{"role": "user", "content": "1 + 1"}]]
+    >>> (lesson,) = lessons_of(prompts, lambda prompt: "2<|im_end|>", "chatml/openai")
+    >>> lesson.conversation[-1]
+    {'role': 'assistant', 'content': '2'}
+    >>> (lesson,) = lessons_of(prompts, lambda prompt: "the sum is", "chatml/openai")
+    >>> lesson.skipped
+    "the teacher's answer does not end: it was cut off"
     """
     variant = find_template(teacher_template)
     for index, prompt in enumerate(prompts):
         if not prompt:
             raise ValueError(f"prompt {index} has no message: remove it")
+        # KD-SEQ: text crosses over, up to the teacher's own end of turn, and no token of its template.
         text, end, _ = teacher(prompt).partition(variant.end_of_turn)
         left = [token for token in variant.control if token in text]
         if not end:
@@ -70,7 +79,12 @@ def lessons_of(
 
 
 def erase_prompt(conversation: Conversation, system: str | None) -> Conversation:
-    """Orca 2's prompt erasing: the system message is kept ("keep"), left out (None), or replaced by another text."""
+    """Orca 2's prompt erasing: the system message is kept ("keep"), left out (None), or replaced by another text.
+
+    >>> taught = Conversation([{"role": "system", "content": "Explain."}, {"role": "user", "content": "1 + 1"}])
+    >>> list(erase_prompt(taught, None))
+    [{'role': 'user', 'content': '1 + 1'}]
+    """
     if system == KEEP:
         return conversation
     rest = [message for message in conversation if message["role"] != "system"]

@@ -18,7 +18,7 @@ another size puts mass on tokens that do not exist.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
@@ -62,6 +62,12 @@ def distillation_loss(
     Raises:
         NoTargetsError: no label is scored and no num_targets was given.
         ValueError: shapes or vocabularies that do not fit, an option out of range, a label that is no shared token.
+
+    >>> logits, labels = torch.tensor([[[2.0, 0.0], [0.0, 0.0]]]), torch.tensor([[-100, 1]])
+    >>> distillation_loss(logits, logits, labels, temperature=2.0, alpha=1.0)  # equal models
+    tensor(0.)
+    >>> distillation_loss(logits, logits, labels, alpha=0.0)  # cross-entropy: log(1 + e**2)
+    tensor(2.1269)
     """
     divergences: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         "forward_kl": forward_kl,
@@ -72,28 +78,34 @@ def distillation_loss(
         raise ValueError(f"divergence {divergence!r} is unknown; known are {', '.join(divergences)}")
     if not (0 < temperature < float("inf") and 0 <= alpha <= 1):
         raise ValueError(f"temperature {temperature}, alpha {alpha}: need 0 < temperature < inf and 0 <= alpha <= 1")
+    # KD-VOCAB: cut before any softmax.
     student_logits, teacher_logits = shared_vocabulary(student_logits, teacher_logits, vocab_size)
     if student_logits.shape[:-1] != labels.shape:
         raise ValueError(f"labels {tuple(labels.shape)} do not fit logits {tuple(student_logits.shape)}")
     if top_k is not None and not 1 <= top_k <= student_logits.shape[-1]:
         raise ValueError(f"top_k {top_k}: need 1 <= top_k <= {student_logits.shape[-1]} tokens")
     check_vocabulary(labels[:, 1:][labels[:, 1:] != IGNORE], student_logits.shape[-1])
+    # KD-RED: the denominator is that of the hard loss, not rows, not V.
     n = count_targets(labels) if num_targets is None else num_targets
     if not n > 0:
         raise NoTargetsError("the batch has no target (every label is -100): drop and count it, or skip the step")
+    # KD-MASK: the shift and the targets of the hard loss. KD-NOTEACH: no gradient reaches the teacher.
     targets, teacher_logits = labels[:, 1:], teacher_logits.detach()
 
     def loss(rows: Tensor, places: Places) -> Tensor:
-        parts = []
+        parts: list[Tensor] = []
         if alpha > 0:  # a term of weight 0 is left out, because 0 * inf would be NaN
             student, teacher = _softened(rows, temperature), _softened(teacher_logits[places], temperature)
             if top_k is not None:
+                # KD-TOPK: the teacher chooses, both models are read there, and a bucket holds the rest.
                 kept = most_likely(teacher, top_k)
                 student, teacher = with_tail_bucket(student, kept), with_tail_bucket(teacher, kept)
+            # KD-VAL: T**2 for the soft term alone, whatever the divergence.
             parts.append(alpha * temperature**2 * divergences[divergence](student, teacher))
         if alpha < 1:
+            # KD-MIX: the hard term stays at T = 1.
             parts.append((1 - alpha) * cross_entropies(rows, targets[places]))
-        return sum(parts)
+        return reduce(torch.add, parts)
 
     return sum_over_rows(loss, student_logits, (targets != IGNORE).nonzero(as_tuple=True)) / n
 
@@ -103,6 +115,9 @@ def shared_vocabulary(student_logits: Tensor, teacher_logits: Tensor, vocab_size
 
     Cutting after the softmax instead would leave the mass of the padding out of both distributions (trl#6252,
     torchtune#2119).
+
+    >>> [tuple(each.shape) for each in shared_vocabulary(torch.zeros(1, 2, 4), torch.zeros(1, 2, 6), 4)]
+    [(1, 2, 4), (1, 2, 4)]
     """
     if student_logits.dim() != 3 or student_logits.shape[:2] != teacher_logits.shape[:2]:
         shapes = f"student {tuple(student_logits.shape)}, teacher {tuple(teacher_logits.shape)}"
@@ -119,11 +134,16 @@ def shared_vocabulary(student_logits: Tensor, teacher_logits: Tensor, vocab_size
 
 
 def softened(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """log softmax(z / T) of the scored rows only: (n, V), at least float32."""
+    """log softmax(z / T) of the scored rows only: (n, V), at least float32.
+
+    >>> softened(torch.tensor([[[2.0, 0.0], [0.0, 0.0]]]), torch.tensor([[-100, 1]]), temperature=2.0).exp()
+    tensor([[0.7311, 0.2689]])
+    """
     return _softened(logits[:, :-1][labels[:, 1:] != IGNORE], temperature)
 
 
 def _softened(rows: Tensor, temperature: float) -> Tensor:
+    # Raised, then divided by T: bfloat16 over 3 is another logit (ST-UPCAST).
     return torch.log_softmax(rows.to(torch.promote_types(rows.dtype, torch.float32)) / temperature, dim=-1)
 
 
@@ -131,6 +151,9 @@ def most_likely(log_probs: Tensor, k: int) -> Tensor:
     """The k most likely tokens of each row, of equals the smaller ids: (n, V) -> (n, k).
 
     A search for the k largest gives some of equals, and any. So the rows with equals left over are sorted whole.
+
+    >>> most_likely(torch.tensor([[0.1, 0.4, 0.1, 0.4]]).log(), 1)
+    tensor([[1]])
     """
     found = log_probs.topk(k, dim=-1)
     kept, least = found.indices, found.values[..., -1:]
@@ -145,6 +168,16 @@ def frozen_logits(teacher: torch.nn.Module, **inputs) -> Tensor:
 
     A teacher with dropout on gives another target at each call (TaCL#11); one that shares modules with the student and
     is left in eval mode switches the student's dropout off.
+
+    >>> from types import SimpleNamespace
+    >>> class Teacher(torch.nn.Embedding):
+    ...     def forward(self, input_ids):
+    ...         return SimpleNamespace(logits=super().forward(input_ids))
+    >>> teacher = Teacher(3, 3).train()
+    >>> logits = frozen_logits(teacher, input_ids=torch.tensor([[2]]))
+    >>> logits.shape, logits.requires_grad, teacher.training
+    (torch.Size([1, 1, 3]), False, True)
     """
+    # KD-NOTEACH: no dropout, no graph, and the modes put back.
     with in_eval_mode(teacher), torch.no_grad():
         return teacher(**inputs).logits

@@ -74,12 +74,20 @@ FLAG_WORDS = _words(
 
 
 def is_void(value: Any) -> bool:
-    """It says nothing: null, or an empty text or list."""
+    """It says nothing: null, or an empty text or list.
+
+    >>> is_void([]), is_void(0)
+    (True, False)
+    """
     return value is None or (isinstance(value, (str, list, tuple, dict)) and not value)
 
 
 def read_flags(fields: Mapping[str, Any], refuse: Refuse) -> bool | None:
-    """Whether it is trained, as its flags say together; None where it has none. Raises what `refuse` makes."""
+    """Whether it is trained, as its flags say together; None where it has none. Raises what `refuse` makes.
+
+    >>> read_flags({"role": "assistant", "weight": 0}, ValueError)
+    False
+    """
     said: dict[str, bool] = {}
     for key, value in fields.items():
         if is_void(value):
@@ -103,7 +111,11 @@ def read_flags(fields: Mapping[str, Any], refuse: Refuse) -> bool | None:
 
 
 def read_thoughts(message: Mapping[str, Any], refuse: Refuse) -> str | None:
-    """What an assistant thought before it spoke, under whichever name."""
+    """What an assistant thought before it spoke, under whichever name.
+
+    >>> read_thoughts({"role": "assistant", "content": "2", "thinking": "easy"}, ValueError)
+    'easy'
+    """
     found = {key: message[key] for key in THOUGHTS if message.get(key) is not None}
     for key, value in found.items():
         if not isinstance(value, str):
@@ -120,19 +132,34 @@ def read_thoughts(message: Mapping[str, Any], refuse: Refuse) -> str | None:
 
 
 def refuse_media(fields: Mapping[str, Any], refuse: Refuse) -> None:
-    """What carries pictures, sound or documents is no text, and its tokens are not known here."""
+    """What carries pictures, sound or documents is no text, and its tokens are not known here.
+
+    >>> refuse_media({"images": ["a.png"]}, ValueError)
+    Traceback (most recent call last):
+        ...
+    ValueError: images: only text can be trained on here; remove the record, or audit its text without them
+    """
     for key in MEDIA & fields.keys():
         if not is_void(fields[key]):
             raise refuse(f"{key}: only text can be trained on here; remove the record, or audit its text without them")
 
 
 def unread(fields: Mapping[str, Any], read: Iterable[str]) -> list[str]:
-    """Fields that nothing here reads, where they say anything."""
+    """Fields that nothing here reads, where they say anything.
+
+    >>> unread({"content": "Hi", "mood": "good"}, {"content"})
+    ['mood']
+    """
     known = {*read, *FLAGS, *THOUGHTS}
     return [str(key) for key, value in fields.items() if key not in known and (carries_text(value) or value is True)]
 
 
 def carries_text(value: Any) -> bool:
+    """A text, or what may hold one, that is not empty.
+
+    >>> carries_text("Hi"), carries_text(7)
+    (True, False)
+    """
     return isinstance(value, (str, list, tuple, dict)) and not is_void(value)
 
 
@@ -141,6 +168,9 @@ def read_parts(parts: Iterable[Any], refuse: Refuse) -> tuple[str, str | None]:
 
     Text: OpenAI {"type": "text", "text"}, Responses "input_text" and "output_text", Bedrock and Gemini {"text"}.
     Thoughts: Anthropic {"type": "thinking", "thinking": str}, Mistral the same with a list of text parts.
+
+    >>> read_parts([{"type": "thinking", "thinking": "easy"}, {"type": "text", "text": "2"}], ValueError)
+    ('2', 'easy')
     """
     texts: list[str] = []
     thoughts: list[str] = []
@@ -167,7 +197,11 @@ def read_parts(parts: Iterable[Any], refuse: Refuse) -> tuple[str, str | None]:
 
 
 def count_nulls(value: Any) -> int:
-    """Nulls inside a value of JSON."""
+    """Nulls inside a value of JSON.
+
+    >>> count_nulls({"a": None, "b": [None, 1]})
+    2
+    """
     if value is None:
         return 1
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
@@ -175,7 +209,11 @@ def count_nulls(value: Any) -> int:
 
 
 def without_nulls(value: Any) -> Any:
-    """The value without the keys whose value is null, at any depth (TRL's remove_none_values, trl#5307)."""
+    """The value without the keys whose value is null, at any depth (TRL's remove_none_values, trl#5307).
+
+    >>> without_nulls({"a": None, "b": [1, {"c": None}]})
+    {'b': [1, {}]}
+    """
     if isinstance(value, Mapping):
         return {key: without_nulls(item) for key, item in value.items() if item is not None}
     if isinstance(value, (list, tuple)):

@@ -415,6 +415,10 @@ def jinja_template(source: str, name: str = "jinja", **variables: Any) -> Templa
         variables: what the template is given beside messages, such as bos_token, eos_token, enable_thinking.
     Raises:
         TemplateError, on the first rendering, with Jinja's line and message.
+
+    >>> source = "{% for message in messages %}{{ message.role }}: {{ message.content }}</s>{% endfor %}"
+    >>> jinja_template(source, "mine").end_of_turn
+    '</s>'
     """
     chat = ChatTemplate(source, name, variables)
     call = Call(None, SECONDS)
@@ -451,7 +455,16 @@ def _tried(chat: ChatTemplate, messages: list[dict], call: Call) -> list[Piece]:
 
 
 def load_jinja_template(path: Path, **variables: Any) -> Template:
-    """The chat template of a tokenizer directory, of its tokenizer_config.json, or of a file with the Jinja source."""
+    """The chat template of a tokenizer directory, of its tokenizer_config.json, or of a file with the Jinja source.
+
+    >>> import tempfile
+    >>> source = "{% for message in messages %}{{ message.role }}: {{ message.content }}</s>{% endfor %}"
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "mine.jinja")
+    ...     _ = path.write_text(source)
+    ...     load_jinja_template(path).name
+    'mine'
+    """
     config: dict[str, Any] = {}
     directory = path if path.is_dir() else path.parent
     if path.is_dir() or path.name == "tokenizer_config.json":

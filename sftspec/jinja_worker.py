@@ -126,7 +126,11 @@ def _raise(message: str) -> None:
 
 
 def tracked(value: Any, kind: str, message: int) -> Any:
-    """A copy of a message's value whose texts know that they are from it."""
+    """A copy of a message's value whose texts know that they are from it.
+
+    >>> tracked("Hi", "content", 0).runs
+    ((2, Origin(kind='content', message=0, block=0)),)
+    """
     if isinstance(value, str):
         return Tracked(value, [(len(value), Origin(kind, message))])
     if isinstance(value, dict):
@@ -138,11 +142,20 @@ def tracked(value: Any, kind: str, message: int) -> Any:
 
 @lru_cache(maxsize=64)
 def compiled(source: str) -> jinja2.Template:
+    """A template's source, compiled once for all that it renders.
+
+    >>> compiled("{{ 1 + 1 }}").render()
+    '2'
+    """
     return Environment().from_string(source)
 
 
 def rendered(source: str, messages: list[dict], options: dict) -> list[tuple[str, Origin | None]]:
-    """The text of a conversation in runs of one origin."""
+    """The text of a conversation in runs of one origin.
+
+    >>> rendered("{{ messages[0].content }}!", [{"role": "user", "content": "Hi"}], {"tools": None})
+    [('Hi', Origin(kind='content', message=0, block=0)), ('!', None)]
+    """
     talk = []
     for index, message in enumerate(messages):
         message = {key: tracked(value, KIND_OF_FIELD.get(key, "header"), index) for key, value in message.items()}
@@ -163,6 +176,12 @@ def answer(request: dict) -> dict:
     """{"source", "messages", "options"} to {"runs": [[text, kind, message, block], …]} or {"error": …}.
 
     Many at once: {"source", "many": [{"messages", "options"}, …]} to {"many": [such an answer, …]}.
+
+    >>> talk, options = [{"role": "user", "content": "Hi"}], {"tools": None}
+    >>> answer({"source": "{{ messages[0].content }}!", "messages": talk, "options": options})
+    {'runs': [['Hi', 'content', 0, 0], ['!', '', -1, 0]]}
+    >>> answer({"source": "{% if %}", "messages": talk, "options": options})
+    {'error': "line 1: Expected an expression, got 'end of statement block'"}
     """
     if "many" in request:
         return {"many": [answer({"source": request["source"], **one}) for one in request["many"]]}
@@ -180,7 +199,15 @@ def _error(said: str) -> dict:
 
 
 def main() -> None:
-    """Requests come in two lines: how many seconds of processor time there are, then what to render."""
+    """Requests come in two lines: how many seconds of processor time there are, then what to render.
+
+    >>> import subprocess
+    >>> request = json.dumps({"source": "Hello", "messages": [], "options": {"tools": None}})
+    >>> lines = "5" + chr(10) + request + chr(10)
+    >>> worker = [sys.executable, "-m", "sftspec.jinja_worker"]
+    >>> json.loads(subprocess.run(worker, input=lines, capture_output=True, text=True).stdout)["runs"]
+    [['Hello', '', -1, 0]]
+    """
     limit = _limits()
     for seconds in sys.stdin:
         request = sys.stdin.readline()

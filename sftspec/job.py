@@ -22,7 +22,12 @@ DROPOUTS = ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop")
 
 
 def has_dropout(config: Any) -> bool:
-    """Does a model's configuration ask for dropout?"""
+    """Does a model's configuration ask for dropout?
+
+    >>> from types import SimpleNamespace
+    >>> has_dropout(SimpleNamespace(attn_pdrop=0.1)), has_dropout(SimpleNamespace())
+    (True, False)
+    """
     return any(getattr(config, name, 0.0) for name in DROPOUTS)
 
 

@@ -33,7 +33,12 @@ TOOLS_INSTRUCTION = (
 
 
 def llama2_meta(messages: list[dict], add_generation_prompt: bool) -> Iterator[Piece]:
-    """Llama-2 as Meta's chat_completion: system first, then user and assistant in turn, a prompt ends with a user."""
+    """Llama-2 as Meta's chat_completion: system first, then user and assistant in turn, a prompt ends with a user.
+
+    >>> talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
+    >>> print("".join(text for _, _, text in llama2_meta(talk, False)))
+    <s>[INST] Hi [/INST] Yes </s>
+    """
     dialog = list(enumerate(messages))[messages[0]["role"] == "system" :]
     expected = ("user", "assistant")
     for turn, (index, message) in enumerate(dialog):
@@ -51,6 +56,10 @@ def llama2_hf(messages: list[dict], add_generation_prompt: bool) -> Iterator[Pie
     """Llama-2 as transformers' Jinja: the same text; a later system message may stand in an assistant's place.
 
     It has no generation prompt: the prompt ends with " [/INST]".
+
+    >>> talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
+    >>> print("".join(text for _, _, text in llama2_hf(talk, False)))
+    <s>[INST] Hi [/INST] Yes </s>
     """
     dialog = list(enumerate(messages))[messages[0]["role"] == "system" :]
     for turn, (index, message) in enumerate(dialog):
@@ -93,18 +102,33 @@ def _llama2_user(messages: list[dict], index: int) -> Iterator[Piece]:
 
 
 def llama3_turn(index: int, role: str, *body: Piece) -> Iterator[Piece]:
-    """One turn of Llama-3."""
+    """One turn of Llama-3.
+
+    >>> [kind for kind, _, _ in llama3_turn(0, "user", ("content", 0, "Hi"))]
+    ['header', 'content', 'end_of_turn']
+    """
     yield "header", index, f"<|start_header_id|>{role}<|end_header_id|>\n\n"
     yield from body
     yield "end_of_turn", index, "<|eot_id|>"
 
 
 def llama3_generation_prompt() -> Iterator[Piece]:
+    """The header of the assistant's turn that the model is to write.
+
+    >>> [(kind, message) for kind, message, _ in llama3_generation_prompt()]
+    [('generation_prompt', -1)]
+    """
     yield "generation_prompt", -1, "<|start_header_id|>assistant<|end_header_id|>\n\n"
 
 
 def llama3(messages: list[dict], add_generation_prompt: bool) -> Iterator[Piece]:
-    """Llama-3 of Meta and of Hugging Face: contents are stripped, any role in any order."""
+    """Llama-3 of Meta and of Hugging Face: contents are stripped, any role in any order.
+
+    >>> print("".join(text for _, _, text in llama3([{"role": "user", "content": " Hi "}], False)))
+    <|begin_of_text|><|start_header_id|>user<|end_header_id|>
+    <BLANKLINE>
+    Hi<|eot_id|>
+    """
     yield "bos", -1, "<|begin_of_text|>"
     for index, message in enumerate(messages):
         yield from llama3_turn(index, message["role"], ("content", index, message["content"].strip()))
@@ -113,7 +137,13 @@ def llama3(messages: list[dict], add_generation_prompt: bool) -> Iterator[Piece]
 
 
 def llama3_llama_models(messages: list[dict], add_generation_prompt: bool) -> Iterator[Piece]:
-    """Llama-3 of the llama-models package: nothing is stripped, the role tool is called ipython."""
+    """Llama-3 of the llama-models package: nothing is stripped, the role tool is called ipython.
+
+    >>> print("".join(text for _, _, text in llama3_llama_models([{"role": "tool", "content": " 7 "}], False)))
+    <|begin_of_text|><|start_header_id|>ipython<|end_header_id|>
+    <BLANKLINE>
+     7 <|eot_id|>
+    """
     yield "bos", -1, "<|begin_of_text|>"
     for index, message in enumerate(messages):
         role = "ipython" if message["role"] == "tool" else message["role"]
@@ -124,7 +154,11 @@ def llama3_llama_models(messages: list[dict], add_generation_prompt: bool) -> It
 
 
 def llama31_hf(messages: list[dict], add_generation_prompt: bool) -> Iterator[Piece]:
-    """Llama-3.1: a system turn with the dates always, tools in the first user's turn, results JSON-quoted."""
+    """Llama-3.1: a system turn with the dates always, tools in the first user's turn, results JSON-quoted.
+
+    >>> [kind for kind, _, _ in llama31_hf([{"role": "user", "content": "Hi"}], False)]
+    ['bos', 'header', 'preamble', 'end_of_turn', 'header', 'content', 'end_of_turn']
+    """
     tools = getattr(messages, "tools", None)
     has_system = messages[0]["role"] == "system"
     yield "bos", -1, "<|begin_of_text|>"

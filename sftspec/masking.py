@@ -62,11 +62,16 @@ def trained_messages(messages: list[dict], policy: str = "all") -> frozenset[int
 
     policy "all": every assistant turn; "last": the last assistant turn; "every-token": every message. A message with
     `"train": false` is never trained; `"train": true` changes nothing, it states the default.
+
+    >>> talk = [{"role": "user"}, {"role": "assistant"}, {"role": "assistant", "train": False}]
+    >>> trained_messages(talk), trained_messages(talk, "last")
+    (frozenset({1}), frozenset())
     """
     if policy not in POLICIES:
         raise EncodingError(f"unknown policy {policy!r}; known: {', '.join(POLICIES)}")
     assistant = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
     chosen = {"all": assistant, "last": assistant[-1:], "every-token": range(len(messages))}[policy]
+    # A flag takes a message out of the policy and never brings one in.
     return frozenset(index for index in chosen if messages[index].get("train", True))
 
 
@@ -76,11 +81,18 @@ def trained_spans(
     """For each span of the rendered text: is it trained?
 
     Under the policy "all" also what a template marks in the messages of others, as Hugging Face trains it.
+
+    >>> from sftspec.templates import render
+    >>> talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
+    >>> rendered = render(talk)
+    >>> [kind for kind, trained in zip(rendered.kinds, trained_spans(rendered, talk)) if trained]
+    ['content', 'end_of_turn']
     """
     trained = trained_messages(messages, policy)
     kinds = conventions.trained_kinds()
     untrained = {index for index, message in enumerate(messages) if not message.get("train", True)}
     return [
+        # MK-SPAN: by the kind of its span, never by what the text or the ids look like.
         (message in trained or message < 0) if policy == "every-token"
         else kind in kinds if message in trained
         else policy == "all" and kind in MARKED_KINDS and message not in untrained
@@ -89,11 +101,18 @@ def trained_spans(
 
 
 def truncate(example: Encoded, max_length: int | None) -> Encoded:
-    """Cut ids and labels together at the right end; nothing is put in place of what was cut (no end-of-turn token)."""
+    """Cut ids and labels together at the right end; nothing is put in place of what was cut (no end-of-turn token).
+
+    >>> example = Encoded([5, 6, 7], [-100, 6, 7], [0, 0, 0], Rendered("", (), (), ()))
+    >>> cut = truncate(example, 2)
+    >>> cut.input_ids, cut.labels, cut.truncated
+    ([5, 6], [-100, 6], 1)
+    """
     if max_length is None or len(example) <= max_length:
         return example
     if max_length < 1:
         raise EncodingError(f"max_length is {max_length}; give a positive number of tokens, or None")
+    # MK-TRUNC: ids and labels are cut at one place. What is left without a target, the trainer drops and counts.
     return replace(
         example,
         input_ids=example.input_ids[:max_length],
@@ -136,6 +155,18 @@ def encode(
         Encoded: input_ids and labels of equal length.
     Raises:
         ConversationError, TemplateError, EncodingError.
+
+    >>> from tokenizers import Tokenizer, models, pre_tokenizers
+    >>> words = {word: number for number, word in enumerate(["?", "user", "assistant", "Hi", "Yes"])}
+    >>> tokenizer = Tokenizer(models.WordLevel(words, unk_token="?"))
+    >>> tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    >>> _ = tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    >>> talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
+    >>> example = encode(talk, tokenizer=tokenizer)
+    >>> [tokenizer.id_to_token(token) for token in example.input_ids]
+    ['<|im_start|>', 'user', 'Hi', '<|im_end|>', '<|im_start|>', 'assistant', 'Yes', '<|im_end|>']
+    >>> example.labels
+    [-100, -100, -100, -100, -100, -100, 4, 6]
     """
     return encode_batch(
         [check_conversation(messages, tools=tools)], template, tokenizer, special_tokens, tokenization,
@@ -154,7 +185,17 @@ def encode_batch(
     policy: str = "all",
     conventions: Conventions = Conventions(),
 ) -> list[Encoded]:
-    """Encode many conversations in one call of the tokenizer, which is faster; arguments as of `encode`."""
+    """Encode many conversations in one call of the tokenizer, which is faster; arguments as of `encode`.
+
+    >>> from tokenizers import Tokenizer, models, pre_tokenizers
+    >>> words = {word: number for number, word in enumerate(["?", "user", "assistant", "Hi", "Yes"])}
+    >>> tokenizer = Tokenizer(models.WordLevel(words, unk_token="?"))
+    >>> tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    >>> _ = tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    >>> talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
+    >>> [example.num_targets for example in encode_batch([talk, talk[:1]], tokenizer=tokenizer)]
+    [2, 0]
+    """
     if tokenizer is None:
         raise EncodingError("encode needs a tokenizer: pass tokenizer=tokenizers.Tokenizer or a fast HF tokenizer")
     variant = find_template(template)
@@ -170,12 +211,20 @@ def encode_batch(
 
 
 def masked(tokens: Tokens, rendered: Rendered, trained: list[bool]) -> Encoded:
-    """The example of a text's tokens, of which some spans are trained."""
+    """The example of a text's tokens, of which some spans are trained.
+
+    >>> from sftspec.spans import assemble
+    >>> rendered = assemble([("header", 0, "a"), ("content", 0, "bc")])
+    >>> tokens = Tokens([5, 6, 7], np.array([0, 1]), np.array([1, 3]))  # one token of the header, two of the content
+    >>> masked(tokens, rendered, [False, True]).labels
+    [-100, 6, 7]
+    """
     labels = [IGNORE] * len(tokens.ids)
     # A token may begin in a header and end in a content ("\n" + "\nHi" is one "\n\n"): it carries trained text, so it
     # is a target, as in Hugging Face's return_assistant_tokens_mask.
     for is_trained, start, stop in zip(trained, tokens.starts.tolist(), tokens.stops.tolist(), strict=True):
         if is_trained:
+            # MK-LABEL: the label of a target is the id of its own position.
             labels[start:stop] = tokens.ids[start:stop]
     owners = np.arange(len(trained)).repeat(tokens.stops - np.concatenate(([0], tokens.stops[:-1])))
     return Encoded(tokens.ids, labels, owners.tolist(), rendered)

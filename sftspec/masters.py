@@ -32,8 +32,10 @@ class MasterAdamW(torch.optim.Optimizer):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
-        """One update of every parameter that has a gradient."""
+    def step(self, closure: Any = None) -> Any:
+        """One update of every parameter that has a gradient. Returns the loss of the closure that makes them."""
+        with torch.enable_grad():
+            loss = closure() if closure is not None else None
         for group in self.param_groups:
             beta1, beta2 = group["betas"]
             for parameter in group["params"]:
@@ -44,11 +46,14 @@ class MasterAdamW(torch.optim.Optimizer):
                     state["master"], state["step"] = parameter.detach().float().clone(), 0
                     state["first"], state["second"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
                 state["step"] += 1
+                # ST-ADAMW: decay is apart from the gradient.
                 master = state["master"].mul_(1 - group["lr"] * group["weight_decay"])
                 first = state["first"].lerp_(gradient, 1 - beta1) / (1 - beta1 ** state["step"])
                 second = state["second"].lerp_(gradient.square(), 1 - beta2) / (1 - beta2 ** state["step"])
                 master.sub_(group["lr"] * first / (second.sqrt() + group["eps"]))
+                # ST-SMALL: rounded from the copy, which keeps what was too small to be seen.
                 parameter.copy_(master)
+        return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """What state_dict() gave, in float32: torch's own would round it to the parameters' dtype."""

@@ -75,6 +75,9 @@ def expected_gold(proxy: Any, gold: Any, n: int) -> float | np.ndarray:
     candidates whose proxy ties share their weights equally, so that the order of the samples does not matter.
     Rises with n only as long as the proxy is right about its own favourites (Gao et al. 2022, arXiv:2210.10760).
     Raises ValueError as `expected_best_of_n`, and when the shapes differ.
+
+    >>> expected_gold([0.0, 1.0], [5.0, 3.0], 2)  # the proxy chooses the second
+    3.0
     """
     is_same = proxy is gold
     proxy, worth = _float64(proxy), _float64(gold)
@@ -82,6 +85,7 @@ def expected_gold(proxy: Any, gold: Any, n: int) -> float | np.ndarray:
         raise ValueError(f"rewards of shape {proxy.shape}, gold {worth.shape}: expected (m,) or (P, m), both the same")
     if not (np.isfinite(proxy).all() and np.isfinite(worth).all()):
         raise ValueError("a reward is NaN or infinite: it has no expectation; drop and count those candidates first")
+    # BN-EST, BN-ESTTRUE: the weights are the ranks of the proxy, what is weighed is the gold reward.
     weights = subset_weights(proxy.shape[-1], n)
     estimates = [
         _weighted(row, row if is_same else other, weights)
@@ -125,6 +129,11 @@ def subset_weights(m: int, n: int) -> np.ndarray:
 
     That of the largest is n/m, and each is (i+1-n)/i times the one above it; within u (1 + 3 m**2 u) of the ratio of
     integers, u = 2**-53.
+
+    >>> subset_weights(4, 1)
+    array([0.25, 0.25, 0.25, 0.25])
+    >>> subset_weights(4, 4)
+    array([0., 0., 0., 1.])
     """
     if not 1 <= n <= m:
         raise ValueError(f"n = {n} with m = {m} samples: an estimate without bias needs 1 <= n <= m")
@@ -141,10 +150,14 @@ def pass_at_n(samples: int, correct: int, n: int) -> float:
     """pass@n = 1 - C(m-c, n) / C(m, n) from m samples of which c are correct, rounded once (Chen 2021 eq. 1).
 
     Raises ValueError when n is not in 1..samples or correct not in 0..samples.
+
+    >>> pass_at_n(4, 2, 2)  # of the six pairs one has no correct sample
+    0.8333333333333334
     """
     if not (1 <= n <= samples and 0 <= correct <= samples):
         raise ValueError(f"pass@{n} of {samples} samples, {correct} correct: need 1 <= n <= samples >= correct >= 0")
     total = math.comb(samples, n)
+    # Integers up to the one division.
     return (total - math.comb(samples - correct, n)) / total
 
 
@@ -154,6 +167,9 @@ def best_of_n_law(probabilities: Any, rewards: Any, n: int) -> np.ndarray:
     pi_n(y) = F(y)**n - F^-(y)**n with F the base distribution function of the reward; outcomes whose rewards tie share
     their level's mass in proportion to the base (Beirami 2024, Lemma 1; it holds for first-of-ties, as draws are
     exchangeable). Raises ValueError for n < 1, shapes that differ, a NaN reward, or probabilities that do not sum to 1.
+
+    >>> best_of_n_law([0.5, 0.5], [0.0, 1.0], 2)
+    array([0.25, 0.75])
     """
     base, scores = _float64(probabilities), _float64(rewards)
     if n < 1 or base.shape != scores.shape or base.ndim != 1 or np.isnan(scores).any():
@@ -164,6 +180,7 @@ def best_of_n_law(probabilities: Any, rewards: Any, n: int) -> np.ndarray:
     for level in np.unique(scores[base > 0]):
         here = scores == level
         up_to, mass = math.fsum(base[scores <= level]), math.fsum(base[here])
+        # BN-LAW: F**n - F_below**n is the mass of the level.
         law[here] = base[here] / mass * _power_gap(min(up_to, 1.0), mass, n)
     return law
 
@@ -177,6 +194,9 @@ def best_of_n_kl_bound(n: int) -> float:
     """ln n - (n-1)/n nats: an upper bound of KL(best-of-n || base), attained for rewards that never tie.
 
     Beirami 2024, Theorem 3.1; on a finite space the KL is smaller, and at most -ln min pi. Raises ValueError for n < 1.
+
+    >>> best_of_n_kl_bound(1), round(best_of_n_kl_bound(4), 4)
+    (0.0, 0.6363)
     """
     if n < 1:
         raise ValueError(f"n = {n}: the number of samples is at least 1")
@@ -188,6 +208,9 @@ def win_rate(n: int) -> float:
 
     With ties counted one half it is at most this (Beirami 2024). Comparing with a draw that is itself among the n
     measures something else. Raises ValueError for n < 1.
+
+    >>> win_rate(3)
+    0.75
     """
     if n < 1:
         raise ValueError(f"n = {n}: the number of samples is at least 1")

@@ -77,6 +77,12 @@ def fit(lengths: Lengths, capacity: int, overlong: Literal["error", "truncate", 
     """Apply the declared policy to examples longer than the capacity, and count what it costs (trl#4554, #5075, #5076).
 
     Raises PackingError for a length that is no integer or below 1, and, under "error", for one over the capacity.
+
+    >>> fitted = fit([3, 9], 8, overlong="truncate")
+    >>> fitted.lengths.tolist(), fitted.truncated, fitted.tokens_lost
+    ([3, 8], 1, 1)
+    >>> fit([3, 9], 8, overlong="drop").kept.tolist()
+    [0]
     """
     sizes = _integers(lengths)
     if not isinstance(capacity, Integral) or capacity < 1:
@@ -86,6 +92,7 @@ def fit(lengths: Lengths, capacity: int, overlong: Literal["error", "truncate", 
     over, kept = np.flatnonzero(sizes > capacity), np.arange(sizes.size)
     if not over.size:
         return Fitted(kept, sizes)
+    # PK-LONG: what is cut or left out is counted, in examples and in tokens.
     if overlong == "truncate":
         return Fitted(kept, np.minimum(sizes, capacity), over.size, tokens_lost=int((sizes[over] - capacity).sum()))
     if overlong == "drop":
@@ -106,6 +113,7 @@ def pack(lengths: Lengths, capacity: int) -> Bins:
     if not sizes.size:
         return Bins(sizes, np.zeros(1, np.int64))
     room = (capacity - sizes).astype(np.min_scalar_type(capacity))  # up to 16 bits numpy sorts by radix
+    # PK-DET: equal lengths keep their order, so that the same lengths give the same packs.
     descending = np.argsort(room, kind="stable")
     room = room[descending]
     ends = np.append(np.flatnonzero(np.diff(room)) + 1, room.size)
@@ -124,6 +132,7 @@ def _plan(lengths: list[int], counts: list[int], capacity: int) -> tuple[list[in
     packs, shortest = 0, lengths[-1]
     for length, left in zip(lengths, counts, strict=True):
         while left:
+            # Best fit: the smallest free space that takes the length. PK-CAP: a space below the length is never chosen.
             best = bisect_left(spaces, length)
             if best < len(spaces):
                 space = spaces[best]
@@ -132,6 +141,7 @@ def _plan(lengths: list[int], counts: list[int], capacity: int) -> tuple[list[in
                 if below is None:
                     del spaces[best]
             else:
+                # PK-ANYFIT: a new pack is opened only where the length fits into none.
                 space, first, size, there = capacity, packs, -(-left // (capacity // length)), 0
                 packs += size
             # A pack that is best for one item stays best for its equals: placing one only makes its space smaller. So
@@ -174,6 +184,7 @@ def _expand(descending: np.ndarray, moves: np.ndarray, packs: int) -> Bins:
     offsets = np.append(0, np.cumsum(sizes)).astype(np.int64)
     shift = np.repeat(offsets[pack_of] + there - np.cumsum(items) + items, items)
     shift += np.arange(shift.size)
+    # PK-PART: every example goes to one slot, and every slot is filled.
     order = np.empty_like(descending)
     order[shift] = descending
     return Bins(order, offsets)
@@ -184,6 +195,9 @@ def lower_bound(lengths: Lengths, capacity: int) -> int:
 
     L2 = max over 0 <= a <= C/2 of  #{l > C/2} + max(0, ceil((sum of l in [a, C/2] - room) / C)),  where `room` is what
     packs with an l in (C/2, C - a] have left: no pack has two lengths over C/2, and one over C - a leaves none for a.
+
+    >>> lower_bound([5, 5, 3], capacity=8), lower_bound([5, 5, 5], capacity=8)
+    (2, 3)
     """
     sizes = np.sort(fit(lengths, capacity).lengths)
     total = np.append(0, np.cumsum(sizes))
@@ -193,11 +207,17 @@ def lower_bound(lengths: Lengths, capacity: int) -> int:
     large = np.searchsorted(sizes, capacity - thresholds, side="right")
     room = (large - half) * capacity - (total[large] - total[half])
     beyond = -((room - (total[half] - total[start])) // capacity)
+    # PK-LB: one pack for each length over C/2, and what the others need beyond the room that these leave.
     return int(sizes.size - half + beyond.max(initial=0))
 
 
 def efficiency(lengths: Lengths, bins: Sequence[Sequence[int]], capacity: int) -> float:
-    """Tokens in the packs over tokens that the packs could hold, in (0, 1]; 1.0 without packs."""
+    """Tokens in the packs over tokens that the packs could hold, in (0, 1]; 1.0 without packs.
+
+    >>> efficiency([5, 3, 4], [[0, 1], [2]], capacity=8)
+    0.75
+    """
+    # PK-EFF: padding takes room too.
     order = bins.order if isinstance(bins, Bins) else [index for one in bins for index in one]
     return float(np.asarray(lengths)[order].sum() / (len(bins) * capacity)) if len(bins) else 1.0
 

@@ -100,12 +100,20 @@ def _mean(rewards: list[float]) -> float:
 
 
 def derived_seed(seed: int, kind: str, index: int) -> int:
-    """The seed of one prompt or one round: 32 bits, which every library's seeding takes; equal on every machine."""
+    """The seed of one prompt or one round: 32 bits, which every library's seeding takes; equal on every machine.
+
+    >>> derived_seed(0, "prompt", 1)  # sha256 of "0/prompt/1" begins with these four bytes
+    2907128439
+    """
     return int.from_bytes(hashlib.sha256(f"{seed}/{kind}/{index}".encode()).digest()[:4], "big")
 
 
 def answer(prompt: Sequence[Mapping], completion: str) -> Conversation:
-    """The prompt and the completion as the assistant's message; a prefilled assistant message is continued."""
+    """The prompt and the completion as the assistant's message; a prefilled assistant message is continued.
+
+    >>> list(answer([{"role": "assistant", "content": "1 + 1 = "}], "2"))
+    [{'role': 'assistant', 'content': '1 + 1 = 2'}]
+    """
     *context, last = prompt
     if last["role"] == "assistant":
         return Conversation([*context, {**last, "content": last["content"] + completion}], *_origin(prompt))
@@ -117,13 +125,24 @@ def _origin(prompt: Sequence[Mapping]) -> tuple:
 
 
 def select(index: int, prompt: Sequence[Mapping], sample: Sample, reward: Reward, n: int, seed: int) -> Selection:
-    """Best of n for one prompt. Raises ValueError for an empty prompt and for more than n completions."""
+    """Best of n for one prompt. Raises ValueError for an empty prompt and for more than n completions.
+
+    >>> prompt = [{"role": "user", "content": "1 + 1"}]
+    >>> sample = lambda prompt, n, seed: ["3", "2"][:n]
+    >>> reward = lambda conversation: float(conversation[-1]["content"] == "2")
+    >>> selection = select(0, prompt, sample, reward, n=2, seed=0)
+    >>> selection.winner, selection.rewards
+    (1, (0.0, 1.0))
+    """
     if not prompt:
         raise ValueError(f"prompt {index} has no message: remove it")
+    # Of the seed and the prompt's own index alone: a run that resumes samples the same.
     completions = sample(prompt, n, derived_seed(seed, "prompt", index))
     if isinstance(completions, str) or len(completions) > n:
         raise ValueError(f"prompt {index}: expected at most {n} completions, got {completions!r:.80}")
+    # BN-ALIGN: a candidate carries the prompt that it answers.
     candidates = tuple(answer(prompt, completion) for completion in completions)
+    # The whole conversation is scored, as messages: the reward model has a template of its own.
     rewards = tuple(_number(reward(candidate)) for candidate in candidates)
     winner = int(best_of_n([rewards], on_unranked="skip")[0]) if candidates else UNRANKED
     return Selection(index, candidates, rewards, winner)
@@ -142,6 +161,12 @@ def rejection_sample(
     start     how many prompts an interrupted run has already done; the others come out as they would have without it
 
     Raises ValueError for n < 1, an empty prompt, more completions than were asked for.
+
+    >>> prompt = [{"role": "user", "content": "1 + 1"}]
+    >>> sample = lambda prompt, n, seed: ["3", "2"][:n]
+    >>> reward = lambda conversation: float(conversation[-1]["content"] == "2")
+    >>> [selection.conversation[-1]["content"] for selection in rejection_sample([prompt, prompt], sample, reward, n=2)]
+    ['2', '2']
     """
     if n < 1:
         raise ValueError(f"n = {n}: sample at least one completion a prompt")
@@ -166,10 +191,19 @@ def rejection_sampling_round(
 
     Returns one Round per round, sampled before its fine-tuning: `rounds[k + 1].sampled_reward` shows what fine-tuning
     on round k gained. Raises ValueError when a round leaves nothing to train on.
+
+    >>> prompt = [{"role": "user", "content": "1 + 1"}]
+    >>> sample = lambda prompt, n, seed: ["3", "2"][:n]
+    >>> reward = lambda conversation: float(conversation[-1]["content"] == "2")
+    >>> trained = []
+    >>> (done,) = rejection_sampling_round([prompt], sample, reward, trained.extend, n=2)
+    >>> done.sampled_reward, done.selected_reward, len(trained)
+    (0.5, 1.0, 1)
     """
     done = []
     for number in range(rounds):
         done.append(Round(tuple(rejection_sample(prompts, sample, reward, n, derived_seed(seed, "round", number)))))
+        # BN-SFT: the winners, once each; a round without one is no fine-tuning set.
         if not done[-1].conversations:
             raise ValueError(f"round {number} leaves nothing to train on: {dict(done[-1].skipped)}")
         fine_tune(done[-1].conversations)

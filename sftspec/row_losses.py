@@ -38,6 +38,7 @@ def sum_over_rows(loss: RowLoss, logits: Tensor, places: Places) -> Tensor:
 
 def _values(loss: RowLoss, logits: Tensor, places: Places, gradient: Tensor | None) -> Tensor:
     """The sum of the losses; the gradient, where there is one, is filled in."""
+    # ST-UPCAST: rows are raised before anything is computed with them.
     dtype = torch.promote_types(logits.dtype, torch.float32)
     limit = _CPU_BYTES if logits.device.type == "cpu" else _GPU_BYTES
     size = max(1, limit // (logits.shape[-1] * dtype.itemsize))
@@ -60,6 +61,7 @@ class _Sum(torch.autograd.Function):
     def forward(ctx: Any, loss: RowLoss, logits: Tensor, places: Places) -> Tensor:
         ctx.save_for_backward(logits)
         ctx.loss, ctx.places = loss, places
+        # MK-ZERO: rows that are not scored keep this zero.
         ctx.gradient = _zeros_like(logits)
         return _values(loss, logits, places, ctx.gradient)
 

@@ -63,6 +63,7 @@ def top_k(rewards: Any, k: int, on_unranked: Literal["error", "skip"] = "error")
     if not 1 <= k <= table.shape[1]:
         raise ValueError(f"k = {k}, but a prompt has {table.shape[1]} candidates: choose 1 <= k <= candidates")
     best = ranking(table)[:, :k]
+    # BN-NAN: what has no reward ranks last, and is never handed out as a winner.
     ranked = np.take_along_axis(has_reward(table), best, axis=1)
     if on_unranked == "error" and not ranked.all():
         short = np.flatnonzero(~ranked.all(axis=1)).tolist()
@@ -85,11 +86,16 @@ def ranking(table: np.ndarray) -> np.ndarray:
     mirrored = table[:, ::-1]
     ranked = has_reward(mirrored)
     ascending = np.lexsort((np.where(ranked, mirrored, False), ranked), axis=-1)
+    # BN-TIE: read backwards, the mirrored row gives the first of equals first.
     return (table.shape[1] - 1 - ascending)[:, ::-1].astype(np.int64)
 
 
 def has_reward(table: np.ndarray) -> np.ndarray:
-    """Where a reward stands: NaN is what does not equal itself, in an array of any type."""
+    """Where a reward stands: NaN is what does not equal itself, in an array of any type.
+
+    >>> has_reward(np.array([1.0, np.nan]))
+    array([ True, False])
+    """
     return table == table
 
 
@@ -98,9 +104,13 @@ def reward_table(rewards: Any) -> np.ndarray:
 
     Lists that hold more than floats become an array of Python's numbers: an integer and a float compare exactly, and
     no type that one prompt needs rounds another's.
+
+    >>> reward_table([[1.0], [2.0, 3.0]]).tolist()
+    [[1.0, nan], [2.0, 3.0]]
     """
     if isinstance(rewards, torch.Tensor):
         rewards = rewards.detach().cpu()
+        # BN-ARGMAX: the rewards as they are. Types only widen, so that no two become equal.
         values = (rewards.double() if rewards.is_floating_point() else rewards).numpy()
     elif _is_row(rewards) and getattr(rewards, "dtype", "O") == "O":
         values = _listed(rewards)
@@ -124,6 +134,7 @@ def _listed(rewards: Iterable) -> np.ndarray:
     nested = all(map(_is_row, rows))
     table = [[_number(reward) for reward in row] for row in (rows if nested else [rows])]
     width = max(map(len, table), default=0)
+    # A completion that is missing has no reward: a row is filled up, never cut.
     filled = [row + [math.nan] * (width - len(row)) for row in table]
     types = {type(reward) for row in filled for reward in row}
     values = np.array(filled, dtype=float if types <= {float} else object)

@@ -86,7 +86,11 @@ class Rendered:
 
 
 def assemble(pieces: Iterable[Piece], answers: Iterable[int] = ()) -> Rendered:
-    """Join pieces to a text; their lengths give the spans. answers: the messages that the assistant wrote."""
+    """Join pieces to a text; their lengths give the spans. answers: the messages that the assistant wrote.
+
+    >>> assemble([("header", 0, "user: "), ("content", 0, "Hi")]).spans[1]
+    Span(start=6, end=8, kind='content', message=0)
+    """
     kinds, messages, texts = zip(*pieces) if (pieces := list(pieces)) else ((), (), ())
     return Rendered("".join(texts), kinds, messages, tuple(accumulate(map(len, texts))), frozenset(answers))
 
@@ -104,7 +108,11 @@ def without_final_separator(rendered: Rendered) -> Rendered:
 
 
 def strip_pieces(pieces: Iterable[Piece]) -> list[Piece]:
-    """The pieces of `text.strip()`: white space goes from both ends, over as many pieces as it covers."""
+    """The pieces of `text.strip()`: white space goes from both ends, over as many pieces as it covers.
+
+    >>> strip_pieces([("header", 0, " "), ("content", 0, " Hi ")])
+    [('header', 0, ''), ('content', 0, 'Hi')]
+    """
     kept = list(pieces)
     for order, strip in ((range(len(kept)), str.lstrip), (range(len(kept) - 1, -1, -1), str.rstrip)):
         for position in order:

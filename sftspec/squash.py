@@ -36,6 +36,11 @@ class Squash:
 
 
 def squash_of(config: Any) -> Squash:
-    """What a Hugging Face model of this configuration does with its logits."""
+    """What a Hugging Face model of this configuration does with its logits.
+
+    >>> from types import SimpleNamespace
+    >>> squash_of(SimpleNamespace(final_logit_softcapping=30.0))
+    Squash(scale=1.0, cap=30.0)
+    """
     scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
     return Squash(scale, getattr(config, "final_logit_softcapping", None))

@@ -32,12 +32,23 @@ class NonFiniteGradientError(ValueError):
 
 
 def count_targets(labels: Tensor) -> int:
-    """Number of scored positions of labels (B, T): the first column has no logits before it, so it never counts."""
+    """Number of scored positions of labels (B, T): the first column has no logits before it, so it never counts.
+
+    >>> count_targets(torch.tensor([[5, -100, 7]]))  # nothing is before the first
+    1
+    """
+    # MK-COUNT, MK-FIRST: what is scored, without the first, which has no logits before it.
     return int((labels[..., 1:] != IGNORE).sum())
 
 
 def check_vocabulary(targets: Tensor, size: int) -> None:
-    """Raise a ValueError if one of the targets (N,) is no token of a vocabulary of this size."""
+    """Raise a ValueError if one of the targets (N,) is no token of a vocabulary of this size.
+
+    >>> check_vocabulary(torch.tensor([0, 3]), 3)
+    Traceback (most recent call last):
+        ...
+    ValueError: a label lies outside the vocabulary of 3; -100 marks what is ignored
+    """
     if targets.numel() and not (int(targets.min()) >= 0 and int(targets.max()) < size):
         raise ValueError(f"a label lies outside the vocabulary of {size}; -100 marks what is ignored")
 
@@ -57,18 +68,27 @@ def sft_loss(logits: Tensor, labels: Tensor, num_targets: int | None = None, wei
     Raises:
         NoTargetsError: no label is scored and no num_targets was given.
         ValueError: shapes that do not fit, or a label outside the vocabulary.
+
+    >>> labels = torch.tensor([[-100, 1, 2], [-100, 3, -100]])
+    >>> sft_loss(torch.zeros(2, 3, 4), labels)  # ln 4
+    tensor(1.3863)
+    >>> sft_loss(torch.zeros(2, 3, 4), labels, num_targets=6)  # as one of two micro-batches of three targets
+    tensor(0.6931)
     """
     if logits.dim() != 3 or logits.shape[:2] != labels.shape:
         raise ValueError(
             f"logits {tuple(logits.shape)} do not fit labels {tuple(labels.shape)}; want (B, T, V), (B, T)"
         )
+    # MK-SHIFT: the logits at t are scored against the label at t + 1.
     targets = labels[:, 1:]
     scored = targets != IGNORE
     check_vocabulary(targets[scored], logits.shape[-1])
     if num_targets is not None:
         denominator: float = num_targets
     else:
+        # MK-WEIGHT: of weighted targets the denominator is the sum of the weights.
         denominator = count_targets(labels) if weights is None else float(weights[:, 1:][scored].sum())
+    # MK-NONEMPTY: 0/0 is no loss.
     if not denominator > 0:
         raise NoTargetsError("the batch has no target (every label is -100): drop and count it, or skip the step")
 
@@ -76,12 +96,16 @@ def sft_loss(logits: Tensor, labels: Tensor, num_targets: int | None = None, wei
         losses = cross_entropies(rows, targets[places])
         return losses if weights is None else losses * weights[:, 1:][places].to(losses.dtype)
 
-    # Selecting the scored rows first keeps 0 * inf = NaN out: what is ignored cannot touch the loss.
+    # MK-IGNVAL: selecting the scored rows first keeps 0 * inf = NaN out: what is ignored cannot touch the loss.
     return sum_over_rows(loss, logits, scored.nonzero(as_tuple=True)) / denominator
 
 
 def cross_entropies(rows: Tensor, targets: Tensor) -> Tensor:
-    """logsumexp(z) - z[y] of each row: (n, V) logits and (n,) targets -> (n,) nats."""
+    """logsumexp(z) - z[y] of each row: (n, V) logits and (n,) targets -> (n,) nats.
+
+    >>> cross_entropies(torch.zeros(1, 2), torch.tensor([1]))  # ln 2
+    tensor([0.6931])
+    """
     return torch.logsumexp(rows, dim=-1) - rows.gather(-1, targets[:, None]).squeeze(-1)
 
 
@@ -92,13 +116,21 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:
 
     Raises:
         NonFiniteGradientError: the norm is inf or NaN; no gradient is changed.
+
+    >>> weight = torch.nn.Parameter(torch.zeros(2))
+    >>> weight.grad = torch.tensor([3.0, 4.0])
+    >>> clip_gradients([weight], 1.0), weight.grad
+    (5.0, tensor([0.6000, 0.8000]))
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return 0.0
+    # The norm of the norms is that of all gradients together.
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]))
+    # ST-NONFINITE: found before any gradient is scaled.
     if not torch.isfinite(norm):
         raise NonFiniteGradientError(f"the gradient norm is {float(norm)}: no parameter was changed")
+    # ST-CLIP: one factor for all parameters. ST-CLIPNOOP: at the limit nothing is multiplied, not even by 1.
     if norm > max_norm:
         for gradient in gradients:
             gradient.mul_(max_norm / norm)
@@ -143,16 +175,31 @@ def sft_step(
         StepReport of the whole step (over all ranks).
     Raises:
         NonFiniteGradientError: parameters are unchanged.
+
+    >>> from types import SimpleNamespace
+    >>> from sftspec.collation import collate
+    >>> class Model(torch.nn.Embedding):
+    ...     def forward(self, input_ids, attention_mask, use_cache):
+    ...         return SimpleNamespace(logits=super().forward(input_ids))
+    >>> model = Model(3, 3)
+    >>> batch = collate([SimpleNamespace(input_ids=[0, 1], labels=[-100, 1])], pad_token_id=0)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    >>> first, second = (sft_step(model, [batch], optimizer) for _ in range(2))
+    >>> first.num_targets, second.loss < first.loss
+    (1, True)
     """
+    # ST-ACC, ST-DP: the denominator is that of the whole step, known before the first micro-batch is computed.
     num_targets = sum(batch.num_targets for batch in batches)
     if group is not None:
         num_targets = int(_sum_over_ranks(torch.tensor(num_targets), group))
+    # ST-ZERO_GRAD: nothing is left of the step before.
     optimizer.zero_grad(set_to_none=True)
     if num_targets == 0:
         return StepReport(float("nan"), 0, 0.0, skipped=True)
     total = 0.0
     for batch in batches:
         if batch.num_targets:
+            # Each part divides by the targets of the step: the parts add up, nothing is averaged.
             part = loss(forward_logits(model, batch), batch.labels, num_targets=num_targets)
             part.backward()
             total += float(part.detach())
@@ -160,9 +207,11 @@ def sft_step(
     if group is not None:
         total = float(_sum_over_ranks(torch.tensor(total, dtype=torch.float64), group))
         for parameter in parameters:
+            # Every rank takes part in every sum, also where its own batches do not reach a parameter.
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             _sum_over_ranks(parameter.grad, group)
+    # ST-CLIPORDER: accumulated and reduced first, then clipped, once.
     norm = clip(parameters, float("inf") if max_grad_norm is None else max_grad_norm)
     optimizer.step()
     return StepReport(total, num_targets, norm)
@@ -175,17 +224,32 @@ def _sum_over_ranks(value: Tensor, group) -> Tensor:
 
 @contextmanager
 def in_eval_mode(model: torch.nn.Module) -> Iterator[None]:
-    """Every module in eval mode; afterwards its own mode is put back, which need not be that of the model."""
+    """Every module in eval mode; afterwards its own mode is put back, which need not be that of the model.
+
+    >>> model = torch.nn.Dropout()
+    >>> with in_eval_mode(model):
+    ...     model.training
+    False
+    >>> model.training
+    True
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
+        # Each its own: a module that was frozen in eval mode stays there (ST-EVAL).
         for module, training in modes:
             module.training = training
 
 
 def forward_logits(model: torch.nn.Module, batch) -> Tensor:
-    """Logits (B, T, V) of a causal LM in Hugging Face's calling convention; no cache, no loss of the model's own."""
+    """Logits (B, T, V) of a causal LM in Hugging Face's calling convention; no cache, no loss of the model's own.
+
+    >>> from types import SimpleNamespace
+    >>> batch = SimpleNamespace(rank=0, model_inputs=lambda: {"input_ids": torch.tensor([[7]])})
+    >>> forward_logits(lambda input_ids, use_cache: SimpleNamespace(logits=input_ids), batch)
+    tensor([[7]])
+    """
     RANK.set(batch.rank)
     return model(**batch.model_inputs(), use_cache=False).logits

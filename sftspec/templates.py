@@ -95,6 +95,9 @@ def find_template(name: str | Path | Template) -> Template:
     """The template of that name, or of that Jinja file or tokenizer directory.
 
     Raises TemplateError, which lists the names.
+
+    >>> find_template("llama3/hf").end_of_turn
+    '<|eot_id|>'
     """
     if isinstance(name, Template):
         return name
@@ -128,6 +131,12 @@ def render(
         Rendered, whose spans partition its text.
     Raises:
         ConversationError, TemplateError.
+
+    >>> rendered = render([{"role": "user", "content": "Hi"}], "llama2/hf")
+    >>> rendered.text
+    '<s>[INST] Hi [/INST]'
+    >>> rendered.of("content")
+    ['Hi']
     """
     return render_checked(
         check_conversation(messages, tools=tools), find_template(template), add_generation_prompt, bos
@@ -137,7 +146,12 @@ def render(
 def render_checked(
     conversation: Conversation, variant: Template, add_generation_prompt: bool, bos: str = "template"
 ) -> Rendered:
-    """Render what `check_conversation` has seen; as `render`."""
+    """Render what `check_conversation` has seen; as `render`.
+
+    >>> conversation = check_conversation([{"role": "user", "content": "Hi"}])
+    >>> render_checked(conversation, find_template("llama2/hf"), False, bos="tokenizer").text
+    '[INST] Hi [/INST]'
+    """
     _refuse_what_has_no_place(conversation, variant)
     if bos not in ("template", "tokenizer"):
         raise TemplateError(f"bos is {bos!r}; write who owns it: 'template' or 'tokenizer'")

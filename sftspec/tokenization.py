@@ -57,6 +57,17 @@ def tokenize(
     """Encode a rendered conversation.
 
     Returns the ids, and of each span the tokens that carry some of it. An axis that is None is the template's own.
+
+    >>> from tokenizers import Tokenizer, models, pre_tokenizers
+    >>> words = {word: number for number, word in enumerate(["?", "user", "assistant", "Hi", "Yes"])}
+    >>> tokenizer = Tokenizer(models.WordLevel(words, unk_token="?"))
+    >>> tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    >>> _ = tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    >>> from sftspec.templates import find_template, render
+    >>> template = find_template("chatml/openai")
+    >>> tokens = tokenize(render([{"role": "user", "content": "Hi"}]), template, tokenizer)
+    >>> tokens.ids, tokens.starts.tolist(), tokens.stops.tolist()  # header, content, end of turn, newline
+    ([5, 1, 3, 6], [0, 2, 3, 4], [2, 3, 4, 4])
     """
     return tokenize_batch([rendered], template, tokenizer, special_tokens, tokenization)[0]
 
@@ -68,7 +79,18 @@ def tokenize_batch(
     special_tokens: str | None = None,
     tokenization: str | None = None,
 ) -> list[Tokens]:
-    """The same for many conversations at once; a stretch of text that occurs in several is encoded once."""
+    """The same for many conversations at once; a stretch of text that occurs in several is encoded once.
+
+    >>> from tokenizers import Tokenizer, models, pre_tokenizers
+    >>> words = {word: number for number, word in enumerate(["?", "user", "assistant", "Hi", "Yes"])}
+    >>> tokenizer = Tokenizer(models.WordLevel(words, unk_token="?"))
+    >>> tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    >>> _ = tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    >>> from sftspec.templates import find_template, render
+    >>> template, rendered = find_template("chatml/openai"), render([{"role": "user", "content": "Hi"}])
+    >>> [tokens.ids for tokens in tokenize_batch([rendered, rendered], template, tokenizer)]
+    [[5, 1, 3, 6], [5, 1, 3, 6]]
+    """
     literal = _axis("special_tokens", special_tokens, template) == "literal"
     tokenization = _axis("tokenization", tokenization, template)
     vocabulary = vocabulary_of(tokenizer)

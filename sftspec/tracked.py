@@ -147,11 +147,20 @@ for _name in ("lower", "upper", "title", "capitalize", "swapcase", "casefold", "
 
 
 def runs_of(text: str) -> tuple[tuple[int, Origin | None], ...]:
+    """(length, origin) of each run of a text; a plain one is a single run without an origin.
+
+    >>> runs_of("ab")
+    ((2, None),)
+    """
     return text.runs if isinstance(text, Tracked) else ((len(text), None),)
 
 
 def joined(parts: Iterable[Any], separator: str = "") -> Tracked:
-    """separator.join of the parts as text."""
+    """separator.join of the parts as text.
+
+    >>> joined([Tracked("Hi", [(2, Origin("content", 0))]), "!"]).runs
+    ((2, Origin(kind='content', message=0, block=0)), (1, None))
+    """
     texts: list[str] = []
     runs: list[tuple[int, Origin | None]] = []
     for number, part in enumerate(parts):
@@ -165,7 +174,12 @@ def joined(parts: Iterable[Any], separator: str = "") -> Tracked:
 
 
 def common_origin(values: Iterable[Any]) -> Origin | None:
-    """The one origin of all tracked text in values (None: there is none, or more than one)."""
+    """The one origin of all tracked text in values (None: there is none, or more than one).
+
+    >>> text = Tracked("Hi", [(2, Origin("content", 0))])
+    >>> common_origin([text, [text]])
+    Origin(kind='content', message=0, block=0)
+    """
     origins = {origin for text in _texts(values) for _, origin in text.runs}
     return origins.pop() if len(origins) == 1 else None
 

@@ -39,7 +39,14 @@ class NoExampleError(ValueError):
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
-    """A permutation that depends on the seed and the epoch alone: the same after a resume, another in each epoch."""
+    """A permutation that depends on the seed and the epoch alone: the same after a resume, another in each epoch.
+
+    >>> sorted(epoch_order(5, seed=0, epoch=1))
+    [0, 1, 2, 3, 4]
+    >>> epoch_order(5, seed=0, epoch=1) == epoch_order(5, seed=0, epoch=1)
+    True
+    """
+    # ST-EPOCH, ST-DET: of seed and epoch alone, so that a resumed run needs no state for it.
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     return torch.randperm(count, generator=generator).tolist()
 
@@ -47,6 +54,11 @@ def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
 def make_optimizer(job: Job) -> torch.optim.Optimizer:
     """SGD without momentum, or AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2), which runs on float32
     copies of weights of 16 bits.
+
+    >>> from types import SimpleNamespace
+    >>> job = SimpleNamespace(model=torch.nn.Linear(1, 1), optimizer="sgd", learning_rate=0.1)
+    >>> type(make_optimizer(job)).__name__
+    'SGD'
     """
     parameters = [parameter for parameter in job.model.parameters() if parameter.requires_grad]
     if job.optimizer == "sgd":
@@ -64,6 +76,17 @@ def interrupt(
     """Save parameters, optimizer and random state; lose them all; load them into a new optimizer.
 
     The order of the data needs no state: it is a function of seed and epoch.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from types import SimpleNamespace
+    >>> job = SimpleNamespace(model=torch.nn.Linear(1, 1), optimizer="sgd", learning_rate=0.1)
+    >>> before = job.model.weight.detach().clone()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     job.workdir = Path(folder)
+    ...     optimizer = interrupt(job, make_optimizer(job), make_optimizer)
+    >>> torch.equal(job.model.weight, before)
+    True
     """
     path = job.workdir / "checkpoint.pt"
     state = {"model": job.model.state_dict(), "optimizer": optimizer.state_dict(), "rng": torch.get_rng_state()}
@@ -76,6 +99,7 @@ def interrupt(
     job.model.load_state_dict(saved["model"])
     optimizer = rebuild(job)
     optimizer.load_state_dict(saved["optimizer"])
+    # ST-RESUME: the random state too, or dropout draws other masks than without the stop.
     torch.set_rng_state(saved["rng"])
     return optimizer
 
@@ -125,6 +149,7 @@ class Pipeline:
         """Train job.model in place; report losses, gradient norms and every count of lost data through job.report."""
         examples = self.prepare(job)
         optimizer = self.optimizer(job)
+        # ST-EVAL: dropout is on again, whatever came before.
         job.model.train()
         if job.packing:
             job.model.set_attn_implementation(PACKED_ATTENTION)
@@ -155,6 +180,7 @@ class Pipeline:
             )
             for conversation in job.conversations
         ]
+        # MK-TRUNCDROP: what has no target left is dropped and counted, or refused.
         without = [index for index, example in enumerate(encoded) if example.num_targets == 0]
         if without and self.on_no_target == "raise":
             source = getattr(job.conversations[without[0]], "source", "") or f"conversation {without[0]}"
@@ -184,6 +210,7 @@ class Pipeline:
             else:
                 rows = [[index] for index in order]
             micro = list(_chunks(rows, job.batch_size))
+            # The last step of an epoch may have fewer: nothing is dropped, nothing waits for the next epoch.
             for step in _chunks(micro, job.accumulation * job.world_size):
                 yield [
                     replace(

@@ -10,14 +10,15 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, cast, get_args
 from unicodedata import is_normalized
 
 import numpy as np
 
 Marked = tuple[str, tuple[int, ...]]
 
-UNICODE_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
+UnicodeForm = Literal["NFC", "NFD", "NFKC", "NFKD"]
+UNICODE_FORMS = get_args(UnicodeForm)
 
 
 class Tokens(NamedTuple):
@@ -37,7 +38,14 @@ _vocabularies: dict[int, tuple[Any, Vocabulary]] = {}  # by id; the tokenizer is
 
 
 def vocabulary_of(tokenizer: Any) -> Vocabulary:
-    """The Vocabulary of a `tokenizers.Tokenizer` or of a fast Hugging Face tokenizer; made once for each."""
+    """The Vocabulary of a `tokenizers.Tokenizer` or of a fast Hugging Face tokenizer; made once for each.
+
+    >>> from tokenizers import Tokenizer, models
+    >>> tokenizer = Tokenizer(models.WordLevel({"Hi": 0}, unk_token="Hi"))
+    >>> _ = tokenizer.add_special_tokens(["</s>"])
+    >>> vocabulary_of(tokenizer).added
+    {'</s>': 1}
+    """
     inner = backend(tokenizer)
     _, known = _vocabularies.get(id(tokenizer), (None, None))
     if known is None or known.size != inner.get_vocab_size() or known.limits != (inner.truncation, inner.padding):
@@ -49,7 +57,13 @@ def vocabulary_of(tokenizer: Any) -> Vocabulary:
 
 
 def backend(tokenizer: Any) -> Any:
-    """The `tokenizers.Tokenizer` behind a fast Hugging Face tokenizer (or the tokenizer itself)."""
+    """The `tokenizers.Tokenizer` behind a fast Hugging Face tokenizer (or the tokenizer itself).
+
+    >>> from tokenizers import Tokenizer, models
+    >>> tokenizer = Tokenizer(models.WordLevel({"Hi": 0}, unk_token="Hi"))
+    >>> backend(tokenizer) is tokenizer
+    True
+    """
     inner = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if not hasattr(inner, "encode_batch"):
         raise ValueError(f"{type(tokenizer).__name__} has no offsets: use a fast tokenizer (tokenizers.Tokenizer)")
@@ -123,7 +137,7 @@ class Vocabulary:
     def _is_exact(self, text: str) -> bool:
         """Token lengths in bytes add up to this text: the vocabulary is byte-level and does not normalize it."""
         form = self.normal_form
-        return form is not None and (not form or text.isascii() or is_normalized(form, text))
+        return form is not None and (not form or text.isascii() or is_normalized(cast(UnicodeForm, form), text))
 
     def _by_bytes(self, texts: list[Marked], tokenizer: Any) -> Iterator[Tokens]:
         """Where tokens start and end, from the bytes that they stand for."""
@@ -147,7 +161,12 @@ def _by_offsets(item: Marked, tokenizer: Any) -> Tokens:
 
 
 def carriers(token_starts: np.ndarray, token_stops: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each part the tokens [start, stop) that carry some of it; all positions in one unit, sorted."""
+    """Of each part the tokens [start, stop) that carry some of it; all positions in one unit, sorted.
+
+    >>> tokens = np.array([0, 2, 4]), np.array([2, 4, 6])  # the second crosses the edge at 3
+    >>> [positions.tolist() for positions in carriers(*tokens, np.array([3, 6]))]
+    [[0, 1], [2, 3]]
+    """
     begins = np.concatenate(([0], ends[:-1]))
     stops = token_starts.searchsorted(ends, "left")
     starts = np.where(begins < ends, token_stops.searchsorted(begins, "right"), stops)
