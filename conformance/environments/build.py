@@ -92,9 +92,9 @@ def create(
         (site / START).write_text(f"import os; {given}\n", encoding="utf-8")
     for name in lock.modules:
         (site / f"{name}.py").write_text('"""Imported by a trainer that does not use it here."""\n', encoding="utf-8")
-    wanted = folder / "requirements.txt"
-    wanted.write_text("\n".join(pin for pin in lock.pins if not pin.startswith("torch==")) + "\n", encoding="utf-8")
-    pip(python_in(folder), "--no-deps", "-r", str(wanted))
+    pins = folder / "requirements.txt"
+    pins.write_text("\n".join(pin for pin in lock.pins if not pin.startswith("torch==")) + "\n", encoding="utf-8")
+    pip(python_in(folder), "--no-deps", "-r", str(pins))
     (folder / MADE_FROM).write_text(text, encoding="utf-8")
     return python_in(folder)
 

@@ -53,8 +53,8 @@ class Accelerate:
         rows = [TransformersTrainer().example(job, list(talk)) for talk in job.conversations]
         for row in rows:
             row["attention_mask"] = [1] * len(row["input_ids"])
-        loader = torch.utils.data.DataLoader(
-            rows,
+        loader: torch.utils.data.DataLoader = torch.utils.data.DataLoader(
+            rows,  # type: ignore[arg-type]  # a list is a map-style dataset
             batch_size=job.batch_size,
             shuffle=True,
             collate_fn=DataCollatorForSeq2Seq(job.tokenizer, padding=True),
