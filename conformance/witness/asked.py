@@ -41,7 +41,8 @@ class Asked:
         """The job with some of its conversations, which also stand in its file, and where their tokens come from."""
         talks = keep(self.job.conversations, numbers)
         job = dataclasses.replace(self.job, conversations=talks)
-        write_corpus(talks, job.path)
+        if job.path is not None:
+            write_corpus(talks, job.path)
         streams = [self.streams[number] for number in numbers]
         return job, Provenance(streams, self.alphabet, self.pad, job.max_length)
 

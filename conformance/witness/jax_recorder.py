@@ -132,7 +132,7 @@ class Recorder:
         for number, function, params, named in self._made:
             compiled = compilations.setdefault(id(function), jax.jit(function))
             again = functools.partial(compiled, params, **named)
-            book.again(number, lambda ids, again=again: np.asarray(again(input_ids=ids)))
+            book.again(number, functools.partial(_hidden_of, again))
         heard = book.heard(_named(self._final[1], self._final[0]) if self._final else None)
         heard.unheard = UNHEARD if not heard.calls else ""
         return heard
@@ -177,6 +177,11 @@ def _on_step(weights: Weights, rate: Any, gradients: Any, params: Any) -> None:
     if (recorder := Recorder.current) is not None:
         calls = len(recorder.notebook.calls)
         recorder._updates.append((calls, *jax.tree.map(np.array, (gradients, params)), weights, rate))
+
+
+def _hidden_of(again: Callable, ids: np.ndarray) -> np.ndarray:
+    """The hidden states of a call that was compiled, with other tokens."""
+    return np.asarray(again(input_ids=ids))
 
 
 def _named(weights: Weights, params: Any) -> dict[str, np.ndarray]:

@@ -157,8 +157,13 @@ class Recorder:
         book.step(np.array(optimizer.learning_rate), named, before, self._translated(left))
         return after
 
+    def _trained(self) -> StandIn:
+        """What job.listen_to named: nothing is written down before."""
+        assert self._stand_in is not None
+        return self._stand_in
+
     def _is_mine(self, parameters: Any) -> bool:
-        mine = {id(item) for _, item in tree_flatten(self._stand_in.model.parameters())}
+        mine = {id(item) for _, item in tree_flatten(self._trained().model.parameters())}
         return any(id(item) in mine for _, item in tree_flatten(parameters))
 
     def _write(self, call: Call) -> None:
@@ -183,7 +188,7 @@ class Recorder:
         bound.arguments[own] = mx.array(ids).astype(bound.arguments[own].dtype)
         self._listens, self._last = False, None
         try:
-            self._stand_in.model(*bound.args[1:], **bound.kwargs)
+            self._trained().model(*bound.args[1:], **bound.kwargs)
         finally:
             self._listens = True
         return _as_numpy(self._last)
@@ -192,7 +197,8 @@ class Recorder:
         """Parameters, or gradients of some of them, by Hugging Face's names; a name is left out that lacks a part."""
         found = dict(tree_flatten(tensors))
         everything = found if whole is None else dict(tree_flatten(whole))
-        export, gaps = self._stand_in.weights, everything.keys() - found.keys()
+        export, gaps = self._trained().weights, everything.keys() - found.keys()
+        assert export is not None  # job.listen_to asks for them
         full = {name: found[name] if name in found else mx.zeros_like(item) for name, item in everything.items()}
         named = {name: _as_numpy(item) for name, item in export(full).items() if name in self.notebook.given}
         if gaps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from hypothesis import strategies as st
@@ -53,7 +54,7 @@ def tensor(row: list[float]) -> torch.Tensor:
     return torch.tensor([row], dtype=torch.float64)
 
 
-weighed = {
+weighed: dict[str, Any] = {
     "given": {"rows": pairs, "beta": betas},
     "examples": [{"rows": ASYMMETRIC_ROWS, "beta": 0.25}, {"rows": ASYMMETRIC_ROWS, "beta": 0.75}],
 }

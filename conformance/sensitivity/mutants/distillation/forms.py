@@ -78,8 +78,8 @@ def logits_clamped_at_a_hundred():
     """Logits are clamped to 100 in magnitude."""
 
     def loss(student, teacher, labels, temperature=1.0, alpha=0.5, **options):
-        clamped = (torch.where(z.isfinite(), z.clamp(-100, 100), z) for z in (student, teacher))
-        return distillation_loss(*clamped, labels, temperature, alpha, **options)
+        student, teacher = (torch.where(z.isfinite(), z.clamp(-100, 100), z) for z in (student, teacher))
+        return distillation_loss(student, teacher, labels, temperature, alpha, **options)
 
     return Distiller(loss=loss)
 
