@@ -114,3 +114,23 @@ def test_the_copies_are_those_of_torchs_own_adamw_in_float32():
         theirs.step()
     assert torch.allclose(ours.state[weights[0]]["master"], exact, rtol=1e-6, atol=1e-7)
     assert torch.equal(weights[0], ours.state[weights[0]]["master"].bfloat16())
+
+
+def test_masters_take_a_closure_as_every_optimizer_of_torch_does():
+    """Of the same square, AdamW of torch (float32, where copies are the weights) gives the same losses and weights."""
+    weights = [torch.nn.Parameter(torch.tensor([3.0])) for _ in range(2)]
+    ours = MasterAdamW(weights[:1], lr=0.1)
+    theirs = torch.optim.AdamW(weights[1:], lr=0.1, weight_decay=0.0)
+    for _ in range(3):
+        losses = []
+        for weight, optimizer in zip(weights, (ours, theirs), strict=True):
+
+            def again(weight=weight, optimizer=optimizer):
+                optimizer.zero_grad()
+                loss = weight.square().sum()
+                loss.backward()
+                return loss
+
+            losses.append(float(optimizer.step(again)))
+        assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert torch.allclose(*weights, rtol=1e-6)
