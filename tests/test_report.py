@@ -302,5 +302,5 @@ def test_what_a_trainer_looks_like_is_said_or_that_it_looks_like_nothing():
     assert "looks like  no planted bug (sftspec mutants) fails in so similar a way" in printed(DOCUMENT)
     said = " ".join(printed(DOCUMENT | {"diagnosis": [known, known | {"mutant": "masking/header-trained"}]}).split())
     assert "looks like masking/mask-dropped (3 of 4 failing properties agree, likeness 0.81): Every" in said
-    assert "Seen in karpathy/nanochat#582" in said and "fix: keep the mask." in said
+    assert "Seen in: karpathy/nanochat#582" in said and "fix: keep the mask." in said
     assert "or masking/header-trained (3 of 4" in said

@@ -190,7 +190,7 @@ def likeliest(document: Mapping[str, Any], width: int) -> Iterator[Text]:
         agree = f"{item['agree']} of {item['of']} failing properties agree, likeness {item['likeness']:.2f}"
         said = f"{item['mutant']} ({agree}): {item['breaks']}"
         if place == 0:
-            said += f" Seen in {item['seen_in']}; effect: {item['effect']}; fix: {item['fix']}."
+            said += f" Seen in: {item['seen_in']}; effect: {item['effect']}; fix: {item['fix']}."
         yield from labelled("or" if place else "looks like", said, width, "" if place else "bold")
 
 

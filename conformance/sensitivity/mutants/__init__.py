@@ -38,7 +38,7 @@ class Mutant:
 
     name       a place: "masking/pads-masked-by-id"
     breaks     what is wrong, in one sentence
-    seen_in    real issues
+    seen_in    a real issue, a paper or a project's code; of which bug it is a subtle form; or that no report is known
     effect     what it does to the trained model
     fix        one line
     killed_by  ids of the properties that must fail on it

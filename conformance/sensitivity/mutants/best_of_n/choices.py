@@ -54,8 +54,8 @@ def worst_first():
     return ranked_by(lambda row: best_first(row)[::-1])
 
 
-@mutant("the-k-best-are-the-k-largest", "B-12: variant, where the k best are reversed", "the second best is trained",
-        "best first")  # fmt: skip
+@mutant("the-k-best-are-the-k-largest", "B-12: subtle form of SensAI-PT/LLaMa2lang#52, where the k best are reversed",
+        "the second best is trained", "best first")  # fmt: skip
 def k_best_reversed():
     """The k best are the right ones, in ascending order."""
     return broken("best_of_n", top_k=lambda rewards, k: [best_first(row)[:k][::-1] for row in rewards])
@@ -93,7 +93,7 @@ def missing_reward_is_zero():
     return scored_by(lambda reward: 0.0 if math.isnan(reward) else reward)
 
 
-@mutant("a-nan-never-wins", "B-09: variant, a path of its own for tensors",
+@mutant("a-nan-never-wins", "B-09: subtle form of lasso-net/lassonet#20, a path of its own for tensors",
         "trained on what could not be scored", "one rule for every form")  # fmt: skip
 def tensors_left_to_argmax():
     """Lists are selected from by the rule, tensors by their own argmax, to which NaN is the largest."""
@@ -104,7 +104,7 @@ def tensors_left_to_argmax():
     return broken("best_of_n", best_of_n=select)
 
 
-@mutant("integers-are-compared-as-integers", "trap H22: variant, counts and identifiers as rewards",
+@mutant("integers-are-compared-as-integers", "subtle form of trap H22: counts and identifiers as rewards",
         "the best are told by order", "compare in the type that was given")  # fmt: skip
 def integers_ranked_as_floats():
     """Rewards that are integers are rounded to float64 before they are compared."""
@@ -112,7 +112,8 @@ def integers_ranked_as_floats():
 
 
 @mutant("the-winner-has-the-largest-reward integers-are-compared-as-integers",
-        "trap H22: variant, argsort(-rewards)", "a failure beats a pass", "sort ascending, from the end")  # fmt: skip
+        "subtle form of trap H22: argsort(-rewards)", "a failure beats a pass",
+        "sort ascending, from the end")  # fmt: skip
 def integers_negated_to_sort():
     """An array of integers is negated to be sorted: unsigned ones wrap, and so does the smallest signed one."""
 
@@ -123,21 +124,22 @@ def integers_negated_to_sort():
     return broken("best_of_n", best_of_n=select)
 
 
-@mutant("a-prompt-without-rewards-has-no-winner", "B-09: variant, the last line of a loop",
+@mutant("a-prompt-without-rewards-has-no-winner", "B-09: subtle form of lasso-net/lassonet#20, the last line of a loop",
         "trained on what could not be scored", "skip the prompt, and count it")  # fmt: skip
 def first_wins_where_none_has_a_reward():
     """Where no candidate has a reward, the first one wins."""
     return broken("best_of_n", best_of_n=lambda rewards: [(best_first(row) or [0])[0] for row in rewards])
 
 
-@mutant("a-nan-never-wins", "B-09: the fix that overshoots", "hard prompts are never trained",
-        "leave out the candidate, not the prompt")  # fmt: skip
+@mutant("a-nan-never-wins", "B-09: subtle form of lasso-net/lassonet#20, the fix that overshoots",
+        "hard prompts are never trained", "leave out the candidate, not the prompt")  # fmt: skip
 def prompt_skipped_for_one_nan():
     """A prompt is skipped as soon as one candidate has no reward."""
     return ranked_by(lambda row: [] if any(map(math.isnan, row)) else best_first(row))
 
 
-@mutant("an-infinite-reward-ranks-above-every-finite-one", "B-09: isfinite instead of isnan, overshoots",
+@mutant("an-infinite-reward-ranks-above-every-finite-one",
+        "B-09: subtle form of lasso-net/lassonet#20, isfinite instead of isnan, overshoots",
         "the surest answers are lost", "only NaN is no reward")  # fmt: skip
 def infinite_rewards_discarded():
     """+inf is discarded together with NaN."""
@@ -188,41 +190,45 @@ def _above_the_mean(row: Row) -> int:
 
 
 @mutant("the-winner-has-the-largest-reward selection-does-not-depend-on-sharding",
-        "B-10: variant, indices of a worker", "the winner is another candidate", "add the shard's offset")  # fmt: skip
+        "B-10: subtle form of modelscope/ms-swift#6683, indices of a worker", "the winner is another candidate",
+        "add the shard's offset")  # fmt: skip
 def index_within_the_shard():
     """Candidates are scored by workers of two, and the winner's index is that in its worker."""
     return broken("best_of_n", best_of_n=lambda rewards: [(best_first(row) or [UNRANKED])[0] % 2 for row in rewards])
 
 
-@mutant("the-winner-has-the-largest-reward", "trap H22: probabilities of a reward head", "the best are told by order",
-        "rank the logit")  # fmt: skip
+@mutant("the-winner-has-the-largest-reward", "subtle form of trap H22: probabilities of a reward head",
+        "the best are told by order", "rank the logit")  # fmt: skip
 def ranked_after_a_sigmoid():
     """Rewards go through a float32 sigmoid first: all above 17 tie."""
     return ranked_by(lambda row: best_first(torch.tensor(row, dtype=torch.float32).sigmoid().tolist()))
 
 
-@mutant("the-winner-has-the-largest-reward only-the-order-of-rewards-matters", "trap H22: rewards in bfloat16",
-        "the best are told by order", "compare in the precision that was computed")  # fmt: skip
+@mutant("the-winner-has-the-largest-reward only-the-order-of-rewards-matters",
+        "subtle form of trap H22: rewards in bfloat16", "the best are told by order",
+        "compare in the precision that was computed")  # fmt: skip
 def ranked_in_bfloat16():
     """Rewards are rounded to bfloat16 before they are compared: 256 and 257 tie."""
     return ranked_by(lambda row: best_first(torch.tensor(row, dtype=torch.float64).bfloat16().tolist()))
 
 
-@mutant("ties-are-decided-the-same-way-each-time", "argmax on GPUs", "no run can be repeated", "a rule for ties")
+@mutant("ties-are-decided-the-same-way-each-time", "no report known: argmax on GPUs", "no run can be repeated",
+        "a rule for ties")  # fmt: skip
 def ties_at_random():
     """Of equal rewards any candidate may win."""
     return ranked_by(lambda row: sorted(best_first(row), key=lambda i: (row[i], random.random()), reverse=True))
 
 
-@mutant("the-first-of-equals-wins", "sort, then take the last", "late samples are preferred", "a rule for ties")
+@mutant("the-first-of-equals-wins", "no report known: sort, then take the last", "late samples are preferred",
+        "a rule for ties")  # fmt: skip
 def last_of_equals_wins():
     """Of equal rewards the candidate that was sampled last wins."""
     return ranked_by(lambda row: sorted(best_first(row), key=lambda i: (row[i], i), reverse=True))
 
 
 @mutant("permuting-the-candidates-moves-the-winner-along the-best-of-normal-rewards-is-their-expected-maximum",
-        "early stopping of the search",
-        "best-of-N is best-of-three", "score all candidates")  # fmt: skip
+        "no report known: early stopping of the search", "best-of-N is best-of-three",
+        "score all candidates")  # fmt: skip
 def late_candidates_penalised():
     """Each place later costs a candidate one unit of reward."""
     return ranked_by(lambda row: sorted(best_first(row), key=lambda i: i - float(row[i])))

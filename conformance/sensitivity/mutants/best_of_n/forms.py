@@ -30,28 +30,28 @@ def is_tensor(*types: torch.dtype) -> Callable[[Any], bool]:
     return lambda rewards: isinstance(rewards, torch.Tensor) and (not types or rewards.dtype in types)
 
 
-@mutant("the-winner-has-the-largest-reward", "trap H22: variant, half precision for speed",
+@mutant("the-winner-has-the-largest-reward", "subtle form of trap H22: half precision for speed",
         "the best are told by order", "compare in the precision that was computed")  # fmt: skip
 def float32_arrays_ranked_in_float16():
     """Arrays of float32 are cast to float16 before they are compared."""
     return where(is_array("float32"), lambda rewards: rewards.astype(np.float16))
 
 
-@mutant("the-winner-has-the-largest-reward", "trap H22: variant, tensors through .float()",
+@mutant("the-winner-has-the-largest-reward", "subtle form of trap H22: tensors through .float()",
         "the best are told by order", "compare in the precision that was computed")  # fmt: skip
 def tensors_ranked_in_float32():
     """Every tensor is made float32 before it is compared, what is float64 or an integer, too."""
     return where(is_tensor(), torch.Tensor.float)
 
 
-@mutant("the-winner-has-the-largest-reward", "variant of a mean that is taken off in half precision",
+@mutant("the-winner-has-the-largest-reward", "no report known: a mean that is taken off in half precision",
         "the best are told by order", "compare raw rewards")  # fmt: skip
 def half_precision_centred():
     """Tensors in float16 or bfloat16 are centred on their row's mean in their own type, which rounds."""
     return where(is_tensor(torch.float16, torch.bfloat16), lambda rewards: rewards - rewards.mean(-1, keepdim=True))
 
 
-@mutant("the-winner-has-the-largest-reward", "variant of argsort(-rewards), on tensors of pixels and counts",
+@mutant("the-winner-has-the-largest-reward", "no report known: argsort(-rewards), on tensors of pixels and counts",
         "a failure beats a pass", "sort ascending, from the end")  # fmt: skip
 def unsigned_tensors_negated():
     """A tensor of unsigned integers is negated to be sorted: 0 stays 0, and beats all others."""
@@ -64,7 +64,7 @@ def unsigned_tensors_negated():
     return broken("best_of_n", best_of_n=select)
 
 
-@mutant("the-winner-has-the-largest-reward", "variant of an index in one byte", "the winner is another candidate",
+@mutant("the-winner-has-the-largest-reward", "no report known: an index in one byte", "the winner is another candidate",
         "int64")  # fmt: skip
 def indices_in_one_byte():
     """The index of the winner is kept in a byte: candidate 256 is candidate 0."""
@@ -72,8 +72,9 @@ def indices_in_one_byte():
         best_of_n(rewards, on_unranked)) % 256)  # fmt: skip
 
 
-@mutant("the-winner-has-the-largest-reward the-k-best-are-the-k-largest", "variant of a loop over blocks of eight",
-        "all prompts but the first are trained on others' choices", "write each block in its place")  # fmt: skip
+@mutant("the-winner-has-the-largest-reward the-k-best-are-the-k-largest",
+        "no report known: a loop over blocks of eight", "all prompts but the first are trained on others' choices",
+        "write each block in its place")  # fmt: skip
 def blocks_of_eight_prompts():
     """Of more than eight prompts all but the first eight have the first one's choice."""
 
@@ -89,8 +90,8 @@ def blocks_of_eight_prompts():
     return broken("best_of_n", best_of_n=first_block(best_of_n), top_k=first_block(top_k))
 
 
-@mutant("the-winner-has-the-largest-reward", "variant of drop_last, on tensors", "the last prompts are not trained",
-        "a shorter last block")  # fmt: skip
+@mutant("the-winner-has-the-largest-reward", "no report known: drop_last, on tensors",
+        "the last prompts are not trained", "a shorter last block")  # fmt: skip
 def last_tensor_block_left_out():
     """Tensors are selected from in blocks of 64 prompts, and the last block, which is shorter, is left out."""
 
@@ -101,22 +102,22 @@ def last_tensor_block_left_out():
     return broken("best_of_n", best_of_n=select)
 
 
-@mutant("a-prompt-is-decided-by-its-own-candidates", "variant of ravel(order=\"K\")", "selection is random",
+@mutant("a-prompt-is-decided-by-its-own-candidates", 'no report known: ravel(order="K")', "selection is random",
         "flatten in the order of rows")  # fmt: skip
 def memory_read_as_rows():
     """The numbers of an array are read in the order in which they lie in memory."""
     return where(is_array(), lambda rewards: np.ravel(rewards, order="K").reshape(rewards.shape))
 
 
-@mutant("a-none-never-wins", "B-09: variant, None in an array of objects", "no reward beats a bad one",
-        "None is no reward in any form")  # fmt: skip
+@mutant("a-none-never-wins", "B-09: subtle form of lasso-net/lassonet#20, None in an array of objects",
+        "no reward beats a bad one", "None is no reward in any form")  # fmt: skip
 def none_in_an_array_is_zero():
     """In an array of objects a None counts 0."""
     return where(is_array("object"), lambda rewards: np.where(np.equal(rewards, np.array(None)), 0, rewards))
 
 
-@mutant("a-nan-never-wins", "B-09: variant, nan_to_num on what was stacked", "no reward beats a bad one",
-        "one rule for every form")  # fmt: skip
+@mutant("a-nan-never-wins", "B-09: subtle form of lasso-net/lassonet#20, nan_to_num on what was stacked",
+        "no reward beats a bad one", "one rule for every form")  # fmt: skip
 def stacked_scalars_lose_their_nan():
     """Rows that hold scalar tensors are stacked, and a NaN among them becomes 0."""
     return where(
@@ -125,7 +126,7 @@ def stacked_scalars_lose_their_nan():
     )
 
 
-@mutant("the-first-of-equals-wins", "variant of a loop for rows of unequal length", "late samples are preferred",
+@mutant("the-first-of-equals-wins", "no report known: a loop for rows of unequal length", "late samples are preferred",
         "one rule for every shape")  # fmt: skip
 def last_of_equals_in_unequal_rows():
     """Rows of unequal length are gone through with `reward >= best`: of equals the last wins there."""
@@ -138,7 +139,7 @@ def last_of_equals_in_unequal_rows():
     return broken("best_of_n", best_of_n=select)
 
 
-@mutant("the-winner-has-the-largest-reward", "variant of a cache by the sum of a batch",
+@mutant("the-winner-has-the-largest-reward", "no report known: a cache by the sum of a batch",
         "a shuffled batch has the winners of the one before", "no cache, or one by content")  # fmt: skip
 def winners_cached_by_what_is_in_the_table():
     """The last winners are given again for a table that has the same rewards in another order."""
@@ -154,7 +155,7 @@ def winners_cached_by_what_is_in_the_table():
     return broken("best_of_n", best_of_n=select)
 
 
-@mutant("the-k-best-are-the-k-largest", "variant of a way of its own for a single prompt",
+@mutant("the-k-best-are-the-k-largest", "no report known: a way of its own for a single prompt",
         "the best of the k best is any of them", "one rule for every shape")  # fmt: skip
 def k_best_of_one_row_unsorted():
     """The k best of a single row (N,) are the right ones, in the order of sampling."""
@@ -166,8 +167,8 @@ def k_best_of_one_row_unsorted():
     return broken("best_of_n", top_k=select_top)
 
 
-@mutant("the-k-best-are-the-k-largest", "B-09: variant, torch.topk for tensors", "trained on what could not be scored",
-        "one rule for every form")  # fmt: skip
+@mutant("the-k-best-are-the-k-largest", "B-09: subtle form of lasso-net/lassonet#20, torch.topk for tensors",
+        "trained on what could not be scored", "one rule for every form")  # fmt: skip
 def tensors_left_to_topk():
     """Lists are ranked by the rule, tensors by topk, to which NaN is the largest."""
 
@@ -177,7 +178,7 @@ def tensors_left_to_topk():
     return broken("best_of_n", top_k=select_top)
 
 
-@mutant("ranking-leaves-the-rewards-as-they-are", "variant of masked_fill_ on the caller's tensor",
+@mutant("ranking-leaves-the-rewards-as-they-are", "no report known: masked_fill_ on the caller's tensor",
         "what broke is said to have been judged", "work on a copy")  # fmt: skip
 def missing_rewards_overwritten_in_ranking():
     """After the k best were chosen, NaN is -inf in the array or tensor that was given."""
@@ -192,7 +193,7 @@ def missing_rewards_overwritten_in_ranking():
 
 
 @mutant("fewer-rewards-than-k-are-refused-or-marked",
-        "B-09: variant, a None that counts 0", "no reward beats a bad one",
+        "B-09: subtle form of lasso-net/lassonet#20, a None that counts 0", "no reward beats a bad one",
         "None is no reward")  # fmt: skip
 def none_ranks_as_zero():
     """Among the k best a None counts 0."""
@@ -200,7 +201,7 @@ def none_ranks_as_zero():
         [[0.0 if reward is None else reward for reward in row] for row in rewards], k, on_unranked))  # fmt: skip
 
 
-@mutant("fewer-rewards-than-k-are-refused-or-marked", "variant of a rectangle that is cut to the shortest row",
+@mutant("fewer-rewards-than-k-are-refused-or-marked", "no report known: a rectangle that is cut to the shortest row",
         "good answers are passed over", "fill up with NaN")  # fmt: skip
 def rows_cut_to_the_shortest():
     """Rows of unequal length are cut to the shortest, where prompts are to be skipped."""

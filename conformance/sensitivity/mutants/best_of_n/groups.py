@@ -19,7 +19,7 @@ from sftspec.selection import best_of_n, top_k
 # -------------------------------------------------------------------------------------------------------- selection
 
 
-@mutant("missing-rewards-move-no-other-prompt", "B-09: variant, a rectangle of zeros",
+@mutant("missing-rewards-move-no-other-prompt", "B-09: subtle form of lasso-net/lassonet#20, a rectangle of zeros",
         "trained on a completion that is not there", "fill up with NaN")  # fmt: skip
 def short_rows_filled_with_zeros():
     """Rows of unequal length are filled up with zeros, which win against negative rewards."""
@@ -43,7 +43,7 @@ def filled_tables_are_floats():
     return broken("best_of_n", best_of_n=select)
 
 
-@mutant("a-nan-never-wins", "B-09: variant, a way of its own for a single prompt",
+@mutant("a-nan-never-wins", "B-09: subtle form of lasso-net/lassonet#20, a way of its own for a single prompt",
         "trained on what could not be scored", "one rule for every shape")  # fmt: skip
 def single_prompt_left_to_argmax():
     """Tables are selected from by the rule, a single prompt's row (N,) by argmax, to which NaN is the largest."""
@@ -55,7 +55,7 @@ def single_prompt_left_to_argmax():
     return broken("best_of_n", best_of_n=select)
 
 
-@mutant("the-winner-has-the-largest-reward", "trap H22: variant, a cast to the policy's type",
+@mutant("the-winner-has-the-largest-reward", "subtle form of trap H22: a cast to the policy's type",
         "the best are told by order", "compare in the precision that was computed")  # fmt: skip
 def float32_tensors_ranked_in_bfloat16():
     """Tensors of float32, what reward models return, are cast to bfloat16 before they are compared."""
@@ -66,7 +66,7 @@ def float32_tensors_ranked_in_bfloat16():
     return broken("best_of_n", best_of_n=select)
 
 
-@mutant("the-k-best-are-the-k-largest", "variant of argpartition, or topk(sorted=False), for many",
+@mutant("the-k-best-are-the-k-largest", "no report known: argpartition, or topk(sorted=False), for many",
         "the best of the k best is any of them", "sort all, then cut")  # fmt: skip
 def more_than_eight_best_unsorted():
     """More than eight best are the right ones, in the order of sampling."""
@@ -78,8 +78,9 @@ def more_than_eight_best_unsorted():
     return broken("best_of_n", top_k=select_top)
 
 
-@mutant("missing-rewards-move-no-other-prompt", "B-01: variant, a filter between selection and training",
-        "answers other questions", "mark the prompt, and keep its place")  # fmt: skip
+@mutant("missing-rewards-move-no-other-prompt",
+        "B-01: subtle form of StarsfieldAI/R1-V#67, a filter between selection and training", "answers other questions",
+        "mark the prompt, and keep its place")  # fmt: skip
 def unranked_prompts_leave_no_place():
     """Among several prompts one without a reward is left out, so that all that follow move up."""
 
@@ -92,7 +93,7 @@ def unranked_prompts_leave_no_place():
     return broken("best_of_n", best_of_n=select)
 
 
-@mutant("equal-rewards-rank-in-the-order-of-sampling", "variant of a stable sort that is read backwards",
+@mutant("equal-rewards-rank-in-the-order-of-sampling", "no report known: a stable sort that is read backwards",
         "the best of the k best is not the best of N", "mirror the row before it is sorted")  # fmt: skip
 def equals_ranked_backwards():
     """The k best are read off an ascending sort from its end: of equal rewards the last ranks first."""
@@ -105,7 +106,7 @@ def equals_ranked_backwards():
     return broken("best_of_n", top_k=select_top)
 
 
-@mutant("equal-rewards-rank-in-the-order-of-sampling", "variant of a partial sort (argpartition, topk)",
+@mutant("equal-rewards-rank-in-the-order-of-sampling", "no report known: a partial sort (argpartition, topk)",
         "the best of the k best is not the best of N", "sort all, then cut")  # fmt: skip
 def equals_at_the_cut_are_the_last():
     """Where equal rewards stand at the cut, those that were sampled last are kept: the N best are ranked right."""
@@ -121,7 +122,7 @@ def equals_at_the_cut_are_the_last():
     return broken("best_of_n", top_k=select_top)
 
 
-@mutant("fewer-rewards-than-k-are-refused-or-marked", "variant of a rectangle that is filled up on the left",
+@mutant("fewer-rewards-than-k-are-refused-or-marked", "no report known: a rectangle that is filled up on the left",
         "the best is taken for missing", "best first, then the marks")  # fmt: skip
 def marks_stand_before_the_ranked():
     """Where fewer than k candidates have a reward, the marks take the first places and not the last."""
@@ -132,7 +133,7 @@ def marks_stand_before_the_ranked():
     return broken("best_of_n", top_k=select_top)
 
 
-@mutant("fewer-rewards-than-k-are-refused-or-marked", "variant of min(k, N), as in a slice",
+@mutant("fewer-rewards-than-k-are-refused-or-marked", "no report known: min(k, N), as in a slice",
         "prompts weigh by how much they were sampled", "refuse k > N")  # fmt: skip
 def k_cut_to_the_candidates():
     """Where a prompt has fewer than k candidates, all of them are the k best."""
@@ -142,8 +143,9 @@ def k_cut_to_the_candidates():
     )
 
 
-@mutant("fewer-rewards-than-k-are-refused-or-marked", "B-09: variant, NaN last and not left out",
-        "trained on what could not be scored", "refuse, or mark the place")  # fmt: skip
+@mutant("fewer-rewards-than-k-are-refused-or-marked",
+        "B-09: subtle form of lasso-net/lassonet#20, NaN last and not left out", "trained on what could not be scored",
+        "refuse, or mark the place")  # fmt: skip
 def k_filled_up_with_broken_candidates():
     """Candidates without a reward rank last, and are among the k best where no other is left."""
 
@@ -155,8 +157,8 @@ def k_filled_up_with_broken_candidates():
 
 
 @mutant("more-completions-than-were-asked-for-are-no-candidates",
-        "variant of num_return_sequences for a batch that was repeated already", "best of 2n is reported as best of n",
-        "refuse more than n, or cut")  # fmt: skip
+        "no report known: num_return_sequences for a batch that was repeated already",
+        "best of 2n is reported as best of n", "refuse more than n, or cut")  # fmt: skip
 def completions_not_counted():
     """However many completions a sampler returns, all are candidates."""
 
@@ -167,7 +169,7 @@ def completions_not_counted():
     return broken("best_of_n", rejection_sample=sample_best)
 
 
-@mutant("the-first-of-the-best-completions-is-trained", "trap H22: variant, torch.tensor(rewards)",
+@mutant("the-first-of-the-best-completions-is-trained", "subtle form of trap H22: torch.tensor(rewards)",
         "the best are told by order", "compare rewards as they were given")  # fmt: skip
 def rewards_of_a_round_in_float32():
     """Rewards are kept as they were given, and the winner is chosen among them in float32."""
@@ -183,7 +185,8 @@ def rewards_of_a_round_in_float32():
 # -------------------------------------------------------------------------------------------------------- estimates
 
 
-@mutant("each-prompt-has-an-estimate-of-its-own", "B-10: variant, the samples of all prompts",
+@mutant("each-prompt-has-an-estimate-of-its-own",
+        "B-10: subtle form of modelscope/ms-swift#6683, the samples of all prompts",
         "easy prompts hide that hard ones gain nothing", "one row, one estimate")  # fmt: skip
 def samples_pooled():
     """Of several prompts all samples are pooled, and each prompt is given the estimate of the pool."""
@@ -195,7 +198,8 @@ def samples_pooled():
     return broken("best_of_n", expected_best_of_n=estimate)
 
 
-@mutant("samples-without-a-reward-have-no-estimate", "B-09: variant, nanmean", "gains are overstated", "refuse NaN")
+@mutant("samples-without-a-reward-have-no-estimate", "B-09: subtle form of lasso-net/lassonet#20, nanmean",
+        "gains are overstated", "refuse NaN")  # fmt: skip
 def missing_rewards_left_out_of_the_estimate():
     """Of one prompt the samples without a reward are left out of the estimate in silence."""
 
@@ -206,15 +210,14 @@ def missing_rewards_left_out_of_the_estimate():
     return broken("best_of_n", expected_best_of_n=estimate)
 
 
-@mutant("samples-without-a-reward-have-no-estimate",
-        "B-09: variant, nan_to_num", "what broke beats what was judged badly",
-        "refuse NaN")  # fmt: skip
+@mutant("samples-without-a-reward-have-no-estimate", "B-09: subtle form of lasso-net/lassonet#20, nan_to_num",
+        "what broke beats what was judged badly", "refuse NaN")  # fmt: skip
 def missing_rewards_estimated_as_zeros():
     """A sample without a reward is estimated as one whose reward is 0."""
     return broken("best_of_n", expected_best_of_n=lambda rewards, n: expected_best_of_n(np.nan_to_num(rewards), n))
 
 
-@mutant("a-gold-value-without-enough-samples-is-refused", "variant of min(n, m), beside the proxy",
+@mutant("a-gold-value-without-enough-samples-is-refused", "no report known: min(n, m), beside the proxy",
         "over-optimisation stops where the samples end", "refuse n > m")  # fmt: skip
 def few_gold_samples_pass_for_many():
     """From fewer than n samples, the gold value of the best of all of them passes for that of best-of-n."""
@@ -224,8 +227,9 @@ def few_gold_samples_pass_for_many():
     )
 
 
-@mutant("a-gold-value-without-enough-samples-is-refused", "B-09: variant, on the gold side alone",
-        "a judge that broke is one that judged 0", "refuse NaN on either side")  # fmt: skip
+@mutant("a-gold-value-without-enough-samples-is-refused",
+        "B-09: subtle form of lasso-net/lassonet#20, on the gold side alone", "a judge that broke is one that judged 0",
+        "refuse NaN on either side")  # fmt: skip
 def missing_gold_is_zero():
     """A gold reward that is missing counts as 0; a missing proxy is refused."""
     return broken("best_of_n", expected_gold=lambda proxy, gold, n: expected_gold(proxy, np.nan_to_num(gold), n))

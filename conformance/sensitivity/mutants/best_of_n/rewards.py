@@ -15,7 +15,7 @@ from sftspec.rejection_sampling import derived_seed, rejection_sample
 from sftspec.selection import UNRANKED, best_of_n, top_k
 
 
-@mutant("missing-rewards-move-no-other-prompt", "B-09: variant, winners[winners >= 0]",
+@mutant("missing-rewards-move-no-other-prompt", "B-09: subtle form of lasso-net/lassonet#20, winners[winners >= 0]",
         "answers are paired with other questions", "mark what is skipped")  # fmt: skip
 def skipped_prompts_leave_no_mark():
     """Prompts that are to be skipped are left out of the winners, so that all behind them move."""
@@ -27,8 +27,8 @@ def skipped_prompts_leave_no_mark():
     return broken("best_of_n", best_of_n=select)
 
 
-@mutant("a-skipped-prompt-is-marked-in-its-place",
-        "B-09: variant, an argmax over -inf", "trained on what could not be scored", "mark it")  # fmt: skip
+@mutant("a-skipped-prompt-is-marked-in-its-place", "B-09: subtle form of lasso-net/lassonet#20, an argmax over -inf",
+        "trained on what could not be scored", "mark it")  # fmt: skip
 def skipped_prompts_train_their_first():
     """Of a prompt that is to be skipped the first candidate wins."""
     return broken(
@@ -37,7 +37,8 @@ def skipped_prompts_train_their_first():
     )
 
 
-@mutant("fewer-rewards-than-k-are-refused-or-marked", "B-09: variant, padding with 0 and not with -1",
+@mutant("fewer-rewards-than-k-are-refused-or-marked",
+        "B-09: subtle form of lasso-net/lassonet#20, padding with 0 and not with -1",
         "the first candidate is trained twice", "mark the places that stay empty")  # fmt: skip
 def empty_places_hold_the_first():
     """Of a prompt that has fewer than k rewards the places that are left hold index 0, where it is to be skipped."""
@@ -47,7 +48,7 @@ def empty_places_hold_the_first():
     )
 
 
-@mutant("selecting-leaves-the-rewards-as-they-are", "variant of rewards[isnan] = -inf, in the caller's array",
+@mutant("selecting-leaves-the-rewards-as-they-are", "no report known: rewards[isnan] = -inf, in the caller's array",
         "what broke is said to have been judged", "work on a copy")  # fmt: skip
 def missing_rewards_overwritten():
     """After the winners were chosen, NaN is -inf in the array or tensor that was given."""
@@ -72,21 +73,21 @@ def judged_as(change: Callable[[float], float]) -> Parts:
     return broken("best_of_n", rejection_sample=sample_best)
 
 
-@mutant("the-first-of-the-best-completions-is-trained", "trap H22: variant, the probability of a reward model",
+@mutant("the-first-of-the-best-completions-is-trained", "subtle form of trap H22: the probability of a reward model",
         "among the best, the first is trained", "compare raw rewards")  # fmt: skip
 def rewards_through_a_sigmoid():
     """The winner is chosen by the sigmoid of rewards, which is 1 from 37 on."""
     return judged_as(lambda reward: reward if math.isinf(reward) else 1 / (1 + math.exp(-reward)))
 
 
-@mutant("the-first-of-the-best-completions-is-trained", "variant of a limit on rewards, as in PPO",
+@mutant("the-first-of-the-best-completions-is-trained", "no report known: a limit on rewards, as in PPO",
         "among the best, the first is trained", "compare raw rewards")  # fmt: skip
 def rewards_limited_to_ten():
     """The winner is chosen by rewards that are limited to ten in magnitude, unless they are infinite."""
     return judged_as(lambda reward: reward if math.isinf(reward) else max(-10.0, min(10.0, reward)))
 
 
-@mutant("a-prompt-that-stands-twice-is-answered-twice", "variant of a seed or a cache by the text of a prompt",
+@mutant("a-prompt-that-stands-twice-is-answered-twice", "no report known: a seed or a cache by the text of a prompt",
         "copies of a prompt are copies of one answer", "derive the seed from the index")  # fmt: skip
 def equal_prompts_share_their_samples():
     """The seed of a prompt is derived from where its words stood first."""

@@ -48,8 +48,9 @@ def reward_sees_the_completion_only():
     return sampling(lambda prompts, sample, reward, _: (prompts, sample, lambda talk: reward(talk[-1:])))
 
 
-@mutant("the-reward-function-is-given-whole-candidates", "B-11: variant, the system prompt alone",
-        "rules are not rewarded", "score the whole conversation")  # fmt: skip
+@mutant("the-reward-function-is-given-whole-candidates",
+        "B-11: subtle form of modelscope/ms-swift#10205, the system prompt alone", "rules are not rewarded",
+        "score the whole conversation")  # fmt: skip
 def reward_sees_no_system():
     """The reward function is given the conversation without its system message."""
     return sampling(lambda prompts, sample, reward, _: (
@@ -75,7 +76,8 @@ def reward_sees_no_prefill():
     return sampling(change)
 
 
-@mutant("a-candidate-is-its-whole-prompt-and-a-completion", "B-18: the training side", "begins answers in their middle",
+@mutant("a-candidate-is-its-whole-prompt-and-a-completion",
+        "B-18: subtle form of huggingface/trl#6966, the training side", "begins answers in their middle",
         "train prefill and completion together")  # fmt: skip
 def prefill_not_trained():
     """The start that was prefilled is missing in what is trained."""
@@ -86,7 +88,8 @@ def prefill_not_trained():
     return sampling(change)
 
 
-@mutant("a-candidate-is-its-whole-prompt-and-a-completion", "B-11: variant, messages made anew from role and content",
+@mutant("a-candidate-is-its-whole-prompt-and-a-completion",
+        "B-11: subtle form of modelscope/ms-swift#10205, messages made anew from role and content",
         "earlier answers are trained, calls are forgotten", "keep messages as they are")  # fmt: skip
 def other_fields_of_the_context_lost():
     """Messages of the prompt keep their role and content, and lose their calls, thoughts and train flags."""
@@ -98,7 +101,7 @@ def other_fields_of_the_context_lost():
     return sampling(lambda prompts, sample, reward, _: ([bare(prompt) for prompt in prompts], sample, reward))
 
 
-@mutant("rewards-are-kept-as-they-were-given", "variant of `if not reward`, for checks that pass or fail",
+@mutant("rewards-are-kept-as-they-were-given", "no report known: `if not reward`, for checks that pass or fail",
         "prompts that always fail are not counted as such", "only None and NaN are no reward")  # fmt: skip
 def failed_check_is_no_reward():
     """A reward function that returns False has given none."""
@@ -109,7 +112,7 @@ def failed_check_is_no_reward():
     return sampling(lambda prompts, sample, reward, _: (prompts, sample, blind(reward)))
 
 
-@mutant("rewards-are-kept-as-they-were-given", "variant of isinstance(reward, (int, float))",
+@mutant("rewards-are-kept-as-they-were-given", "no report known: isinstance(reward, (int, float))",
         "prompts that a reward model scored are skipped", "only None and NaN are no reward")  # fmt: skip
 def scalars_are_no_reward():
     """A reward that is a scalar of NumPy or PyTorch, what a reward model returns, counts as none."""
@@ -120,7 +123,7 @@ def scalars_are_no_reward():
     return sampling(lambda prompts, sample, reward, _: (prompts, sample, plain(reward)))
 
 
-@mutant("an-error-of-the-sampler-or-the-reward-is-raised", "variant of `except Exception: return None`",
+@mutant("an-error-of-the-sampler-or-the-reward-is-raised", "no report known: `except Exception: return None`",
         "what was sampled while the server was down is lost", "let it through, and resume")  # fmt: skip
 def errors_are_missing_rewards():
     """An exception of the reward function is taken for a missing reward, and the prompt is skipped."""
@@ -135,8 +138,9 @@ def errors_are_missing_rewards():
     return sampling(lambda prompts, sample, reward, _: (prompts, sample, careless(reward)))
 
 
-@mutant("every-completion-is-a-candidate-to-the-letter", "variant of a decoder that skips special tokens and strips",
-        "never learns to end, or to stay silent", "train what was sampled")  # fmt: skip
+@mutant("every-completion-is-a-candidate-to-the-letter",
+        "no report known: a decoder that skips special tokens and strips", "never learns to end, or to stay silent",
+        "train what was sampled")  # fmt: skip
 def completions_tidied_up():
     """Completions lose their blanks and control tokens, and those that are empty then are left out."""
 
@@ -146,7 +150,7 @@ def completions_tidied_up():
     return sampling(lambda prompts, sample, reward, _: (prompts, lambda p, n, s: tidy(sample(p, n, s)), reward))
 
 
-@mutant("a-selection-comes-before-the-next-prompt-is-sampled", "pipelines that write at their end",
+@mutant("a-selection-comes-before-the-next-prompt-is-sampled", "no report known: pipelines that write at their end",
         "a run that is stopped is lost", "yield each selection")  # fmt: skip
 def all_prompts_sampled_first():
     """All prompts are sampled before the first selection comes out."""
@@ -167,8 +171,9 @@ def one_sample_n_times():
     return sampling(lambda prompts, sample, reward, _: (prompts, lambda p, n, s: sample(p, 1, s) * n, reward))
 
 
-@mutant("every-sample-is-drawn-for-itself", "B-16: variant, num_return_sequences cut to what fits",
-        "best of 64 is best of 8", "a seed for each call")  # fmt: skip
+@mutant("every-sample-is-drawn-for-itself",
+        "B-16: subtle form of simplescaling/s1#97, num_return_sequences cut to what fits", "best of 64 is best of 8",
+        "a seed for each call")  # fmt: skip
 def calls_of_eight_with_one_seed():
     """More than eight samples of a prompt are drawn in calls of eight, each with the prompt's seed."""
 
@@ -178,7 +183,7 @@ def calls_of_eight_with_one_seed():
     return sampling(lambda prompts, sample, reward, _: (prompts, in_calls(sample), reward))
 
 
-@mutant("every-sample-is-drawn-for-itself", "B-16: variant, enumerate(batch)",
+@mutant("every-sample-is-drawn-for-itself", "B-16: subtle form of simplescaling/s1#97, enumerate(batch)",
         "equal prompts of two batches have equal samples", "the number among all prompts")  # fmt: skip
 def seeds_by_the_place_in_a_batch():
     """A prompt's seed is made from its place in its batch of eight."""
@@ -190,8 +195,9 @@ def seeds_by_the_place_in_a_batch():
     return broken("best_of_n", rejection_sample=sample_best)
 
 
-@mutant("a-resumed-run-goes-on-as-if-it-had-not-stopped", "B-16: variant, one generator for the run",
-        "a resumed run is another run", "derive the seed from the prompt's number")  # fmt: skip
+@mutant("a-resumed-run-goes-on-as-if-it-had-not-stopped",
+        "B-16: subtle form of simplescaling/s1#97, one generator for the run", "a resumed run is another run",
+        "derive the seed from the prompt's number")  # fmt: skip
 def seeds_counted_in_the_order_of_sampling():
     """A prompt's seed is how many prompts were sampled before it, in this process."""
 
@@ -202,8 +208,8 @@ def seeds_counted_in_the_order_of_sampling():
     return sampling(change)
 
 
-@mutant("a-candidate-is-its-whole-prompt-and-a-completion", "pipelines without a filter", "trained on bad answers too",
-        "keep the best one of each prompt")  # fmt: skip
+@mutant("a-candidate-is-its-whole-prompt-and-a-completion", "no report known: pipelines without a filter",
+        "trained on bad answers too", "keep the best one of each prompt")  # fmt: skip
 def every_candidate_is_trained():
     """All n candidates of a prompt are trained."""
 
@@ -214,21 +220,23 @@ def every_candidate_is_trained():
     return broken("best_of_n", rejection_sample=sample_best)
 
 
-@mutant("the-reward-function-is-given-whole-candidates", "silent `continue`", "nobody knows what was not trained",
-        "yield the prompt, and say why it is skipped")  # fmt: skip
+@mutant("the-reward-function-is-given-whole-candidates", "no report known: silent `continue`",
+        "nobody knows what was not trained", "yield the prompt, and say why it is skipped")  # fmt: skip
 def skipped_prompts_vanish():
     """A prompt without a rewarded completion is left out without a word."""
     return broken("best_of_n", rejection_sample=lambda *a: (each for each in rejection_sample(*a) if not each.skipped))
 
 
-@mutant("rewards-are-kept-as-they-were-given the-candidate-with-the-largest-reward-is-trained", "`if not reward`",
-        "what was judged badly is said not to have been judged", "only None and NaN are no reward")  # fmt: skip
+@mutant("rewards-are-kept-as-they-were-given the-candidate-with-the-largest-reward-is-trained",
+        "no report known: `if not reward`", "what was judged badly is said not to have been judged",
+        "only None and NaN are no reward")  # fmt: skip
 def reward_of_zero_is_none():
     """A reward of 0 counts as none."""
     return sampling(lambda prompts, sample, reward, _: (prompts, sample, lambda talk: reward(talk) or None))
 
 
-@mutant("rewards-are-kept-as-they-were-given", "B-09: variant, math.isnan for floats alone",
+@mutant("rewards-are-kept-as-they-were-given",
+        "B-09: subtle form of lasso-net/lassonet#20, math.isnan for floats alone",
         "what broke is said to have been judged", "NaN is what does not equal itself")  # fmt: skip
 def broken_scalars_count():
     """A NaN that is a scalar of NumPy or PyTorch is a very bad reward, and not a missing one."""
@@ -239,15 +247,16 @@ def broken_scalars_count():
     return sampling(lambda prompts, sample, reward, _: (prompts, sample, counted(reward)))
 
 
-@mutant("a-candidate-is-its-whole-prompt-and-a-completion", "variant of a conversation made anew from its messages",
-        "tools are not in the training text", "keep what belongs to the conversation")  # fmt: skip
+@mutant("a-candidate-is-its-whole-prompt-and-a-completion",
+        "no report known: a conversation made anew from its messages", "tools are not in the training text",
+        "keep what belongs to the conversation")  # fmt: skip
 def tools_of_the_prompt_lost():
     """Candidates keep the messages and the source of their prompt, and lose its tools."""
     return sampling(lambda prompts, sample, reward, _: (
         [Conversation(prompt, prompt.source) for prompt in prompts], sample, reward))  # fmt: skip
 
 
-@mutant("a-candidate-is-its-whole-prompt-and-a-completion", "variant of a window of the last messages",
+@mutant("a-candidate-is-its-whole-prompt-and-a-completion", "no report known: a window of the last messages",
         "answers without the question", "refuse what is too long")  # fmt: skip
 def last_six_messages():
     """A candidate has the last six messages of its prompt."""
@@ -255,7 +264,7 @@ def last_six_messages():
         [Conversation(prompt[-6:], prompt.source, prompt.tools) for prompt in prompts], sample, reward))  # fmt: skip
 
 
-@mutant("every-completion-is-a-candidate-to-the-letter", "variant of a limit on letters",
+@mutant("every-completion-is-a-candidate-to-the-letter", "no report known: a limit on letters",
         "never learns to end a long answer", "train what was sampled")  # fmt: skip
 def completions_cut_at_512_letters():
     """A completion is cut at 512 letters."""
@@ -263,7 +272,7 @@ def completions_cut_at_512_letters():
         prompts, lambda p, n, s: [text[:512] for text in sample(p, n, s)], reward))  # fmt: skip
 
 
-@mutant("every-completion-is-a-candidate-to-the-letter", "variant of a retry that gives up with a placeholder",
+@mutant("every-completion-is-a-candidate-to-the-letter", "no report known: a retry that gives up with a placeholder",
         "trained on what no policy said", "leave out what failed")  # fmt: skip
 def failed_completions_made_up():
     """For each completion that failed a placeholder stands among the candidates."""
@@ -274,21 +283,21 @@ def failed_completions_made_up():
     return sampling(lambda prompts, sample, reward, _: (prompts, filled(sample), reward))
 
 
-@mutant("n-completions-are-asked-for", "variant of num_return_sequences = 1 behind a loop that was lost",
+@mutant("n-completions-are-asked-for", "no report known: num_return_sequences = 1 behind a loop that was lost",
         "best of n is best of one", "n completions of each prompt")  # fmt: skip
 def one_completion_asked_for():
     """Of each prompt one completion is asked for, whatever n is."""
     return sampling(lambda prompts, sample, reward, _: (prompts, lambda p, n, s: sample(p, 1, s), reward))
 
 
-@mutant("a-prompt-without-a-message-keeps-its-place", "variant of `if prompt`", "indices point at other prompts",
+@mutant("a-prompt-without-a-message-keeps-its-place", "no report known: `if prompt`", "indices point at other prompts",
         "refuse it, or keep its place")  # fmt: skip
 def empty_prompts_left_out():
     """Prompts without a message are left out, so that all that follow move up."""
     return sampling(lambda prompts, sample, reward, _: ([prompt for prompt in prompts if prompt], sample, reward))
 
 
-@mutant("another-seed-draws-other-samples", "variant of a seed that is set in the sampler's own settings",
+@mutant("another-seed-draws-other-samples", "no report known: a seed that is set in the sampler's own settings",
         "runs that are to differ are one run", "derive seeds from the run's")  # fmt: skip
 def seed_of_the_run_ignored():
     """The seed of the run is not read."""
@@ -296,7 +305,7 @@ def seed_of_the_run_ignored():
         prompts, sample, reward, n, 0, start))  # fmt: skip
 
 
-@mutant("an-error-of-the-sampler-or-the-reward-is-raised", "variant of `except TimeoutError: break`",
+@mutant("an-error-of-the-sampler-or-the-reward-is-raised", "no report known: `except TimeoutError: break`",
         "what comes after is never sampled", "let it through, and resume")  # fmt: skip
 def run_ends_at_a_timeout():
     """A TimeoutError ends the run, as if all prompts were done."""
@@ -308,7 +317,7 @@ def run_ends_at_a_timeout():
     return broken("best_of_n", rejection_sample=sample_best)
 
 
-@mutant("a-round-leaves-the-prompts-as-they-are", "variant of prompt.append(answer), on the prompt itself",
+@mutant("a-round-leaves-the-prompts-as-they-are", "no report known: prompt.append(answer), on the prompt itself",
         "the next round answers an answer", "a conversation of its own")  # fmt: skip
 def answers_appended_to_the_prompts():
     """After the round the last message of each prompt ends in what was trained."""
@@ -322,7 +331,7 @@ def answers_appended_to_the_prompts():
     return broken("best_of_n", rejection_sample=sample_best)
 
 
-@mutant("every-completion-is-a-candidate-to-the-letter", "variant of a cache of completions by prompt and seed",
+@mutant("every-completion-is-a-candidate-to-the-letter", "no report known: a cache of completions by prompt and seed",
         "a second round trains the first policy's answers", "sample anew in each round")  # fmt: skip
 def completions_kept_for_the_process():
     """Completions are kept by prompt and number, and given again in the next round of the same process."""

@@ -21,28 +21,28 @@ from sftspec.order_statistics import (
 )
 
 
-@mutant("the-expected-maximum-is-exact the-expected-maximum-grows-slowly", "scaling-law plots", "gains are overstated",
-        "integrate, or look it up")  # fmt: skip
+@mutant("the-expected-maximum-is-exact the-expected-maximum-grows-slowly", "no report known: scaling-law plots",
+        "gains are overstated", "integrate, or look it up")  # fmt: skip
 def asymptote_for_the_expected_maximum():
     """E[max of n] is taken for its asymptote sqrt(2 ln n), 15 % too much at n = 1024."""
     return broken("best_of_n", expected_max_normal=lambda n: math.sqrt(2 * math.log(n)))
 
 
-@mutant("the-expected-maximum-is-exact", "a table of five digits", "differences of gains are noise",
+@mutant("the-expected-maximum-is-exact", "no report known: a table of five digits", "differences of gains are noise",
         "more digits than are compared")  # fmt: skip
 def expected_maximum_in_five_digits():
     """E[max of n] is rounded to five digits."""
     return broken("best_of_n", expected_max_normal=lambda n: round(float(expected_max_normal(n)), 5))
 
 
-@mutant("a-fraction-of-a-count-is-not-cut-off", "variant of int(n)", "the gain of a mean n is understated",
+@mutant("a-fraction-of-a-count-is-not-cut-off", "no report known: int(n)", "the gain of a mean n is understated",
         "refuse what is no count")  # fmt: skip
 def counts_cut_off():
     """A count that is no integer is cut off, so that 2.5 samples are 2."""
     return broken("best_of_n", expected_max_normal=lambda n: expected_max_normal(np.asarray(n).astype(int)))
 
 
-@mutant("estimating-leaves-the-samples-as-they-are", "list.sort() for sorted()",
+@mutant("estimating-leaves-the-samples-as-they-are", "no report known: list.sort() for sorted()",
         "completions have the rewards of others", "sort a copy")  # fmt: skip
 def samples_sorted_in_place():
     """The estimate is right, and leaves the caller's rewards sorted."""
@@ -56,7 +56,7 @@ def samples_sorted_in_place():
     return broken("best_of_n", expected_best_of_n=estimate)
 
 
-@mutant("the-estimate-is-the-mean-of-all-maxima", "variant of astype(rewards.dtype), for rewards of 0 and 1",
+@mutant("the-estimate-is-the-mean-of-all-maxima", "no report known: astype(rewards.dtype), for rewards of 0 and 1",
         "pass@n is 0 as soon as one sample fails", "weigh in float64")  # fmt: skip
 def weights_of_whole_rewards_cut_off():
     """Where rewards are integers the weights are cast to their type: all but a weight of 1 are 0."""
@@ -70,7 +70,7 @@ def weights_of_whole_rewards_cut_off():
     return broken("best_of_n", expected_best_of_n=estimate)
 
 
-@mutant("the-estimate-is-the-mean-of-all-maxima", "variant of .float() on what a reward model gave",
+@mutant("the-estimate-is-the-mean-of-all-maxima", "no report known: .float() on what a reward model gave",
         "differences of gains are noise", "estimate in float64")  # fmt: skip
 def tensors_estimated_in_float32():
     """Of a tensor, also one in float64, the estimate is made in float32."""
@@ -110,15 +110,17 @@ def plug_in_estimate():
     return broken("best_of_n", expected_best_of_n=estimate)
 
 
-@mutant("the-estimate-is-the-mean-of-all-maxima the-proxy-never-loses-by-more-candidates "
-        "fewer-samples-than-n-are-refused", "one run for each n", "curves of best-of-n are noise",
+@mutant(
+        "the-estimate-is-the-mean-of-all-maxima the-proxy-never-loses-by-more-candidates "
+        "fewer-samples-than-n-are-refused", "no report known: one run for each n", "curves of best-of-n are noise",
         "the mean over all subsets of all samples")  # fmt: skip
 def maximum_of_the_first_n():
     """Best-of-n is estimated by the maximum of the first n samples, however many there are."""
     return broken("best_of_n", expected_best_of_n=lambda rewards, n: max(rewards[:n]))
 
 
-@mutant("fewer-samples-than-n-are-refused", "min(n, m)", "pass@64 of 16 samples is pass@16", "refuse n > m")
+@mutant("fewer-samples-than-n-are-refused", "no report known: min(n, m)", "pass@64 of 16 samples is pass@16",
+        "refuse n > m")  # fmt: skip
 def few_samples_pass_for_many():
     """From fewer than n samples, the best of all of them passes for best-of-n."""
     return broken("best_of_n", expected_best_of_n=lambda rewards, n: expected_best_of_n(rewards, min(n, len(rewards))))
@@ -131,8 +133,8 @@ def gold_chosen_by_gold():
     return broken("best_of_n", expected_gold=lambda proxy, gold, n: expected_best_of_n(gold, n))
 
 
-@mutant("the-law-of-the-winner-is-the-enumerated-one", "a sort that is stable", "probabilities depend on the order",
-        "share a level's mass by the base")  # fmt: skip
+@mutant("the-law-of-the-winner-is-the-enumerated-one", "no report known: a sort that is stable",
+        "probabilities depend on the order", "share a level's mass by the base")  # fmt: skip
 def first_outcome_takes_the_tie():
     """Of outcomes whose rewards tie, the first has all the mass."""
 
@@ -146,7 +148,7 @@ def first_outcome_takes_the_tie():
     return broken("best_of_n", best_of_n_law=law_of)
 
 
-@mutant("what-is-no-distribution-has-no-winner", "weights taken for probabilities",
+@mutant("what-is-no-distribution-has-no-winner", "no report known: weights taken for probabilities",
         "the KL is that of another policy", "refuse what does not sum to 1")  # fmt: skip
 def weights_pass_for_probabilities():
     """Probabilities that do not sum to 1 are scaled until they do, in silence."""
@@ -154,29 +156,31 @@ def weights_pass_for_probabilities():
         np.divide(base, math.fsum(base)), rewards, n))  # fmt: skip
 
 
-@mutant("the-law-of-the-winner-is-the-enumerated-one the-kl-of-the-winner-is-within-its-bounds "
-        "the-winner-beats-a-fresh-draw-at-most-as-often-as-without-ties", "range(n + 1)",
+@mutant(
+        "the-law-of-the-winner-is-the-enumerated-one the-kl-of-the-winner-is-within-its-bounds "
+        "the-winner-beats-a-fresh-draw-at-most-as-often-as-without-ties", "no report known: range(n + 1)",
         "the budget is another one", "n draws")  # fmt: skip
 def one_draw_too_many():
     """The winner is that of n + 1 draws."""
     return broken("best_of_n", best_of_n_law=lambda base, rewards, n: best_of_n_law(base, rewards, n + 1))
 
 
-@mutant("the-kl-bound-is-ln-n-less-a-share the-kl-bound-is-nearly-attained-without-ties", "ln n as the KL of best-of-n",
-        "the distance from the policy is overstated", "ln n - (n-1)/n")  # fmt: skip
+@mutant("the-kl-bound-is-ln-n-less-a-share the-kl-bound-is-nearly-attained-without-ties",
+        "no report known: ln n as the KL of best-of-n", "the distance from the policy is overstated",
+        "ln n - (n-1)/n")  # fmt: skip
 def bound_without_its_second_term():
     """The bound of the KL is ln n."""
     return broken("best_of_n", best_of_n_kl_bound=math.log)
 
 
-@mutant("the-best-loses-to-a-fresh-draw-once-in-n-plus-one", "a baseline that is among the candidates",
+@mutant("the-best-loses-to-a-fresh-draw-once-in-n-plus-one", "no report known: a baseline that is among the candidates",
         "the win rate is understated", "compare with a fresh draw")  # fmt: skip
 def compared_with_one_of_the_n():
     """The win rate is that against one of the n candidates themselves, (n - 1) / n."""
     return broken("best_of_n", win_rate=lambda n: (n - 1) / n)
 
 
-@mutant("no-rewards-have-no-maximum", "variant of a table that begins with 0", "no samples are as good as one",
+@mutant("no-rewards-have-no-maximum", "no report known: a table that begins with 0", "no samples are as good as one",
         "refuse n = 0")  # fmt: skip
 def maximum_of_none_is_zero():
     """The expected maximum of no rewards is 0, that of one."""
@@ -185,7 +189,7 @@ def maximum_of_none_is_zero():
     )
 
 
-@mutant("the-expected-maximum-is-exact", "variant of a cache by the first count", "all points of a curve are one",
+@mutant("the-expected-maximum-is-exact", "no report known: a cache by the first count", "all points of a curve are one",
         "a value for each count")  # fmt: skip
 def first_count_for_all():
     """Of an array of counts each is given the value of the first."""
@@ -193,21 +197,21 @@ def first_count_for_all():
                   if np.ndim(n) else expected_max_normal(n))  # fmt: skip
 
 
-@mutant("the-expected-maximum-is-exact", "variant of a list comprehension over ravel()", "a grid is a line",
+@mutant("the-expected-maximum-is-exact", "no report known: a list comprehension over ravel()", "a grid is a line",
         "keep the shape")  # fmt: skip
 def counts_in_a_line():
     """Of an array of counts the values come in one line."""
     return broken("best_of_n", expected_max_normal=lambda n: expected_max_normal(np.ravel(n) if np.ndim(n) else n))
 
 
-@mutant("the-expected-maximum-is-exact the-expected-maximum-grows-slowly", "a table that ends",
+@mutant("the-expected-maximum-is-exact the-expected-maximum-grows-slowly", "no report known: a table that ends",
         "more samples are said to gain nothing", "integrate")  # fmt: skip
 def expected_maximum_limited():
     """E[max of n] grows to 2 and no further, which it passes at n = 26."""
     return broken("best_of_n", expected_max_normal=lambda n: np.minimum(expected_max_normal(n), 2.0))
 
 
-@mutant("the-estimate-is-the-mean-of-all-maxima known-laws-give-their-known-maxima", "variant of weights[::-1]",
+@mutant("the-estimate-is-the-mean-of-all-maxima known-laws-give-their-known-maxima", "no report known: weights[::-1]",
         "best-of-n is worst-of-n", "the largest sample has the largest weight")  # fmt: skip
 def weights_meet_unsorted_samples():
     """The weights of order statistics meet the samples in the order of sampling."""
@@ -219,8 +223,8 @@ def weights_meet_unsorted_samples():
     return broken("best_of_n", expected_best_of_n=estimate)
 
 
-@mutant("an-infinite-sample-counts-as-what-it-is", "variant of isfinite instead of isnan", "gains are understated",
-        "refuse it, or count it")  # fmt: skip
+@mutant("an-infinite-sample-counts-as-what-it-is", "no report known: isfinite instead of isnan",
+        "gains are understated", "refuse it, or count it")  # fmt: skip
 def infinite_samples_left_out():
     """Of one prompt infinite samples are left out of the estimate in silence."""
 
@@ -231,7 +235,7 @@ def infinite_samples_left_out():
     return broken("best_of_n", expected_best_of_n=estimate)
 
 
-@mutant("the-estimate-is-the-mean-of-all-maxima", "variant of a cache by the number of samples",
+@mutant("the-estimate-is-the-mean-of-all-maxima", "no report known: a cache by the number of samples",
         "the first prompt's gain is that of all", "no cache, or one by content")  # fmt: skip
 def estimates_cached_by_size():
     """The estimate is kept by the number of samples and n, and given again for the next samples."""
@@ -247,7 +251,7 @@ def estimates_cached_by_size():
     return broken("best_of_n", expected_best_of_n=estimate)
 
 
-@mutant("the-gold-value-is-that-of-the-choice-of-the-proxy", "a stable sort by the proxy",
+@mutant("the-gold-value-is-that-of-the-choice-of-the-proxy", "no report known: a stable sort by the proxy",
         "the gold value depends on the order of sampling", "ties share their weights")  # fmt: skip
 def gold_ties_in_the_order_of_sampling():
     """Of candidates that tie in the proxy, the last has the largest weight."""
@@ -262,7 +266,8 @@ def gold_ties_in_the_order_of_sampling():
     return broken("best_of_n", expected_gold=gold_value)
 
 
-@mutant("the-gold-value-is-that-of-the-choice-of-the-proxy", "B-10: variant, the samples of all prompts",
+@mutant("the-gold-value-is-that-of-the-choice-of-the-proxy",
+        "B-10: subtle form of modelscope/ms-swift#6683, the samples of all prompts",
         "easy prompts hide that hard ones lose", "one row, one value")  # fmt: skip
 def gold_of_the_pool():
     """Of several prompts all samples are pooled, and each prompt is given the gold value of the pool."""
@@ -274,7 +279,7 @@ def gold_of_the_pool():
     return broken("best_of_n", expected_gold=gold_value)
 
 
-@mutant("a-gold-value-leaves-both-rewards-as-they-are", "list.sort() for sorted(), on both lists",
+@mutant("a-gold-value-leaves-both-rewards-as-they-are", "no report known: list.sort() for sorted(), on both lists",
         "completions have the rewards of others", "sort a copy")  # fmt: skip
 def gold_rewards_sorted_in_place():
     """The value is right, and leaves the gold rewards of the caller sorted."""
@@ -288,7 +293,7 @@ def gold_rewards_sorted_in_place():
     return broken("best_of_n", expected_gold=gold_value)
 
 
-@mutant("a-gold-value-without-enough-samples-is-refused", "variant of zip without strict=True",
+@mutant("a-gold-value-without-enough-samples-is-refused", "no report known: zip without strict=True",
         "the last completions are not counted", "refuse lists of unequal length")  # fmt: skip
 def gold_cut_to_the_shorter():
     """Proxy and gold rewards are cut to the shorter of the two."""
@@ -300,14 +305,14 @@ def gold_cut_to_the_shorter():
     return broken("best_of_n", expected_gold=gold_value)
 
 
-@mutant("the-law-of-the-winner-sums-to-one the-law-of-the-winner-is-the-enumerated-one", "variant of .float()",
+@mutant("the-law-of-the-winner-sums-to-one the-law-of-the-winner-is-the-enumerated-one", "no report known: .float()",
         "differences of policies are noise", "float64")  # fmt: skip
 def law_in_float32():
     """The law of the winner is made in float32."""
     return broken("best_of_n", best_of_n_law=lambda base, rewards, n: np.float32(best_of_n_law(base, rewards, n)))
 
 
-@mutant("the-law-of-the-winner-leaves-its-arguments-as-they-are", "variant of p /= p.sum()",
+@mutant("the-law-of-the-winner-leaves-its-arguments-as-they-are", "no report known: p /= p.sum()",
         "the policy itself is changed", "work on a copy")  # fmt: skip
 def base_overwritten_by_the_law():
     """The law is right, and stands in the array of the base's probabilities afterwards."""
@@ -321,19 +326,21 @@ def base_overwritten_by_the_law():
     return broken("best_of_n", best_of_n_law=law_of)
 
 
-@mutant("what-is-no-distribution-has-no-winner", "variant of max(n, 1)", "no sample is as good as one", "refuse n = 0")
+@mutant("what-is-no-distribution-has-no-winner", "no report known: max(n, 1)", "no sample is as good as one",
+        "refuse n = 0")  # fmt: skip
 def law_of_no_draw_is_that_of_one():
     """The winner of no draw has the law of one."""
     return broken("best_of_n", best_of_n_law=lambda base, rewards, n: best_of_n_law(base, rewards, max(n, 1)))
 
 
-@mutant("best-of-none-has-no-kl-bound", "variant of max(n, 1)", "no sample is as good as one", "refuse n = 0")
+@mutant("best-of-none-has-no-kl-bound", "no report known: max(n, 1)", "no sample is as good as one",
+        "refuse n = 0")  # fmt: skip
 def bound_of_none_is_zero():
     """The bound of the KL of best-of-0 is 0."""
     return broken("best_of_n", best_of_n_kl_bound=lambda n: best_of_n_kl_bound(max(n, 1)))
 
 
-@mutant("the-pass-rate-is-the-share-of-subsets-with-a-correct-one", "variant of factorials in int64",
+@mutant("the-pass-rate-is-the-share-of-subsets-with-a-correct-one", "no report known: factorials in int64",
         "pass@n of many samples is noise", "Python's integers, or a product of ratios")  # fmt: skip
 def pass_rate_in_int64():
     """Where counts are integers of NumPy, the numbers of subsets are multiplied in int64, which wraps from 21 on."""

@@ -19,7 +19,7 @@ from sftspec.step import sft_loss
 
 
 @mutant("the-soft-loss-is-the-mean-kl-from-teacher-to-student",
-        "variant of a kernel that takes the address of its input", "learns from numbers of other tokens",
+        "no report known: a kernel that takes the address of its input", "learns from numbers of other tokens",
         "contiguous(), or strides")  # fmt: skip
 def memory_read_as_rows():
     """A kernel reads the logits row by row as they lie in memory, whatever their strides are."""
@@ -31,7 +31,8 @@ def memory_read_as_rows():
     return with_soft(lambda s, t, y, temperature, n: right(flat(s), flat(t), y, temperature, n))
 
 
-@mutant("the-loss-leaves-its-arguments-as-they-are", "variant of kernels that keep the gradient in the logits' memory",
+@mutant("the-loss-leaves-its-arguments-as-they-are",
+        "no report known: kernels that keep the gradient in the logits' memory",
         "whatever else reads the logits reads their gradient", "memory of its own")  # fmt: skip
 def logits_overwritten_by_a_kernel():
     """The loss is right, and the student's logits hold their probabilities afterwards."""
@@ -45,7 +46,7 @@ def logits_overwritten_by_a_kernel():
     return Distiller(loss=loss)
 
 
-@mutant("the-loss-leaves-its-arguments-as-they-are", "variant of teacher_logits.div_(T)",
+@mutant("the-loss-leaves-its-arguments-as-they-are", "no report known: teacher_logits.div_(T)",
         "a teacher that is asked once for two losses is softer in the second", "divide a copy")  # fmt: skip
 def teacher_divided_in_place():
     """The loss is right, and the teacher's logits are divided by T afterwards."""
@@ -59,7 +60,8 @@ def teacher_divided_in_place():
     return Distiller(loss=loss)
 
 
-@mutant("the-loss-of-low-precision-logits-is-reduced-in-float32", "D-18: variant, a sum in the type of the logits",
+@mutant("the-loss-of-low-precision-logits-is-reduced-in-float32",
+        "D-18: subtle form of modelscope/ms-swift#10156, a sum in the type of the logits",
         "the loss of many targets is rounded to a percent", "sum in float32")  # fmt: skip
 def summed_in_the_type_of_the_logits():
     """Each target's KL is right, and they are cast to the student's type before they are summed."""
@@ -72,8 +74,8 @@ def summed_in_the_type_of_the_logits():
     return with_soft(soft)
 
 
-@mutant("a-constant-on-all-logits-changes-nothing", "variant of a clamp against overflow", "sure tokens are all alike",
-        "subtract the largest logit")  # fmt: skip
+@mutant("a-constant-on-all-logits-changes-nothing", "no report known: a clamp against overflow",
+        "sure tokens are all alike", "subtract the largest logit")  # fmt: skip
 def logits_clamped_at_a_hundred():
     """Logits are clamped to 100 in magnitude."""
 
@@ -85,7 +87,8 @@ def logits_clamped_at_a_hundred():
 
 
 @mutant("the-soft-loss-is-the-mean-kl-from-teacher-to-student the-soft-loss-reads-the-positions-of-the-hard-loss",
-        "D-09: variant, labels != 0 for a padding token 0", "token 0 is never taught", "labels != -100")  # fmt: skip
+        "D-09: subtle form of huggingface/trl#2058, labels != 0 for a padding token 0", "token 0 is never taught",
+        "labels != -100")  # fmt: skip
 def label_zero_ignored():
     """A label that is token 0 is ignored by the divergence, as if it were padding."""
     return with_soft(
@@ -94,7 +97,7 @@ def label_zero_ignored():
     )  # fmt: skip
 
 
-@mutant("at-alpha-one-the-cross-entropy-is-left-out", "variant of alpha * soft + (1 - alpha) * hard, always",
+@mutant("at-alpha-one-the-cross-entropy-is-left-out", "no report known: alpha * soft + (1 - alpha) * hard, always",
         "every weight is NaN where a label is excluded", "leave out a term of weight 0")  # fmt: skip
 def cross_entropy_times_zero():
     """At alpha = 1 the cross-entropy is still computed, and multiplied by 0."""
@@ -107,7 +110,8 @@ def cross_entropy_times_zero():
     return Distiller(loss=loss)
 
 
-@mutant("a-label-beyond-the-shared-vocabulary-is-refused", "D-11: variant, a label for which no column is left",
+@mutant("a-label-beyond-the-shared-vocabulary-is-refused",
+        "D-11: subtle form of huggingface/trl#2215, a label for which no column is left",
         "tokens that were added later are never trained", "refuse the label")  # fmt: skip
 def labels_beyond_the_shared_vocabulary_ignored():
     """With vocab_size a label beyond it is ignored."""
@@ -125,8 +129,9 @@ def labels_beyond_the_shared_vocabulary_ignored():
 # ------------------------------------------------------------------------------------------------------------- the JSD
 
 
-@mutant("the-jsd-is-at-most-the-entropy-of-beta swapping-the-models-swaps-beta", "a table of names with a wrong entry",
-        "covers where it is to lie between", "the JSD")  # fmt: skip
+@mutant("the-jsd-is-at-most-the-entropy-of-beta swapping-the-models-swaps-beta",
+        "no report known: a table of names with a wrong entry", "covers where it is to lie between",
+        "the JSD")  # fmt: skip
 def jsd_is_the_forward_kl():
     """The JSD is the forward KL for every beta but 1."""
     return Distiller(
@@ -136,8 +141,8 @@ def jsd_is_the_forward_kl():
     )
 
 
-@mutant("the-mixture-weighs-the-teacher-by-beta", "variant of sum(-1) twice", "a batch has one value for each sequence",
-        "sum over the vocabulary alone")  # fmt: skip
+@mutant("the-mixture-weighs-the-teacher-by-beta", "no report known: sum(-1) twice",
+        "a batch has one value for each sequence", "sum over the vocabulary alone")  # fmt: skip
 def jsd_summed_over_time():
     """Of rows in a block (B, T, V) the JSD is summed over T, too, and comes once for each."""
 
@@ -148,7 +153,7 @@ def jsd_summed_over_time():
     return Distiller(jsd=jsd)
 
 
-@mutant("at-its-ends-an-excluded-token-is-infinitely-dear", "variant of nan_to_num at the ends",
+@mutant("at-its-ends-an-excluded-token-is-infinitely-dear", "no report known: nan_to_num at the ends",
         "never learns a token that it excludes", "an infinite loss is infinite")  # fmt: skip
 def infinite_ends_are_zero():
     """At beta = 0 and beta = 1 a KL that is infinite counts 0."""
@@ -160,8 +165,8 @@ def infinite_ends_are_zero():
     return Distiller(jsd=jsd)
 
 
-@mutant("beyond-its-ends-beta-is-refused", "variant of min(1, max(0, beta))", "a setting in percent is the reverse KL",
-        "refuse what is out of range")  # fmt: skip
+@mutant("beyond-its-ends-beta-is-refused", "no report known: min(1, max(0, beta))",
+        "a setting in percent is the reverse KL", "refuse what is out of range")  # fmt: skip
 def beta_clamped():
     """A beta beyond its ends is the nearest end."""
 
@@ -171,7 +176,7 @@ def beta_clamped():
     return Distiller(jsd=jsd)
 
 
-@mutant("an-empty-tail-makes-no-nan", "variant of rest.log(), as it is written", "every weight is NaN",
+@mutant("an-empty-tail-makes-no-nan", "no report known: rest.log(), as it is written", "every weight is NaN",
         "the logarithm of what is left, and of nothing else")  # fmt: skip
 def logarithm_of_the_empty_tail():
     """The bucket is the logarithm of its mass, also where there is none: its gradient is 0 / 0."""
@@ -186,7 +191,7 @@ def logarithm_of_the_empty_tail():
 # --------------------------------------------------------------------------------------------------------- the teacher
 
 
-@mutant("the-teacher-reads-the-inputs-that-are-given", "D-12: variant, a cache by shape",
+@mutant("the-teacher-reads-the-inputs-that-are-given", "D-12: subtle form of arcee-ai/DistillKit#7, a cache by shape",
         "learns other answers' tokens", "no cache, or one by content")  # fmt: skip
 def teacher_kept_by_the_shape_of_its_inputs():
     """The teacher's logits are kept by the shape of its inputs, and given again for the next ones of this shape."""
@@ -202,7 +207,7 @@ def teacher_kept_by_the_shape_of_its_inputs():
     return Distiller(read=read)
 
 
-@mutant("the-teacher-is-left-in-its-modes-by-an-error", "D-14: variant, no try and finally",
+@mutant("the-teacher-is-left-in-its-modes-by-an-error", "D-14: subtle form of yxuansu/TaCL#11, no try and finally",
         "one bad batch switches the student's dropout off", "put modes back whatever happens")  # fmt: skip
 def modes_lost_in_an_error():
     """Every module's mode is put back after the pass, and not where the pass raises."""
@@ -218,7 +223,7 @@ def modes_lost_in_an_error():
     return Distiller(read=read)
 
 
-@mutant("reading-the-teacher-leaves-the-process-as-it-is", "variant of torch.set_grad_enabled(False), once",
+@mutant("reading-the-teacher-leaves-the-process-as-it-is", "no report known: torch.set_grad_enabled(False), once",
         "nothing is trained from then on", "no_grad as a block")  # fmt: skip
 def gradients_off_for_good():
     """Gradients are switched off before the teacher is asked, and stay off."""
@@ -231,8 +236,9 @@ def gradients_off_for_good():
     return Distiller(read=read)
 
 
-@mutant("reading-the-teacher-leaves-the-process-as-it-is", "variant of manual_seed, to make the teacher repeatable",
-        "every batch has the same dropout", "fork the generator, or leave it")  # fmt: skip
+@mutant("reading-the-teacher-leaves-the-process-as-it-is",
+        "no report known: manual_seed, to make the teacher repeatable", "every batch has the same dropout",
+        "fork the generator, or leave it")  # fmt: skip
 def seed_set_before_the_teacher_is_asked():
     """The seed is set to 0 whenever the teacher is asked."""
 

@@ -13,7 +13,7 @@ from sftspec.step import IGNORE
 
 
 @mutant("the-soft-gradient-is-t-times-the-gap-of-probabilities",
-        "variant of linkedin/Liger-Kernel, grad_output taken for 1", "the loss is scaled, its gradient is not",
+        "linkedin/Liger-Kernel, grad_output taken for 1", "the loss is scaled, its gradient is not",
         "multiply by the gradient from above")  # fmt: skip
 def gradient_from_above_ignored():
     """A fused kernel returns the gradient that it kept, whatever the loss is multiplied by afterwards."""
@@ -27,10 +27,11 @@ def gradient_from_above_ignored():
     return Distiller(loss=loss)
 
 
-@mutant("the-loss-of-low-precision-logits-is-reduced-in-float32 "
+@mutant(
+        "the-loss-of-low-precision-logits-is-reduced-in-float32 "
         "the-gradient-of-low-precision-logits-is-reduced-in-float32",
-        "variant of modelscope/ms-swift#10156, sum and divide",
-        "a KL that is negative", "raise the logits before the branches part")  # fmt: skip
+        "subtle form of modelscope/ms-swift#10156, sum and divide", "a KL that is negative",
+        "raise the logits before the branches part")  # fmt: skip
 def logits_not_raised_where_targets_are_counted():
     """Where the number of targets is given, a pure forward KL of logits in 16 bits is computed in 16 bits."""
 
@@ -45,8 +46,8 @@ def logits_not_raised_where_targets_are_counted():
 
 
 @mutant("the-loss-of-low-precision-logits-is-reduced-in-float32",
-        "variant of a copy that is made where heads are cut",
-        "another teacher", "cut, and leave the type")  # fmt: skip
+        "no report known: a copy that is made where heads are cut", "another teacher",
+        "cut, and leave the type")  # fmt: skip
 def teacher_cast_where_columns_are_cut():
     """With vocab_size the teacher's logits are cast to the student's type."""
 
@@ -57,8 +58,7 @@ def teacher_cast_where_columns_are_cut():
     return Distiller(loss=loss)
 
 
-@mutant("nan-at-a-target-is-not-hidden",
-        "variant of torch.nan_to_num against 0 * inf",
+@mutant("nan-at-a-target-is-not-hidden", "no report known: torch.nan_to_num against 0 * inf",
         "a model that broke has nothing to learn", "let NaN be seen, or refuse it")  # fmt: skip
 def nan_is_zero():
     """A loss that is NaN becomes 0."""
@@ -70,8 +70,9 @@ def nan_is_zero():
     return Distiller(loss=loss)
 
 
-@mutant("the-soft-loss-is-the-mean-kl-from-teacher-to-student", "variant of a setting that is parsed as an integer",
-        "another temperature than the setting says", "temperatures are floats")  # fmt: skip
+@mutant("the-soft-loss-is-the-mean-kl-from-teacher-to-student",
+        "no report known: a setting that is parsed as an integer", "another temperature than the setting says",
+        "temperatures are floats")  # fmt: skip
 def temperature_is_a_whole_number():
     """A temperature above 1 loses its fraction."""
     return Distiller(
@@ -81,7 +82,7 @@ def temperature_is_a_whole_number():
     )
 
 
-@mutant("the-mixture-weighs-the-teacher-by-beta", "variant of modelscope/ms-swift#10156, a cast within",
+@mutant("the-mixture-weighs-the-teacher-by-beta", "subtle form of modelscope/ms-swift#10156, a cast within",
         "a JSD below 0 near the teacher", "compute in float32 at least")  # fmt: skip
 def jsd_of_float32_in_sixteen_bits():
     """The JSD of log-probabilities in float32 is computed in bfloat16; that of float64 is not touched."""

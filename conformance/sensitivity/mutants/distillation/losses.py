@@ -22,16 +22,18 @@ def t_squared_missing():
     return with_soft(lambda s, t, y, temperature, n: right(s, t, y, temperature, n) / temperature**2)
 
 
-@mutant("no-temperature-inflates-the-gradient no-temperature-inflates-the-loss-itself "
+@mutant(
+        "no-temperature-inflates-the-gradient no-temperature-inflates-the-loss-itself "
         "at-high-temperature-the-gradient-is-the-gap-of-logits",
-        "D-01: the fix made twice",
-        "the label is never heard", "multiply in one place")  # fmt: skip
+        "D-01: subtle form of IntelLabs/distiller#122, the fix made twice", "the label is never heard",
+        "multiply in one place")  # fmt: skip
 def t_squared_twice():
     """The softened divergence is multiplied by T**4."""
     return with_soft(lambda s, t, y, temperature, n: right(s, t, y, temperature, n) * temperature**2)
 
 
-@mutant("alpha-mixes-the-soft-and-the-hard-loss", "D-01: the fix that overshoots", "alpha means another mixture",
+@mutant("alpha-mixes-the-soft-and-the-hard-loss",
+        "D-01: subtle form of IntelLabs/distiller#122, the fix that overshoots", "alpha means another mixture",
         "T**2 belongs to the soft loss alone")  # fmt: skip
 def t_squared_on_the_cross_entropy():
     """The cross-entropy is multiplied by T**2 as well."""
@@ -43,7 +45,7 @@ def t_squared_on_the_cross_entropy():
     return Distiller(loss=loss)
 
 
-@mutant("alpha-mixes-the-soft-and-the-hard-loss", "recipes where alpha weighs the label",
+@mutant("alpha-mixes-the-soft-and-the-hard-loss", "no report known: recipes where alpha weighs the label",
         "learns from the other source", "say what alpha weighs")  # fmt: skip
 def alpha_weighs_the_label():
     """alpha weighs the cross-entropy and 1 - alpha the teacher, away from the ends."""
@@ -64,7 +66,8 @@ def kl_reversed():
     return with_soft(lambda s, t, y, temperature, n: right(s, t, y, temperature, n, divergence="reverse_kl"))
 
 
-@mutant("the-soft-loss-is-the-mean-kl-from-teacher-to-student", "D-02: a path for T = 1 with its own argument order",
+@mutant("the-soft-loss-is-the-mean-kl-from-teacher-to-student",
+        "D-02: subtle form of paiml/aprender#2153, a path for T = 1 with its own argument order",
         "never learns what it never says, at T = 1", "one divergence for every path")  # fmt: skip
 def kl_reversed_at_temperature_one():
     """KL is reversed at T = 1 only."""
@@ -116,9 +119,10 @@ def reduced_in_its_own_dtype():
     return with_soft(soft)
 
 
-@mutant("the-loss-of-low-precision-logits-is-reduced-in-float32 "
+@mutant(
+        "the-loss-of-low-precision-logits-is-reduced-in-float32 "
         "the-gradient-of-low-precision-logits-is-reduced-in-float32",
-        "D-18: variant, raised one line too late",
+        "D-18: subtle form of modelscope/ms-swift#10156, raised one line too late",
         "coarse targets at every T but a power of two", "raise, then divide")  # fmt: skip
 def divided_before_it_is_raised():
     """Logits are divided by T in bfloat16, and raised to float32 afterwards."""
@@ -177,8 +181,8 @@ def student_softened_alone():
     return with_soft(lambda s, t, y, temperature, n: right(s, t * temperature, y, temperature, n))
 
 
-@mutant("alpha-mixes-the-soft-and-the-hard-loss", "D-23: variant, the path that mixes", "T changes nothing",
-        "pass T on, on every path")  # fmt: skip
+@mutant("alpha-mixes-the-soft-and-the-hard-loss", "D-23: subtle form of THUDM/slime#2085, the path that mixes",
+        "T changes nothing", "pass T on, on every path")  # fmt: skip
 def temperature_lost_beside_the_label():
     """T is 1 as soon as the cross-entropy has a weight."""
 

@@ -60,8 +60,8 @@ def right_hard(student, teacher, labels, temperature, options) -> Tensor:
 
 
 @mutant("at-alpha-zero-the-divergence-is-left-out",
-        "variant of alpha * soft + (1 - alpha) * hard, as it is written",
-        "every weight is NaN", "leave a term of weight 0 out")  # fmt: skip
+        "no report known: alpha * soft + (1 - alpha) * hard, as it is written", "every weight is NaN",
+        "leave a term of weight 0 out")  # fmt: skip
 def both_terms_always():
     """Both terms are computed, whatever their weight: at alpha = 0 an infinite divergence is 0 * inf."""
 
@@ -73,8 +73,7 @@ def both_terms_always():
     return Distiller(loss=loss)
 
 
-@mutant("both-terms-have-the-denominator-that-is-given",
-        "D-07: variant of huggingface/trl#4719, the hard term",
+@mutant("both-terms-have-the-denominator-that-is-given", "D-07: subtle form of huggingface/trl#4719, the hard term",
         "short micro-batches teach their labels more", "one denominator for both terms")  # fmt: skip
 def hard_term_by_its_own_targets():
     """The cross-entropy is divided by the targets of its micro-batch, also where those of the step are given."""
@@ -85,7 +84,7 @@ def hard_term_by_its_own_targets():
 
 
 @mutant("the-cut-of-a-step-leaves-its-weights",
-        "D-08: variant of modelscope/ms-swift#6600, times the micro-batches",
+        "D-08: subtle form of modelscope/ms-swift#6600, times the micro-batches",
         "the rate grows with the accumulation", "divide by the targets of the step, once")  # fmt: skip
 def micro_batches_not_averaged():
     """Micro-batches are divided by the targets of the mean micro-batch, and added up where they were to be averaged."""
@@ -95,8 +94,7 @@ def micro_batches_not_averaged():
 # --------------------------------------------------------------------------------------------------- names, JSD, top-k
 
 
-@mutant("a-named-divergence-is-trained",
-        "D-03: variant of huggingface/trl#3043, lost on the way",
+@mutant("a-named-divergence-is-trained", "D-03: subtle form of huggingface/trl#3043, lost on the way",
         "beta changes nothing", "pass beta on")  # fmt: skip
 def beta_lost():
     """The JSD is that of beta = 1/2, whatever beta is given."""
@@ -104,7 +102,7 @@ def beta_lost():
 
 
 @mutant("an-unknown-divergence-is-refused",
-        "D-02: variant, a name that is looked up with a default",
+        "D-02: subtle form of paiml/aprender#2153, a name that is looked up with a default",
         "a typing error trains the forward KL", "refuse a name that is unknown")  # fmt: skip
 def unknown_name_is_the_forward_kl():
     """A divergence whose name is unknown is the forward KL."""
@@ -116,7 +114,7 @@ def unknown_name_is_the_forward_kl():
     return with_options(known)
 
 
-@mutant("the-named-jsd-ends-in-the-two-kls", "D-03: variant of modelscope/ms-swift#10078, in the loss alone",
+@mutant("the-named-jsd-ends-in-the-two-kls", "D-03: subtle form of modelscope/ms-swift#10078, in the loss alone",
         "seeks modes where it is to cover, at the ends", "one JSD for the function and the loss")  # fmt: skip
 def named_jsd_ends_reversed():
     """In the loss, a JSD with beta = 0 is the reverse and one with beta = 1 the forward KL."""
@@ -126,7 +124,7 @@ def named_jsd_ends_reversed():
 
 
 @mutant("a-named-divergence-is-trained",
-        "D-15: variant, the student's own probabilities as constant weights",
+        "D-15: subtle form of lightly-ai/lightly-train#434, the student's own probabilities as constant weights",
         "learns nothing, at the right loss", "detach the teacher alone")  # fmt: skip
 def weights_of_the_reverse_kl_detached():
     """The reverse KL's value is right, but its weights are constants, and what is left of the gradient is 0."""
@@ -144,8 +142,8 @@ def weights_of_the_reverse_kl_detached():
     return with_terms(soft, right_hard)
 
 
-@mutant("the-jsd-pulls-at-the-student", "D-15: variant, a detach that overshoots", "learns nothing",
-        "detach the teacher alone")  # fmt: skip
+@mutant("the-jsd-pulls-at-the-student", "D-15: subtle form of lightly-ai/lightly-train#434, a detach that overshoots",
+        "learns nothing", "detach the teacher alone")  # fmt: skip
 def student_detached_in_its_kl():
     """The JSD's value is right, and its gradient reaches the student through the mixture only, where it cancels."""
     return with_jsd(
@@ -155,8 +153,8 @@ def student_detached_in_its_kl():
     )
 
 
-@mutant("an-excluded-token-makes-no-nan", "D-11: variant, padding columns of both heads", "every weight is NaN",
-        "0 log 0 = 0, in the value and in the gradient")  # fmt: skip
+@mutant("an-excluded-token-makes-no-nan", "D-11: subtle form of huggingface/trl#2215, padding columns of both heads",
+        "every weight is NaN", "0 log 0 = 0, in the value and in the gradient")  # fmt: skip
 def jsd_of_excluded_tokens_is_nan():
     """The JSD is written as p * (log p - log m), which is 0 * NaN at a token that both models exclude."""
     return with_jsd(
@@ -167,7 +165,8 @@ def jsd_of_excluded_tokens_is_nan():
     )
 
 
-@mutant("the-top-k-of-the-teacher-and-a-bucket-are-compared", "D-16: variant, the columns of whom is at hand",
+@mutant("the-top-k-of-the-teacher-and-a-bucket-are-compared",
+        "D-16: subtle form of verl-project/verl#7856, the columns of whom is at hand",
         "what the teacher prefers is in the bucket", "the teacher's top k")  # fmt: skip
 def top_k_of_the_student():
     """The columns that are compared are the student's k most likely, not the teacher's."""
@@ -185,8 +184,9 @@ def top_k_of_the_student():
     return with_terms(soft, right_hard)
 
 
-@mutant("the-top-k-of-the-teacher-and-a-bucket-are-compared", "D-16: variant of verl-project/verl#7806, a place shared",
-        "one token fewer is told apart", "k tokens, and a bucket beside them")  # fmt: skip
+@mutant("the-top-k-of-the-teacher-and-a-bucket-are-compared",
+        "D-16: subtle form of verl-project/verl#7806, a place shared", "one token fewer is told apart",
+        "k tokens, and a bucket beside them")  # fmt: skip
 def bucket_among_the_k():
     """The bucket takes the place of one of the k tokens."""
     return with_options(
@@ -194,8 +194,7 @@ def bucket_among_the_k():
     )
 
 
-@mutant("each-row-keeps-its-own-columns-and-trains-its-tail",
-        "D-16: variant of verl-project/verl#7806, a constant",
+@mutant("each-row-keeps-its-own-columns-and-trains-its-tail", "D-16: subtle form of verl-project/verl#7806, a constant",
         "tokens of the tail are never pushed down", "the bucket is part of the graph")  # fmt: skip
 def bucket_detached():
     """The bucket's mass is right and has no gradient."""
@@ -208,7 +207,7 @@ def bucket_detached():
 
 
 @mutant("each-row-keeps-its-own-columns-and-trains-its-tail",
-        "D-16: variant, indices of one position",
+        "D-16: subtle form of verl-project/verl#7856, indices of one position",
         "later tokens are compared by the first one's columns", "columns for each row")  # fmt: skip
 def columns_of_the_first_row():
     """Every row is cut to the columns that the first row keeps."""
@@ -218,7 +217,7 @@ def columns_of_the_first_row():
 # --------------------------------------------------------------------------------------------------------- vocabularies
 
 
-@mutant("a-wider-student-is-refused-or-cut", "D-11: variant of huggingface/trl#2215, the teacher's side",
+@mutant("a-wider-student-is-refused-or-cut", "D-11: subtle form of huggingface/trl#2215, the teacher's side",
         "is taught tokens that its teacher does not have", "refuse, or cut both before the softmax")  # fmt: skip
 def teacher_padded_with_zeros():
     """A narrower teacher is padded with zero logits."""
@@ -231,8 +230,8 @@ def teacher_padded_with_zeros():
 
 
 @mutant("columns-beyond-the-vocabulary-are-cut-off-in-both-terms",
-        "D-11: variant of meta-pytorch/torchtune#2119, one term",
-        "padding keeps its mass beside the label", "cut both terms")  # fmt: skip
+        "D-11: subtle form of meta-pytorch/torchtune#2119, one term", "padding keeps its mass beside the label",
+        "cut both terms")  # fmt: skip
 def cut_in_the_soft_term_only():
     """vocab_size= cuts the divergence, and the cross-entropy has all columns."""
 

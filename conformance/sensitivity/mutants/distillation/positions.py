@@ -21,9 +21,11 @@ COMPLETION = Conventions(separator=True)
 # ---------------------------------------------------------------------------------------------------- denominators
 
 
-@mutant("the-soft-gradient-is-t-times-the-gap-of-probabilities "
+@mutant(
+        "the-soft-gradient-is-t-times-the-gap-of-probabilities "
         "sequences-one-at-a-time-add-up-to-the-batch",
-        "D-05: pytorch's batchmean on (B, T, V)", "long answers teach more", "divide by the targets")  # fmt: skip
+        "D-05: subtle form of huggingface/trl#4105, pytorch's batchmean on (B, T, V)", "long answers teach more",
+        "divide by the targets")  # fmt: skip
 def divided_by_rows():
     """The reduction "batchmean" divides by the first axis, the sequences."""
     return with_soft(lambda s, t, y, temperature, n: right(s, t, y, temperature, len(y)))
@@ -95,9 +97,10 @@ def mask_not_applied():
     return at(torch.zeros_like)
 
 
-@mutant("the-soft-loss-reads-the-positions-of-the-hard-loss "
+@mutant(
+        "the-soft-loss-reads-the-positions-of-the-hard-loss "
         "logits-without-a-target-leave-the-loss-as-it-is",
-        "D-09: variant, masks with an epsilon", "prompts are distilled at a small weight",
+        "D-09: subtle form of huggingface/trl#2058, masks with an epsilon", "prompts are distilled at a small weight",
         "use exact zeros")  # fmt: skip
 def mask_is_soft():
     """Positions without a target weigh 1e-6 instead of nothing."""
@@ -108,8 +111,8 @@ def mask_is_soft():
     return with_soft(soft)
 
 
-@mutant("a-batch-without-targets-trains-nothing", "D-09: the mean of nothing", "every weight is NaN",
-        "refuse, or skip and count")  # fmt: skip
+@mutant("a-batch-without-targets-trains-nothing", "D-09: subtle form of huggingface/trl#2058, the mean of nothing",
+        "every weight is NaN", "refuse, or skip and count")  # fmt: skip
 def nan_without_targets():
     """A batch without a target is 0/0."""
 
@@ -145,8 +148,9 @@ def prompt_distilled():
     return batched(encode=lambda messages, **options: encode(messages, **{**options, "policy": "every-token"}))
 
 
-@mutant("the-completion-is-distilled-and-nothing-else", "D-10: variant, a mask that begins one late",
-        "answers begin badly", "one shift for both losses")  # fmt: skip
+@mutant("the-completion-is-distilled-and-nothing-else",
+        "D-10: subtle form of modelscope/ms-swift#8436, a mask that begins one late", "answers begin badly",
+        "one shift for both losses")  # fmt: skip
 def first_token_not_distilled():
     """The first token of the answer is not distilled."""
 

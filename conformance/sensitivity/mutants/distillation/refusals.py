@@ -30,8 +30,7 @@ def infinities_are_masked():
     return with_soft(soft)
 
 
-@mutant("a-micro-batch-without-targets-adds-nothing",
-        "variant of a batch without targets that is refused",
+@mutant("a-micro-batch-without-targets-adds-nothing", "no report known: a batch without targets that is refused",
         "a run ends at its first micro-batch of prompts", "refuse only where no denominator is given")  # fmt: skip
 def micro_batch_without_targets_refused():
     """A micro-batch without targets is refused, also where the targets of the step are given."""
@@ -44,7 +43,7 @@ def micro_batch_without_targets_refused():
     return Distiller(loss=loss)
 
 
-@mutant("a-label-that-is-no-token-is-refused", "variant of a mask that is labels >= 0, and a clamp",
+@mutant("a-label-that-is-no-token-is-refused", "no report known: a mask that is labels >= 0, and a clamp",
         "tokens that were added later are never trained", "refuse a label that is no token")  # fmt: skip
 def labels_out_of_the_vocabulary_ignored():
     """A label that is no token is ignored as -100 is."""
@@ -57,7 +56,7 @@ def labels_out_of_the_vocabulary_ignored():
     return Distiller(loss=loss)
 
 
-@mutant("an-option-out-of-range-is-refused", "variant of a slice, which is cut to what there is",
+@mutant("an-option-out-of-range-is-refused", "no report known: a slice, which is cut to what there is",
         "compares other columns than the setting says", "refuse what is out of range")  # fmt: skip
 def options_cut_to_the_vocabulary():
     """top_k and vocab_size beyond the vocabulary are cut to it, and 0 is taken for None."""

@@ -36,7 +36,7 @@ def with_divergence(changed: Callable[..., Tensor], where: Callable[[dict], Any]
 
 
 @mutant("a-named-divergence-is-trained",
-        "D-01: variant, a branch for heads of two sizes",
+        "D-01: subtle form of IntelLabs/distiller#122, a branch for heads of two sizes",
         "the teacher falls silent as T grows", "one path, cut before it")  # fmt: skip
 def t_squared_lost_beside_vocab_size():
     """Where vocab_size is given beside top_k or another divergence, T**2 is left out."""
@@ -46,8 +46,7 @@ def t_squared_lost_beside_vocab_size():
     )
 
 
-@mutant("a-named-divergence-is-trained",
-        "D-02: variant, a branch for heads of two sizes",
+@mutant("a-named-divergence-is-trained", "D-02: subtle form of paiml/aprender#2153, a branch for heads of two sizes",
         "never learns what it never says, where heads differ", "one path, cut before it")  # fmt: skip
 def divergence_lost_beside_vocab_size():
     """Where vocab_size is given, the divergence is the forward KL, whatever is named."""
@@ -60,7 +59,7 @@ def divergence_lost_beside_vocab_size():
 
 
 @mutant("a-named-divergence-is-trained",
-        "D-16: variant, columns that are chosen from the whole head",
+        "D-16: subtle form of verl-project/verl#7856, columns that are chosen from the whole head",
         "padding takes the places of the likeliest tokens", "cut, then choose")  # fmt: skip
 def top_k_chosen_among_padding():
     """The teacher's top k are chosen from all its columns, and those beyond vocab_size then cut off."""
@@ -87,8 +86,7 @@ def top_k_chosen_among_padding():
 # ---------------------------------------------------------------------------------------- chunks, blocks and answers
 
 
-@mutant("a-named-divergence-is-trained",
-        "D-23: variant of huggingface/trl#5731, a chunked path for some",
+@mutant("a-named-divergence-is-trained", "D-23: subtle form of huggingface/trl#5731, a chunked path for some",
         "the last answers of a batch are not distilled", "the last chunk may be smaller")  # fmt: skip
 def last_chunk_of_other_divergences_lost():
     """All but the plain forward KL are computed in chunks of 1,024 targets, and a last one that is smaller is lost."""
@@ -106,7 +104,7 @@ def last_chunk_of_other_divergences_lost():
     return with_divergence(soft, lambda options: {"top_k", "divergence"} & options.keys())
 
 
-@mutant("the-soft-loss-is-the-mean-kl-from-teacher-to-student", "a path in blocks of the vocabulary",
+@mutant("the-soft-loss-is-the-mean-kl-from-teacher-to-student", "no report known: a path in blocks of the vocabulary",
         "rare tokens are never taught", "the last block may be smaller")  # fmt: skip
 def last_block_of_the_vocabulary_lost():
     """Columns are read in blocks of 1,024, and a last one that is smaller is lost."""
@@ -119,8 +117,9 @@ def last_block_of_the_vocabulary_lost():
     return with_divergence(soft, lambda options: not options)
 
 
-@mutant("the-top-k-of-the-teacher-and-a-bucket-are-compared", "D-16: variant, a server that tells twenty of them",
-        "k = 100 is k = 20", "refuse what is not given")  # fmt: skip
+@mutant("the-top-k-of-the-teacher-and-a-bucket-are-compared",
+        "D-16: subtle form of verl-project/verl#7856, a server that tells twenty of them", "k = 100 is k = 20",
+        "refuse what is not given")  # fmt: skip
 def top_k_cut_to_twenty():
     """A top k beyond twenty is cut to twenty."""
 

@@ -53,9 +53,8 @@ class Counting(Distiller):
         return targets_of_the_step(batch, batches)
 
 
-@mutant("the-declared-divergence-is-distilled",
-        "D-23: variant, a schedule that was left in", "T is 1 for most of the run",
-        "one T for the run, or say so")  # fmt: skip
+@mutant("the-declared-divergence-is-distilled", "D-23: subtle form of THUDM/slime#2085, a schedule that was left in",
+        "T is 1 for most of the run", "one T for the run, or say so")  # fmt: skip
 def temperature_annealed():
     """T is lowered by a tenth after each step, down to 1."""
 
@@ -67,7 +66,7 @@ def temperature_annealed():
 
 
 @mutant("the-declared-divergence-is-distilled",
-        "D-12: variant, logits that are written down in the first epoch",
+        "D-12: subtle form of arcee-ai/DistillKit#7, logits that are written down in the first epoch",
         "learns other answers' tokens", "keep logits by example")  # fmt: skip
 def teacher_kept_by_the_number_of_the_batch():
     """The teacher is asked in the first epoch, and its logits are kept by the number of the batch, in any epoch."""
@@ -87,7 +86,7 @@ def teacher_kept_by_the_number_of_the_batch():
 
 
 @mutant("the-cut-of-a-step-leaves-its-weights",
-        "D-07: variant, a mean over micro-batches that are not there",
+        "D-07: subtle form of modelscope/ms-swift#10076, a mean over micro-batches that are not there",
         "the end of an epoch weighs less", "divide by the targets that there are")  # fmt: skip
 def last_step_of_an_epoch_divided_by_a_whole_one():
     """In a step that has fewer micro-batches than the others, the sum is divided as if it had as many."""
@@ -99,8 +98,7 @@ def last_step_of_an_epoch_divided_by_a_whole_one():
     return Divided()
 
 
-@mutant("the-head-moves-by-the-gradient-of-its-step",
-        "a loop of one's own without zero_grad",
+@mutant("the-head-moves-by-the-gradient-of-its-step", "no report known: a loop of one's own without zero_grad",
         "each step repeats all before it", "set gradients to zero")  # fmt: skip
 def gradient_left_over():
     """Gradients are set to zero before the first step alone."""
@@ -112,8 +110,7 @@ def gradient_left_over():
     return Left()
 
 
-@mutant("every-parameter-of-the-student-moves",
-        "an optimizer that was given the head's parameters",
+@mutant("every-parameter-of-the-student-moves", "no report known: an optimizer that was given the head's parameters",
         "the student does not learn to think", "give it all parameters that want a gradient")  # fmt: skip
 def head_trained_alone():
     """The gradients of all parameters but the head's are set to zero."""
@@ -130,8 +127,8 @@ def head_trained_alone():
 
 
 @mutant("a-step-takes-the-conversations-of-its-micro-batches",
-        "a loop of one's own that knows no accumulation",
-        "another batch size, at the same rate", "step after as many micro-batches as are asked for")  # fmt: skip
+        "no report known: a loop of one's own that knows no accumulation", "another batch size, at the same rate",
+        "step after as many micro-batches as are asked for")  # fmt: skip
 def accumulation_ignored():
     """Each micro-batch is a step of its own, well divided by its targets."""
 
@@ -142,8 +139,7 @@ def accumulation_ignored():
     return Ignoring()
 
 
-@mutant("an-epoch-takes-every-conversation-once",
-        "next(iter(loader)) within the loop",
+@mutant("an-epoch-takes-every-conversation-once", "no report known: next(iter(loader)) within the loop",
         "most of the data is never seen", "make the iterator once an epoch")  # fmt: skip
 def first_batch_again_and_again():
     """Every batch of an epoch is made of the first conversations."""
@@ -157,8 +153,8 @@ def first_batch_again_and_again():
 
 
 @mutant("every-distilled-token-weighs-the-same the-cut-of-a-step-leaves-its-weights",
-        "D-07: variant, a loop that was tried with two micro-batches", "learns some answers twice",
-        "one denominator, whatever the number of the micro-batch")  # fmt: skip
+        "D-07: subtle form of modelscope/ms-swift#10076, a loop that was tried with two micro-batches",
+        "learns some answers twice", "one denominator, whatever the number of the micro-batch")  # fmt: skip
 def third_micro_batch_weighs_double():
     """From the third micro-batch of a step on, targets weigh twice as much."""
 
@@ -169,8 +165,7 @@ def third_micro_batch_weighs_double():
     return Distiller(denominator=denominator)
 
 
-@mutant("the-student-learns-in-training-mode",
-        "the mode of an evaluation that nobody puts back",
+@mutant("the-student-learns-in-training-mode", "no report known: the mode of an evaluation that nobody puts back",
         "the student's dropout is off", "train() before each step")  # fmt: skip
 def student_in_eval_mode():
     """The student is in eval mode while it learns."""
@@ -182,8 +177,7 @@ def student_in_eval_mode():
     return Evaluating()
 
 
-@mutant("the-teacher-is-given-masks-and-positions",
-        "a call of the teacher with its ids alone",
+@mutant("the-teacher-is-given-masks-and-positions", "no report known: a call of the teacher with its ids alone",
         "learns from a teacher that read the padding", "give the teacher whatever the student is given")  # fmt: skip
 def teacher_asked_without_its_mask():
     """The attention mask and the positions of a batch are not given to the teacher."""

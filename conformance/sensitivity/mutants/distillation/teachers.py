@@ -25,7 +25,7 @@ def beta_swapped():
     return Distiller(jsd=lambda student, teacher, beta: generalised_jsd(student, teacher, 1 - beta))
 
 
-@mutant("the-mixture-weighs-the-teacher-by-beta", "D-03: variant, inside the mixture alone",
+@mutant("the-mixture-weighs-the-teacher-by-beta", "D-03: subtle form of huggingface/trl#3043, inside the mixture alone",
         "no divergence: it may rise as the models meet", "one beta for mixture and weights")  # fmt: skip
 def beta_swapped_in_the_mixture():
     """The weights of the two KLs are right, those of the mixture are swapped."""
@@ -82,8 +82,7 @@ def tail_renormalised():
     return Distiller(with_bucket=lambda log_probs, kept: log_probs.gather(-1, kept).log_softmax(-1))
 
 
-@mutant("k-tokens-and-the-rest-sum-to-one",
-        "D-16: variant, only where nothing is left",
+@mutant("k-tokens-and-the-rest-sum-to-one", "D-16: subtle form of verl-project/verl#7856, only where nothing is left",
         "k = V is another loss than no k", "an empty bucket has log-probability -inf")  # fmt: skip
 def empty_bucket_has_mass():
     """The bucket has a mass of at least 1e-6, also where nothing is left."""
@@ -122,8 +121,8 @@ def teacher_cut_after_the_softmax():
     return with_soft(soft)
 
 
-@mutant("padding-columns-carry-no-mass", "D-11: variant, padding columns of both heads", "every weight is NaN",
-        "0 log 0 = 0, in the value and in the gradient")  # fmt: skip
+@mutant("padding-columns-carry-no-mass", "D-11: subtle form of huggingface/trl#2215, padding columns of both heads",
+        "every weight is NaN", "0 log 0 = 0, in the value and in the gradient")  # fmt: skip
 def minus_infinity_from_minus_infinity():
     """Columns that both models exclude with -inf give NaN, as they do in torch's kl_div with log_target."""
 
@@ -136,7 +135,7 @@ def minus_infinity_from_minus_infinity():
     return with_soft(soft)
 
 
-@mutant("a-sure-teacher-is-a-label", "teachers as labels, smoothed for the logarithm", "is never sure",
+@mutant("a-sure-teacher-is-a-label", "no report known: teachers as labels, smoothed for the logarithm", "is never sure",
         "0 log 0 = 0")  # fmt: skip
 def teacher_never_sure():
     """The teacher's logits are clamped within 8 of its largest, so that no logarithm is of 0."""
@@ -177,8 +176,7 @@ def teacher_dropout_on():
     return Distiller(read=read)
 
 
-@mutant("the-teacher-is-read-with-dropout-off",
-        "D-14: variant, a loop over named_children",
+@mutant("the-teacher-is-read-with-dropout-off", "D-14: subtle form of yxuansu/TaCL#11, a loop over named_children",
         "another target at each call", "eval() reaches every module")  # fmt: skip
 def dropout_on_in_the_depth():
     """The teacher, its parts and their parts are put in eval mode, and what is inside of those is not."""
@@ -211,8 +209,7 @@ def teacher_left_in_eval_mode():
     return Distiller(read=read)
 
 
-@mutant("the-teacher-is-left-in-its-modes",
-        "D-14: variant, train() for the whole model",
+@mutant("the-teacher-is-left-in-its-modes", "D-14: subtle form of yxuansu/TaCL#11, train() for the whole model",
         "parts that were frozen wake up", "put every module's mode back")  # fmt: skip
 def every_module_back_in_the_mode_of_the_first():
     """After the teacher was asked, all its modules get the mode that the outermost had."""

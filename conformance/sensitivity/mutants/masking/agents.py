@@ -61,14 +61,15 @@ def untrained(condition: Callable[[Token, list[dict]], bool]) -> Pipeline:
     return labelled(lambda at, talk, options: False if condition(at, talk) else None)
 
 
-@mutant(TRAINED, "a mask of final answers", "calls its tools only where it has nothing more to say",
+@mutant(TRAINED, "no report known: a mask of final answers", "calls its tools only where it has nothing more to say",
         "an answer that calls is an answer")  # fmt: skip
 def calls_untrained_before_the_last():
     """A call is trained in the last message alone."""
     return untrained(lambda at, talk: at.kind == "tool_call" and at.message < len(talk) - 1)
 
 
-@mutant(TRAINED, "tool_calls[0]", "stops after one call where two are needed", "take the mask from the spans")
+@mutant(TRAINED, "no report known: tool_calls[0]", "stops after one call where two are needed",
+        "take the mask from the spans")  # fmt: skip
 def second_call_untrained():
     """Of several calls of a message the first is trained."""
     return untrained(lambda at, talk: at.kind == "tool_call" and at.number > 0)
@@ -81,43 +82,43 @@ def end_of_turn_after_a_call_untrained():
     return untrained(lambda at, talk: at.kind == "end_of_turn" and at.calls)
 
 
-@mutant(TRAINED, "a mask that looks for contents", "calls tools without a word, or never",
+@mutant(TRAINED, "no report known: a mask that looks for contents", "calls tools without a word, or never",
         "an empty content is no empty answer")  # fmt: skip
 def silent_calls_untrained():
     """A message that calls and says nothing is not trained."""
     return untrained(lambda at, talk: at.calls and not at.said["content"])
 
 
-@mutant(TRAINED, "a mask that takes the calls for the answer", "no longer says what it is about to do",
+@mutant(TRAINED, "no report known: a mask that takes the calls for the answer", "no longer says what it is about to do",
         "content and calls are one answer")  # fmt: skip
 def content_beside_a_call_untrained():
     """What a message says beside its call is not trained."""
     return untrained(lambda at, talk: at.kind == "content" and at.calls)
 
 
-@mutant(TRAINED, "T-12: variant of tinker-cookbook#837, in the mask", "thinks before its last step alone",
+@mutant(TRAINED, "T-12: subtle form of tinker-cookbook#837, in the mask", "thinks before its last step alone",
         "what the model writes is a target, at every step")  # fmt: skip
 def thoughts_of_earlier_steps_untrained():
     """Thoughts are trained in the last message alone."""
     return untrained(lambda at, talk: at.kind == "reasoning" and at.message < len(talk) - 1)
 
 
-@mutant(TRAINED, "a mask of everything but the user", "invents what its tools return",
+@mutant(TRAINED, "no report known: a mask of everything but the user", "invents what its tools return",
         "only the assistant's messages are trained")  # fmt: skip
 def results_of_calls_trained():
     """The result of a call is trained."""
     return labelled(lambda at, talk, options: True if at.kind == "content" and at.said.get("role") == "tool" else None)
 
 
-@mutant(TRAINED, "lengths measured on a text without tools", "learns to list tools",
+@mutant(TRAINED, "no report known: lengths measured on a text without tools", "learns to list tools",
         "take the mask from the spans of the text that is tokenized")  # fmt: skip
 def listing_of_tools_trained():
     """The listing of tools is trained, and what the template says around it."""
     return labelled(lambda at, talk, options: True if at.kind in ("tools", "preamble") else None)
 
 
-@mutant(TRAINED, "a branch for calls that does not read the flag", "repeats calls that its author ruled out",
-        "one rule for all answers")  # fmt: skip
+@mutant(TRAINED, "no report known: a branch for calls that does not read the flag",
+        "repeats calls that its author ruled out", "one rule for all answers")  # fmt: skip
 def flag_ignored_beside_calls():
     """A message with `"train": false` is trained where it calls a tool."""
     return labelled(
@@ -127,7 +128,7 @@ def flag_ignored_beside_calls():
     )
 
 
-@mutant(TRAINED, "the last message that says something", "a call that ends a talk is never learnt",
+@mutant(TRAINED, "no report known: the last message that says something", "a call that ends a talk is never learnt",
         "the last answer is the last, whatever it does")  # fmt: skip
 def last_answer_is_the_last_without_calls():
     """Under the policy "last" the last answer that calls nothing is trained."""
@@ -141,7 +142,7 @@ def last_answer_is_the_last_without_calls():
     return labelled(rule)
 
 
-@mutant("every-token-of-an-agent-may-be-trained", "everything but what the template adds",
+@mutant("every-token-of-an-agent-may-be-trained", "no report known: everything but what the template adds",
         "an agent's context is trained with a hole in it", "every token is every token")  # fmt: skip
 def every_token_but_the_listing():
     """Under the policy "every-token" the listing of tools is not trained."""

@@ -40,7 +40,8 @@ def from_token(example: Encoded, first: int) -> Encoded:
     )
 
 
-@mutant("a-row-begins-with-its-conversations-first-token", "a limit on prompts (max_prompt_length) that nobody set",
+@mutant("a-row-begins-with-its-conversations-first-token",
+        "no report known: a limit on prompts (max_prompt_length) that nobody set",
         "answers questions that it did not see", "cut at the end, as asked, or refuse")  # fmt: skip
 def long_prompts_lose_their_beginning():
     """Of a prompt over 512 tokens the beginning is cut off, and every target is trained."""
@@ -53,8 +54,9 @@ def long_prompts_lose_their_beginning():
     return Pipeline(encode=broken)
 
 
-@mutant("a-row-begins-with-its-conversations-first-token", "a window of history (max_history) that is on by default",
-        "forgets how a conversation began", "keep all turns, or refuse")  # fmt: skip
+@mutant("a-row-begins-with-its-conversations-first-token",
+        "no report known: a window of history (max_history) that is on by default", "forgets how a conversation began",
+        "keep all turns, or refuse")  # fmt: skip
 def only_the_last_turns_are_kept():
     """Of more than twenty messages the last twenty are kept."""
     return with_messages(lambda messages: messages[-20:])

@@ -42,8 +42,8 @@ def masked_by_multiplication():
     return KeepsAll(loss=loss, step=step)
 
 
-@mutant("a-step-without-targets-changes-nothing", "auxiliary losses on padding", "drifts on empty batches",
-        "no term of the loss without a target")  # fmt: skip
+@mutant("a-step-without-targets-changes-nothing", "no report known: auxiliary losses on padding",
+        "drifts on empty batches", "no term of the loss without a target")  # fmt: skip
 def decays_without_targets():
     """A step without targets still decays the weights."""
 
@@ -58,7 +58,8 @@ def decays_without_targets():
     return KeepsAll(step=step)
 
 
-@mutant("a-cut-example-is-a-prefix", "common data scripts", "stops in mid-sentence", "cut, and append nothing")
+@mutant("a-cut-example-is-a-prefix", "no report known: common data scripts", "stops in mid-sentence",
+        "cut, and append nothing")  # fmt: skip
 def end_of_turn_after_the_cut():
     """A truncated example ends with an end-of-turn token that nobody wrote, and is trained on it."""
 
@@ -72,12 +73,8 @@ def end_of_turn_after_the_cut():
     return Pipeline(encode=broken)
 
 
-@mutant(
-    "a-cut-keeps-the-first-tokens-and-their-labels a-label-is-the-id-in-its-place-or-ignored",
-    "hand-written collators",
-    "targets move by the cut",
-    "cut both",
-)
+@mutant("a-cut-keeps-the-first-tokens-and-their-labels a-label-is-the-id-in-its-place-or-ignored",
+        "no report known: hand-written collators", "targets move by the cut", "cut both")  # fmt: skip
 def left_labels_cut():
     """Too long examples lose their last ids and their first labels."""
 
@@ -100,7 +97,8 @@ def silent_default_length():
     return Pipeline(encode=broken)
 
 
-@mutant("every-conversation-with-a-target-is-trained", "drop_last", "part of the data is never seen", "keep the rest")
+@mutant("every-conversation-with-a-target-is-trained", "no report known: drop_last", "part of the data is never seen",
+        "keep the rest")  # fmt: skip
 def last_micro_batch_dropped():
     """The last micro-batch of an epoch is dropped."""
     return with_steps(lambda steps, job: [*steps[:-1], *([steps[-1][:-1]] if steps[-1][:-1] else [])])
@@ -166,7 +164,8 @@ def newline_of_the_template_lost():
     return Pipeline(encode=broken)
 
 
-@mutant("a-cut-example-is-a-prefix", "truncation_side='left'", "answers without their questions", "cut the end")
+@mutant("a-cut-example-is-a-prefix", "no report known: truncation_side='left'", "answers without their questions",
+        "cut the end")  # fmt: skip
 def beginning_cut_off():
     """Too long examples lose their first tokens instead of their last."""
 
@@ -202,8 +201,8 @@ def dropped_before_the_cut():
     return KeepsAll(loss=loss, step=step)
 
 
-@mutant("every-conversation-with-a-target-is-trained", "filters on empty strings", "data is lost and nobody knows",
-        "an empty answer is an answer")  # fmt: skip
+@mutant("every-conversation-with-a-target-is-trained", "no report known: filters on empty strings",
+        "data is lost and nobody knows", "an empty answer is an answer")  # fmt: skip
 def empty_answers_dropped():
     """Conversations with an empty assistant message are left out and not counted."""
 
@@ -213,7 +212,7 @@ def empty_answers_dropped():
     return with_conversations(lambda talks: [talk for talk in talks if is_full(talk)])
 
 
-@mutant("every-conversation-with-a-target-is-trained", "torch DistributedSampler, drop_last=False",
+@mutant("every-conversation-with-a-target-is-trained", "pytorch/pytorch, DistributedSampler(drop_last=False)",
         "some examples count twice", "weigh the repeated ones 0")  # fmt: skip
 def batch_filled_with_repeats():
     """The last micro-batch is filled up with examples of the first."""
@@ -224,8 +223,8 @@ def _filled(order: list[int]) -> list[int]:
     return order + order[: -len(order) % 4]
 
 
-@mutant("conversations-stand-as-rendered", "chat templates with | trim", "indented code is learned without its indent",
-        "leave contents alone")  # fmt: skip
+@mutant("conversations-stand-as-rendered", "no report known: chat templates with | trim",
+        "indented code is learned without its indent", "leave contents alone")  # fmt: skip
 def contents_stripped():
     """Outer white space of contents is lost."""
     return with_contents(str.strip)

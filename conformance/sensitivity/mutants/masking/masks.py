@@ -37,7 +37,8 @@ def header_trained():
     return trained_where(lambda e, m, position: turn_of(e, m, position)[1:] == ("assistant", "header"))
 
 
-@mutant("nothing-else-is-trained", "soft masks", "prompts are trained at a small weight", "use exact zeros")
+@mutant("nothing-else-is-trained", "no report known: soft masks", "prompts are trained at a small weight",
+        "use exact zeros")  # fmt: skip
 def mask_is_soft():
     """Masked positions are scored at a weight of 1e-6 instead of 0."""
 
@@ -94,7 +95,8 @@ def pads_masked_by_id():
     return Pipeline(collate=broken)
 
 
-@mutant("end-of-turn-is-trained", "variant of huggingface/trl#976", "never stops when packed", "mask by position")
+@mutant("end-of-turn-is-trained", "subtle form of huggingface/trl#976", "never stops when packed",
+        "mask by position")  # fmt: skip
 def packed_pads_masked_by_id():
     """Labels are ignored wherever the id is the pad's, in packed rows only."""
 
@@ -107,7 +109,8 @@ def packed_pads_masked_by_id():
     return Pipeline(collate=broken)
 
 
-@mutant("end-of-turn-is-trained", "variant of axolotl#3754", "does not stop after long answers", "no special cases")
+@mutant("end-of-turn-is-trained", "subtle form of axolotl#3754", "does not stop after long answers",
+        "no special cases")  # fmt: skip
 def end_of_last_turn_masked():
     """Only the last end-of-turn token of a conversation of several turns is no target."""
 
@@ -156,12 +159,8 @@ def padding_trained():
     return Pipeline(collate=broken)
 
 
-@mutant(
-    "the-weighted-loss-is-divided-by-the-weights weights-of-zero-and-one-are-a-mask",
-    "token weights",
-    "weights become a learning rate",
-    "divide by the sum of weights",
-)
+@mutant("the-weighted-loss-is-divided-by-the-weights weights-of-zero-and-one-are-a-mask",
+        "no report known: token weights", "weights become a learning rate", "divide by the sum of weights")  # fmt: skip
 def weights_divided_by_count():
     """Weighted losses are divided by the number of targets."""
 
@@ -186,8 +185,9 @@ def separator_trained_undeclared():
     return Pipeline(encode=broken)
 
 
-@mutant("a-label-outside-the-vocabulary-is-refused", "tokens added to the tokenizer and not to the model",
-        "another token is trained", "refuse it, and resize the embeddings")  # fmt: skip
+@mutant("a-label-outside-the-vocabulary-is-refused",
+        "no report known: tokens added to the tokenizer and not to the model", "another token is trained",
+        "refuse it, and resize the embeddings")  # fmt: skip
 def label_clamped():
     """A label beyond the vocabulary is taken for its last token."""
 
@@ -197,7 +197,8 @@ def label_clamped():
     return Pipeline(loss=loss)
 
 
-@mutant("a-cut-keeps-the-first-tokens-and-their-labels", "an end-of-turn put at the cut, in one family of templates",
+@mutant("a-cut-keeps-the-first-tokens-and-their-labels",
+        "no report known: an end-of-turn put at the cut, in one family of templates",
         "stops in the middle of a sentence", "put nothing in place of what was cut")  # fmt: skip
 def end_of_turn_at_the_cut():
     """Llama-3's end-of-turn token replaces the last token of an example that was cut."""
@@ -212,8 +213,8 @@ def end_of_turn_at_the_cut():
     return Pipeline(encode=broken)
 
 
-@mutant("a-flag-untrains-its-own-message-alone", "OpenAI's field read by nobody", "learns an answer that was taken out",
-        "read weight as train")  # fmt: skip
+@mutant("a-flag-untrains-its-own-message-alone", "no report known: OpenAI's field read by nobody",
+        "learns an answer that was taken out", "read weight as train")  # fmt: skip
 def weight_of_zero_ignored():
     """A message with `"weight": 0` is trained like any other."""
 
@@ -223,7 +224,7 @@ def weight_of_zero_ignored():
     return Pipeline(encode=broken)
 
 
-@mutant("a-token-belongs-to-the-span-it-starts-in", "variant of FastChat#2996, offsets that are one token off",
+@mutant("a-token-belongs-to-the-span-it-starts-in", "subtle form of FastChat#2996, offsets that are one token off",
         "a mask that is made of the owners begins a token late", "a token is owned where it starts")  # fmt: skip
 def owners_one_token_late():
     """The owner that is told of each token is that of the token before it."""

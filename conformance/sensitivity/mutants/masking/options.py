@@ -37,15 +37,15 @@ def without_flags(concerns: Callable[[str, dict, dict], bool]) -> Pipeline:
     return Pipeline(encode=broken)
 
 
-@mutant("a-flag-untrains-its-own-message-alone", "a flag read by one of several renderers", "learns what was excluded",
-        "read flags where labels are made, once for every template")  # fmt: skip
+@mutant("a-flag-untrains-its-own-message-alone", "no report known: a flag read by one of several renderers",
+        "learns what was excluded", "read flags where labels are made, once for every template")  # fmt: skip
 def flags_read_for_chatml_only():
     """In Llama's templates a message with `"train": false` is trained."""
     return without_flags(lambda template, options, item: template.startswith("llama"))
 
 
-@mutant("a-flag-untrains-its-own-message-alone", "every-token as a short cut past the mask", "learns what was excluded",
-        "a flag holds whoever speaks")  # fmt: skip
+@mutant("a-flag-untrains-its-own-message-alone", "no report known: every-token as a short cut past the mask",
+        "learns what was excluded", "a flag holds whoever speaks")  # fmt: skip
 def flag_of_a_user_ignored():
     """Under the policy "every-token" a user's message with `"train": false` is trained."""
     return without_flags(
@@ -53,7 +53,7 @@ def flag_of_a_user_ignored():
     )
 
 
-@mutant("targets-spell-what-the-policy-trains", "variant of huggingface/trl#1282, one template's own encoder",
+@mutant("targets-spell-what-the-policy-trains", "subtle form of huggingface/trl#1282, one template's own encoder",
         "earlier answers are trained as well", "one policy for every template")  # fmt: skip
 def policy_followed_in_one_template():
     """The policy "last" is that of "all" in every template but chatml/openai."""
@@ -62,12 +62,8 @@ def policy_followed_in_one_template():
     )
 
 
-@mutant(
-    "targets-spell-what-the-policy-trains",
-    "conventions written for one family",
-    "the mask is not what is declared",
-    "conventions name parts of a turn, not strings",
-)
+@mutant("targets-spell-what-the-policy-trains", "no report known: conventions written for one family",
+        "the mask is not what is declared", "conventions name parts of a turn, not strings")  # fmt: skip
 def conventions_of_chatml_only():
     """In Llama's templates another convention than the usual one is not followed."""
     return with_options(
@@ -75,7 +71,7 @@ def conventions_of_chatml_only():
     )
 
 
-@mutant("targets-spell-what-the-policy-trains", "masks by message, and text that belongs to none",
+@mutant("targets-spell-what-the-policy-trains", "no report known: masks by message, and text that belongs to none",
         "cannot write its own system prompt", "every token is every token")  # fmt: skip
 def own_system_turn_untrained():
     """Under the policy "every-token" a system turn that nobody wrote, but the template, is not trained."""
@@ -91,12 +87,9 @@ def own_system_turn_untrained():
     return Pipeline(encode=broken)
 
 
-@mutant(
-    "a-cut-keeps-the-first-tokens-and-their-labels the-tokens-cut-off-are-counted",
-    "a length counted before tools are listed",
-    "runs out of memory where tools are long",
-    "count what the model sees",
-)
+@mutant("a-cut-keeps-the-first-tokens-and-their-labels the-tokens-cut-off-are-counted",
+        "no report known: a length counted before tools are listed", "runs out of memory where tools are long",
+        "count what the model sees")  # fmt: skip
 def tools_beyond_the_cut():
     """Tools come on top of max_length: what is cut is counted without them."""
 

@@ -14,8 +14,9 @@ def without_flags(messages: list[dict], role: str) -> list[dict]:
     return [{k: item[k] for k in item if k != "train" or item["role"] != role} for item in messages]
 
 
-@mutant("everything-chosen-is-trained a-flag-untrains-its-own-message-alone", "flags read as a list of what to train",
-        "answers without a flag are never learned", "no flag is true")  # fmt: skip
+@mutant("everything-chosen-is-trained a-flag-untrains-its-own-message-alone",
+        "no report known: flags read as a list of what to train", "answers without a flag are never learned",
+        "no flag is true")  # fmt: skip
 def true_is_the_only_one_trained():
     """Where an answer is flagged `"train": true`, answers without a flag are not trained."""
 
@@ -26,22 +27,22 @@ def true_is_the_only_one_trained():
     return with_messages(change)
 
 
-@mutant("nothing-else-is-trained", "flags that are read of answers alone", "an excluded prompt is learned",
-        "read the flag of every message")  # fmt: skip
+@mutant("nothing-else-is-trained", "no report known: flags that are read of answers alone",
+        "an excluded prompt is learned", "read the flag of every message")  # fmt: skip
 def flag_of_the_system_ignored():
     """`"train": false` on a system message is ignored, where every token is trained."""
     return with_messages(lambda messages: without_flags(messages, "system"))
 
 
-@mutant("nothing-else-is-trained", "flags that are read of answers alone", "an excluded result is learned",
-        "read the flag of every message")  # fmt: skip
+@mutant("nothing-else-is-trained", "no report known: flags that are read of answers alone",
+        "an excluded result is learned", "read the flag of every message")  # fmt: skip
 def flag_of_a_result_ignored():
     """`"train": false` on a tool's result is ignored, where every token is trained."""
     return with_messages(lambda messages: without_flags(messages, "tool"))
 
 
-@mutant("nothing-else-is-trained", "an empty selection taken for no selection", "excluded talks are learned",
-        "nothing chosen is nothing trained")  # fmt: skip
+@mutant("nothing-else-is-trained", "no report known: an empty selection taken for no selection",
+        "excluded talks are learned", "nothing chosen is nothing trained")  # fmt: skip
 def none_chosen_is_all_chosen():
     """Where no answer is to be trained, all are."""
 
@@ -53,8 +54,8 @@ def none_chosen_is_all_chosen():
     return with_messages(change)
 
 
-@mutant("a-flag-untrains-its-own-message-alone", "OpenAI's weight, read without its role", "prompts are learned",
-        "1 changes nothing")  # fmt: skip
+@mutant("a-flag-untrains-its-own-message-alone", "no report known: OpenAI's weight, read without its role",
+        "prompts are learned", "1 changes nothing")  # fmt: skip
 def weight_of_one_is_trained():
     """A user's message with `"weight": 1` is trained."""
     return relabelled(
@@ -69,29 +70,29 @@ def weight_of_one_is_trained():
     )  # fmt: skip
 
 
-@mutant("conversations-stand-as-rendered", "results of tools tidied at load", "results look otherwise at inference",
-        "leave contents alone")  # fmt: skip
+@mutant("conversations-stand-as-rendered", "no report known: results of tools tidied at load",
+        "results look otherwise at inference", "leave contents alone")  # fmt: skip
 def results_made_ascii():
     """Letters outside ASCII are lost from the results of tools."""
     return with_contents(lambda content: content.encode("ascii", "ignore").decode(), "tool")
 
 
-@mutant("conversations-stand-as-rendered", "prompts tidied at load", "prompts look otherwise at inference",
-        "leave contents alone")  # fmt: skip
+@mutant("conversations-stand-as-rendered", "no report known: prompts tidied at load",
+        "prompts look otherwise at inference", "leave contents alone")  # fmt: skip
 def system_stripped_everywhere():
     """System messages lose the white space around them, also those that stand in the middle."""
     return with_contents(str.strip, "system")
 
 
-@mutant("conversations-stand-as-rendered", "pandas.read_json, keep_default_na", "answers become empty",
+@mutant("conversations-stand-as-rendered", "no report known: pandas.read_json, keep_default_na", "answers become empty",
         "leave contents alone")  # fmt: skip
 def not_available_is_empty():
     """An answer "N/A" is read as a missing value."""
     return with_contents(lambda content: "" if content == "N/A" else content, "assistant")
 
 
-@mutant("conversations-stand-as-rendered", "a column that was guessed to hold JSON", "calls are written in another way",
-        "leave contents alone")  # fmt: skip
+@mutant("conversations-stand-as-rendered", "no report known: a column that was guessed to hold JSON",
+        "calls are written in another way", "leave contents alone")  # fmt: skip
 def json_written_again():
     """An answer that is JSON is read and written again."""
 
@@ -104,15 +105,15 @@ def json_written_again():
     return with_contents(change, "assistant")
 
 
-@mutant("conversations-stand-as-rendered", "empty thoughts removed for another model", "answers begin otherwise",
-        "leave contents alone")  # fmt: skip
+@mutant("conversations-stand-as-rendered", "no report known: empty thoughts removed for another model",
+        "answers begin otherwise", "leave contents alone")  # fmt: skip
 def empty_thoughts_removed():
     """An empty block of thoughts is taken out of an answer."""
     return with_contents(lambda content: content.replace("<think>\n\n</think>\n\n", ""), "assistant")
 
 
-@mutant("everything-chosen-is-trained", "masks from a search for the next question", "answers that quote one are cut",
-        "take the mask from the spans, not from a search for markers")  # fmt: skip
+@mutant("everything-chosen-is-trained", "no report known: masks from a search for the next question",
+        "answers that quote one are cut", "take the mask from the spans, not from a search for markers")  # fmt: skip
 def quoted_question_ends_the_answer():
     """An answer is not trained from where a user's header is quoted in it."""
 
@@ -125,7 +126,7 @@ def quoted_question_ends_the_answer():
     return masked_where(quoted)
 
 
-@mutant("everything-chosen-is-trained", "max_target_length, a default of encoder-decoder trainers",
+@mutant("everything-chosen-is-trained", "no report known: max_target_length, a default of encoder-decoder trainers",
         "long answers are never finished", "cut where max_length says, and count it")  # fmt: skip
 def answers_trained_up_to_1024():
     """From its 1,025th target on a conversation is not trained."""

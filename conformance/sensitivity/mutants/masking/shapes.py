@@ -11,8 +11,8 @@ from sftspec.step import IGNORE
 from sftspec.trainer import Pipeline
 
 
-@mutant("everything-chosen-is-trained", "variant of lm-sys/FastChat#2996", "what is said in two messages is half lost",
-        "read roles, not pairs")  # fmt: skip
+@mutant("everything-chosen-is-trained", "subtle form of lm-sys/FastChat#2996",
+        "what is said in two messages is half lost", "read roles, not pairs")  # fmt: skip
 def second_of_two_answers_untrained():
     """An answer that follows an answer is masked: turns are taken for pairs."""
 
@@ -23,7 +23,7 @@ def second_of_two_answers_untrained():
     return masked_where(repeated)
 
 
-@mutant("everything-chosen-is-trained", "variant of huggingface/trl#588", "answers of blanks are lost",
+@mutant("everything-chosen-is-trained", "subtle form of huggingface/trl#588", "answers of blanks are lost",
         "compare with None, not with blanks")  # fmt: skip
 def blank_answers_untrained():
     """An answer that holds nothing but blanks is masked, its end-of-turn token with it."""
@@ -35,8 +35,8 @@ def blank_answers_untrained():
     return masked_where(blank)
 
 
-@mutant("nothing-else-is-trained", "variant of PrimeIntellect-ai/prime-rl#978", "learns to write its own instructions",
-        "mask every role but the assistant")  # fmt: skip
+@mutant("nothing-else-is-trained", "subtle form of PrimeIntellect-ai/prime-rl#978",
+        "learns to write its own instructions", "mask every role but the assistant")  # fmt: skip
 def late_system_trained():
     """A system message in the middle of a conversation is trained as if the assistant had written it."""
 
@@ -47,7 +47,7 @@ def late_system_trained():
     return trained_where(late)
 
 
-@mutant("nothing-else-is-trained", "variant of huggingface/trl#1282", "user turns are learnt",
+@mutant("nothing-else-is-trained", "subtle form of huggingface/trl#1282", "user turns are learnt",
         "let a flag take away, never add")  # fmt: skip
 def flag_trains_the_user():
     """A user's message with `"train": true` is trained."""
@@ -59,7 +59,7 @@ def flag_trains_the_user():
     return trained_where(flagged)
 
 
-@mutant("nothing-else-is-trained", "variant of huggingface/trl#1282", "an answer that was taken out is replaced",
+@mutant("nothing-else-is-trained", "subtle form of huggingface/trl#1282", "an answer that was taken out is replaced",
         "choose the last turn, then look at its flag")  # fmt: skip
 def last_turn_that_may_be_trained():
     """Under policy "last", where the last answer is not to be trained, the one before it is."""
@@ -79,7 +79,7 @@ def last_turn_that_may_be_trained():
     return Pipeline(encode=broken)
 
 
-@mutant("every-conversation-with-a-target-is-trained", "variant of huggingface/trl#4554", "examples vanish",
+@mutant("every-conversation-with-a-target-is-trained", "subtle form of huggingface/trl#4554", "examples vanish",
         "compare with > max_length")  # fmt: skip
 def exact_length_dropped():
     """A conversation of exactly max_length tokens is taken for too long and left out."""
@@ -88,7 +88,7 @@ def exact_length_dropped():
     )
 
 
-@mutant("every-conversation-with-a-target-is-trained", "variant of lm-sys/FastChat#2996",
+@mutant("every-conversation-with-a-target-is-trained", "subtle form of lm-sys/FastChat#2996",
         "what was repeated on purpose counts once", "leave the corpus as it is")  # fmt: skip
 def repeated_conversations_merged():
     """A conversation that stands in the corpus twice is trained once."""

@@ -191,7 +191,7 @@ def target_lost_at_the_shard_edge():
     return Pipeline(loss=loss)
 
 
-@mutant("each-target-is-the-next-token", "labels in 16 bits", "rare tokens are taken for others",
+@mutant("each-target-is-the-next-token", "no report known: labels in 16 bits", "rare tokens are taken for others",
         "labels stay integers")  # fmt: skip
 def labels_rounded_with_the_model():
     """Labels pass through bfloat16 where the logits are in it: ids above 256 are rounded."""
@@ -203,7 +203,8 @@ def labels_rounded_with_the_model():
     return Pipeline(loss=loss)
 
 
-@mutant("nothing-else-is-trained", "messages with their own flag", "trains what its author forbade", "read the flag")
+@mutant("nothing-else-is-trained", "no report known: messages with their own flag", "trains what its author forbade",
+        "read the flag")  # fmt: skip
 def train_flag_ignored():
     """Messages with `"train": false` are trained like the others."""
 

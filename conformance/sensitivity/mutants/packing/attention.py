@@ -71,7 +71,7 @@ def attends_to_nothing():
     return with_inputs(inputs, packed_only=False)
 
 
-@mutant("masking/no-position-sees-what-follows-it hidden-states-equal-those-alone", "prefix-LM masks",
+@mutant("masking/no-position-sees-what-follows-it hidden-states-equal-those-alone", "no report known: prefix-LM masks",
         "reads the answer that it is to write", "a causal mask")  # fmt: skip
 def bidirectional_attention():
     """Every position attends to its whole example, before and after."""
@@ -90,15 +90,15 @@ def sliding_window():
     return windowed(16)
 
 
-@mutant("hidden-states-equal-those-alone", "variant of axolotl-ai-cloud/axolotl#732", "forgets the beginning",
+@mutant("hidden-states-equal-those-alone", "subtle form of axolotl-ai-cloud/axolotl#732", "forgets the beginning",
         "no window that nobody asked for")  # fmt: skip
 def window_of_512():
     """A window of 512 tokens limits attention within the example."""
     return windowed(512)
 
 
-@mutant("examples-do-not-see-each-other", "a table of segments of fixed size", "contaminated in crowded packs only",
-        "as many segments as there are")  # fmt: skip
+@mutant("examples-do-not-see-each-other", "no report known: a table of segments of fixed size",
+        "contaminated in crowded packs only", "as many segments as there are")  # fmt: skip
 def sixth_segment_is_the_last():
     """From the sixth example of a row on, all share one segment."""
 
@@ -111,8 +111,8 @@ def sixth_segment_is_the_last():
     return with_inputs(inputs)
 
 
-@mutant("positions-restart-with-each-example", "position_ids cast with the inputs", "late tokens share a place",
-        "keep indices in integers")  # fmt: skip
+@mutant("positions-restart-with-each-example", "no report known: position_ids cast with the inputs",
+        "late tokens share a place", "keep indices in integers")  # fmt: skip
 def positions_rounded():
     """position_ids go through bfloat16, which has no odd numbers beyond 256."""
 
@@ -134,7 +134,7 @@ def positions_run_on():
     return Pipeline(collate=broken)
 
 
-@mutant("padding-is-never-attended positions-restart-with-each-example", "left padding without a mask",
+@mutant("padding-is-never-attended positions-restart-with-each-example", "no report known: left padding without a mask",
         "reads padding as context", "pass the attention mask")  # fmt: skip
 def left_padding_attended():
     """Rows are padded at the left and attend to the padding."""
@@ -196,8 +196,8 @@ def first_rows_mask_for_all():
     return masked(lambda batch: batch.dense_mask()[:1].expand(len(batch.input_ids), -1, -1, -1))
 
 
-@mutant("examples-do-not-see-each-other", "cu_seqlens off by one", "the last word of one example opens the next",
-        "boundaries are the cumulated lengths")  # fmt: skip
+@mutant("examples-do-not-see-each-other", "no report known: cu_seqlens off by one",
+        "the last word of one example opens the next", "boundaries are the cumulated lengths")  # fmt: skip
 def boundary_one_token_late():
     """Each segment but the first begins one token late: its first token belongs to the segment before."""
 
@@ -228,7 +228,7 @@ def segments_end_with_a_turn():
 
 @mutant(
     "positions-restart-with-each-example positions-restart-at-every-example",
-    "positions offset by two, as in fairseq's OPT",
+    "facebookresearch/fairseq, positions of OPT begin at two",
     "learned positions move",
     "positions begin at 0",
 )
@@ -244,7 +244,8 @@ def positions_restart_in_the_middle():
     return collated(lambda batch: replace(batch, position_ids=batch.position_ids % 64))
 
 
-@mutant("hidden-states-equal-those-alone", "NEFTune left on", "no two runs read the same", "noise only where asked for")
+@mutant("hidden-states-equal-those-alone", "no report known: NEFTune left on", "no two runs read the same",
+        "noise only where asked for")  # fmt: skip
 def embedding_noise():
     """Noise is added to the embeddings, which nobody asked for."""
 

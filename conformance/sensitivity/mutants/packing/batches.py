@@ -16,8 +16,8 @@ def batches_of(kind: type[Batch]) -> Pipeline:
     return Pipeline(collate=lambda *arguments, **options: kind(**vars(collate(*arguments, **options))))
 
 
-@mutant("a-batch-is-not-changed-by-the-next", "a pinned buffer that is used again", "trains other batches' tokens",
-        "a tensor of its own for each batch")  # fmt: skip
+@mutant("a-batch-is-not-changed-by-the-next", "no report known: a pinned buffer that is used again",
+        "trains other batches' tokens", "a tensor of its own for each batch")  # fmt: skip
 def one_buffer_for_all_batches():
     """Batches of one shape share their input_ids: the last one made is in all."""
     kept: dict[tuple[int, ...], torch.Tensor] = {}
@@ -31,8 +31,8 @@ def one_buffer_for_all_batches():
     return Pipeline(collate=broken)
 
 
-@mutant("collating-changes-no-example", "a collator that works in place", "loses a target in every epoch",
-        "copy before changing")  # fmt: skip
+@mutant("collating-changes-no-example", "no report known: a collator that works in place",
+        "loses a target in every epoch", "copy before changing")  # fmt: skip
 def first_labels_ignored_in_place():
     """The first label of an example is ignored in the example, not in the batch alone."""
 
@@ -45,8 +45,8 @@ def first_labels_ignored_in_place():
     return Pipeline(collate=broken)
 
 
-@mutant("ids-and-labels-are-int64", "columns kept in 32 bits", "stops with an error, or wraps a large vocabulary",
-        "torch.long, whatever the column holds")  # fmt: skip
+@mutant("ids-and-labels-are-int64", "no report known: columns kept in 32 bits",
+        "stops with an error, or wraps a large vocabulary", "torch.long, whatever the column holds")  # fmt: skip
 def batches_in_32_bits():
     """input_ids and labels are int32."""
 
@@ -57,8 +57,8 @@ def batches_in_32_bits():
     return Pipeline(collate=broken)
 
 
-@mutant("cu-seqlens-are-int32", "torch.cumsum, which gives int64", "the kernel reads every second boundary as 0",
-        "cumsum(dtype=torch.int32)")  # fmt: skip
+@mutant("cu-seqlens-are-int32", "no report known: torch.cumsum, which gives int64",
+        "the kernel reads every second boundary as 0", "cumsum(dtype=torch.int32)")  # fmt: skip
 def cu_seqlens_in_64_bits():
     """cu_seqlens are int64."""
 
@@ -69,8 +69,8 @@ def cu_seqlens_in_64_bits():
     return Pipeline(collate=broken)
 
 
-@mutant("max-seqlen-is-the-longest-segment", "max_seqlen taken for the width of a row", "pays for a row a segment",
-        "the longest segment")  # fmt: skip
+@mutant("max-seqlen-is-the-longest-segment", "no report known: max_seqlen taken for the width of a row",
+        "pays for a row a segment", "the longest segment")  # fmt: skip
 def max_seqlen_is_the_width():
     """max_seqlen is the number of columns."""
 
@@ -82,8 +82,8 @@ def max_seqlen_is_the_width():
     return batches_of(Wide)
 
 
-@mutant("no-row-of-the-mask-is-empty", "padding masked as query as well as key", "NaN in every padded row",
-        "let padding attend to itself")  # fmt: skip
+@mutant("no-row-of-the-mask-is-empty", "no report known: padding masked as query as well as key",
+        "NaN in every padded row", "let padding attend to itself")  # fmt: skip
 def padding_attends_to_nothing():
     """In the dense mask the rows of padding are empty."""
 
@@ -94,8 +94,8 @@ def padding_attends_to_nothing():
     return batches_of(Empty)
 
 
-@mutant("no-token-attends-to-padding", "a mask of segments that forgets the pads", "reads pads as context",
-        "padding is a segment of its own")  # fmt: skip
+@mutant("no-token-attends-to-padding", "no report known: a mask of segments that forgets the pads",
+        "reads pads as context", "padding is a segment of its own")  # fmt: skip
 def padding_attended_in_the_dense_mask():
     """In the dense mask every position attends to padding."""
 
@@ -106,8 +106,8 @@ def padding_attended_in_the_dense_mask():
     return batches_of(Seen)
 
 
-@mutant("every-row-is-padded-to-the-capacity", "a capacity that is checked and not used", "recompiles for every batch",
-        "pad to the capacity")  # fmt: skip
+@mutant("every-row-is-padded-to-the-capacity", "no report known: a capacity that is checked and not used",
+        "recompiles for every batch", "pad to the capacity")  # fmt: skip
 def rows_padded_to_the_longest():
     """Where a capacity is given, rows are padded to the longest of them."""
 
@@ -118,8 +118,8 @@ def rows_padded_to_the_longest():
     return Pipeline(collate=broken)
 
 
-@mutant("bins-that-do-not-fit-the-examples-are-refused", "Python's own index of -1", "learns the last example twice",
-        "refuse an index outside the examples")  # fmt: skip
+@mutant("bins-that-do-not-fit-the-examples-are-refused", "no report known: Python's own index of -1",
+        "learns the last example twice", "refuse an index outside the examples")  # fmt: skip
 def indices_counted_from_the_end():
     """An index outside the examples counts from their other end."""
 

@@ -14,8 +14,8 @@ from sftspec.step import IGNORE
 from sftspec.trainer import Pipeline
 
 
-@mutant("no-pack-exceeds-its-capacity", "packs cached by the histogram of lengths", "a shuffled epoch is cut off",
-        "key a cache by the lengths in their order")  # fmt: skip
+@mutant("no-pack-exceeds-its-capacity", "no report known: packs cached by the histogram of lengths",
+        "a shuffled epoch is cut off", "key a cache by the lengths in their order")  # fmt: skip
 def packs_kept_for_the_same_lengths():
     """Lengths in another order get the packs of the first order."""
     kept: dict[tuple, list[list[int]]] = {}
@@ -26,7 +26,7 @@ def packs_kept_for_the_same_lengths():
     return Pipeline(pack=broken)
 
 
-@mutant("an-overlong-example-is-refused-or-declared", "variant of huggingface/trl#4554",
+@mutant("an-overlong-example-is-refused-or-declared", "subtle form of huggingface/trl#4554",
         "long answers are never learned", "look at every length")  # fmt: skip
 def last_length_alone_checked():
     """An example over the capacity is refused where it is the last one, and cut in silence elsewhere."""
@@ -39,12 +39,8 @@ def last_length_alone_checked():
     return Pipeline(pack=broken)
 
 
-@mutant(
-    "a-length-that-is-no-positive-integer-is-refused",
-    "empty examples filtered by the packer",
-    "nobody knows what was lost",
-    "refuse what is no length, or count it",
-)
+@mutant("a-length-that-is-no-positive-integer-is-refused", "no report known: empty examples filtered by the packer",
+        "nobody knows what was lost", "refuse what is no length, or count it")  # fmt: skip
 def empty_examples_left_out():
     """Examples of length 0 are in no pack, and nobody is told."""
 
@@ -55,7 +51,7 @@ def empty_examples_left_out():
     return Pipeline(pack=broken)
 
 
-@mutant("a-capacity-below-one-is-refused", "a capacity computed from a setting that is missing",
+@mutant("a-capacity-below-one-is-refused", "no report known: a capacity computed from a setting that is missing",
         "pays for a row at every example", "refuse a capacity that holds nothing")  # fmt: skip
 def capacity_of_nothing_taken():
     """With a capacity below 1 every example has a pack of its own."""
@@ -66,8 +62,8 @@ def capacity_of_nothing_taken():
     return Pipeline(pack=broken)
 
 
-@mutant("packing-changes-no-length", "LLaMA-Factory's greedy knapsack", "lengths no longer belong to their examples",
-        "sort a copy")  # fmt: skip
+@mutant("packing-changes-no-length", "hiyouga/LLaMA-Factory, its greedy knapsack",
+        "lengths no longer belong to their examples", "sort a copy")  # fmt: skip
 def lengths_sorted_in_place():
     """The packer sorts the lengths that it is given, after it has packed them."""
 
@@ -79,8 +75,8 @@ def lengths_sorted_in_place():
     return Pipeline(pack=broken)
 
 
-@mutant("the-same-lengths-give-the-same-packs", "packs shuffled without a seed", "cannot be resumed or repeated",
-        "shuffle with the seed of the job")  # fmt: skip
+@mutant("the-same-lengths-give-the-same-packs", "no report known: packs shuffled without a seed",
+        "cannot be resumed or repeated", "shuffle with the seed of the job")  # fmt: skip
 def packs_turned_with_every_call():
     """Each call of the packer begins with another pack."""
     calls = itertools.count()
@@ -93,8 +89,8 @@ def packs_turned_with_every_call():
     return Pipeline(pack=broken)
 
 
-@mutant("no-two-packs-fit-into-one", "a limit on the examples of a pack", "short examples leave packs half empty",
-        "the capacity is the only limit")  # fmt: skip
+@mutant("no-two-packs-fit-into-one", "no report known: a limit on the examples of a pack",
+        "short examples leave packs half empty", "the capacity is the only limit")  # fmt: skip
 def sixteen_examples_at_most():
     """At most sixteen examples go into a pack, however short they are."""
 
@@ -104,12 +100,8 @@ def sixteen_examples_at_most():
     return Pipeline(pack=broken)
 
 
-@mutant(
-    "a-row-over-the-capacity-is-refused",
-    "variant of huggingface/trl#4554",
-    "the end of full rows is never learned",
-    "refuse a row that is too long",
-)
+@mutant("a-row-over-the-capacity-is-refused", "subtle form of huggingface/trl#4554",
+        "the end of full rows is never learned", "refuse a row that is too long")  # fmt: skip
 def rows_cut_to_the_capacity():
     """A row over the capacity is cut to it, and nobody is told."""
 
@@ -123,7 +115,7 @@ def rows_cut_to_the_capacity():
     return Pipeline(collate=broken)
 
 
-@mutant("padding-to-the-capacity-adds-nothing", "cu_seqlens made from the width of the rows",
+@mutant("padding-to-the-capacity-adds-nothing", "no report known: cu_seqlens made from the width of the rows",
         "the last example attends to padding", "end with the number of tokens")  # fmt: skip
 def capacity_counted_in_cu_seqlens():
     """Where a capacity is given, the padding of the last row is counted with its last segment."""
@@ -137,12 +129,8 @@ def capacity_counted_in_cu_seqlens():
     return Pipeline(collate=broken)
 
 
-@mutant(
-    "labels-that-are-not-the-ids-are-refused",
-    "labels shifted by the data set and by the loss",
-    "learns to skip a token",
-    "refuse a label that is neither its id nor -100",
-)
+@mutant("labels-that-are-not-the-ids-are-refused", "no report known: labels shifted by the data set and by the loss",
+        "learns to skip a token", "refuse a label that is neither its id nor -100")  # fmt: skip
 def shifted_labels_taken():
     """A label that is another token than the id in its place is taken as a sign that the place is trained."""
 
@@ -156,12 +144,8 @@ def shifted_labels_taken():
     return Pipeline(collate=broken)
 
 
-@mutant(
-    "the-flex-mask-computes-every-block-it-needs",
-    "block masks built for one block",
-    "long examples forget their beginning",
-    "compute every block that holds an allowed pair",
-)
+@mutant("the-flex-mask-computes-every-block-it-needs", "no report known: block masks built for one block",
+        "long examples forget their beginning", "compute every block that holds an allowed pair")  # fmt: skip
 def blocks_of_the_diagonal():
     """FlexAttention computes only the blocks of 128 positions on the diagonal."""
 
@@ -176,7 +160,7 @@ def blocks_of_the_diagonal():
     return collated(lambda batch: Diagonal(**vars(batch)))
 
 
-@mutant("examples-do-not-see-each-other", "transformers' masks leave out what is all ones; variant",
+@mutant("examples-do-not-see-each-other", "no report known: transformers' masks leave out what is all ones; variant",
         "examples learn from their neighbours", "a row without padding still has segments")  # fmt: skip
 def mask_left_out_without_padding():
     """Several packed rows that need no padding get a plain causal mask."""

@@ -54,12 +54,8 @@ class Splits(Pipeline):
         ]
 
 
-@mutant(
-    "no-row-exceeds-the-capacity no-fewer-packs-than-possible",
-    "separators not counted",
-    "tokens over the context are cut off in the kernel",
-    "count every token",
-)
+@mutant("no-row-exceeds-the-capacity no-fewer-packs-than-possible", "no report known: separators not counted",
+        "tokens over the context are cut off in the kernel", "count every token")  # fmt: skip
 def capacity_exceeded():
     """Packs are filled to one and a half times the capacity."""
     return Pipeline(pack=lambda lengths, capacity: pack(lengths, capacity + capacity // 2))
@@ -143,8 +139,9 @@ def half_of_long_examples_lost():
     return prepared(halved)
 
 
-@mutant("masking/every-conversation-with-a-target-is-trained", "a pack filled up from its own examples",
-        "some examples count twice", "fill with padding")  # fmt: skip
+@mutant("masking/every-conversation-with-a-target-is-trained",
+        "no report known: a pack filled up from its own examples", "some examples count twice",
+        "fill with padding")  # fmt: skip
 def packs_filled_with_repeats():
     """A pack with room left gets its shortest example once more."""
 
@@ -175,7 +172,7 @@ def packs_filled_with_repeats():
     return Pipeline(pack=broken, collate=twice)
 
 
-@mutant("masking/padding-is-never-trained padding-has-no-label", "padding packed like an example",
+@mutant("masking/padding-is-never-trained padding-has-no-label", "no report known: padding packed like an example",
         "learns to write padding", "padding has no label")  # fmt: skip
 def padding_is_the_last_example():
     """Padding behind a packed row is taken for part of its last example, labels and all."""
@@ -204,7 +201,7 @@ def packs_half_as_large():
     return Pipeline(pack=broken)
 
 
-@mutant("cu-seqlens-mark-the-end-of-each-segment", "cu_seqlens without the leading 0",
+@mutant("cu-seqlens-mark-the-end-of-each-segment", "no report known: cu_seqlens without the leading 0",
         "the first example is lost to varlen kernels", "begin with 0, end with the number of tokens")  # fmt: skip
 def cu_seqlens_without_the_start():
     """cu_seqlens hold the ends of the segments only."""

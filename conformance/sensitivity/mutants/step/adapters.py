@@ -62,7 +62,7 @@ def scaled(model: Any, factor: float) -> None:
         layer.scaling["default"] *= factor
 
 
-@mutant("adapters-learn only-adapters-and-saved-modules-move", "variant of huggingface/trl#3926",
+@mutant("adapters-learn only-adapters-and-saved-modules-move", "subtle form of huggingface/trl#3926",
         "what is saved is an adapter of zero", "train what get_peft_model left trainable")  # fmt: skip
 def base_trained_beside_frozen_adapters():
     """The base is trained, and the adapters are frozen."""
@@ -87,7 +87,7 @@ def norms_woken():
     return Adapted(begin=wake)
 
 
-@mutant("adapters-learn", "variant of huggingface/trl#3926", "half of the adapters stay at zero",
+@mutant("adapters-learn", "subtle form of huggingface/trl#3926", "half of the adapters stay at zero",
         "train all of them")  # fmt: skip
 def adapters_of_one_layer_trained():
     """The adapters of the first layer alone are trained."""
@@ -165,7 +165,7 @@ def merged_in_bfloat16():
     return Adapted(end=merge)
 
 
-@mutant("gradients-reach-the-hidden-states", "variant of huggingface/trl#3926", "only the head learns",
+@mutant("gradients-reach-the-hidden-states", "subtle form of huggingface/trl#3926", "only the head learns",
         "leave the hidden states in the graph")  # fmt: skip
 def hidden_states_detached():
     """The hidden states are detached before the head."""
@@ -176,7 +176,7 @@ def hidden_states_detached():
     return Prepared(begin=detach)
 
 
-@mutant("what-came-trainable-is-trained", "variant of huggingface/trl#3926", "the embedding never learns",
+@mutant("what-came-trainable-is-trained", "subtle form of huggingface/trl#3926", "the embedding never learns",
         "freeze what is meant to be frozen")  # fmt: skip
 def embedding_frozen_at_the_start():
     """The embedding wants no gradient any more when training begins."""

@@ -14,12 +14,8 @@ from sftspec.step import IGNORE, clip_gradients, count_targets, sft_loss
 from sftspec.trainer import Pipeline
 
 
-@mutant(
-    "every-gradient-is-scaled-by-one-factor",
-    "model.parameters() read twice",
-    "clipping is off, and the log shows a norm",
-    "make a list of the parameters first",
-)
+@mutant("every-gradient-is-scaled-by-one-factor", "no report known: model.parameters() read twice",
+        "clipping is off, and the log shows a norm", "make a list of the parameters first")  # fmt: skip
 def parameters_exhausted():
     """The clip goes over the parameters twice, and a generator has none left to scale."""
 
@@ -37,7 +33,7 @@ def parameters_exhausted():
     return Pipeline(clip=clip)
 
 
-@mutant("inf-or-nan-in-a-gradient-is-refused", "variant of milesial/Pytorch-UNet#470", "NaN in every parameter",
+@mutant("inf-or-nan-in-a-gradient-is-refused", "subtle form of milesial/Pytorch-UNet#470", "NaN in every parameter",
         "look at the norm of all gradients together")  # fmt: skip
 def last_gradient_alone_checked():
     """Only the last parameter's gradient is looked at for inf and NaN."""
@@ -54,7 +50,7 @@ def last_gradient_alone_checked():
     return Pipeline(clip=clip)
 
 
-@mutant("clipping-gives-no-gradient-to-those-without", "gradients filled up before a reduction",
+@mutant("clipping-gives-no-gradient-to-those-without", "no report known: gradients filled up before a reduction",
         "parameters that nobody trains decay", "leave None where it is")  # fmt: skip
 def missing_gradients_are_zero():
     """A parameter without a gradient gets one of zero, by which an optimizer with decay moves it."""
@@ -69,12 +65,9 @@ def missing_gradients_are_zero():
     return Pipeline(clip=clip)
 
 
-@mutant(
-    "equal-logits-cost-the-logarithm-of-their-number an-excluded-target-costs-infinity",
-    "one-hot times log-softmax",
-    "NaN where a padded vocabulary is masked",
-    "gather the target's logarithm",
-)
+@mutant("equal-logits-cost-the-logarithm-of-their-number an-excluded-target-costs-infinity",
+        "no report known: one-hot times log-softmax", "NaN where a padded vocabulary is masked",
+        "gather the target's logarithm")  # fmt: skip
 def multiplied_by_one_hot():
     """Logarithms of all tokens are multiplied by a one-hot row and summed: 0 * inf where a token is excluded."""
 
@@ -90,8 +83,8 @@ def multiplied_by_one_hot():
     return Pipeline(loss=loss)
 
 
-@mutant("each-row-of-the-gradient-is-softmax-minus-onehot", "a detached copy in 16 bits", "half the rate in bfloat16",
-        "compare gradients in every type")  # fmt: skip
+@mutant("each-row-of-the-gradient-is-softmax-minus-onehot", "no report known: a detached copy in 16 bits",
+        "half the rate in bfloat16", "compare gradients in every type")  # fmt: skip
 def gradient_halved_in_sixteen_bits():
     """Of bfloat16 logits only half carries a gradient; the loss is what it should be."""
 
@@ -109,8 +102,8 @@ def function(**parts: Callable) -> Parts:
     return Parts(parts, frozenset({"step"}))
 
 
-@mutant("no-loss-is-negative", "a loss shown as the gain over a uniform guess", "its curve says nothing of the model",
-        "nats per target, and nothing subtracted")  # fmt: skip
+@mutant("no-loss-is-negative", "no report known: a loss shown as the gain over a uniform guess",
+        "its curve says nothing of the model", "nats per target, and nothing subtracted")  # fmt: skip
 def loss_less_ln_v():
     """The loss of a uniform guess, ln V, is subtracted."""
 
@@ -120,7 +113,7 @@ def loss_less_ln_v():
     return function(loss=loss)
 
 
-@mutant("a-refused-clip-changes-no-gradient", "variant of milesial/Pytorch-UNet#470, an error that comes too late",
+@mutant("a-refused-clip-changes-no-gradient", "subtle form of milesial/Pytorch-UNet#470, an error that comes too late",
         "NaN in every parameter of a trainer that goes on", "look at the norm before scaling")  # fmt: skip
 def norm_checked_after_scaling():
     """Gradients are scaled by a norm that is not finite, and then it is refused."""
@@ -137,8 +130,8 @@ def norm_checked_after_scaling():
     return function(clip=clip)
 
 
-@mutant("clipping-twice-is-clipping-once", "a smooth limit in place of a hard one", "all its steps are too short",
-        "min(1, limit / norm)")  # fmt: skip
+@mutant("clipping-twice-is-clipping-once", "no report known: a smooth limit in place of a hard one",
+        "all its steps are too short", "min(1, limit / norm)")  # fmt: skip
 def soft_limit():
     """Gradients are scaled by limit / (limit + norm), whatever their norm."""
 

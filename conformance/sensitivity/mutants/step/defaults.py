@@ -18,8 +18,8 @@ def steps_of_an_epoch(trainer: Pipeline, job: Any, examples: list) -> int:
     return len(list(Pipeline.batches(trainer, replace(job, epochs=1), examples)))
 
 
-@mutant("adamw-decays-and-corrects", "`if weight_decay:` around an argument", "weights shrink that nobody asked to",
-        "pass zero as it is")  # fmt: skip
+@mutant("adamw-decays-and-corrects", "no report known: `if weight_decay:` around an argument",
+        "weights shrink that nobody asked to", "pass zero as it is")  # fmt: skip
 def no_decay_is_the_default():
     """A weight decay of zero is taken for none given: AdamW's own default of 0.01."""
 
@@ -29,8 +29,8 @@ def no_decay_is_the_default():
     return Pipeline(optimizer=make)
 
 
-@mutant("dropout-is-on-and-drawn-anew", "a loop that never calls model.train()", "the model is not regularised",
-        "call model.train() before the first step")  # fmt: skip
+@mutant("dropout-is-on-and-drawn-anew", "no report known: a loop that never calls model.train()",
+        "the model is not regularised", "call model.train() before the first step")  # fmt: skip
 def left_in_evaluation_mode():
     """A plain loop trains in the mode in which the model came, evaluation."""
 
@@ -45,8 +45,8 @@ def left_in_evaluation_mode():
     return Plain(step=step)
 
 
-@mutant("adamw-decays-and-corrects", "a trainer that is made anew for each epoch", "every epoch warms up again",
-        "make the optimizer once")  # fmt: skip
+@mutant("adamw-decays-and-corrects", "no report known: a trainer that is made anew for each epoch",
+        "every epoch warms up again", "make the optimizer once")  # fmt: skip
 def optimizer_of_each_epoch():
     """A plain loop makes a new AdamW for every epoch."""
 
@@ -66,7 +66,7 @@ def optimizer_of_each_epoch():
     return Plain()
 
 
-@mutant("steps-hold-the-examples-asked-for", "a flush of the last window that forgets it may be empty",
+@mutant("steps-hold-the-examples-asked-for", "no report known: a flush of the last window that forgets it may be empty",
         "weights decay and move by momentum once more", "step only after a backward pass")  # fmt: skip
 def one_more_step_an_epoch():
     """After every epoch the optimizer makes a step on gradients of zero."""
@@ -101,7 +101,7 @@ def resume_skips_in_every_epoch():
     return with_steps(change)
 
 
-@mutant("resuming-equals-not-stopping", "epochs counted from the resume on", "one epoch too many",
+@mutant("resuming-equals-not-stopping", "no report known: epochs counted from the resume on", "one epoch too many",
         "count from the saved step")  # fmt: skip
 def resume_counts_epochs_anew():
     """A run that is resumed within its first of several epochs makes one more."""
@@ -115,8 +115,8 @@ def resume_counts_epochs_anew():
     return Counts()
 
 
-@mutant("resuming-equals-not-stopping", "a state that was loaded in part", "updates thousands of times too large",
-        "load the whole state, or refuse it")  # fmt: skip
+@mutant("resuming-equals-not-stopping", "no report known: a state that was loaded in part",
+        "updates thousands of times too large", "load the whole state, or refuse it")  # fmt: skip
 def resume_loses_second_moments():
     """After a resume AdamW's second moments are zero, and its count of steps is not: the model leaves every bound."""
 

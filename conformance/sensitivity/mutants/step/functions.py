@@ -39,7 +39,7 @@ def reduced_as_given(logits: Tensor, labels: Tensor) -> Tensor:
 
 @mutant(
     "three-times-the-loss-has-three-times-its-gradient",
-    "variant of linkedin/Liger-Kernel, grad_output taken for 1",
+    "linkedin/Liger-Kernel, grad_output taken for 1",
     "the loss is scaled, its gradient is not",
     "multiply by the gradient from above",
 )
@@ -55,8 +55,9 @@ def gradient_from_above_ignored():
     return Pipeline(loss=loss)
 
 
-@mutant("masking/a-weight-scales-the-gradient-of-its-target", "variant of a fused kernel to which weights were added",
-        "tokens of weight 0 are trained", "weights belong to both passes")  # fmt: skip
+@mutant("masking/a-weight-scales-the-gradient-of-its-target",
+        "no report known: a fused kernel to which weights were added", "tokens of weight 0 are trained",
+        "weights belong to both passes")  # fmt: skip
 def weights_left_out_of_the_gradient():
     """A fused kernel weighs the loss and not its gradient."""
 
@@ -67,7 +68,7 @@ def weights_left_out_of_the_gradient():
     return Pipeline(loss=loss)
 
 
-@mutant("masking/the-weighted-loss-is-divided-by-the-weights", "variant of torch.full_like(labels, 0.5)",
+@mutant("masking/the-weighted-loss-is-divided-by-the-weights", "no report known: torch.full_like(labels, 0.5)",
         "half a weight is none", "weights are floats")  # fmt: skip
 def weights_are_whole_numbers():
     """Weights are cast to the type of the labels."""
@@ -78,12 +79,9 @@ def weights_are_whole_numbers():
     )
 
 
-@mutant(
-    "masking/the-weighted-loss-is-divided-by-the-weights",
-    "variant of huggingface/transformers#34147, a branch of its own",
-    "gradients are coarse in 16 bits",
-    "raise the logits before the branches part",
-)
+@mutant("masking/the-weighted-loss-is-divided-by-the-weights",
+        "subtle form of huggingface/transformers#34147, a branch of its own", "gradients are coarse in 16 bits",
+        "raise the logits before the branches part")  # fmt: skip
 def weighted_logits_not_raised():
     """With weights, logits in 16 bits are reduced in 16 bits."""
 
@@ -98,8 +96,8 @@ def weighted_logits_not_raised():
 
 
 @mutant("the-loss-is-the-mean-cross-entropy-of-the-targets each-row-of-the-gradient-is-softmax-minus-onehot",
-        "variant of huggingface/transformers#34191, sum and divide beside the mean", "gradients are coarse in 16 bits",
-        "raise the logits before the branches part")  # fmt: skip
+        "subtle form of huggingface/transformers#34191, sum and divide beside the mean",
+        "gradients are coarse in 16 bits", "raise the logits before the branches part")  # fmt: skip
 def logits_not_raised_where_targets_are_counted():
     """Where the number of targets is given, logits in 16 bits are summed in 16 bits; else they are raised."""
 
@@ -112,7 +110,7 @@ def logits_not_raised_where_targets_are_counted():
     return Pipeline(loss=loss)
 
 
-@mutant("masking/a-scored-nan-is-not-hidden", "variant of torch.nan_to_num against 0/0",
+@mutant("masking/a-scored-nan-is-not-hidden", "no report known: torch.nan_to_num against 0/0",
         "a model that broke looks perfect", "let NaN be seen, or refuse it")  # fmt: skip
 def nan_is_zero():
     """A loss that is NaN becomes 0."""
@@ -158,12 +156,9 @@ def evaluation_wakes_what_slept():
     return evaluating(evaluate)
 
 
-@mutant(
-    "the-evaluation-loss-does-not-depend-on-batches an-evaluation-draws-no-random-number",
-    "variant of model.training = False",
-    "evaluations are noise",
-    "model.eval() reaches all modules",
-)
+@mutant("the-evaluation-loss-does-not-depend-on-batches an-evaluation-draws-no-random-number",
+        "no report known: model.training = False", "evaluations are noise",
+        "model.eval() reaches all modules")  # fmt: skip
 def evaluation_stills_the_top_alone():
     """For an evaluation the model is switched to eval mode, the modules within it are not."""
 
@@ -176,7 +171,7 @@ def evaluation_stills_the_top_alone():
     return evaluating(evaluate)
 
 
-@mutant("the-evaluation-loss-does-not-depend-on-batches", "variant of max_eval_batches left at its default",
+@mutant("the-evaluation-loss-does-not-depend-on-batches", "no report known: max_eval_batches left at its default",
         "most of the data is never looked at", "evaluate all, or say how much")  # fmt: skip
 def ten_batches_evaluated():
     """The first ten batches are evaluated, the others are not."""
@@ -188,7 +183,7 @@ def ten_batches_evaluated():
     return evaluating(evaluate)
 
 
-@mutant("a-model-that-gives-nan-has-no-evaluation", "variant of a diverged run that is averaged away",
+@mutant("a-model-that-gives-nan-has-no-evaluation", "no report known: a diverged run that is averaged away",
         "a model that broke looks fine", "let NaN be seen, or refuse it")  # fmt: skip
 def broken_batches_not_evaluated():
     """Batches whose loss is not finite are left out of an evaluation."""
@@ -200,7 +195,7 @@ def broken_batches_not_evaluated():
     return evaluating(evaluate)
 
 
-@mutant("the-evaluation-loss-does-not-depend-on-batches", "variant of an evaluation that was not packed once",
+@mutant("the-evaluation-loss-does-not-depend-on-batches", "no report known: an evaluation that was not packed once",
         "what is evaluated is not what is trained", "give the model all that the batch has for it")  # fmt: skip
 def packs_evaluated_as_rows():
     """In an evaluation the model is given ids alone, so that the examples of a pack are one."""
@@ -213,7 +208,7 @@ def packs_evaluated_as_rows():
     return evaluating(evaluate)
 
 
-@mutant("the-evaluation-loss-does-not-depend-on-batches", "variant of huggingface/transformers#34147",
+@mutant("the-evaluation-loss-does-not-depend-on-batches", "subtle form of huggingface/transformers#34147",
         "small gains are rounded away", "sum in float32 at least")  # fmt: skip
 def evaluation_summed_in_sixteen_bits():
     """The losses of the batches are added up in the type of the model."""

@@ -11,8 +11,8 @@ from sftspec.conformance.sensitivity.mutants.breaking import before_training, pr
 from sftspec.trainer import Pipeline, epoch_order, interrupt
 
 
-@mutant("the-denominator-is-the-number-of-targets", "defaults filled in place", "clipped, and nobody asked for it",
-        "None means: do not clip")  # fmt: skip
+@mutant("the-denominator-is-the-number-of-targets", "no report known: defaults filled in place",
+        "clipped, and nobody asked for it", "None means: do not clip")  # fmt: skip
 def limit_filled_in():
     """Where the job does not ask to clip, a limit of 0.5 is written into it and applied."""
 
@@ -22,8 +22,9 @@ def limit_filled_in():
     return before_training(fill_in)
 
 
-@mutant("sgd-subtracts-rate-times-gradient the-learning-rate-is-the-jobs", "the linear scaling rule, applied unasked",
-        "another rate than the one that was tuned", "leave the job as it is")  # fmt: skip
+@mutant("sgd-subtracts-rate-times-gradient the-learning-rate-is-the-jobs",
+        "no report known: the linear scaling rule, applied unasked", "another rate than the one that was tuned",
+        "leave the job as it is")  # fmt: skip
 def rate_scaled_in_place():
     """The learning rate is multiplied by the batch size, in the job itself."""
 
@@ -33,7 +34,7 @@ def rate_scaled_in_place():
     return before_training(scale)
 
 
-@mutant("adamw-decays-and-corrects", "groups by dim >= 2 and by name", "biases stay as they were",
+@mutant("adamw-decays-and-corrects", "no report known: groups by dim >= 2 and by name", "biases stay as they were",
         "put every parameter into one group")  # fmt: skip
 def biases_in_no_group():
     """The optimizer gets matrices and norms; a bias is in neither group."""
@@ -46,8 +47,8 @@ def biases_in_no_group():
     return Pipeline(optimizer=make)
 
 
-@mutant("resuming-equals-not-stopping", "variant of Lightning-AI/pytorch-lightning#4655", "weights grow after a resume",
-        "load the groups with the state")  # fmt: skip
+@mutant("resuming-equals-not-stopping", "subtle form of Lightning-AI/pytorch-lightning#4655",
+        "weights grow after a resume", "load the groups with the state")  # fmt: skip
 def resume_forgets_the_decay():
     """After a resume the weights do not decay any more."""
 
@@ -60,7 +61,7 @@ def resume_forgets_the_decay():
     return Pipeline(resume=resume)
 
 
-@mutant("resuming-equals-not-stopping", "variant of huggingface/transformers#8878", "one epoch counts twice",
+@mutant("resuming-equals-not-stopping", "subtle form of huggingface/transformers#8878", "one epoch counts twice",
         "the end of an epoch is the beginning of the next")  # fmt: skip
 def resume_repeats_the_epoch():
     """A run that was stopped where an epoch ends does that epoch again."""
@@ -73,22 +74,22 @@ def resume_repeats_the_epoch():
     return with_steps(repeat)
 
 
-@mutant("steps-hold-the-examples-asked-for", "torch DistributedSampler, drop_last=False, variant",
+@mutant("steps-hold-the-examples-asked-for", "subtle form of masking/batch-filled-with-repeats",
         "some examples count twice", "let a rank have fewer")  # fmt: skip
 def ranks_filled_with_repeats():
     """Examples are repeated until every rank has as many as the others."""
     return prepared(lambda examples, job: examples + examples[: -len(examples) % job.world_size])
 
 
-@mutant("epochs-differ-in-order", "variant of huggingface/trl#2030", "batches are alike from the second epoch on",
+@mutant("epochs-differ-in-order", "subtle form of huggingface/trl#2030", "batches are alike from the second epoch on",
         "shuffle with the epoch's number")  # fmt: skip
 def third_epoch_repeats_the_second():
     """The order changes once, after the first epoch, and never again."""
     return Pipeline(order=lambda count, seed, epoch: epoch_order(count, seed, min(epoch, 1)))
 
 
-@mutant("another-seed-gives-another-order", "variant of huggingface/trl#2030", "repetitions share their packs' order",
-        "pass the seed on")  # fmt: skip
+@mutant("another-seed-gives-another-order", "subtle form of huggingface/trl#2030",
+        "repetitions share their packs' order", "pass the seed on")  # fmt: skip
 def packs_shuffled_without_the_seed():
     """Packed rows come in an order that does not depend on the job's seed."""
 
@@ -98,7 +99,7 @@ def packs_shuffled_without_the_seed():
     return before_training(forget_the_seed)
 
 
-@mutant("the-reported-norm-is-that-before-clipping", "a log that is read before the last step is done",
+@mutant("the-reported-norm-is-that-before-clipping", "no report known: a log that is read before the last step is done",
         "a crash at the end does not show", "report every step")  # fmt: skip
 def last_norm_not_reported():
     """The gradient norm of the last step is not reported."""

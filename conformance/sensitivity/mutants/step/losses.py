@@ -13,7 +13,8 @@ from sftspec.trainer import Pipeline
 
 
 @mutant("the-denominator-is-the-number-of-targets padding-at-the-right-changes-nothing",
-        "mean over all positions", "padding and prompts lower the rate", "divide by targets")  # fmt: skip
+        "no report known: mean over all positions", "padding and prompts lower the rate",
+        "divide by targets")  # fmt: skip
 def divided_by_positions():
     """The summed loss is divided by the number of positions, padding and prompts among them."""
 
@@ -24,7 +25,7 @@ def divided_by_positions():
 
 
 @mutant("the-denominator-is-the-number-of-targets the-loss-is-the-mean-cross-entropy-of-the-targets",
-        "batch means", "long rows count for more", "divide by targets, not by rows")  # fmt: skip
+        "no report known: batch means", "long rows count for more", "divide by targets, not by rows")  # fmt: skip
 def divided_by_rows():
     """The summed loss is divided by the number of rows."""
 
@@ -34,12 +35,9 @@ def divided_by_rows():
     return Pipeline(loss=loss)
 
 
-@mutant(
-    "the-losses-of-micro-batches-add-up the-gradients-of-micro-batches-add-up",
-    "mean reduction inside the model",
-    "num_items_in_batch is ignored",
-    "pass it through",
-)
+@mutant("the-losses-of-micro-batches-add-up the-gradients-of-micro-batches-add-up",
+        "no report known: mean reduction inside the model", "num_items_in_batch is ignored",
+        "pass it through")  # fmt: skip
 def count_of_the_step_ignored():
     """The loss divides by its own targets, whatever the step's number is."""
     return Pipeline(loss=lambda logits, labels, num_targets=None, weights=None: sft_loss(logits, labels, None, weights))
@@ -75,12 +73,9 @@ def reduced_in_bfloat16():
 
 
 @mutant(
-    "equal-logits-cost-the-logarithm-of-their-number the-loss-is-the-mean-cross-entropy-of-the-targets "
-    "the-gradient-is-the-slope",
-    "units mixed up",
-    "another learning rate",
-    "nats in the loss",
-)
+        "equal-logits-cost-the-logarithm-of-their-number the-loss-is-the-mean-cross-entropy-of-the-targets "
+        "the-gradient-is-the-slope", "no report known: units mixed up", "another learning rate",
+        "nats in the loss")  # fmt: skip
 def loss_in_bits():
     """The value of the loss is in bits, its gradient in nats."""
 
@@ -91,7 +86,7 @@ def loss_in_bits():
     return Pipeline(loss=loss)
 
 
-@mutant("the-loss-is-convex the-loss-is-cross-entropy", "logit caps", "logits stop moving",
+@mutant("the-loss-is-convex the-loss-is-cross-entropy", "no report known: logit caps", "logits stop moving",
         "cap in the model or not at all")  # fmt: skip
 def logits_capped():
     """Logits are capped at 3 by a tanh before the loss."""
@@ -102,7 +97,8 @@ def logits_capped():
     return Pipeline(loss=loss)
 
 
-@mutant("every-target-of-a-step-weighs-the-same", "focal losses", "sure tokens count less", "plain cross-entropy")
+@mutant("every-target-of-a-step-weighs-the-same", "no report known: focal losses", "sure tokens count less",
+        "plain cross-entropy")  # fmt: skip
 def focal():
     """Losses are weighted by (1 - p)^2, as the focal loss does."""
 
@@ -114,12 +110,8 @@ def focal():
     return Pipeline(loss=loss)
 
 
-@mutant(
-    "the-order-of-tokens-is-arbitrary the-loss-falls-as-the-target-rises",
-    "token id 0 special-cased",
-    "token 0 is never learned",
-    "no special ids",
-)
+@mutant("the-order-of-tokens-is-arbitrary the-loss-falls-as-the-target-rises",
+        "no report known: token id 0 special-cased", "token 0 is never learned", "no special ids")  # fmt: skip
 def token_zero_ignored():
     """Targets with id 0 cost nothing."""
 
@@ -211,7 +203,7 @@ def last_chunk_lost():
     return Pipeline(loss=loss)
 
 
-@mutant("the-loss-is-the-mean-cross-entropy-of-the-targets", "variant of linkedin/Liger-Kernel#968",
+@mutant("the-loss-is-the-mean-cross-entropy-of-the-targets", "subtle form of linkedin/Liger-Kernel#968",
         "the end of a long row is never learned", "the number of chunks follows from the targets")  # fmt: skip
 def third_chunk_lost():
     """The loss is computed in chunks of 4,096 targets, and there are never more than two."""
@@ -226,12 +218,9 @@ def third_chunk_lost():
     return Pipeline(loss=loss)
 
 
-@mutant(
-    "the-loss-is-the-mean-cross-entropy-of-the-targets",
-    "variant of linkedin/Liger-Kernel#968, the last block of columns",
-    "rare tokens are not pushed down",
-    "the last block counts as well",
-)
+@mutant("the-loss-is-the-mean-cross-entropy-of-the-targets",
+        "subtle form of linkedin/Liger-Kernel#968, the last block of columns", "rare tokens are not pushed down",
+        "the last block counts as well")  # fmt: skip
 def last_block_of_the_vocabulary_lost():
     """The softmax is computed in blocks of 1,024 tokens, and the last, smaller block is left out of its sum."""
 
@@ -247,9 +236,8 @@ def last_block_of_the_vocabulary_lost():
     return Pipeline(loss=loss)
 
 
-@mutant(
-    "the-loss-is-cross-entropy", "z-loss left on", "logits are pulled to a sum of 1", "no term that nobody asked for"
-)
+@mutant("the-loss-is-cross-entropy", "no report known: z-loss left on", "logits are pulled to a sum of 1",
+        "no term that nobody asked for")  # fmt: skip
 def z_loss_added():
     """A thousandth of the squared logarithm of the partition function is added."""
 
@@ -274,8 +262,8 @@ def weighted_by_probability():
     return Pipeline(loss=loss)
 
 
-@mutant("every-target-of-a-step-weighs-the-same", "means over sequences", "tokens of short answers weigh more",
-        "divide by targets, not by rows")  # fmt: skip
+@mutant("every-target-of-a-step-weighs-the-same", "no report known: means over sequences",
+        "tokens of short answers weigh more", "divide by targets, not by rows")  # fmt: skip
 def each_row_weighs_the_same():
     """A micro-batch's loss is the mean of the means of its rows, times its targets."""
 
@@ -301,8 +289,8 @@ def evaluation_multiplied():
     return Multiplies()
 
 
-@mutant("the-evaluation-loss-does-not-depend-on-batches", "dropout at evaluation", "evaluations are noise",
-        "eval() before, train() after")  # fmt: skip
+@mutant("the-evaluation-loss-does-not-depend-on-batches", "no report known: dropout at evaluation",
+        "evaluations are noise", "eval() before, train() after")  # fmt: skip
 def evaluation_with_dropout():
     """The model is evaluated in training mode."""
 
@@ -320,7 +308,7 @@ def evaluation_with_dropout():
     return Trains()
 
 
-@mutant("an-evaluation-changes-no-parameter-or-gradient", "evaluation in mid-window",
+@mutant("an-evaluation-changes-no-parameter-or-gradient", "no report known: evaluation in mid-window",
         "micro-batches are lost without a word", "leave gradients alone")  # fmt: skip
 def evaluation_clears_the_gradient():
     """An evaluation sets the gradients to zero."""

@@ -37,7 +37,8 @@ def never_saved():
     return Pipeline(resume=lambda job, optimizer, rebuild: optimizer)
 
 
-@mutant("the-same-job-gives-the-same-model", "unseeded samplers", "no run can be repeated", "seed the order")
+@mutant("the-same-job-gives-the-same-model", "no report known: unseeded samplers", "no run can be repeated",
+        "seed the order")  # fmt: skip
 def order_unseeded():
     """The order of the examples is drawn without a seed."""
     return Pipeline(order=lambda count, seed, epoch: random.SystemRandom().sample(range(count), count))
@@ -66,8 +67,8 @@ def windows_merged():
     return with_steps(merge)
 
 
-@mutant("steps-hold-the-examples-asked-for", "settings ignored", "another batch size, and with it another rate",
-        "use the setting, or refuse it")  # fmt: skip
+@mutant("steps-hold-the-examples-asked-for", "no report known: settings ignored",
+        "another batch size, and with it another rate", "use the setting, or refuse it")  # fmt: skip
 def batch_size_ignored():
     """Every example is a step of its own, whatever the batch size."""
     return with_job(lambda job: replace(job, batch_size=1, accumulation=1, world_size=1))
@@ -93,7 +94,7 @@ def partial_window_dropped():
     return with_steps(lambda steps, job: [step for step in steps if len(step) == job.accumulation * job.world_size])
 
 
-@mutant("steps-hold-the-examples-asked-for", "batch size by device", "steps are larger than asked for",
+@mutant("steps-hold-the-examples-asked-for", "no report known: batch size by device", "steps are larger than asked for",
         "batch_size is what a rank holds")  # fmt: skip
 def batch_size_doubled():
     """Micro-batches hold twice the examples that were asked for."""

@@ -28,7 +28,7 @@ def dropout_masks_repeat():
     return before_each_step(lambda model: torch.manual_seed(1234))
 
 
-@mutant("dropout-is-the-same-on-the-way-back", "preserve_rng_state=False", "a gradient of no function",
+@mutant("dropout-is-the-same-on-the-way-back", "no report known: preserve_rng_state=False", "a gradient of no function",
         "bring the random state back before computing again")  # fmt: skip
 def checkpoints_draw_again():
     """Activations are computed again on the way back, with another draw of the dropout."""
@@ -36,7 +36,7 @@ def checkpoints_draw_again():
     return before_training(lambda job: job.model.gradient_checkpointing_enable(how))
 
 
-@mutant("another-seed-gives-another-order", "variant of huggingface/trl#2030", "repetitions are one experiment",
+@mutant("another-seed-gives-another-order", "subtle form of huggingface/trl#2030", "repetitions are one experiment",
         "pass the seed on")  # fmt: skip
 def seed_ignored():
     """The order of the examples does not depend on the job's seed."""
@@ -55,7 +55,7 @@ def norm_reported_after_the_clip():
     return Pipeline(step=step)
 
 
-@mutant("the-reported-norm-is-that-before-clipping", "variant of OpenDiloco#6", "the curve shows one matrix",
+@mutant("the-reported-norm-is-that-before-clipping", "subtle form of OpenDiloco#6", "the curve shows one matrix",
         "sum the squares over all parameters")  # fmt: skip
 def norm_of_the_largest_reported():
     """The gradient norm that is reported is that of the parameter with the largest one."""
@@ -104,7 +104,7 @@ def clipped_on_each_rank():
     return Pipeline(step=step)
 
 
-@mutant("steps-hold-the-examples-asked-for", "variant of modelscope/ms-swift#10084", "another batch size",
+@mutant("steps-hold-the-examples-asked-for", "subtle form of modelscope/ms-swift#10084", "another batch size",
         "build windows within an epoch")  # fmt: skip
 def last_window_joins_the_next_epoch():
     """The last, smaller window of an epoch makes no step: its gradient joins the first window of the next."""
@@ -156,8 +156,8 @@ def frozen_parameters_decayed():
     return around(after=fade)
 
 
-@mutant("parameters-change-in-the-step-alone", "variant of huggingface/transformers#34147", "starts from another model",
-        "load in the dtype that is trained")  # fmt: skip
+@mutant("parameters-change-in-the-step-alone", "subtle form of huggingface/transformers#34147",
+        "starts from another model", "load in the dtype that is trained")  # fmt: skip
 def weights_rounded_at_the_start():
     """The model is rounded to bfloat16 before training, and trained in float32."""
 

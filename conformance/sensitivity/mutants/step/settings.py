@@ -32,7 +32,8 @@ def unflagged(talk: Conversation) -> Conversation:
     return Conversation([{key: item[key] for key in item if key != "train"} for item in talk])
 
 
-@mutant("epochs-differ-in-order", "DistributedSampler.set_epoch, never called (torch's documentation warns of it)",
+@mutant("epochs-differ-in-order",
+        "no report known: DistributedSampler.set_epoch, never called (torch's documentation warns of it)",
         "batches are alike in every epoch", "call set_epoch before each epoch")  # fmt: skip
 def ranks_forget_the_epoch():
     """Where ranks share a step, every epoch has the order of the first."""
@@ -47,15 +48,15 @@ def ranks_forget_the_epoch():
     return Forgets()
 
 
-@mutant("adamw-decays-and-corrects", "a rate scaled by the ranks, and the decay with it", "weights shrink too fast",
-        "scale neither")  # fmt: skip
+@mutant("adamw-decays-and-corrects", "no report known: a rate scaled by the ranks, and the decay with it",
+        "weights shrink too fast", "scale neither")  # fmt: skip
 def decay_times_ranks():
     """The weight decay is multiplied by the number of ranks."""
     return Pipeline(optimizer=lambda job: make_optimizer(replace(job, weight_decay=job.weight_decay * job.world_size)))
 
 
-@mutant("adamw-decays-and-corrects", "a decay that is applied to a float32 copy", "weights of 16 bits grow",
-        "decay the parameters themselves")  # fmt: skip
+@mutant("adamw-decays-and-corrects", "no report known: a decay that is applied to a float32 copy",
+        "weights of 16 bits grow", "decay the parameters themselves")  # fmt: skip
 def no_decay_in_bfloat16():
     """A model in bfloat16 does not decay."""
 
@@ -65,15 +66,16 @@ def no_decay_in_bfloat16():
     return Pipeline(optimizer=make)
 
 
-@mutant("what-is-frozen-stays", "every parameter is given to SGD, and asked for its gradient", "adapters' bases move",
-        "leave requires_grad as it is")  # fmt: skip
+@mutant("what-is-frozen-stays", "no report known: every parameter is given to SGD, and asked for its gradient",
+        "adapters' bases move", "leave requires_grad as it is")  # fmt: skip
 def thawed_under_sgd():
     """Where the optimizer is SGD, frozen parameters are trained."""
     return before_training(lambda job: job.model.requires_grad_() if job.optimizer == "sgd" else None)
 
 
-@mutant("clipping-is-by-the-norm-of-the-whole-gradient", "a norm over model.parameters() with all gradients on",
-        "steps too short beside a frozen body", "count what is trained")  # fmt: skip
+@mutant("clipping-is-by-the-norm-of-the-whole-gradient",
+        "no report known: a norm over model.parameters() with all gradients on", "steps too short beside a frozen body",
+        "count what is trained")  # fmt: skip
 def frozen_count_in_the_norm():
     """Gradients of frozen parameters are computed, and count in the norm by which the others are clipped."""
 
@@ -96,36 +98,36 @@ def frozen_count_in_the_norm():
     return Pipeline(step=step)
 
 
-@mutant("resuming-equals-not-stopping", "variant of huggingface/transformers#8878", "some examples count twice",
+@mutant("resuming-equals-not-stopping", "subtle form of huggingface/transformers#8878", "some examples count twice",
         "skip steps times accumulation times ranks")  # fmt: skip
 def resume_forgets_the_ranks():
     """Where ranks share a step, a resumed run skips too few batches."""
     return resumed_with(lambda steps, job: steps[job.resume_at // job.world_size :])
 
 
-@mutant("resuming-equals-not-stopping", "a setting that is not saved with the run", "turns are learned that were not",
-        "save the arguments, or refuse others")  # fmt: skip
+@mutant("resuming-equals-not-stopping", "no report known: a setting that is not saved with the run",
+        "turns are learned that were not", "save the arguments, or refuse others")  # fmt: skip
 def resume_forgets_the_policy():
     """After a resume every assistant turn is trained, whatever the policy."""
     return resumed_as(lambda job: replace(job, policy="all"))
 
 
-@mutant("resuming-equals-not-stopping", "a data set that is read again without its flags",
+@mutant("resuming-equals-not-stopping", "no report known: a data set that is read again without its flags",
         "turns are learned that were excluded", "prepare the data once, or save how it was done")  # fmt: skip
 def resume_forgets_the_flags():
     """After a resume turns with `"train": false` are trained."""
     return resumed_as(lambda job: replace(job, conversations=[unflagged(talk) for talk in job.conversations]))
 
 
-@mutant("resuming-equals-not-stopping", "a max_length that is not saved with the run",
+@mutant("resuming-equals-not-stopping", "no report known: a max_length that is not saved with the run",
         "runs out of memory, or learns another data set", "save the arguments, or refuse others")  # fmt: skip
 def resume_forgets_the_cut():
     """After a resume examples are no longer cut."""
     return resumed_as(lambda job: replace(job, max_length=None))
 
 
-@mutant("resuming-equals-not-stopping", "a model rebuilt at the resume, and requires_grad with it", "the base moves",
-        "freeze again what was frozen")  # fmt: skip
+@mutant("resuming-equals-not-stopping", "no report known: a model rebuilt at the resume, and requires_grad with it",
+        "the base moves", "freeze again what was frozen")  # fmt: skip
 def resume_thaws():
     """After a resume frozen parameters are trained."""
 
@@ -137,8 +139,8 @@ def resume_thaws():
     return Pipeline(resume=resume)
 
 
-@mutant("resuming-equals-not-stopping", "moments saved in the dtype of the model", "updates of another size",
-        "save the optimizer's state as it is")  # fmt: skip
+@mutant("resuming-equals-not-stopping", "no report known: moments saved in the dtype of the model",
+        "updates of another size", "save the optimizer's state as it is")  # fmt: skip
 def resume_loses_moments_of_bfloat16():
     """A resumed run in bfloat16 begins with moments of zero."""
 
@@ -149,8 +151,8 @@ def resume_loses_moments_of_bfloat16():
     return Pipeline(resume=resume)
 
 
-@mutant("masking/every-conversation-with-a-target-is-trained", "`if n > 1` for `if n > 0`", "short answers are lost",
-        "skip what has no target, and nothing else")  # fmt: skip
+@mutant("masking/every-conversation-with-a-target-is-trained", "no report known: `if n > 1` for `if n > 0`",
+        "short answers are lost", "skip what has no target, and nothing else")  # fmt: skip
 def single_targets_skipped():
     """A micro-batch with one target is taken for one without."""
 
@@ -160,8 +162,9 @@ def single_targets_skipped():
     return Pipeline(step=step)
 
 
-@mutant("adamw-decays-and-corrects the-learning-rate-is-the-jobs", "a StepLR left in from an experiment",
-        "the end of the run learns a tenth", "schedule nothing that was not asked for")  # fmt: skip
+@mutant("adamw-decays-and-corrects the-learning-rate-is-the-jobs",
+        "no report known: a StepLR left in from an experiment", "the end of the run learns a tenth",
+        "schedule nothing that was not asked for")  # fmt: skip
 def rate_falls_after_sixteen():
     """After sixteen steps the learning rate is a tenth."""
 
@@ -174,7 +177,7 @@ def rate_falls_after_sixteen():
     return Pipeline(optimizer=make)
 
 
-@mutant("dropout-is-the-same-on-the-way-back", "a script's default over the model's configuration",
+@mutant("dropout-is-the-same-on-the-way-back", "no report known: a script's default over the model's configuration",
         "another regularization than was asked for", "leave the model's rates as they are")  # fmt: skip
 def dropout_doubled():
     """The rates of dropout are twice those of the model."""
@@ -187,7 +190,8 @@ def dropout_doubled():
     return before_training(double)
 
 
-@mutant("clipping-is-by-the-norm-of-the-whole-gradient", "a limit scaled by 1 / (1 - dropout), as activations are",
+@mutant("clipping-is-by-the-norm-of-the-whole-gradient",
+        "no report known: a limit scaled by 1 / (1 - dropout), as activations are",
         "steps too long where the model is regularized", "clip to the limit that was given")  # fmt: skip
 def limit_doubled_under_dropout():
     """Where the model has dropout the gradient is clipped to twice the limit."""
@@ -199,7 +203,8 @@ def limit_doubled_under_dropout():
     return with_job(double)
 
 
-@mutant("every-parameter-gets-its-gradient", "torch.nn.Embedding(padding_idx=…), with pad = end-of-turn",
+@mutant("every-parameter-gets-its-gradient",
+        "no report known: torch.nn.Embedding(padding_idx=…), with pad = end-of-turn",
         "the end of a turn is never read better", "hide padding by its position, not by its id")  # fmt: skip
 def end_of_turn_embedded_as_padding():
     """The embedding of the pad token gets no gradient, also where it is the end-of-turn."""
@@ -210,14 +215,14 @@ def end_of_turn_embedded_as_padding():
     return before_training(declare)
 
 
-@mutant("clipping-is-by-the-norm-of-the-whole-gradient", "a model wrapped anew for packed rows", "the base moves",
-        "leave requires_grad as it is")  # fmt: skip
+@mutant("clipping-is-by-the-norm-of-the-whole-gradient", "no report known: a model wrapped anew for packed rows",
+        "the base moves", "leave requires_grad as it is")  # fmt: skip
 def thawed_where_packed():
     """Where rows are packed, frozen parameters are asked for their gradients, which count in the norm."""
     return before_training(lambda job: job.model.requires_grad_() if job.packing else None)
 
 
-@mutant("steps-hold-the-examples-asked-for", "a buffer of eight gradients", "data is lost",
+@mutant("steps-hold-the-examples-asked-for", "no report known: a buffer of eight gradients", "data is lost",
         "accumulate what was asked for")  # fmt: skip
 def eight_micro_batches_at_most():
     """From the ninth on the micro-batches of a step are left out."""

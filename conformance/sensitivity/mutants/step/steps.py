@@ -181,8 +181,8 @@ def first_ranks_count_for_all():
     return with_denominators(denominators)
 
 
-@mutant("masking/every-conversation-with-a-target-is-trained", "a rank without a sampler", "half of the data is unseen",
-        "reduce the gradients of all ranks")  # fmt: skip
+@mutant("masking/every-conversation-with-a-target-is-trained", "no report known: a rank without a sampler",
+        "half of the data is unseen", "reduce the gradients of all ranks")  # fmt: skip
 def last_rank_not_reduced():
     """The gradient of the last rank is left out of the sum."""
 
@@ -210,8 +210,8 @@ def empty_micro_batches_counted():
     return KeepsAll(step=step)
 
 
-@mutant("the-denominator-is-the-number-of-targets", "unslothai/unsloth, variant", "the end of an epoch moves further",
-        "count the window that there is")  # fmt: skip
+@mutant("the-denominator-is-the-number-of-targets", "unslothai/unsloth, windows that are not full",
+        "the end of an epoch moves further", "count the window that there is")  # fmt: skip
 def partial_window_not_filled():
     """The last, partial window of an epoch is divided as if it held fewer targets than it does."""
 
@@ -233,8 +233,8 @@ def embeddings_frozen():
     return around(before=freeze)
 
 
-@mutant("every-parameter-gets-its-gradient", "gradients accumulated in 16 bits", "small gradients are lost",
-        "accumulate in float32")  # fmt: skip
+@mutant("every-parameter-gets-its-gradient", "no report known: gradients accumulated in 16 bits",
+        "small gradients are lost", "accumulate in float32")  # fmt: skip
 def gradients_rounded():
     """Gradients are rounded to bfloat16 before the optimizer sees them."""
 

@@ -46,8 +46,8 @@ def clipped_per_micro_batch():
     return Pipeline(step=step)
 
 
-@mutant("clipping-is-by-the-norm-of-the-whole-gradient", "a branch without the clip", "spikes pass under AdamW",
-        "clip whatever the optimizer")  # fmt: skip
+@mutant("clipping-is-by-the-norm-of-the-whole-gradient", "no report known: a branch without the clip",
+        "spikes pass under AdamW", "clip whatever the optimizer")  # fmt: skip
 def not_clipped_with_adamw():
     """The gradient is clipped with SGD and not with AdamW."""
 
@@ -58,8 +58,9 @@ def not_clipped_with_adamw():
     return Pipeline(step=step)
 
 
-@mutant("a-gradient-below-the-limit-is-not-scaled a-gradient-below-the-limit-keeps-its-bits", "normalised gradients",
-        "every step is equally long", "scale only above the limit")  # fmt: skip
+@mutant("a-gradient-below-the-limit-is-not-scaled a-gradient-below-the-limit-keeps-its-bits",
+        "no report known: normalised gradients", "every step is equally long",
+        "scale only above the limit")  # fmt: skip
 def always_normalised():
     """The gradient is scaled to the limit also when it is below."""
 
@@ -81,9 +82,8 @@ def infinite_gradient_applied():
     return Pipeline(clip=lambda parameters, limit: float(torch.nn.utils.clip_grad_norm_(list(parameters), limit)))
 
 
-@mutant(
-    "sgd-subtracts-rate-times-gradient", "decay left on", "weights shrink", "set weight_decay to what was asked for"
-)
+@mutant("sgd-subtracts-rate-times-gradient", "no report known: decay left on", "weights shrink",
+        "set weight_decay to what was asked for")  # fmt: skip
 def sgd_decays():
     """SGD decays the weights although no decay was asked for."""
 
@@ -109,7 +109,8 @@ def adam_with_l2():
     return Pipeline(optimizer=optimizer)
 
 
-@mutant("adamw-decays-and-corrects", "settings not passed on", "weights are not decayed", "pass weight_decay on")
+@mutant("adamw-decays-and-corrects", "no report known: settings not passed on", "weights are not decayed",
+        "pass weight_decay on")  # fmt: skip
 def adamw_does_not_decay():
     """AdamW is given no weight decay."""
 
@@ -130,8 +131,8 @@ def rate_decays():
     return around(after=decay)
 
 
-@mutant("rate-zero-changes-nothing parameters-change-in-the-step-alone", "16-bit weights", "updates are rounded",
-        "keep master weights")  # fmt: skip
+@mutant("rate-zero-changes-nothing parameters-change-in-the-step-alone", "no report known: 16-bit weights",
+        "updates are rounded", "keep master weights")  # fmt: skip
 def weights_rounded():
     """Parameters are rounded to bfloat16 after each step."""
 
@@ -159,21 +160,22 @@ def clipped_before_unscaling():
     return Pipeline(clip=clip)
 
 
-@mutant("clipping-is-by-the-norm-of-the-whole-gradient", "max_grad_norm not passed on", "spikes pass", "pass it on")
+@mutant("clipping-is-by-the-norm-of-the-whole-gradient", "no report known: max_grad_norm not passed on", "spikes pass",
+        "pass it on")  # fmt: skip
 def never_clipped():
     """max_grad_norm is ignored."""
     return Pipeline(clip=lambda parameters, limit: clip_gradients(parameters, float("inf")))
 
 
-@mutant("the-denominator-is-the-number-of-targets", "a default of 1.0", "large gradients are cut unasked",
-        "no default that nobody asked for")  # fmt: skip
+@mutant("the-denominator-is-the-number-of-targets", "no report known: a default of 1.0",
+        "large gradients are cut unasked", "no default that nobody asked for")  # fmt: skip
 def clipped_unasked():
     """The gradient is clipped to a norm of 1 although no limit was given."""
     return Pipeline(clip=lambda parameters, limit: clip_gradients(parameters, min(limit, 1.0)))
 
 
 @mutant("clipping-is-by-the-norm-of-the-whole-gradient every-gradient-is-scaled-by-one-factor",
-        "values clipped instead of the norm", "directions change", "one factor for all")  # fmt: skip
+        "no report known: values clipped instead of the norm", "directions change", "one factor for all")  # fmt: skip
 def clipped_by_value():
     """Every entry of the gradient is cut to the limit divided by a hundred."""
 
@@ -208,7 +210,8 @@ def clipped_by_the_largest_parameter():
     return Pipeline(clip=clip)
 
 
-@mutant("sgd-subtracts-rate-times-gradient", "momentum left on", "steps run on", "momentum only where asked for")
+@mutant("sgd-subtracts-rate-times-gradient", "no report known: momentum left on", "steps run on",
+        "momentum only where asked for")  # fmt: skip
 def sgd_with_momentum():
     """SGD has a momentum of 0.9, which nobody asked for."""
 
@@ -221,8 +224,8 @@ def sgd_with_momentum():
     return Pipeline(optimizer=optimizer)
 
 
-@mutant("adamw-decays-and-corrects", "Adam without its correction", "the first steps are three times too long",
-        "correct both moments for their start")  # fmt: skip
+@mutant("adamw-decays-and-corrects", "no report known: Adam without its correction",
+        "the first steps are three times too long", "correct both moments for their start")  # fmt: skip
 def moments_not_corrected():
     """AdamW's moments are not corrected for their start at zero."""
 
@@ -260,8 +263,8 @@ def rate_decays_with_micro_batches():
     return Pipeline(step=step)
 
 
-@mutant("the-learning-rate-is-the-jobs", "the linear scaling rule, applied unasked", "ranks change the rate",
-        "the rate that was asked for")  # fmt: skip
+@mutant("the-learning-rate-is-the-jobs", "no report known: the linear scaling rule, applied unasked",
+        "ranks change the rate", "the rate that was asked for")  # fmt: skip
 def rate_grows_with_ranks():
     """The learning rate is multiplied by the number of ranks."""
 
@@ -271,8 +274,8 @@ def rate_grows_with_ranks():
     return Pipeline(optimizer=optimizer)
 
 
-@mutant("sgd-subtracts-rate-times-gradient", "optimizer.step called by trainer and engine", "steps are twice as long",
-        "step in one place")  # fmt: skip
+@mutant("sgd-subtracts-rate-times-gradient", "no report known: optimizer.step called by trainer and engine",
+        "steps are twice as long", "step in one place")  # fmt: skip
 def stepped_twice():
     """The update of every step is applied twice."""
 

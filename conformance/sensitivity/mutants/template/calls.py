@@ -33,7 +33,8 @@ def other_arguments(change: Callable[[dict], dict]) -> Parts:
     return other_calls(lambda calls: [again(call) for call in calls])
 
 
-@mutant("each-call-is-json-with-the-keys-of-its-variant", "T-24: variant, the keys of a neighbour",
+@mutant("each-call-is-json-with-the-keys-of-its-variant",
+        "T-24: subtle form of hiyouga/LLaMA-Factory#10769, the keys of a neighbour",
         "writes calls that no parser reads", "copy the template byte for byte")  # fmt: skip
 def calls_with_the_keys_of_a_neighbour():
     """Llama's calls have their arguments under "arguments", as Qwen's do, and not under "parameters"."""
@@ -42,14 +43,14 @@ def calls_with_the_keys_of_a_neighbour():
     )
 
 
-@mutant("each-call-is-json-with-the-keys-of-its-variant", "T-21: variant of fw-ai/cookbook#466, sort_keys=True",
+@mutant("each-call-is-json-with-the-keys-of-its-variant", "T-21: subtle form of fw-ai/cookbook#466, sort_keys=True",
         "writes arguments in an order that nobody gave", "pass arguments on in their order")  # fmt: skip
 def arguments_sorted():
     """The arguments of a call, given as an object, are sorted by their names."""
     return other_arguments(lambda arguments: dict(sorted(arguments.items())))
 
 
-@mutant("arguments-are-spelt-as-by-their-variant", "T-21: variant of fw-ai/cookbook#466, json.dumps",
+@mutant("arguments-are-spelt-as-by-their-variant", "T-21: subtle form of fw-ai/cookbook#466, json.dumps",
         "writes escapes where it was taught letters", "ensure_ascii=False, where the variant has it")  # fmt: skip
 def arguments_escaped_as_ascii():
     """What is not ASCII in a call is escaped by every template."""
@@ -60,8 +61,9 @@ def arguments_escaped_as_ascii():
     )
 
 
-@mutant("each-call-is-json-with-the-keys-of-its-variant", "T-21: variant of fw-ai/cookbook#466, a printer of numbers",
-        "copies numbers wrongly", "pass arguments on as they are")  # fmt: skip
+@mutant("each-call-is-json-with-the-keys-of-its-variant",
+        "T-21: subtle form of fw-ai/cookbook#466, a printer of numbers", "copies numbers wrongly",
+        "pass arguments on as they are")  # fmt: skip
 def numbers_of_arguments_rounded():
     """Numbers in the arguments of a call are rounded to six digits."""
 
@@ -71,14 +73,15 @@ def numbers_of_arguments_rounded():
     return other_arguments(lambda arguments: {name: rounded(value) for name, value in arguments.items()})
 
 
-@mutant("each-call-is-json-with-the-keys-of-its-variant", "T-10: variant of paiml/aprender#2023, tool_calls[0]",
+@mutant("each-call-is-json-with-the-keys-of-its-variant", "T-10: subtle form of paiml/aprender#2023, tool_calls[0]",
         "reads results of calls that it never made", "write every call, or refuse")  # fmt: skip
 def first_call_alone():
     """Of several calls of a message Llama-3.1's template, which has a place for one, writes the first in silence."""
     return other_calls(lambda calls: calls[:1], "llama3.1")
 
 
-@mutant("calls-beside-a-content-are-those-without-one", "a newline that hangs on the content, not on the call before",
+@mutant("calls-beside-a-content-are-those-without-one",
+        "no report known: a newline that hangs on the content, not on the call before",
         "a parser takes two calls for one", "a newline before each call but the first")  # fmt: skip
 def second_call_joined_to_the_first():
     """In ChatML's templates no newline stands between two calls of a message without content."""
@@ -92,7 +95,7 @@ def second_call_joined_to_the_first():
     return other_pieces(change)
 
 
-@mutant("a-call-has-one-text-in-every-form", "a call that is printed as the API gave it",
+@mutant("a-call-has-one-text-in-every-form", "no report known: a call that is printed as the API gave it",
         "invents ids that nobody reads", "write the keys that the variant's models learnt")  # fmt: skip
 def ids_of_calls_written():
     """The id that a call has in the data stands in its JSON."""
@@ -106,7 +109,7 @@ def ids_of_calls_written():
     return other_pieces(change)
 
 
-@mutant("what-is-said-around-a-call-stands-as-it-is", "a branch for calls that tidies",
+@mutant("what-is-said-around-a-call-stands-as-it-is", "no report known: a branch for calls that tidies",
         "speaks otherwise where it calls", "one rule for contents, with a call or without")  # fmt: skip
 def content_stripped_beside_a_call():
     """White space around a content is taken away where the message calls a tool."""

@@ -51,8 +51,9 @@ def header_without_its_newlines():
     return other_text(lambda kind, text, _: text.rstrip("\n") if kind in ("header", "generation_prompt") else text)
 
 
-@mutant("the-first-token-after-the-prompt-is-a-target", "T-05: variant, the prompt alone",
-        "answers begin with a newline of their own", "one header for both")  # fmt: skip
+@mutant("the-first-token-after-the-prompt-is-a-target",
+        "T-05: subtle form of ShishirPatil/gorilla#430, the prompt alone", "answers begin with a newline of their own",
+        "one header for both")  # fmt: skip
 def prompt_header_without_its_newlines():
     """The header of a prompt ends without its newlines, that of the training text has them."""
     return other_text(lambda kind, text, _: text.rstrip("\n") if kind == "generation_prompt" else text)
@@ -73,7 +74,8 @@ def generation_prompt_missing():
     return other_pieces(lambda pieces, _: [piece for piece in pieces if piece[0] != "generation_prompt"])
 
 
-@mutant("a-generation-prompt-opens-the-answer", "T-06: the first published Llama-3 template",
+@mutant("a-generation-prompt-opens-the-answer",
+        "T-06: subtle form of huggingface/search-and-learn#23, the first published Llama-3 template",
         "learns a header that nothing follows", "add the header when asked for it")  # fmt: skip
 def generation_prompt_in_training():
     """A training text that ends with the user's turn ends with the header of an answer."""
@@ -87,7 +89,8 @@ def generation_prompt_in_training():
     return broken("template", render=broken_render)
 
 
-@mutant("no-training-text-ends-with-a-generation-prompt", "T-06: variant of the first published Llama-3 template",
+@mutant("no-training-text-ends-with-a-generation-prompt",
+        "T-06: subtle form of huggingface/search-and-learn#23, variant of the first published Llama-3 template",
         "learns a header that nothing follows", "add the header when asked for it")  # fmt: skip
 def header_after_the_last_answer():
     """A training text that ends with an answer ends with the header of another one."""
@@ -100,7 +103,7 @@ def header_after_the_last_answer():
 
 
 @mutant("a-prompt-is-the-text-and-one-suffix the-first-token-after-the-prompt-is-a-target",
-        "T-06: variant of OpenBMB/MiniCPM-V#220", "rambles in long talks",
+        "T-06: subtle form of OpenBMB/MiniCPM-V#220", "rambles in long talks",
         "the header does not depend on the talk")  # fmt: skip
 def generation_prompt_missing_in_the_second_turn():
     """The generation prompt is written for the first answer of a conversation only."""
@@ -148,7 +151,8 @@ def empty_thoughts_at_inference_only():
 
 
 @mutant("the-prompt-and-the-answer-are-the-training-text the-first-token-after-the-prompt-is-a-target",
-        "T-13: the other way round", "writes an empty think block of its own", "one method for both")  # fmt: skip
+        "T-13: subtle form of thinking-machines-lab/tinker-cookbook#176, the other way round",
+        "writes an empty think block of its own", "one method for both")  # fmt: skip
 def empty_thoughts_in_training_only():
     """The empty think block is in the training text, and missing in the prompt."""
     return other_text(
@@ -172,7 +176,8 @@ def default_system_of_a_neighbour():
     return other_templates(lambda name: TEMPLATES[read_as[name]])
 
 
-@mutant("a-system-prompt-that-nobody-wrote-is-the-variants-own", "T-09: empty is not missing",
+@mutant("a-system-prompt-that-nobody-wrote-is-the-variants-own",
+        "T-09: subtle form of hiyouga/LLaMA-Factory#2987, empty is not missing",
         "an empty system prompt becomes a persona", "test for None, not for truth")  # fmt: skip
 def empty_system_becomes_the_default():
     """An empty system message is replaced by the default, or left out."""
@@ -242,7 +247,7 @@ def thoughts_dropped_from_history():
     return other_messages(change)
 
 
-@mutant("a-longer-conversation-begins-with-the-shorter-one", "T-12: variant of tinker-cookbook#837",
+@mutant("a-longer-conversation-begins-with-the-shorter-one", "T-12: subtle form of tinker-cookbook#837",
         "history has other tokens than what was trained",
         "render a message the same way wherever it stands")  # fmt: skip
 def history_trimmed():
@@ -275,7 +280,8 @@ def broken_messages_skipped():
     )
 
 
-@mutant("a-broken-message-is-refused", "f-strings", "learns to say None", "refuse, and name the message")
+@mutant("a-broken-message-is-refused", "no report known: f-strings", "learns to say None",
+        "refuse, and name the message")  # fmt: skip
 def none_written_as_text():
     """A missing content is rendered as the word None."""
     return other_messages(
@@ -283,8 +289,8 @@ def none_written_as_text():
     )
 
 
-@mutant("rendering-changes-no-message", "templates that work in place", "the second epoch is another text",
-        "copy before changing")  # fmt: skip
+@mutant("rendering-changes-no-message", "no report known: templates that work in place",
+        "the second epoch is another text", "copy before changing")  # fmt: skip
 def messages_changed_in_place():
     """Rendering strips the contents of the caller's messages."""
 
@@ -323,7 +329,7 @@ def arguments_written_again():
     return other_messages(change)
 
 
-@mutant("the-order-of-keys-changes-nothing", "a message that is printed key by key",
+@mutant("the-order-of-keys-changes-nothing", "no report known: a message that is printed key by key",
         "reads other texts from another exporter", "read keys by name")  # fmt: skip
 def later_key_wins():
     """A content that stands before its role, as in some exports, is stripped."""
@@ -334,7 +340,7 @@ def later_key_wins():
     return other_messages(lambda messages: [change(item) for item in messages])
 
 
-@mutant("the-error-says-which-message", "variant of paiml/aprender#2023, refused without a place",
+@mutant("the-error-says-which-message", "subtle form of paiml/aprender#2023, refused without a place",
         "nothing; hours are lost over a file", "name the message in the error")  # fmt: skip
 def refused_without_a_place():
     """What cannot be rendered is refused with an error that does not say which message it is."""
@@ -348,7 +354,8 @@ def refused_without_a_place():
     return broken("template", render=broken_render)
 
 
-@mutant("an-unknown-template-is-refused", "T-24: variant, a default where the name is not known",
+@mutant("an-unknown-template-is-refused",
+        "T-24: subtle form of hiyouga/LLaMA-Factory#10769, a default where the name is not known",
         "every text is off the model's distribution", "refuse a name that is not known")  # fmt: skip
 def unknown_template_is_the_default():
     """A template that does not exist is replaced by ChatML's."""

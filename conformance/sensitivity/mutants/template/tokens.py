@@ -30,7 +30,7 @@ def bos_doubled():
 
 
 @mutant("one-bos-opens-the-sequence the-prompt-at-inference-opens-the-trained-tokens",
-        "T-01: variant of sgl-project/sglang#888", "trained behind two BOS, asked behind one",
+        "T-01: subtle form of sgl-project/sglang#888", "trained behind two BOS, asked behind one",
         "one owner of the BOS on both paths")  # fmt: skip
 def bos_doubled_in_training():
     """The BOS is doubled in training, and single in a prompt."""
@@ -104,7 +104,8 @@ def contents_parsed():
     return other_axes(special_tokens="parse")
 
 
-@mutant("no-content-becomes-a-control-token", "T-16: variant, a fix for users alone",
+@mutant("no-content-becomes-a-control-token",
+        "T-16: subtle form of huggingface/transformers#29279, a fix for users alone",
         "answers that quote a token end there", "contents are text, whoever wrote them")  # fmt: skip
 def answers_parsed():
     """Control strings become control tokens in the answers only."""
@@ -116,7 +117,8 @@ def answers_parsed():
     return other_pieces(change)
 
 
-@mutant("no-call-thought-or-tool-becomes-a-control-token", "T-16: variant, a fix for contents alone",
+@mutant("no-call-thought-or-tool-becomes-a-control-token",
+        "T-16: subtle form of huggingface/transformers#29279, a fix for contents alone",
         "a call that quotes a token ends there", "all that people and models wrote is text")  # fmt: skip
 def calls_thoughts_and_tools_parsed():
     """Control strings become control tokens in calls, thoughts and definitions of tools."""
@@ -124,8 +126,8 @@ def calls_thoughts_and_tools_parsed():
     return other_pieces(lambda pieces, _: [(parsed.get(kind, kind), m, text) for kind, m, text in pieces])
 
 
-@mutant("nothing-that-was-said-is-lost", "T-16: the fix that overshoots", "texts about templates lose their subject",
-        "encode contents as text, and keep them")  # fmt: skip
+@mutant("nothing-that-was-said-is-lost", "T-16: subtle form of huggingface/transformers#29279, the fix that overshoots",
+        "texts about templates lose their subject", "encode contents as text, and keep them")  # fmt: skip
 def control_strings_removed():
     """Control strings are taken out of contents."""
     return other_text(lambda kind, text, _: re.sub(r"<\|\w+\|>|</?s>", "", text) if kind == "content" else text)
@@ -144,7 +146,7 @@ def last_end_of_turn_missing():
     return other_pieces(change)
 
 
-@mutant("every-answer-ends-in-one-end-of-turn-token", "M-02: variant of huggingface/trl#3091", "never is silent",
+@mutant("every-answer-ends-in-one-end-of-turn-token", "M-02: subtle form of huggingface/trl#3091", "never is silent",
         "no special case for empty answers")  # fmt: skip
 def empty_answer_without_end():
     """An empty answer has no end-of-turn token."""
@@ -173,7 +175,7 @@ def end_of_turn_untrained():
 
 
 @mutant("every-answer-ends-in-one-end-of-turn-token the-prompt-and-the-answer-are-the-training-text",
-        "tokenizers that lack the token", "writes letters where it is to stop",
+        "no report known: tokenizers that lack the token", "writes letters where it is to stop",
         "the token that stops generation, as one id")  # fmt: skip
 def end_of_turn_spelt():
     """The end-of-turn token is spelt with a space in it: several ids that stop nothing."""
@@ -181,7 +183,7 @@ def end_of_turn_spelt():
     return other_text(lambda kind, text, _: text.translate(spelt) if kind == "end_of_turn" else text)
 
 
-@mutant("every-answer-ends-in-one-end-of-turn-token", "variant of huggingface/trl#1623, a test of the text",
+@mutant("every-answer-ends-in-one-end-of-turn-token", "subtle form of huggingface/trl#1623, a test of the text",
         "does not stop after an answer about the token", "append the end, whatever was said")  # fmt: skip
 def end_of_turn_not_doubled():
     """An answer whose own text ends with that of the end-of-turn token gets no such token."""
@@ -224,19 +226,17 @@ def first_token_of_an_answer_untrained():
     return masked_where(lambda e, p, _: p > 0 and e.labels[p] != IGNORE and e.labels[p - 1] == IGNORE)
 
 
-@mutant(
-    "the-first-token-after-the-prompt-is-a-target every-token-of-the-answer-is-a-target",
-    "M-12: variant, a mask of contents alone",
-    "calls no tools, and thinks as it did before",
-    "train whatever the model writes",
-)
+@mutant("the-first-token-after-the-prompt-is-a-target every-token-of-the-answer-is-a-target",
+        "M-12: subtle form of volcengine/verl#3287, a mask of contents alone",
+        "calls no tools, and thinks as it did before", "train whatever the model writes")  # fmt: skip
 def calls_and_thoughts_untrained():
     """Of an answer the content is trained, and its thoughts and calls are no targets."""
     return masked_where(lambda e, p, _: e.rendered.spans[e.owners[p]].kind in ("reasoning", "tool_call"))
 
 
-@mutant("the-policy-last-trains-the-last-answer", "M-12: variant, a mask of contents under one policy",
-        "calls no tools", "one mask of what the model writes, for every policy")  # fmt: skip
+@mutant("the-policy-last-trains-the-last-answer",
+        "M-12: subtle form of volcengine/verl#3287, a mask of contents under one policy", "calls no tools",
+        "one mask of what the model writes, for every policy")  # fmt: skip
 def last_call_untrained():
     """Under the policy "last" the calls of the last answer are no targets."""
 
@@ -251,7 +251,7 @@ def last_call_untrained():
     return broken("template", encode=broken_encode)
 
 
-@mutant("what-others-say-is-no-target", "variant of huggingface/trl#7230: the generation block around every role",
+@mutant("what-others-say-is-no-target", "subtle form of huggingface/trl#7230: the generation block around every role",
         "learns to ask the user's questions", "mark what the assistant writes, and nothing else")  # fmt: skip
 def users_marked():
     """What users say is a target beside the answers."""

@@ -21,7 +21,7 @@ from sftspec.spans import assemble
 from sftspec.templates import TEMPLATES
 
 
-@mutant("every-tool-is-listed-as-it-was-given", "T-21: variant of fw-ai/cookbook#466, tools[0]",
+@mutant("every-tool-is-listed-as-it-was-given", "T-21: subtle form of fw-ai/cookbook#466, tools[0]",
         "calls tools that it was not told of", "list every tool")  # fmt: skip
 def first_tool_listed_alone():
     """Of several tools the first is listed, and no other."""
@@ -33,7 +33,8 @@ def first_tool_listed_alone():
     return other_pieces(change)
 
 
-@mutant("the-list-of-tools-stands-beside-any-system-prompt", "T-09: variant, the branch of an empty prompt",
+@mutant("the-list-of-tools-stands-beside-any-system-prompt",
+        "T-09: subtle form of hiyouga/LLaMA-Factory#2987, the branch of an empty prompt",
         "the list of tools begins elsewhere", "test for None, not for truth")  # fmt: skip
 def tools_glued_to_an_empty_system():
     """The blank line before the list of tools is left out where the system prompt is empty."""
@@ -45,14 +46,15 @@ def tools_glued_to_an_empty_system():
     return other_text(change)
 
 
-@mutant("every-tool-is-listed-as-it-was-given", "a schema that is copied key by key",
+@mutant("every-tool-is-listed-as-it-was-given", "no report known: a schema that is copied key by key",
         "is not told what a tool demands", "print tools as they were given")  # fmt: skip
 def unknown_keys_of_tools_dropped():
     """Of a tool the keys that are known are listed; strict, which came later, is left out."""
     return other_text(lambda kind, text, _: re.sub(r',\s*"strict": true', "", text) if kind == "tools" else text)
 
 
-@mutant("a-prompt-beside-tools-has-the-same-suffix", "T-06: variant, the branch of tools",
+@mutant("a-prompt-beside-tools-has-the-same-suffix",
+        "T-06: subtle form of huggingface/search-and-learn#23, the branch of tools",
         "writes its own header where it has tools", "the header does not depend on tools")  # fmt: skip
 def no_prompt_beside_tools():
     """The generation prompt is left out where tools are listed."""
@@ -63,8 +65,8 @@ def no_prompt_beside_tools():
     )
 
 
-@mutant("results-are-a-users-message-in-tags", "T-12: variant of tinker-cookbook#837", "forgets why it asked the tool",
-        "a message in the tags of a result is no question")  # fmt: skip
+@mutant("results-are-a-users-message-in-tags", "T-12: subtle form of tinker-cookbook#837",
+        "forgets why it asked the tool", "a message in the tags of a result is no question")  # fmt: skip
 def written_result_is_a_question():
     """Qwen3's templates take a user's message in the tags of a result for a new question: thoughts before it vanish."""
 
@@ -87,7 +89,7 @@ def written_result_is_a_question():
     return other_templates(change)
 
 
-@mutant("a-message-with-one-tag-is-a-question", "variant of tinker-cookbook#837, startswith alone",
+@mutant("a-message-with-one-tag-is-a-question", "subtle form of tinker-cookbook#837, startswith alone",
         "keeps thoughts that belong to an earlier question", "test for both tags")  # fmt: skip
 def opening_tag_makes_a_result():
     """Qwen3's templates take a user's message that begins with the opening tag of a result for a result."""
@@ -115,7 +117,7 @@ def opening_tag_makes_a_result():
 # --------------------------------------------------------------------------------- beside the rest of the conversation
 
 
-@mutant("tools-are-spelt-without-escapes", "Jinja's own tojson", "reads descriptions full of escapes",
+@mutant("tools-are-spelt-without-escapes", "no report known: Jinja's own tojson", "reads descriptions full of escapes",
         "write JSON as Hugging Face's tojson does")  # fmt: skip
 def tools_escaped_for_html():
     """In the definitions of tools <, >, & and ' are escaped, as Jinja's own tojson does for HTML."""
@@ -123,7 +125,7 @@ def tools_escaped_for_html():
     return other_text(lambda kind, text, _: text.translate(escapes) if kind == "tools" else text)
 
 
-@mutant("the-list-of-tools-stands-beside-any-system-prompt", "variant of Rapid-MLX#1765, the branch of tools",
+@mutant("the-list-of-tools-stands-beside-any-system-prompt", "subtle form of Rapid-MLX#1765, the branch of tools",
         "an instruction given later is never read", "the branch of tools writes the list, and no messages")  # fmt: skip
 def late_system_dropped_beside_tools():
     """In ChatML's templates a system message after the first is dropped where there are tools."""
@@ -139,7 +141,7 @@ def late_system_dropped_beside_tools():
     return other_pieces(change)
 
 
-@mutant("tools-add-their-list-and-nothing-else", "a first message written in a branch of its own",
+@mutant("tools-add-their-list-and-nothing-else", "no report known: a first message written in a branch of its own",
         "questions begin differently beside tools", "one macro for a turn")  # fmt: skip
 def first_question_unstripped_beside_tools():
     """Llama-3.1's template, which strips contents, leaves the first user's message as it is where tools are in it."""
@@ -154,8 +156,8 @@ def first_question_unstripped_beside_tools():
     return other_pieces(change)
 
 
-@mutant("results-are-a-users-message-in-tags", "neighbours of one role merged", "a question is part of a result",
-        "only results share a turn")  # fmt: skip
+@mutant("results-are-a-users-message-in-tags", "no report known: neighbours of one role merged",
+        "a question is part of a result", "only results share a turn")  # fmt: skip
 def result_joined_with_the_next_question():
     """In ChatML's templates a result that the user's message follows does not end its turn: both are the user's."""
 
@@ -175,12 +177,9 @@ def result_joined_with_the_next_question():
     return other_pieces(change)
 
 
-@mutant(
-    "whoever-speaks-is-heard-or-refused thoughts-in-a-content-are-thoughts",
-    "variant of tinker-cookbook#837",
-    "forgets why it asked the tool",
-    "thoughts are kept after the last question, not in the last answer alone",
-)
+@mutant("whoever-speaks-is-heard-or-refused thoughts-in-a-content-are-thoughts", "subtle form of tinker-cookbook#837",
+        "forgets why it asked the tool",
+        "thoughts are kept after the last question, not in the last answer alone")  # fmt: skip
 def thoughts_of_the_last_answer_alone():
     """Of several answers after a question Qwen3's templates keep thoughts that stand in contents in the last alone."""
 
@@ -196,15 +195,15 @@ def thoughts_of_the_last_answer_alone():
     return other_messages(change, "chatml/qwen3")
 
 
-@mutant("a-call-has-one-text-in-every-form", "variant of paiml/aprender#2023, a call in its short form",
+@mutant("a-call-has-one-text-in-every-form", "subtle form of paiml/aprender#2023, a call in its short form",
         "reads results of calls that it never made", "write every call, or refuse")  # fmt: skip
 def calls_without_function_skipped():
     """A call that is given as name and arguments, without "function" around them, is skipped."""
     return other_calls(lambda calls: [call for call in calls if "function" in call])
 
 
-@mutant("rendering-changes-no-tool", "a schema that is cleaned in place", "is told of fewer keys in the second text",
-        "copy before changing")  # fmt: skip
+@mutant("rendering-changes-no-tool", "no report known: a schema that is cleaned in place",
+        "is told of fewer keys in the second text", "copy before changing")  # fmt: skip
 def tools_cleaned_in_place():
     """Rendering takes the key strict off the caller's tools, after it has listed them."""
 
@@ -217,7 +216,7 @@ def tools_cleaned_in_place():
     return broken("template", render=broken_render)
 
 
-@mutant("tools-in-one-object-are-listed", "T-21: variant of fw-ai/cookbook#466, an object of messages and tools",
+@mutant("tools-in-one-object-are-listed", "T-21: subtle form of fw-ai/cookbook#466, an object of messages and tools",
         "calls tools that it was not told of", "read both keys of the object")  # fmt: skip
 def tools_of_an_object_not_listed():
     """Of an object of messages and tools the messages alone are rendered."""
@@ -228,7 +227,8 @@ def tools_of_an_object_not_listed():
     return broken("template", render=broken_render)
 
 
-@mutant("an-empty-list-of-tools-lists-nothing", "T-09: variant, empty is not missing, and not given either",
+@mutant("an-empty-list-of-tools-lists-nothing",
+        "T-09: subtle form of hiyouga/LLaMA-Factory#2987, empty is not missing, and not given either",
         "is told to call tools, and of none", "test for tools, not for the list")  # fmt: skip
 def instructions_beside_an_empty_list_of_tools():
     """Beside an empty list of tools stands the text around the list, without a tool in it."""
