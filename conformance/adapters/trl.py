@@ -1,4 +1,6 @@
-"""TRL's `SFTTrainer`: padded, packed (`bfd`, `bfd_split`, `wrapped`) or padding-free; three ways to choose targets."""
+"""TRL's `SFTTrainer`: padded, packed (`bfd`, `bfd_split`, `wrapped`; `ffd` before 0.20) or padding-free; three ways to
+choose targets. Releases from 0.19 on.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from sftspec.conversation import Conversation
 from sftspec.job import Job
 
 CHOICES = {
-    "packing": ("none", "bfd", "bfd_split", "wrapped"),
+    "packing": ("none", "bfd", "bfd_split", "wrapped", "ffd"),
     "dataset": ("messages", "prompt-completion"),
     "loss_type": ("nll", "dft"),
     "peft": ("none", "lora", "rslora", "dora"),
@@ -87,15 +89,16 @@ class TRL:
         from datasets import Dataset
         from trl import SFTConfig, SFTTrainer
 
-        packed = self.packing != "none"
+        newer: dict[str, str] = {} if self.packing == "none" else {"packing_strategy": self.packing}
+        if self.loss_type != "nll":
+            newer["loss_type"] = self.loss_type
         arguments = SFTConfig(
             **training_arguments(job),
             max_length=job.max_length,
-            packing=packed,
-            packing_strategy=self.packing if packed else "bfd",
+            packing=self.packing != "none",
             padding_free=self.padding_free,
             assistant_only_loss=self.assistant_only_loss and self.dataset == "messages",
-            loss_type=self.loss_type,
+            **newer,
         )
         return SFTTrainer(
             model=job.model,

@@ -107,7 +107,8 @@ def given(entry: Mapping[str, Any]) -> str:
     """How much was tried."""
     refused = f", {entry['refused']} are not accepted by this setting" if entry["refused"] else ""
     versions = ", ".join(f"{name} {version}" for name, version in entry["environment"].items() if version)
-    return f"{entry['conversations']} conversations in {entry['scenarios']} scenarios{refused}; {versions}."
+    quick = " (a quick trial: few of its scenarios)" if entry["quick"] else ""
+    return f"{entry['conversations']} conversations in {entry['scenarios']} scenarios{quick}{refused}; {versions}."
 
 
 def reproduce(item: Mapping[str, Any], entry: Mapping[str, Any]) -> str:

@@ -68,13 +68,14 @@ def add(path: Path, entry: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(results, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-def entry_from(document: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
-    """What is kept of a document of verdicts (`sftspec check --json`)."""
+def entry_from(document: Mapping[str, Any], setting: Setting, quick: bool = False) -> dict[str, Any]:
+    """What is kept of a document of verdicts (`sftspec check --json`); quick: few scenarios were tried."""
     scenarios = document["scenarios"]
     return {
         "set": setting.asked,
         "choice": setting.choice,
         "error": "",
+        "quick": quick,
         "exit": exit_code(document),
         "command": document["command"],
         "seconds": round(document["seconds"]),

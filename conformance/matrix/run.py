@@ -52,15 +52,17 @@ def run_matrix(
     judge: Judge,
     workers: int = 1,
     again: bool = False,
+    quick: bool = False,
     tell: Callable[[str], None] = lambda text: None,
 ) -> int:
     """Try the settings of these trainers that are not kept yet. Returns how many were tried.
 
-    again: try those too that are kept
+    again  try those too that are kept
+    quick  the judge tries few scenarios: its results are said to be so, and a whole trial takes their place
     """
     lock = threading.Lock()
     asked = [(trainer, setting) for trainer in trainers for setting in settings_of(trainer)]
-    open_ones = [(name, item) for name, item in asked if again or not is_kept(folder, name, item)]
+    open_ones = [(name, item) for name, item in asked if again or not is_kept(folder, name, item, quick)]
     tell(f"{len(open_ones)} of {len(asked)} settings are to be tried")
 
     def attempt(job: tuple[str, Setting]) -> None:
@@ -71,7 +73,7 @@ def run_matrix(
             try:
                 error = judge(trainer, setting, target)
                 text = "" if error else target.read_text(encoding="utf-8")
-                entry = entry_of_error(error, setting, line) if error else entry_from(json.loads(text), setting)
+                entry = entry_of_error(error, setting, line) if error else entry_from(json.loads(text), setting, quick)
             except Exception as problem:  # it is said, and the next setting is tried
                 entry = entry_of_error(f"{type(problem).__name__}: {problem}", setting, line)
         with lock:
@@ -84,7 +86,11 @@ def run_matrix(
     return len(open_ones)
 
 
-def is_kept(folder: Path, trainer: str, setting: Setting) -> bool:
-    """Is there a result? What could not be tried is tried again."""
+def is_kept(folder: Path, trainer: str, setting: Setting, quick: bool = False) -> bool:
+    """Is there a result, of a whole trial or of a quick one as asked? What could not be tried, or broke in every
+    scenario, is tried again.
+    """
     entry = entry_of(read(path_of(folder, trainer)), setting)
-    return entry is not None and not entry["error"]
+    if entry is None or entry["error"] or len(entry["broken"]) == entry["scenarios"] > 0:
+        return False
+    return quick or not entry["quick"]

@@ -53,6 +53,10 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
         Setting({"train_on_prompt": "true"}),
         Setting({"finetuning_type": "lora"}),
     ),
+    "ms-swift": (Setting(), Setting({"loss_scale": "last_round"}), Setting({"loss_scale": "all"})),
+    "fms-hf-tuning": (Setting(),),
+    "trl-0.19.1": (Setting(),),
+    "trl-0.25.1": (Setting(),),
 }
 
 

@@ -10,6 +10,10 @@ FIELD: dict[str, tuple[str, tuple[str, ...], str]] = {
     "torchtune": ("field.torchtune:Torchtune", ("torchtune", "torchao", "torchdata"), "torchtune"),
     "llamafactory": ("field.llamafactory:LLaMAFactory", ("llamafactory",), "llamafactory"),
     "accelerate": ("field.accelerate:Accelerate", ("accelerate", "transformers"), "accelerate"),
+    "trl-0.19.1": ("trl:TRL", ("trl", "accelerate", "datasets"), "trl"),
+    "trl-0.25.1": ("trl:TRL", ("trl", "accelerate", "datasets"), "trl"),
+    "ms-swift": ("field.ms_swift:MsSwift", ("swift",), "ms-swift"),
+    "fms-hf-tuning": ("field.fms_hf_tuning:FmsHfTuning", ("tuning", "trl"), "fms-hf-tuning"),
     "litgpt": ("field.litgpt:LitGPT", ("litgpt",), "litgpt"),
 }
 

@@ -1,0 +1,113 @@
+"""ms-swift's `sft_main`, with its template chatml, which has no system prompt of its own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sftspec.conformance.adapters.field.logs import log_callback, report_logs
+from sftspec.conformance.adapters.transformers_trainer import training_arguments
+from sftspec.conventions import Conventions
+from sftspec.conversation import Conversation
+from sftspec.job import Job
+
+CHOICES = {
+    "loss_scale": ("default", "last_round", "all"),
+    "truncation_strategy": ("right", "left", "delete"),
+    "tuner_type": ("full", "lora"),
+}
+
+
+@dataclass(frozen=True)
+class MsSwift:
+    """`swift.pipelines.sft_main`.
+
+    loss_scale           "default": all answers; "last_round": the last one; "all": every token
+    truncation_strategy  what is cut of a sample over max_length; "delete" leaves it out (ms-swift's default)
+    tuner_type           "full" or "lora" (rank 8, alpha 16, on all linear layers)
+    """
+
+    loss_scale: str = "default"
+    truncation_strategy: str = "right"
+    tuner_type: str = "full"
+
+    def __post_init__(self) -> None:
+        for key, choices in CHOICES.items():
+            if getattr(self, key) not in choices:
+                raise ValueError(f"{key}={getattr(self, key)!r}; known: {', '.join(choices)}")
+
+    name = "ms-swift"
+    # Each part of the template is encoded by itself; the newline after an answer is trained.
+    conventions = Conventions(separator=True, tokenization="answers")
+    claims = frozenset({"padding", "truncation", "accumulation", "clipping", "adamw", "log", "no-learned-positions"})
+
+    @property
+    def version(self) -> str:
+        from importlib.metadata import version
+
+        return version("ms-swift")
+
+    @property
+    def policy(self) -> str:
+        return {"default": "all", "last_round": "last", "all": "every-token"}[self.loss_scale]
+
+    def accepts(self, conversation: Conversation) -> bool:
+        """User and assistant in turn, after one message of the system at most."""
+        roles = [message["role"] for message in conversation]
+        roles = roles[1:] if roles[:1] == ["system"] else roles
+        return bool(roles) and roles == ["user", "assistant"] * (len(roles) // 2)
+
+    def train(self, job: Job) -> None:
+        from swift.pipelines import SwiftSft
+
+        logs = log_callback()
+
+        class Logged(SwiftSft):
+            """Its own pipeline, with one callback more."""
+
+            def train(self, trainer: Any) -> Any:
+                trainer.add_callback(logs)
+                return super().train(trainer)
+
+        job.listen_to(type(job.model))
+        Logged(self.arguments(job)).main()
+        report_logs(job, logs)
+
+    def arguments(self, job: Job) -> list[str]:
+        given = {
+            **training_arguments(job),
+            "model": str(job.save_model()),
+            "model_type": "llama",
+            "template": "chatml",
+            "check_model": False,
+            "torch_dtype": "float32",
+            "attn_impl": "sdpa",
+            "tuner_type": self.tuner_type,
+            "lora_rank": 8,
+            "lora_alpha": 16,
+            "dataset": str(data(job)),
+            "load_from_cache_file": False,
+            "dataset_num_proc": 1,
+            "dataloader_num_workers": 0,
+            "max_length": job.max_length or 4096,
+            "truncation_strategy": self.truncation_strategy,
+            "loss_scale": self.loss_scale,
+            "data_seed": job.seed,  # it orders by this one alone
+            "add_version": False,
+            "split_dataset_ratio": 0,
+        }
+        del given["disable_tqdm"]
+        return [
+            word
+            for key, value in given.items()
+            for word in (f"--{key}", str(value).lower() if value in (True, False) else str(value))
+        ]
+
+
+def data(job: Job) -> Path:
+    path = job.workdir / "data.jsonl"
+    talks = [[{"role": item["role"], "content": item["content"]} for item in talk] for talk in job.conversations]
+    path.write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks), encoding="utf-8")
+    return path
