@@ -50,8 +50,13 @@ class Lock:
 
     def version_of(self, distribution: str) -> str:
         """The version of a distribution; "" if it is not among them."""
-        found = {name.lower(): version for name, _, version in (pin.partition("==") for pin in self.pins)}
-        return found.get(distribution.lower(), "")
+        found = {normal(name): version for name, _, version in (pin.partition("==") for pin in self.pins)}
+        return found.get(normal(distribution), "")
+
+
+def normal(name: str) -> str:
+    """A distribution's name as PEP 503 compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def locks() -> dict[str, Path]:

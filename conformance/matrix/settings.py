@@ -25,7 +25,7 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
     "reference": (Setting(),),
     "transformers": (
         Setting(),
-        Setting({"collator": "flattening"}, FLASH),
+        Setting({"collator": "flattening"}),
         Setting({"collator": "language-modeling"}),
     ),
     "trl": (
@@ -55,6 +55,7 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
     ),
     "ms-swift": (Setting(), Setting({"loss_scale": "last_round"}), Setting({"loss_scale": "all"})),
     "fms-hf-tuning": (Setting(),),
+    "unsloth": (Setting(), Setting({"responses_only": "false"})),
     "trl-0.19.1": (Setting(),),
     "trl-0.25.1": (Setting(),),
 }

@@ -14,6 +14,7 @@ FIELD: dict[str, tuple[str, tuple[str, ...], str]] = {
     "trl-0.25.1": ("trl:TRL", ("trl", "accelerate", "datasets"), "trl"),
     "ms-swift": ("field.ms_swift:MsSwift", ("swift",), "ms-swift"),
     "fms-hf-tuning": ("field.fms_hf_tuning:FmsHfTuning", ("tuning", "trl"), "fms-hf-tuning"),
+    "unsloth": ("field.unsloth:Unsloth", ("unsloth",), "unsloth"),
     "litgpt": ("field.litgpt:LitGPT", ("litgpt",), "litgpt"),
 }
 

@@ -44,9 +44,8 @@ class FmsHfTuning:
         from tuning.config import configs
         from tuning.sft_trainer import train
 
-        logs, folder = log_callback(), job.save_model()
+        logs, folder = log_callback(job), job.save_model()
         given = training_arguments(job)
-        job.listen_to(type(job.model))
         train(
             model_args=configs.ModelArguments(
                 model_name_or_path=str(folder),
@@ -62,6 +61,7 @@ class FmsHfTuning:
                 resume_from_checkpoint="false",
                 enable_reduce_loss_sum=self.enable_reduce_loss_sum,
                 remove_unused_columns=False,
+                logging_strategy="steps",
             ),
             additional_callbacks=[logs],
         )

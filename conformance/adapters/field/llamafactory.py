@@ -68,8 +68,7 @@ class LLaMAFactory:
     def train(self, job: Job) -> None:
         from llamafactory.train.tuner import run_exp
 
-        logs = log_callback()
-        job.listen_to(type(job.model))
+        logs = log_callback(job)
         run_exp(self.arguments(job), callbacks=[logs])
         report_logs(job, logs)
 

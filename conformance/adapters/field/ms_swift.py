@@ -62,7 +62,7 @@ class MsSwift:
     def train(self, job: Job) -> None:
         from swift.pipelines import SwiftSft
 
-        logs = log_callback()
+        logs = log_callback(job)
 
         class Logged(SwiftSft):
             """Its own pipeline, with one callback more."""
@@ -71,7 +71,6 @@ class MsSwift:
                 trainer.add_callback(logs)
                 return super().train(trainer)
 
-        job.listen_to(type(job.model))
         Logged(self.arguments(job)).main()
         report_logs(job, logs)
 
@@ -94,6 +93,7 @@ class MsSwift:
             "max_length": job.max_length or 4096,
             "truncation_strategy": self.truncation_strategy,
             "loss_scale": self.loss_scale,
+            "adam_beta2": 0.999,  # its own default is 0.95
             "data_seed": job.seed,  # it orders by this one alone
             "add_version": False,
             "split_dataset_ratio": 0,
