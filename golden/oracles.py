@@ -130,8 +130,17 @@ class TextOracle(Oracle):
 class JinjaOracle(TextOracle):
     """A Hugging Face chat template, rendered by transformers."""
 
-    def __init__(self, name: str, version: str, source: str, tokenizer: Any, bos: str, eos: str, end_of_turn: str,
-                 user_ends_with_eot: bool = True):  # fmt: skip
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        source: str,
+        tokenizer: Any,
+        bos: str,
+        eos: str,
+        end_of_turn: str,
+        user_ends_with_eot: bool = True,
+    ):
         super().__init__(name, version, tokenizer, end_of_turn, user_ends_with_eot)
         self.source, self.special = source, {"bos_token": bos, "eos_token": eos}
 

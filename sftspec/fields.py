@@ -189,9 +189,10 @@ def read_parts(parts: Iterable[Any], refuse: Refuse) -> tuple[str, str | None]:
         else:
             what = 'only {"type": "text", "text": …} can be trained on here'
             hint = {
-                "tool_use": "; write it into tool_calls", "tool_result": "; write it as a message from tool",
+                "tool_use": "; write it into tool_calls",
+                "tool_result": "; write it as a message from tool",
                 "thinking": "; write the thought before the text, or into reasoning_content",
-            }.get(kind if isinstance(kind, str) else "", "")  # fmt: skip
+            }.get(kind if isinstance(kind, str) else "", "")
             raise refuse(f"content part {number}: {what}, found {part!r:.80}{hint}")
     return "".join(texts), "".join(thoughts) if thoughts else None
 

@@ -173,9 +173,12 @@ def llama31_hf(messages: list[dict], add_generation_prompt: bool) -> Iterator[Pi
         index, message = dialog.pop(0)
         definitions = [("tools", index, json.dumps(tool, ensure_ascii=False, indent=4) + "\n\n") for tool in tools]
         yield from llama3_turn(
-            index, "user", ("preamble", index, TOOLS_INSTRUCTION), *definitions,
+            index,
+            "user",
+            ("preamble", index, TOOLS_INSTRUCTION),
+            *definitions,
             ("content", index, message["content"].strip()),
-        )  # fmt: skip
+        )
     for index, message in dialog:
         if message.get("tool_calls"):
             yield from llama3_turn(index, "assistant", ("tool_call", index, _llama31_call(index, message)))

@@ -169,9 +169,16 @@ def encode(
     [-100, -100, -100, -100, -100, -100, 4, 6]
     """
     return encode_batch(
-        [check_conversation(messages, tools=tools)], template, tokenizer, special_tokens, tokenization,
-        add_generation_prompt, max_length, policy, conventions,
-    )[0]  # fmt: skip
+        [check_conversation(messages, tools=tools)],
+        template,
+        tokenizer,
+        special_tokens,
+        tokenization,
+        add_generation_prompt,
+        max_length,
+        policy,
+        conventions,
+    )[0]
 
 
 def encode_batch(

@@ -44,11 +44,19 @@ def make_model(seed: int, positions: int = 128, width: int = 64) -> Any:
     torch.manual_seed(seed)
     model = GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=len(tokenizer()), n_embd=width, n_layer=2, n_head=4, n_positions=positions,
-            attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0, bos_token_id=None, eos_token_id=None,
+            vocab_size=len(tokenizer()),
+            n_embd=width,
+            n_layer=2,
+            n_head=4,
+            n_positions=positions,
+            attn_pdrop=0.0,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            bos_token_id=None,
+            eos_token_id=None,
             initializer_range=0.1,  # so that attention has something to look at from the first step
         )
-    )  # fmt: skip
+    )
     torch.set_rng_state(state)
     return model
 

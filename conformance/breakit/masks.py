@@ -83,14 +83,15 @@ def no_loss_mask(seed: int) -> Outcome:
         ),
         (
             Chart(
-                "", "share of generated texts",
+                "",
+                "share of generated texts",
                 {
                     name: [("opens a turn", opens[name]), ("writes the user", talks[name]), ("is right", right[name])]
                     for name in names
                 },
             ),
         ),
-    )  # fmt: skip
+    )
 
 
 @experiment(caught_by="masking/end-of-turn-is-trained", mutant="masking/end-of-turn-masked")

@@ -49,9 +49,13 @@ def losses(seed: int, related: bool, leak: bool) -> tuple[float, float]:
     object.__setattr__(pipeline, "order", as_written)
     model = make_model(seed, positions=256)
     job = teach(
-        model, pipeline, talks if related else shuffled(talks, seed),
-        packing=True, max_length=SEGMENTS * len(encoded(talks[0])), batch_size=ROWS,
-    )  # fmt: skip
+        model,
+        pipeline,
+        talks if related else shuffled(talks, seed),
+        packing=True,
+        max_length=SEGMENTS * len(encoded(talks[0])),
+        batch_size=ROWS,
+    )
     return mean(job.reported["losses"][-STEPS // 4 :]), alone(model, documents(seed, 256, part=1)[::SEGMENTS])
 
 
@@ -94,7 +98,8 @@ def packs_leak(seed: int) -> Outcome:
         ),
         tuple(
             Chart(
-                "", f"nats per target, {data} neighbours",
+                "",
+                f"nats per target, {data} neighbours",
                 {
                     name: list(zip(("in training", "alone"), seen[data, name], strict=True))
                     for name in ("isolated", "leak")
@@ -102,4 +107,4 @@ def packs_leak(seed: int) -> Outcome:
             )
             for data in ("related", "shuffled")
         ),
-    )  # fmt: skip
+    )

@@ -55,8 +55,10 @@ def verbosity_bias(seed: int) -> Outcome:
         proxies[bias] = [float(law @ reward) for law in laws]
     ends = {bias: values[-1] for bias, values in qualities.items()}
     still = max(abs(value - lengths[0.0][0]) for value in lengths[0.0])
-    text = "; ".join(f"bias {bias}: length {lengths[bias][0]:.1f} to {lengths[bias][-1]:.1f}, quality {ends[bias]:.2f}"
-                     for bias in BIASES)  # fmt: skip
+    text = "; ".join(
+        f"bias {bias}: length {lengths[bias][0]:.1f} to {lengths[bias][-1]:.1f}, quality {ends[bias]:.2f}"
+        for bias in BIASES
+    )
     rounds = range(ROUNDS + 1)
     small = BIASES[1]
     worths = {b: [float(law @ worth) for law in laws_of[b]] for b in BIASES}
@@ -154,7 +156,8 @@ def n_too_large(seed: int) -> Outcome:
         ),
         (
             Chart(
-                "N", "worth of the winner",
+                "N",
+                "worth of the winner",
                 {
                     "normal errors": list(zip(COUNTS, normal, strict=True)),
                     "heavy-tailed errors": list(zip(COUNTS, gold, strict=True)),
@@ -162,9 +165,10 @@ def n_too_large(seed: int) -> Outcome:
                 log_x=True,
             ),
             Chart(
-                "N", "median of the winner's reward",
+                "N",
+                "median of the winner's reward",
                 {"heavy-tailed errors": list(zip(COUNTS, proxy, strict=True))},
                 log_x=True,
             ),
         ),
-    )  # fmt: skip
+    )

@@ -133,10 +133,14 @@ def workflow_text(folder: Path, repository: Path, is_library: bool) -> str:
     place = folder.relative_to(repository).as_posix()
     packages = [f'"{requirement() or SOURCE}"', "accelerate datasets" if is_library else "", own_requirements(folder)]
     return WORKFLOW_TEXT.format(
-        place=json.dumps(place), python=f"{sys.version_info.major}.{sys.version_info.minor}", index=CPU,
-        packages=" ".join(filter(None, packages)), adapter=ADAPTER, baseline=DEFAULT,
+        place=json.dumps(place),
+        python=f"{sys.version_info.major}.{sys.version_info.minor}",
+        index=CPU,
+        packages=" ".join(filter(None, packages)),
+        adapter=ADAPTER,
+        baseline=DEFAULT,
         json=json.dumps((Path(place) / "sftspec.json").as_posix()),
-    )  # fmt: skip
+    )
 
 
 def texts_for(found: Found, folder: Path) -> dict[Path, str]:

@@ -73,8 +73,16 @@ def distil(
     talks = [talk for talk in unequal_conversations(Writer(0)) if trainer.accepts(talk)][-count:]
     started = {name: parameter.detach().clone() for name, parameter in student.named_parameters()}
     with TemporaryDirectory(prefix="sftspec-") as folder, StudentTap(student, teacher) as tap:
-        job = Job(student, tokenizer, talks, batch_size=batch_size, accumulation=accumulation, epochs=epochs,
-                  policy="last", workdir=Path(folder))  # fmt: skip
+        job = Job(
+            student,
+            tokenizer,
+            talks,
+            batch_size=batch_size,
+            accumulation=accumulation,
+            epochs=epochs,
+            policy="last",
+            workdir=Path(folder),
+        )
         replace(trainer, teacher=teacher).train(replace(job))  # what it writes into its job is not what was asked
     steps = _steps(tap.calls)
     heads = [calls[0].head for calls in steps] + [student.get_output_embeddings().weight.detach()]
@@ -115,8 +123,9 @@ def _astray(calls: Sequence[StudentCall], before: Tensor, after: Tensor, rate: f
     inverse = torch.linalg.pinv(before.double())
     moved = rate * sum(
         (torch.stack(call.gradient).sum(0).double() @ inverse).flatten(0, 1).T @ call.hidden.double().flatten(0, 1)
-        for call in calls if call.gradient
-    )  # fmt: skip
+        for call in calls
+        if call.gradient
+    )
     bound = torch.finfo(after.dtype).eps / 2 * after.double().norm() + 1e-4 * moved.norm()
     return float((before.double() - moved - after.double()).norm() / bound)
 

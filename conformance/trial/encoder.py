@@ -72,9 +72,14 @@ class EncoderOnTrial:
         return (TRAINS_SEPARATOR,) if end and separators(self.encoder(PROBE, False), end) else ()
 
     def encode(
-        self, messages: list[dict], add_generation_prompt: bool = False, template: str = "", tokenizer: Any = None,
-        special_tokens: str = "", tokenization: str = "",
-    ) -> Encoding:  # fmt: skip
+        self,
+        messages: list[dict],
+        add_generation_prompt: bool = False,
+        template: str = "",
+        tokenizer: Any = None,
+        special_tokens: str = "",
+        tokenization: str = "",
+    ) -> Encoding:
         """The axes that every property names are its own whatever is named; it takes no other option."""
         try:
             found = self.encoder(messages, add_generation_prompt)

@@ -140,9 +140,13 @@ def _hypothesis(strategies: Mapping[str, Any], body: Callable[..., object], max_
 
     # Neither the phase that explains a failure (what it finds is shown nowhere) nor a search for further ones.
     chosen = settings(
-        max_examples=max_examples, derandomize=True, deadline=None, database=None, report_multiple_bugs=False,
+        max_examples=max_examples,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        report_multiple_bugs=False,
         phases=(Phase.generate, Phase.shrink),
-    )  # fmt: skip
+    )
 
     def drawn(**arguments: Any) -> None:  # its source is what hypothesis derives the seed from
         body(**arguments)

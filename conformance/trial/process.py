@@ -238,9 +238,12 @@ class Performer:
         try:
             self.process = subprocess.Popen(
                 [self.python or sys.executable, "-c", code],
-                stdin=subprocess.DEVNULL, stdout=self.output.write, stderr=self.output.write,
-                start_new_session=True, env=environment,
-            )  # fmt: skip
+                stdin=subprocess.DEVNULL,
+                stdout=self.output.write,
+                stderr=self.output.write,
+                start_new_session=True,
+                env=environment,
+            )
         except OSError as error:
             raise StartError(f"{self.python}: {error.strerror or error}") from None
 

@@ -29,8 +29,13 @@ EXPECTED_MAXIMA = {case["n"]: float(case["value"]) for case in TABLE} | {
 }
 
 
-@must(seam="expected_max_normal", laws="BN-EMAX", floor=12, given={"n": st.sampled_from(sorted(EXPECTED_MAXIMA))},
-      examples=[{"n": n} for n in EXPECTED_MAXIMA])  # fmt: skip
+@must(
+    seam="expected_max_normal",
+    laws="BN-EMAX",
+    floor=12,
+    given={"n": st.sampled_from(sorted(EXPECTED_MAXIMA))},
+    examples=[{"n": n} for n in EXPECTED_MAXIMA],
+)
 def the_expected_maximum_is_exact(expected_max, n):
     """E[max of n] equals the closed form for n <= 5 and the table beyond, within 512 roundings.
 

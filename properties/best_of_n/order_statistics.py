@@ -135,10 +135,13 @@ def known_laws_give_their_known_maxima(estimate, law, m, share):
     seam="expected_best_of_n",
     laws="BN-EST",
     floor=20,
-    given={"rows": st.integers(1, 6).flatmap(
-        lambda m: st.lists(st.lists(few, min_size=m, max_size=m), min_size=1, max_size=3))},
+    given={
+        "rows": st.integers(1, 6).flatmap(
+            lambda m: st.lists(st.lists(few, min_size=m, max_size=m), min_size=1, max_size=3)
+        )
+    },
     examples=[{"rows": [SAMPLE, SAMPLE[::-1], [9.0] * 5]}],
-)  # fmt: skip
+)
 def each_prompt_has_an_estimate_of_its_own(estimate, rows):
     """Of several prompts the estimates are those of each alone, or the table is refused: samples are not pooled."""
     bound = 2 * rounding_of(len(rows[0])) * max(abs(reward) for row in rows for reward in row)

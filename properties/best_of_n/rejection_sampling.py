@@ -137,9 +137,19 @@ rewards_that_tie = st.lists(
 )
 
 
-@should(seam="rejection_sample", laws=("BN-SFT", "BN-TIE"), floor=20, given={"row": rewards_that_tie},
-        examples=[{"row": [1.0, 1.0, 1.0]}, {"row": [0, INF, 1.0, INF]}, {"row": [1.0, 1 + 2.0**-40]},
-                  {"row": [18.0, 40.0, 50.0, 1e6, 2e6]}, {"row": [-50.0, -40.0, -18.0]}])  # fmt: skip
+@should(
+    seam="rejection_sample",
+    laws=("BN-SFT", "BN-TIE"),
+    floor=20,
+    given={"row": rewards_that_tie},
+    examples=[
+        {"row": [1.0, 1.0, 1.0]},
+        {"row": [0, INF, 1.0, INF]},
+        {"row": [1.0, 1 + 2.0**-40]},
+        {"row": [18.0, 40.0, 50.0, 1e6, 2e6]},
+        {"row": [-50.0, -40.0, -18.0]},
+    ],
+)
 def the_first_of_the_best_completions_is_trained(run_round, row):
     """Of the completions whose reward, as it was given, is the largest, the one that was sampled first is trained.
 

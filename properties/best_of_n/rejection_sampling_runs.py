@@ -73,8 +73,13 @@ def a_round_leaves_the_prompts_as_they_are(run_round, count, n, seed, prefill):
     yield leaves_alone(asked, numbered_prompts(count, prefill))
 
 
-@should(seam="rejection_sample", laws="BN-SFT", floor=20, given={**jobs, "error": st.sampled_from(ERRORS)},
-        examples=[{**job, "error": error} for job in examples for error in ERRORS])  # fmt: skip
+@should(
+    seam="rejection_sample",
+    laws="BN-SFT",
+    floor=20,
+    given={**jobs, "error": st.sampled_from(ERRORS)},
+    examples=[{**job, "error": error} for job in examples for error in ERRORS],
+)
 def an_error_of_the_sampler_or_the_reward_is_raised(run_round, count, n, seed, prefill, error):
     """An exception that the sampler or the reward function raises on the last prompt reaches whoever asks for its
     selection.

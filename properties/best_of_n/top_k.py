@@ -77,11 +77,17 @@ SHORT = {
     seam="top_k",
     laws=("BN-TOPK", "BN-NAN"),
     floor=20,
-    given={"row": st.lists(finite, min_size=1, max_size=7), "missing": st.integers(1, 4),
-           "short": st.sampled_from(sorted(SHORT))},
-    examples=[{"row": row, "missing": missing, "short": short}
-              for short in SHORT for row, missing in (([1.0], 1), ([2.0, -INF, 3.0], 2))],
-)  # fmt: skip
+    given={
+        "row": st.lists(finite, min_size=1, max_size=7),
+        "missing": st.integers(1, 4),
+        "short": st.sampled_from(sorted(SHORT)),
+    },
+    examples=[
+        {"row": row, "missing": missing, "short": short}
+        for short in SHORT
+        for row, missing in (([1.0], 1), ([2.0, -INF, 3.0], 2))
+    ],
+)
 def fewer_rewards_than_k_are_refused_or_marked(select_top, row, missing, short):
     """Of fewer than k rewards all come first, then a negative index or None in each place left, or the table is
     refused."""

@@ -130,8 +130,13 @@ def the_law_of_the_winner_leaves_its_arguments_as_they_are(law_of, space, n):
     yield leaves_alone(law_of, [float(p) for p in base_of(space)], [float(reward) for _, reward in space], n)
 
 
-@must(seam="best_of_n_kl_bound", laws="BN-KL", floor=5, given={"n": st.integers(1, 64) | st.integers(1, 10**6)},
-      examples=[{"n": 1}, {"n": 2}, {"n": 64}, {"n": 1000}])  # fmt: skip
+@must(
+    seam="best_of_n_kl_bound",
+    laws="BN-KL",
+    floor=5,
+    given={"n": st.integers(1, 64) | st.integers(1, 10**6)},
+    examples=[{"n": 1}, {"n": 2}, {"n": 64}, {"n": 1000}],
+)
 def the_kl_bound_is_ln_n_less_a_share(kl_bound, n):
     """The bound of the KL is ln n - (n-1)/n, within 4 roundings.
 
@@ -160,8 +165,13 @@ def the_kl_bound_is_nearly_attained_without_ties(kl_bound, n):
     yield n, -size * U * 8 <= gap <= 2 * n / size, f"the bound is {gap!r} above the KL"
 
 
-@must(seam="win_rate", laws="BN-WIN", floor=6, given={"n": st.integers(1, 6) | st.integers(1, 10**6)},
-      examples=[{"n": 1}, {"n": 4}, {"n": 1000}])  # fmt: skip
+@must(
+    seam="win_rate",
+    laws="BN-WIN",
+    floor=6,
+    given={"n": st.integers(1, 6) | st.integers(1, 10**6)},
+    examples=[{"n": 1}, {"n": 4}, {"n": 1000}],
+)
 def the_best_loses_to_a_fresh_draw_once_in_n_plus_one(rate, n):
     """Without ties, the best of n beats an independent draw in n of n+1 cases.
 

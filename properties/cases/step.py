@@ -103,9 +103,14 @@ problems = st.builds(
     st.sampled_from([0.2, 0.6, 1.0]),
 )
 mild_problems = st.builds(
-    make_problem, st.integers(0, 2**32), st.integers(1, 4), st.integers(2, 7), st.integers(2, 16), st.just(5.0),
+    make_problem,
+    st.integers(0, 2**32),
+    st.integers(1, 4),
+    st.integers(2, 7),
+    st.integers(2, 16),
+    st.just(5.0),
     st.sampled_from([0.3, 0.8]),
-)  # fmt: skip
+)
 
 # One target in the first row and many in the second: a mean of row means is not the token mean (trap H6).
 UNEQUAL = Problem(

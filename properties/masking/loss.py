@@ -78,8 +78,13 @@ def logits_are_scored_against_the_next_label(loss, problem):
     )
 
 
-@must(seam="loss", laws=("MK-FIRST", "MK-ZERO"), floor=50, given={"problem": problems},
-      examples=[{"problem": FIRST_LABELLED}])  # fmt: skip
+@must(
+    seam="loss",
+    laws=("MK-FIRST", "MK-ZERO"),
+    floor=50,
+    given={"problem": problems},
+    examples=[{"problem": FIRST_LABELLED}],
+)
 def rows_without_a_target_have_no_gradient(loss, problem):
     """Where nothing is scored dL/dlogits is exactly zero: under the mask, and at the last position always.
 
@@ -94,8 +99,13 @@ def rows_without_a_target_have_no_gradient(loss, problem):
                 yield (b, t), bool((leaf.grad[b, t] == 0).all())
 
 
-@must(seam="loss", laws=("MK-NONEMPTY",), floor=3, given={"shape": st.tuples(st.integers(1, 3), st.integers(1, 5))},
-      examples=[{"shape": (1, 2)}])  # fmt: skip
+@must(
+    seam="loss",
+    laws=("MK-NONEMPTY",),
+    floor=3,
+    given={"shape": st.tuples(st.integers(1, 3), st.integers(1, 5))},
+    examples=[{"shape": (1, 2)}],
+)
 def a_batch_without_targets_is_refused(loss, shape):
     """Without targets, or with weights of zero alone, and no denominator, the loss is refused, or 0 and moves nothing.
 
@@ -116,9 +126,13 @@ def a_batch_without_targets_is_refused(loss, shape):
         yield shape, float(value.detach()) == 0 and not moves.any(), f"the loss is {value}, its gradient {moves}"
 
 
-@must(seam="loss", laws=("MK-LABEL",), floor=50,
-      given={"problem": problems, "place": st.integers(0, 99), "label": st.sampled_from(["the size", -1, -99, -101])},
-      examples=[{"problem": UNEQUAL, "place": 1, "label": label} for label in ("the size", -1)])  # fmt: skip
+@must(
+    seam="loss",
+    laws=("MK-LABEL",),
+    floor=50,
+    given={"problem": problems, "place": st.integers(0, 99), "label": st.sampled_from(["the size", -1, -99, -101])},
+    examples=[{"problem": UNEQUAL, "place": 1, "label": label} for label in ("the size", -1)],
+)
 def a_label_outside_the_vocabulary_is_refused(loss, problem, place, label):
     """A label that is neither a token of the vocabulary nor -100 is an error, also beside labels that are right.
 

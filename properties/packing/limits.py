@@ -16,11 +16,20 @@ from sftspec.properties.packing.packer import NONE, Problem, problems, totals
 TWO_FIT = Problem([3, 5], 8)
 
 
-@must(seam="pack", laws="PK-LONG", floor=50,
-      given={"problem": problems(most=10), "excess": st.integers(1, 64),
-             "places": st.lists(st.integers(0, 10), min_size=1, max_size=3)},
-      examples=[*({"problem": TWO_FIT, "excess": 1, "places": places} for places in ([0], [1], [2], [0, 2])),
-                {"problem": NONE, "excess": 8, "places": [0]}])  # fmt: skip
+@must(
+    seam="pack",
+    laws="PK-LONG",
+    floor=50,
+    given={
+        "problem": problems(most=10),
+        "excess": st.integers(1, 64),
+        "places": st.lists(st.integers(0, 10), min_size=1, max_size=3),
+    },
+    examples=[
+        *({"problem": TWO_FIT, "excess": 1, "places": places} for places in ([0], [1], [2], [0, 2])),
+        {"problem": NONE, "excess": 8, "places": [0]},
+    ],
+)
 def an_overlong_example_is_refused_or_declared(pack, problem, excess, places):
     """Examples over the capacity, wherever they stand, are refused with an error, or treated as the packer declares.
 

@@ -127,8 +127,13 @@ def packing_changes_no_length(pack, problem):
     yield problem, array.tolist() == problem.lengths, f"the lengths became {array}"
 
 
-@should(seam="pack", laws="PK-DET", floor=100, given={"problem": problems(), "seed": st.integers(0, 2**20)},
-        examples=[{"problem": TIGHT, "seed": 0}, {"problem": Problem([4, 4, 5, 5], 9), "seed": 0}])  # fmt: skip
+@should(
+    seam="pack",
+    laws="PK-DET",
+    floor=100,
+    given={"problem": problems(), "seed": st.integers(0, 2**20)},
+    examples=[{"problem": TIGHT, "seed": 0}, {"problem": Problem([4, 4, 5, 5], 9), "seed": 0}],
+)
 def the_number_of_packs_does_not_depend_on_the_order(pack, problem, seed):
     """Examples in another order need as many packs.
 

@@ -26,12 +26,14 @@ from sftspec.properties.cases.step import (
 MANY_ROWS = make_problem(8, 13, 4, 5, 3.0, 0.7)
 
 gradients = st.builds(
-    lambda seed, shapes, scale: [scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed + index),
-                                                     dtype=torch.float64) for index, shape in enumerate(shapes)],
+    lambda seed, shapes, scale: [
+        scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed + index), dtype=torch.float64)
+        for index, shape in enumerate(shapes)
+    ],
     st.integers(0, 2**30),
     st.lists(st.tuples(st.integers(1, 4), st.integers(1, 5)), min_size=1, max_size=4),
     st.sampled_from([1e-3, 1.0, 50.0]),
-)  # fmt: skip
+)
 
 LIMITS = st.sampled_from([0.01, 1.0, 30.0])
 

@@ -114,8 +114,13 @@ def three_times_the_loss_has_three_times_its_gradient(loss, problem):
     yield from gradients_of(loss, problem, 3.0)  # 3 is no power of two: multiplying by it rounds
 
 
-@must(seam="loss", laws=("ST-SHIFTINV",), floor=50, given={**DRAWN, "shift": st.sampled_from([-64.0, 8.0, 1024.0])},
-      examples=[{"problem": make_problem(1, 1, 3, 4, 1000.0, 1.0), "shift": 1024.0}])  # fmt: skip
+@must(
+    seam="loss",
+    laws=("ST-SHIFTINV",),
+    floor=50,
+    given={**DRAWN, "shift": st.sampled_from([-64.0, 8.0, 1024.0])},
+    examples=[{"problem": make_problem(1, 1, 3, 4, 1000.0, 1.0), "shift": 1024.0}],
+)
 def a_constant_per_row_changes_nothing(loss, problem, shift):
     """Adding a constant to all logits of a position leaves the loss: softmax without its largest logit overflows."""
     moved = Problem(problem.logits + shift, problem.labels)

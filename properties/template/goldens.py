@@ -99,8 +99,12 @@ def _common(one: list[int], other: list[int]) -> int:
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
-@must(laws=("TP-EOT", "TP-TRAININF"), claim="chat-template", floor=20,
-      needs=("template/the-model-sees-the-published-tokens",))  # fmt: skip
+@must(
+    laws=("TP-EOT", "TP-TRAININF"),
+    claim="chat-template",
+    floor=20,
+    needs=("template/the-model-sees-the-published-tokens",),
+)
 def the_published_targets_are_trained(run):
     """The tokens of a published conversation that the policy trains are trained, on themselves, and no others.
 
