@@ -50,6 +50,7 @@ class Property:
     floor     the least number of yields that counts as measured
     costly    a long computation stands behind it, so it reads only the scenarios that were made for its area
     bounded   it compares within the rounding of the trainer's arithmetic, which 16 bits make wider
+    alone     it takes the cross-entropy to be all of the loss, and is not measured beside an auxiliary one
     final     it reads how runs end, so also one of which the witness could read no step
     claim     the capability a trainer must claim before this property says anything of it ("" = every trainer)
     laws      ids of the laws that it enforces
@@ -67,6 +68,7 @@ class Property:
     floor: int = 1
     costly: bool = False
     bounded: bool = False
+    alone: bool = False
     final: bool = False
     claim: str = ""
     laws: tuple[str, ...] = ()

@@ -44,7 +44,7 @@ class Job:
     conversations    the corpus, in order; read from `path` if it is not given
     path             the corpus as JSONL of {"messages": [...]}
     template         the chat template, by name
-    policy           "all" assistant turns, the "last" one, or "every-token"
+    policy           "all" assistant turns, the "last" one, "every-token", or the "contents" of every role
     batch_size       rows of one micro-batch (packing: packed rows)
     accumulation     micro-batches of one optimizer step; the last step of an epoch may have fewer
     world_size       ranks that share a step

@@ -24,7 +24,7 @@ from sftspec.tokenization import tokenize_batch
 from sftspec.vocabulary import Tokens
 
 IGNORE = -100
-POLICIES = ("all", "last", "every-token")
+POLICIES = ("all", "last", "every-token", "contents")
 
 
 class EncodingError(ValueError):
@@ -60,8 +60,9 @@ class Encoded:
 def trained_messages(messages: list[dict], policy: str = "all") -> frozenset[int]:
     """Indices of the messages that are trained.
 
-    policy "all": every assistant turn; "last": the last assistant turn; "every-token": every message. A message with
-    `"train": false` is never trained; `"train": true` changes nothing, it states the default.
+    policy "all": every assistant turn; "last": the last assistant turn; "every-token": every message; "contents": every
+    message, without its header. A message with `"train": false` is never trained; `"train": true` changes nothing, it
+    states the default.
 
     >>> talk = [{"role": "user"}, {"role": "assistant"}, {"role": "assistant", "train": False}]
     >>> trained_messages(talk), trained_messages(talk, "last")
@@ -70,7 +71,8 @@ def trained_messages(messages: list[dict], policy: str = "all") -> frozenset[int
     if policy not in POLICIES:
         raise EncodingError(f"unknown policy {policy!r}; known: {', '.join(POLICIES)}")
     assistant = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-    chosen = {"all": assistant, "last": assistant[-1:], "every-token": range(len(messages))}[policy]
+    everyone = range(len(messages))
+    chosen = {"all": assistant, "last": assistant[-1:], "every-token": everyone, "contents": everyone}[policy]
     # A flag takes a message out of the policy and never brings one in.
     return frozenset(index for index in chosen if messages[index].get("train", True))
 
@@ -148,7 +150,8 @@ def encode(
             does (`Template.tokenization`).
         add_generation_prompt: end with the assistant's header.
         max_length: cut after so many tokens (None: never).
-        policy: which messages are trained: "all" assistant turns, the "last" one, or "every-token".
+        policy: which messages are trained: "all" assistant turns, the "last" one, "every-token", or the "contents" of
+            every role.
         conventions: which parts of a trained turn are targets.
         tools: definitions of tools, for a template with a place for them.
     Returns:

@@ -7,7 +7,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-POLICIES = ("all", "last", "every-token")  # as in sftspec.masking, which is not imported to print a help
+POLICIES = ("all", "last", "every-token", "contents")  # as in sftspec.masking, which is not imported to print a help
 
 
 class ShowError(ValueError):

@@ -15,10 +15,11 @@ from typing import Any
 
 from sftspec.conformance.ledger.store import RecordingError
 from sftspec.conformance.trial.scenarios import SCENARIOS, Scenario, make_job, scenarios_for
+from sftspec.conventions import Conventions
 from sftspec.conversation import Conversation, ConversationError
 from sftspec.job import Job
 
-POLICIES = ("all", "last", "every-token")
+POLICIES = ("all", "last", "every-token", "contents")
 
 
 @dataclass
@@ -27,6 +28,7 @@ class _Asked:
 
     claims: frozenset[str]
     policy: str
+    conventions: Conventions
     recorded: Sequence[Mapping[str, Any]]
     taken: int = 0
 
@@ -55,7 +57,7 @@ def job_asked(record: Mapping[str, Any], place: str, claims: frozenset[str], see
     policy = record["job"]["settings"]["policy"]
     if policy not in POLICIES:
         raise RecordingError(f"{place}: job.settings.policy is {policy!r:.80}; known: {', '.join(POLICIES)}")
-    trainer = _Asked(claims, policy, record["job"]["conversations"])
+    trainer = _Asked(claims, policy, Conventions(**record["conventions"]), record["job"]["conversations"])
     changes = (scenario.twin or {}) if is_twin else {}
     with tempfile.TemporaryDirectory(prefix="sftspec-") as folder:
         try:

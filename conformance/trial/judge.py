@@ -183,6 +183,8 @@ def _read(verdict: Verdict, run: Run) -> None:
         return
     if run.error and not (verdict.property.final and run.error.startswith(("witness: ", "untrained: "))):
         return
+    if verdict.property.alone and run.conventions.auxiliary:
+        return
     is_picky = verdict.property.costly or run.scenario in GOLDENS
     if is_picky and verdict.property.area not in MADE_FOR.get(run.scenario, properties.AREAS):
         return
@@ -248,6 +250,9 @@ def _require_floor(verdict: Verdict, runs: list[Run]) -> None:
     if found < verdict.property.floor:
         verdict.status = "not-measured"
         verdict.reason = f"{found} pieces of evidence, {verdict.property.floor} are needed"
+        auxiliary = next((run.conventions.auxiliary for run in runs if run.conventions.auxiliary), "")
+        if verdict.property.alone and auxiliary:
+            verdict.reason = f"beside the cross-entropy {auxiliary!r} is declared, whose gradient is not known"
         broken = [f"{run.scenario}: {run.error or run.unread}" for run in runs if run.error or run.unread]
         if broken:
             verdict.reason += f" ({'; '.join(broken)})"

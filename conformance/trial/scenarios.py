@@ -28,6 +28,7 @@ from sftspec.conformance.trial.corpora import (
     seven_packs,
     unequal_conversations,
 )
+from sftspec.conventions import Conventions
 from sftspec.conversation import Conversation
 from sftspec.golden.reduced import REDUCED, hugging_face_tokenizer
 from sftspec.job import Job
@@ -211,6 +212,10 @@ def make_job(scenario: Scenario, trainer: Any, seed: int, workdir: Path, /, **ch
         settings["packing"] = True
     if settings.get("packing"):
         settings.setdefault("max_length", CAPACITY)
+    rate = settings.get("learning_rate", Job.learning_rate)
+    divisor = (getattr(trainer, "conventions", None) or Conventions()).divisor(USUAL)
+    if divisor < USUAL and settings.get("optimizer", "sgd") == "sgd":
+        settings["learning_rate"] = rate * divisor / USUAL
     model = dict(scenario.model)
     model["dtype"] = getattr(torch, model.get("dtype", "float32"))
     written = scenario.corpus(Writer(seed))
@@ -241,6 +246,9 @@ def make_job(scenario: Scenario, trainer: Any, seed: int, workdir: Path, /, **ch
         **settings,
     )
     return job, len(written) - len(corpus)
+
+
+USUAL = 128.0  # targets of a step, about: a sum steps so many times as far as their mean
 
 
 def on_model(scenarios: Iterable[Scenario], config: dict[str, Any] | None) -> list[Scenario]:

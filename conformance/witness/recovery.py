@@ -101,12 +101,13 @@ class Reading:
     fit: list[str]
 
 
-def read_gradients(hidden: Tensor, gradient: Tensor, head: Head, bound: float) -> Reading:
+def read_gradients(hidden: Tensor, gradient: Tensor, head: Head, bound: float, beside: bool = False) -> Reading:
     """Read N positions.
 
     Args:
         hidden, gradient: (N, H).
         bound: largest relative residual accepted as a fit.
+        beside: another loss is declared beside the cross-entropy. Then what it alone moves is no target.
     """
     trained = (gradient != 0).any(-1)
     u = head.undo(gradient[trained])
@@ -135,11 +136,23 @@ def read_gradients(hidden: Tensor, gradient: Tensor, head: Head, bound: float) -
     for place, found in zip(trained.nonzero().flatten().tolist(), fits, strict=True):
         fit[place] = found
     nll = -logp.gather(-1, target[:, None]).squeeze(-1)
+    if beside:
+        target = target.where(is_of_cross_entropy(at_logits), -1)
 
     def spread(values: Tensor, empty: float) -> Tensor:
         return torch.full((len(gradient),), empty, dtype=values.dtype).masked_scatter_(trained.cpu(), values.cpu())
 
     return Reading(trained, u, spread(target, -1), spread(weight, 0.0), spread(nll, 0.0), fit)
+
+
+def is_of_cross_entropy(u: Tensor) -> Tensor:
+    """(n,) bool: has the gradient at the logits one entry that stands out, with others of the other sign?
+
+    Of w (p - onehot(y)) the entry of y is at least 1/sqrt(2) of its norm: the others, all of the other sign, sum to it.
+    A loss that moves all logits one way (a z-loss), or many at random (another head's), has no such entry.
+    """
+    largest = u.abs().amax(-1)
+    return (u.amin(-1) < 0) & (u.amax(-1) > 0) & (largest >= 0.5 * u.norm(dim=-1))
 
 
 def _other_fit(u: Tensor, probability: Tensor, onehot: Tensor, bound: float, ce_residual: float) -> str:
@@ -205,7 +218,8 @@ def build_run(job: Job, tap: Heard, run: Run, provenance: Provenance) -> Run:
         known = Head(head, squash)
         # What no backward pass reached was looked at (an evaluation with gradients on) and not trained on.
         heard = [call for call in tap.calls if call.step == index and call.gradient is not None]
-        overflown, read = _without_overflow(heard, known, record.gradients.get(name))
+        beside = bool(run.conventions.auxiliary)
+        overflown, read = _without_overflow(heard, known, record.gradients.get(name), beside)
         lost |= {call.index for call in overflown}
         if record.given:
             scale, residual = balance(record.given, record.gradients)
@@ -230,9 +244,9 @@ def build_run(job: Job, tap: Heard, run: Run, provenance: Provenance) -> Run:
     return run
 
 
-def _read(call: Call, head: Head) -> Reading:
+def _read(call: Call, head: Head, beside: bool) -> Reading:
     bound = fit_bound(call.arithmetic, len(head.weight))
-    return read_gradients(call.hidden.flatten(0, 1), _reached(call).flatten(0, 1), head, bound)
+    return read_gradients(call.hidden.flatten(0, 1), _reached(call).flatten(0, 1), head, bound, beside)
 
 
 def _reached(call: Call) -> Tensor:
@@ -242,7 +256,7 @@ def _reached(call: Call) -> Tensor:
 
 
 def _without_overflow(
-    heard: list[Call], head: Head, gradient: Tensor | None
+    heard: list[Call], head: Head, gradient: Tensor | None, beside: bool = False
 ) -> tuple[list[Call], list[tuple[Call, Reading]]]:
     """The calls in float16 that a GradScaler left out, as their gradients overflowed, and the readings of the others.
 
@@ -251,7 +265,7 @@ def _without_overflow(
     scaled = gradient is not None and bool(gradient.isfinite().all())
     finite = [not scaled or not (call.overflowed or not _reached(call).isfinite().all()) for call in heard]
     first = len(finite) - finite[::-1].index(False) if False in finite else 0
-    read = [(call, _read(call, head)) for call in heard[first:]]
+    read = [(call, _read(call, head, beside)) for call in heard[first:]]
     for start in range(len(read)) if first else ():
         if closure(read[start:], gradient)[1] <= fit_bound(heard[0].arithmetic, len(head.weight)):
             return heard[: first + start], read[start:]

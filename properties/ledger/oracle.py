@@ -230,11 +230,12 @@ class Oracle:
     def clip_factors(self) -> Iterator[tuple[Step, float, float, float, float, float]]:
         """(step, factor by which its gradient was scaled, norm before, bound, spread over parameters, its bound).
 
-        The weights of a token mean sum to 1, so their sum is the factor; the norm before is that of the float64
-        gradient. Both bounds are relative. The spread is that of the parameter whose norm is worst against its bound.
+        The weights sum to what is declared, 1 for a token mean: their sum over that is the factor. The norm before is
+        that of the float64 gradient. Both bounds are relative. The spread is that of the parameter whose norm is worst
+        against its bound.
         """
         for step in self.steps:
-            factor = sum(row.weight for row in self.run.targets[step.index])
+            factor = sum(row.weight for row in self.run.targets[step.index]) / self.run.declared_total(step.index)
             bounds, exact = self.gradient_bounds(step), self.gradients(step, torch.float64)
             sizes = {name: float(exact[name].norm()) for name in bounds}
             norm = math.hypot(*sizes.values())
@@ -265,15 +266,16 @@ class Oracle:
     def adamw_errors(self) -> Iterator[tuple[Step, str, float, float, float]]:
         """(step, parameter, largest difference from AdamW in float64, bound, relative error of the change).
 
-        The bound is 16 u (|p| + lr) (BOUND-UPDATE).
+        The bound is 16 u (|p| + lr), and the error of 1 - beta^t in float32 (BOUND-UPDATE).
         A vector (norm, bias) may be exempt from the decay: of the two results the nearer one counts.
         """
         job = self.run.job
         decayed = 1 - job.learning_rate * job.weight_decay
         for step, name, update in self.adamw_updates():
             before = step.before[name]
+            size = before.abs() + job.learning_rate + correction_error(step.index + 1) / unit_of(before) * abs(update)
             results = [
-                self._largest(step, name, before.double() * keep - update, before.abs() + job.learning_rate, 16)
+                self._largest(step, name, before.double() * keep - update, size, 16)
                 for keep in ((decayed, 1.0) if before.dim() < 2 else (decayed,))
             ]
             yield step, name, *min(results, key=lambda result: result[0] / result[1])
@@ -301,12 +303,24 @@ class Oracle:
         the whole parameter's change.
         """
         error = (step.after[name].double() - expected).abs()
-        unit = max(torch.finfo(step.before[name].dtype).eps / 2, 2.0**-24)
-        bound = factor * unit * size.double() + 1e-300
+        bound = factor * unit_of(step.before[name]) * size.double() + 1e-300
         worst = int((error / bound).argmax())
         change = float((expected - step.before[name].double()).norm())
         share = float(error.norm()) / change if change else math.inf
         return float(error.flatten()[worst]), float(bound.flatten()[worst]), share
+
+
+def unit_of(parameter: Tensor) -> float:
+    """Unit roundoff of a parameter's dtype; float32's, where that is finer."""
+    return max(torch.finfo(parameter.dtype).eps / 2, 2.0**-24)
+
+
+def correction_error(count: int) -> float:
+    """Relative error of an update in step `count`, over 16, where betas and their powers are held in float32, as by
+    optax and by torch's capturable AdamW: 1 - beta^t is a small difference.
+    """
+    first, second = (1 - ADAMW[name] ** count for name in ("beta1", "beta2"))
+    return (count + 2) * (1 / first + 0.5 / second) * 2.0**-24 / 16
 
 
 def _module(parameter: str) -> str:

@@ -380,12 +380,29 @@ class Run:
         return {index: len(rows) for index, rows in self.targets.items()}
 
     @cached_property
+    def shares(self) -> dict[int, list[float]]:
+        """The weight that the declared denominator gives each trained position of a step, in the order of `targets`."""
+        return {index: shares_of(self, rows) for index, rows in self.targets.items()}
+
+    def declared_total(self, index: int) -> float:
+        """What the weights of a step's targets sum to, as declared: 1, unless the denominator is not theirs."""
+        return sum(self.shares[index]) or 1.0
+
+    @cached_property
     def empty(self) -> frozenset[int]:
         """The conversations that keep no target within max_length: whoever trains may leave them out."""
         kept = slice(1, self.job.max_length)
         return frozenset(
             index for index, stream in enumerate(self.streams) if all(label == IGNORE for label in stream.labels[kept])
         )
+
+
+def shares_of(run: Run, rows: list[Row]) -> list[float]:
+    """1 over the declared denominator of each target of a step; a conversation in two rows counts for two."""
+    if run.conventions.denominator == "conversations":
+        counts = Counter((row.forward, row.row, row.example) for row in rows)
+        return [1 / (len(counts) * counts[row.forward, row.row, row.example]) for row in rows]
+    return [1 / run.conventions.divisor(len(rows))] * len(rows)
 
 
 def streams_of(job: Job, conventions: Conventions) -> list[Encoded]:

@@ -131,7 +131,7 @@ def parameters_stay_finite(run):
         yield step, finite, f"optimizer step {step.index} left a parameter that is not finite"
 
 
-@must(laws=("MK-NONEMPTY",))
+@must(alone=True, laws=("MK-NONEMPTY",))
 def a_step_without_targets_changes_nothing(run):
     """A step whose micro-batches have no target leaves every parameter bitwise as it was (SGD, no decay).
 

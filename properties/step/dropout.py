@@ -26,7 +26,7 @@ def dropout_is_on_and_drawn_anew(run):
             seen.add(forward.random)
 
 
-@must(laws=("ST-GRADCHECK",), floor=10, needs=("step/the-gradient-is-that-of-the-step",))
+@must(laws=("ST-GRADCHECK",), alone=True, floor=10, needs=("step/the-gradient-is-that-of-the-step",))
 def dropout_is_the_same_on_the_way_back(run):
     """With dropout, the gradient of every parameter below the head is that of the calls as they were made.
 

@@ -40,7 +40,7 @@ def norm_bound(run, step) -> float:
     return run.oracle.weight_error(run.targets[step.index]) + 4 * math.sqrt(size) * 2.0**-24
 
 
-@must(laws=("ST-CE", "ST-GRAD", "ST-ROWSUM", "ST-UPCAST"), bounded=True, floor=200)
+@must(laws=("ST-CE", "ST-GRAD", "ST-ROWSUM", "ST-UPCAST"), bounded=True, alone=True, floor=200)
 def the_loss_is_cross_entropy(run):
     """At every target the gradient is that of cross-entropy: w (softmax(z) - onehot(y)).
 
@@ -85,7 +85,11 @@ def equal_units(run, rows) -> tuple[str, ...]:
 
 
 @must(
-    laws=("ST-ACC", "ST-CE", "ST-DUP", "MK-WEIGHT"), bounded=True, floor=200, needs=("step/the-loss-is-cross-entropy",)
+    laws=("ST-ACC", "ST-CE", "ST-DUP", "MK-WEIGHT"),
+    bounded=True,
+    alone=True,
+    floor=200,
+    needs=("step/the-loss-is-cross-entropy",),
 )
 def every_target_of_a_step_weighs_the_same(run):
     """All targets of one optimizer step have the same weight, over micro-batches, rows and ranks.
@@ -93,6 +97,8 @@ def every_target_of_a_step_weighs_the_same(run):
     A mean of micro-batch means weighs a token in a short micro-batch more (transformers#34191, torchtune#1875;
     relative gradient error 1.3 at counts of 1 to 32); so does a denominator per rank (transformers#34242).
     """
+    if run.conventions.denominator != "targets":
+        return
     for rows in filter(None, run.targets.values()):
         middle = sorted(rows, key=lambda row: row.weight)[len(rows) // 2]
         units, said = equal_units(run, rows), ""
@@ -112,6 +118,7 @@ def every_target_of_a_step_weighs_the_same(run):
 @must(
     laws=("ST-ACC", "ST-DP", "ST-CE", "MK-COUNT", "PK-LOSSGRAD"),
     bounded=True,
+    alone=True,
     floor=5,
     needs=("step/the-loss-is-cross-entropy",),
 )
@@ -122,7 +129,7 @@ def the_denominator_is_the_number_of_targets(run):
     positions, by rows, by targets counted before the shift, per rank (transformers#34373), by segments twice
     (unsloth-zoo#1066). AdamW hides it; the learning rate is silently another one.
     """
-    if run.job.max_grad_norm is not None:
+    if run.job.max_grad_norm is not None or run.conventions.denominator != "targets":
         return
     for step in run.steps:
         count = run.targets_of_step[step.index]
@@ -136,14 +143,31 @@ def the_denominator_is_the_number_of_targets(run):
             )
 
 
-@should(laws=("MK-COUNT",), bounded=True, floor=5, needs=("step/the-loss-is-cross-entropy",))
+@must(laws=("ST-ACC", "MK-WEIGHT"), bounded=True, alone=True, floor=200, needs=("step/the-loss-is-cross-entropy",))
+def targets_weigh_as_declared(run):
+    """Under another denominator than its targets, each target of a step weighs as that declares.
+
+    A mean over conversations of their means, a plain sum, a constant: each is a choice, and each has its own wrong
+    forms: a mean over rows or micro-batches in its place (transformers#34191), a sum averaged over ranks
+    (transformers#34242), a constant per micro-batch.
+    """
+    if run.conventions.denominator == "targets" or run.job.max_grad_norm is not None:
+        return
+    for index, shares in run.shares.items():
+        for row, share in zip(run.targets[index], shares, strict=True):
+            ratio = row.weight / share
+            note = f"weighs {row.weight:.6g}; the declared denominator gives it {share:.6g}"
+            yield row, abs(ratio - 1) <= 2 * run.oracle.weight_error([row]), note, abs(ratio - 1)
+
+
+@should(laws=("MK-COUNT",), bounded=True, alone=True, floor=5, needs=("step/the-loss-is-cross-entropy",))
 def first_tokens_are_not_counted(run):
     """The denominator does not count a label on the first token of a row, which no logits precede.
 
     Counted before the shift it is too large by one for each such row, so it depends on how rows were cut. transformers
     5.23.0 counts after the shift for classes named ...ForCausalLM and before it for others, GPT2LMHeadModel among them.
     """
-    if run.job.max_grad_norm is not None:
+    if run.job.max_grad_norm is not None or run.conventions.denominator != "targets":
         return
     for step in run.steps:
         count, labels = run.targets_of_step[step.index], run.labels_of_step[step.index]
@@ -158,7 +182,7 @@ def first_tokens_are_not_counted(run):
             )
 
 
-@must(laws=("ST-ZERO_GRAD", "ST-ACC", "ST-CLIPORDER"), bounded=True, floor=5)
+@must(laws=("ST-ZERO_GRAD", "ST-ACC", "ST-CLIPORDER"), bounded=True, alone=True, floor=5)
 def the_gradient_is_that_of_the_step(run):
     """What the optimizer gets is explained by the positions of its own step, and by nothing else.
 
@@ -175,6 +199,7 @@ def the_gradient_is_that_of_the_step(run):
     laws=("PK-LOSSGRAD", "ST-ACC", "ST-GRADCHECK"),
     floor=5,
     bounded=True,
+    alone=True,
     costly=True,
     needs=("step/the-loss-is-cross-entropy", "packing/hidden-states-equal-those-alone"),
 )
@@ -195,6 +220,7 @@ def every_parameter_gets_its_gradient(run):
     claim="clipping",
     floor=1,
     bounded=True,
+    alone=True,
     needs=("packing/hidden-states-equal-those-alone",),
 )
 def clipping_is_by_the_norm_of_the_whole_gradient(run):
@@ -231,6 +257,7 @@ def clipping_is_by_the_norm_of_the_whole_gradient(run):
     laws=("ST-CLIPNOOP", "ST-CLIPIDEM"),
     claim="clipping",
     bounded=True,
+    alone=True,
     floor=1,
     needs=("step/the-loss-is-cross-entropy",),
 )

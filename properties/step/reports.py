@@ -22,7 +22,7 @@ def by_step(run, values: list[float], was_skipped) -> tuple[list, list[float]]:
     return stepped, values if len(values) == len(stepped) else [value for value in values if not was_skipped(value)]
 
 
-@must(laws=("ST-REPORT",), claim="log", bounded=True, floor=3)
+@must(laws=("ST-REPORT",), claim="log", bounded=True, alone=True, floor=3)
 def the_reported_loss_is_the_mean_over_targets(run):
     """The loss that is reported for a step is the mean over its targets.
 
@@ -36,11 +36,14 @@ def the_reported_loss_is_the_mean_over_targets(run):
         if rows:
             total = sum(row.nll for row in rows)
             mean, of_labels = total / len(rows), total / run.labels_of_step[step.index]
+            grown = max(1.0, run.declared_total(step.index))  # of a sum of losses, so are its roundings
+            declared = sum(share * row.nll for share, row in zip(run.shares[step.index], rows, strict=True))
             if roundoff(run) > 1e-4:  # logits in 16 bits, reduced in float32
                 bound = 2 * roundoff(run) * run.oracle.largest_logit(step) + 128 * 2**-24 * (1 + mean)
             else:
                 bound = 128 * roundoff(run) * (1 + mean)
-            close = min(abs(loss - mean), abs(loss - of_labels)) <= bound + written(loss)
+            off = min(abs(loss - mean), abs(loss - of_labels), abs(loss - declared) / grown)
+            close = off <= bound + written(loss)
             yield step, close, f"step {step.index}: mean {mean:.6g}, reported {loss:.6g}", loss / mean
 
 
@@ -49,13 +52,13 @@ def written(figure: float) -> float:
     return 0.5 * 10.0 ** -max(4, len(repr(float(figure)).partition(".")[2]))
 
 
-@must(laws=("ST-REPORT", "ST-CLIP"), claim="log", needs=("step/the-loss-is-cross-entropy",), bounded=True)
+@must(laws=("ST-REPORT", "ST-CLIP"), claim="log", needs=("step/the-loss-is-cross-entropy",), bounded=True, alone=True)
 def the_reported_norm_is_that_before_clipping(run):
     """A gradient norm that is reported is that of the whole gradient of the step, before it was clipped.
 
     After clipping it is the limit, whatever happens; of a shard, or of one parameter, it hides what explodes
     (pytorch#72548). Read where norms are reported, which is then asked of every step: what the optimizer got over the
-    factor of the clip, which is the sum of the weights.
+    factor of the clip, which is the sum of the weights over what is declared.
     """
     if "grad_norms" not in run.job.reported:
         return
@@ -65,8 +68,10 @@ def the_reported_norm_is_that_before_clipping(run):
         if run.targets_of_step[step.index]:
             norm = norm_of(step)
             of_labels = norm
-            if run.job.max_grad_norm is not None:  # the factor of the clip is read as if the weights summed to 1
-                norm /= weight_of(run, step)[0]
+            if (
+                run.job.max_grad_norm is not None
+            ):  # the factor of the clip is read as if the weights summed to what is declared
+                norm /= weight_of(run, step)[0] / run.declared_total(step.index)
                 of_labels = norm * run.targets_of_step[step.index] / run.labels_of_step[step.index]
             close = min(abs(reported - norm), abs(reported - of_labels)) <= norm_bound(run, step) * norm
             yield step, close, f"step {step.index}: norm {norm:.6g}, reported {reported:.6g}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sftspec.conformance.sensitivity.mutants import mutant
 from sftspec.conformance.sensitivity.mutants.breaking import (
@@ -10,8 +10,11 @@ from sftspec.conformance.sensitivity.mutants.breaking import (
     around,
     with_denominators,
 )
+from sftspec.masking import Conventions
 from sftspec.step import IGNORE, StepReport, clip_gradients, forward_logits, sft_loss, sft_step
 from sftspec.trainer import Pipeline, make_optimizer
+
+CONSTANT = Conventions(denominator=512.0)
 
 
 @mutant("every-target-of-a-step-weighs-the-same", "huggingface/transformers#34191", "short micro-batches weigh more",
@@ -60,6 +63,13 @@ def divided_twice():
 def not_divided_by_accumulation():
     """The means of micro-batches are added up and not divided."""
     return with_denominators(lambda batches: [batch.num_targets for batch in batches])
+
+
+@mutant("targets-weigh-as-declared", "subtle form of hiyouga/LLaMA-Factory#7443", "another learning rate",
+        "divide by the constant once")  # fmt: skip
+def declared_constant_per_micro_batch():
+    """The loss is divided by the constant that is declared, and by the number of micro-batches."""
+    return replace(with_denominators(lambda batches: [512.0 * len(batches)] * len(batches)), conventions=CONSTANT)
 
 
 @mutant("first-tokens-are-not-counted", "huggingface/transformers 5.23.0, GPT2LMHeadModel", "rate depends on the rows",
