@@ -68,9 +68,7 @@ def the_reported_norm_is_that_before_clipping(run):
         if run.targets_of_step[step.index]:
             norm = norm_of(step)
             of_labels = norm
-            if (
-                run.job.max_grad_norm is not None
-            ):  # the factor of the clip is read as if the weights summed to what is declared
+            if run.job.max_grad_norm is not None:  # the factor of the clip is read as if the weights were as declared
                 norm /= weight_of(run, step)[0] / run.declared_total(step.index)
                 of_labels = norm * run.targets_of_step[step.index] / run.labels_of_step[step.index]
             close = min(abs(reported - norm), abs(reported - of_labels)) <= norm_bound(run, step) * norm
