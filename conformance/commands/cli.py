@@ -36,6 +36,7 @@ from sftspec.conformance.commands.mutants import MutantsError, add_mutants_argum
 from sftspec.conformance.commands.outputs import OutputError, add_output_arguments, require_places, write_outputs
 from sftspec.conformance.commands.show import ShowError, add_show_arguments, run_show
 from sftspec.conformance.commands.tested import installed_here, untested
+from sftspec.conformance.commands.timemachine import TimeMachineError, add_timemachine_arguments, run_timemachine
 from sftspec.conformance.commands.trial import UsageError, add_limits, add_scope, positive, put_on_trial, record
 from sftspec.conformance.environments.lock import PinnedError
 from sftspec.conformance.gate.baseline import BaselineError, read_baseline
@@ -120,6 +121,7 @@ def parser() -> argparse.ArgumentParser:
     add_explain_arguments(command("explain", "explain a property, a law, a trap, a bug; or find what mentions a word"))
     add_break_arguments(command("break", "make a mistake on purpose, and see what it does to a model"))
     add_mutants_arguments(command("mutants", "plant the known bugs, and show which properties kill them"))
+    add_timemachine_arguments(command("timemachine", "put released versions with a known bug on trial again"))
     add_audit_arguments(command("audit", "say what files of conversations train, what is wrong with them, and where"))
     add_show_arguments(command("show", "show which tokens of a file are trained, and what is wrong with it"))
     add_book_arguments(command("book", "write the specification as a site to read, and as one HTML file"))
@@ -216,7 +218,7 @@ COMMANDS = {
     "check": check, "init": init, "baseline": baseline, "diff": run_diff, "record": record, "judge": judge,
     "list": list_properties, "explain": run_explain, "break": run_break, "show": run_show, "audit": run_audit,
     "mutants": run_mutants, "book": run_book, "env": run_env,
-    "matrix": run_matrix_command,
+    "matrix": run_matrix_command, "timemachine": run_timemachine,
 }  # fmt: skip
 
 VERDICTS = ("check", "baseline", "record", "judge")  # commands whose outcome hangs on the releases installed
@@ -224,6 +226,7 @@ VERDICTS = ("check", "baseline", "record", "judge")  # commands whose outcome ha
 REFUSALS = (
     UsageError, OutputError, SelectionError, TrainerError, BaselineError, DocumentError, RecordingError, BreakError,
     ShowError, MutantsError, ModelError, ExplainError, BookError, InitError, PinnedError,
+    TimeMachineError,
 )  # fmt: skip
 
 

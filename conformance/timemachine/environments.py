@@ -1,0 +1,106 @@
+"""An environment of a release: its packages in the versions that are pinned, and torch from the one that runs this.
+
+Packages are installed in layers, one folder for each list of pins, so that what two releases share stands there once.
+An environment is an interpreter whose path holds its layers, the release's own first, and then torch and what torch
+requires, linked from here. Nothing else of this environment is on that path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import site
+import subprocess
+import sys
+import venv
+from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
+from pathlib import Path
+
+
+class PinsError(RuntimeError):
+    """Pinned packages cannot be installed; says which, and what pip said."""
+
+
+def environment(layers: Sequence[Sequence[str]], root: Path, inside: bool = False) -> Path:
+    """The interpreter of an environment with these layers of pins ("trl==0.15.2"), made if it is not there.
+
+    root    a folder in which environments are kept
+    inside  whatever else is installed here stands at the end of its path, so that the suite runs there
+
+    Raises PinsError.
+    """
+    lines = [str(installed(pins, root)) for pins in layers if pins] + [str(linked("torch", root))]
+    if inside:
+        lines += [f"import site; site.addsitedir({path!r})" for path in site.getsitepackages()]
+    folder = root / f"env-{key_of(lines)}"
+    if not (folder / "pyvenv.cfg").exists():
+        venv.create(folder, symlinks=True)
+        (packages,) = folder.glob("lib/python*/site-packages")
+        (packages / "layers.pth").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return folder / "bin" / "python"
+
+
+def installed(pins: Sequence[str], root: Path) -> Path:
+    """The folder of a layer: exactly these packages, and none that they require. Raises PinsError."""
+    folder = root / f"layer-{key_of(pins)}"
+    if not folder.exists():
+        unfinished = folder.with_suffix(".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        with_pip = sys.executable if find_spec("pip") else str(Path(sys.base_prefix, "bin", "python3"))
+        command = [
+            with_pip,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--no-compile",
+            "--target",
+            str(unfinished),
+            *pins,
+        ]
+        said = subprocess.run(command, capture_output=True, text=True)
+        if said.returncode:
+            raise PinsError(f"pip cannot install {' '.join(pins)}:\n{said.stderr.strip()[-2000:]}")
+        unfinished.rename(folder)
+    return folder
+
+
+def linked(name: str, root: Path) -> Path:
+    """A folder with a link to each file or package of a package that is installed here, and of what it requires."""
+    names = sorted(closure(name))
+    folder = root / f"linked-{key_of(f'{name}=={distribution(name).version}' for name in names)}"
+    if not folder.exists():
+        unfinished = folder.with_suffix(".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        for name in names:
+            for top in {item.parts[0] for item in distribution(name).files or ()} - {"..", "__pycache__"}:
+                if not (unfinished / top).exists():  # a namespace that two share
+                    os.symlink(Path(str(distribution(name).locate_file(top))).resolve(), unfinished / top)
+        unfinished.rename(folder)
+    return folder
+
+
+def closure(name: str) -> set[str]:
+    """A package that is installed here and all that it requires, without extras."""
+    found: set[str] = set()
+    waiting = [name]
+    while waiting:
+        name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
+        try:
+            required = distribution(name).requires or []
+        except PackageNotFoundError:  # of another platform
+            continue
+        if name not in found:
+            found.add(name)
+            waiting += [re.split(r"[\s;<>=!~\[(]", item, maxsplit=1)[0] for item in required if "extra ==" not in item]
+    return found
+
+
+def key_of(words: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:12]
