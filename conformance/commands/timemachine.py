@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import os
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 EPILOG = """\
 Each release is installed by pip into an environment of its own (some 100 MB a release, torch is shared), and judged on
@@ -40,7 +42,7 @@ def run_timemachine(args: Namespace) -> int:
     """Exit code 0: all as expected; 1: a release was judged otherwise; 2: one could not be run."""
     from sftspec.conformance.timemachine.cases import CASES
     from sftspec.conformance.timemachine.environments import PinsError
-    from sftspec.conformance.timemachine.replay import command_of, replay
+    from sftspec.conformance.timemachine.replay import replay
     from sftspec.conformance.timemachine.results import is_current, read, write
 
     cases = chosen(args.names, CASES)
@@ -55,7 +57,7 @@ def run_timemachine(args: Namespace) -> int:
         for release, expected in case.releases:
             key = (case.name, release.name)
             record = records.get(key)
-            if record is None or args.anew or not is_current(case, record, expected, command_of(case, release)):
+            if record is None or args.anew or not is_current(case, release, expected, record):
                 try:
                     record = replay(case, release, expected, args.at).record()
                 except PinsError as error:
@@ -73,11 +75,12 @@ def run_timemachine(args: Namespace) -> int:
     return max(codes)
 
 
-def outcome(record: dict) -> int:
-    """0: as expected, 1: judged otherwise, 2: not judged."""
-    if record["status"] == record["expected"]:
-        return 0
-    return 1 if record["status"] in ("pass", "fail") else 2
+def outcome(record: Mapping[str, Any]) -> int:
+    """0: as expected, 1: judged otherwise, 2: not judged, or another version was imported than was meant."""
+    meant = record["release"].partition(" ")[2]
+    if record["status"] not in ("pass", "fail") or record["version"].partition("+")[0] != meant:
+        return 2
+    return 0 if record["status"] == record["expected"] else 1
 
 
 def chosen(names: list[str], cases: tuple) -> list:

@@ -28,14 +28,15 @@ TRANSFORMERS_5_2 = (
     "httpcore==1.0.9", "h11==0.16.0", "anyio==4.11.0", "sniffio==1.3.1", "typer-slim==0.20.0", "click==8.3.0",
     "shellingham==1.5.4", "hf-xet==1.2.0", "datasets==4.4.1",
 )  # fmt: skip
-PEFT = ("peft==0.12.0", "trl==0.9.6")  # imported by LLaMA-Factory, not used
+PEFT = ("peft==0.12.0", "trl==0.9.6", "pillow==12.0.0")  # imported by LLaMA-Factory, not used
 TORCHTUNE = ("omegaconf==2.3.0", "antlr4-python3-runtime==4.9.3", "sentencepiece==0.2.1", "tiktoken==0.12.0",
-             "blobfile==3.1.0", "pillow==12.0.0", "torchao==0.15.0", "lxml==6.0.2",
+             "blobfile==3.1.0", "pillow==12.0.0", "torchao==0.6.1", "lxml==6.0.2",
              "pycryptodomex==3.23.0")  # fmt: skip
 TINKER = (
     "tinker==0.16.0", "pydantic==2.12.4", "pydantic-core==2.41.5", "annotated-types==0.7.0",
     "typing-inspection==0.4.2", "anyio==4.11.0", "sniffio==1.3.1", "distro==1.9.0", "httpx==0.28.1", "httpcore==1.0.9",
     "h11==0.16.0", "h2==4.3.0", "hpack==4.1.0", "hyperframe==6.1.0", "click==8.3.0", "pillow==12.0.0",
+    "certifi==2025.10.5", "idna==3.11",
 )  # fmt: skip
 TRITON = ("triton==3.5.1",)
 LIGER = ("liger-kernel==0.6.2", *TRITON)
@@ -91,12 +92,12 @@ CASES = (
         "trl-text-without-eos",
         "A row of plain text is tokenized as it is, and no end-of-sequence token is appended to it.",
         "huggingface/trl#3091",
-        "masking/end-of-turn-is-trained",
+        "template/the-model-sees-the-published-tokens",
         "trl_sft.py:OldSFT",
         broken=trl("0.15.2"),
         fixed=trl("0.16.0"),
         shared=(TRANSFORMERS_4_52, COMMON),
-        scenarios=("plain",),
+        scenarios=("goldens of llama3/hf",),
         settings={"dataset": "text"},
     ),
     Case(
@@ -104,7 +105,7 @@ CASES = (
         "Every tokenized row is made to end in the end-of-sequence token: a conversation whose template ends in a "
         "newline gets a second end-of-turn after it.",
         "huggingface/trl#3328",
-        "masking/conversations-stand-as-rendered",
+        "masking/nothing-else-is-trained",
         "trl_sft.py:OldSFT",
         broken=trl("0.16.1"),
         fixed=trl("0.17.0"),
@@ -141,20 +142,20 @@ CASES = (
         "packing/examples-do-not-see-each-other",
         "trl_sft.py:OldSFT",
         broken=trl("0.17.0"),
-        fixed=trl("0.22.2"),
+        fixed=trl("0.23.1"),
         shared=(TRANSFORMERS_4_55, COMMON),
         scenarios=("packed",),
         settings={"packing": "true"},
     ),
     Case(
-        "trl-padding-free-with-a-cache",
-        "Packed rows are told apart by position_ids, which transformers looks at only where no cache is made; the "
-        "model makes one, and its examples see each other. 0.22 passes use_cache=False.",
+        "trl-padding-free-without-flash",
+        "Packed rows are told apart by position_ids, which the collator makes for flash attention alone: with another "
+        "the row has a mask of ones, and its examples see each other.",
         "huggingface/trl#2834",
         "packing/examples-do-not-see-each-other",
         "trl_sft.py:OldSFT",
-        broken=trl("0.21.0"),
-        fixed=trl("0.22.2"),
+        broken=trl("0.22.2"),
+        fixed=trl("0.23.1"),
         shared=(TRANSFORMERS_4_55, COMMON),
         scenarios=("packed",),
         settings={"packing": "true"},
@@ -280,7 +281,7 @@ CASES = (
         "tinker_renderers.py:without_thinking",
         broken=Release(("tinker-cookbook==0.1.0",)),
         fixed=Release(("tinker-cookbook==0.2.0",)),
-        shared=(TINKER, COMMON),
+        shared=(TINKER,),
         real="its renderer for Qwen3",
         inside=True,
     ),
@@ -289,7 +290,7 @@ CASES = (
         "With a loss for each token, every token's gradient is multiplied by the first token's upstream gradient: zero "
         "if that token is masked.",
         "linkedin/Liger-Kernel#678",
-        "step/every-target-of-a-step-weighs-the-same",
+        "masking/everything-chosen-is-trained",
         "liger_loss.py:PerToken",
         broken=Release(("liger-kernel==0.5.8",)),
         fixed=Release(("liger-kernel==0.5.10",)),
@@ -302,7 +303,7 @@ CASES = (
         "The fused loss sums the head's gradient before the upstream gradient of each token is known, and multiplies "
         "all by that of the first.",
         "linkedin/Liger-Kernel#1298",
-        "step/every-target-of-a-step-weighs-the-same",
+        "masking/everything-chosen-is-trained",
         "liger_loss.py:FusedPerToken",
         broken=Release(("liger-kernel==0.8.0",)),
         fixed=Release(("liger-kernel==0.8.2",)),

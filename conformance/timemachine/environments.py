@@ -20,6 +20,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 
+PACKAGES = "site-packages"  # what stands in a folder of this name is a library, and not the trainer's own code
+
 
 class PinsError(RuntimeError):
     """Pinned packages cannot be installed; says which, and what pip said."""
@@ -46,7 +48,7 @@ def environment(layers: Sequence[Sequence[str]], root: Path, inside: bool = Fals
 
 def installed(pins: Sequence[str], root: Path) -> Path:
     """The folder of a layer: exactly these packages, and none that they require. Raises PinsError."""
-    folder = root / f"layer-{key_of(pins)}"
+    folder = root / f"layer-{key_of(pins)}" / PACKAGES
     if not folder.exists():
         unfinished = folder.with_suffix(".unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -73,7 +75,7 @@ def installed(pins: Sequence[str], root: Path) -> Path:
 def linked(name: str, root: Path) -> Path:
     """A folder with a link to each file or package of a package that is installed here, and of what it requires."""
     names = sorted(closure(name))
-    folder = root / f"linked-{key_of(f'{name}=={distribution(name).version}' for name in names)}"
+    folder = root / f"linked-{key_of(f'{name}=={distribution(name).version}' for name in names)}" / PACKAGES
     if not folder.exists():
         unfinished = folder.with_suffix(".unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sftspec.conformance.timemachine.case import Case
+from sftspec.conformance.timemachine.case import Case, Release
+from sftspec.conformance.timemachine.replay import command_of, pins_of
 
 RESULTS = Path(__file__).parents[1] / "results" / "timemachine.json"
 
@@ -31,10 +32,11 @@ def write(path: Path, records: Mapping[tuple[str, str], Mapping[str, Any]]) -> N
     path.with_suffix(".md").write_text(page(CASES, known), encoding="utf-8")
 
 
-def is_current(case: Case, record: Mapping[str, Any], expected: str, command: str) -> bool:
-    """Was this asked of the same property, with the same command?"""
-    asked = (record["property"], record["expected"], record["command"])
-    return asked == (case.property, expected, command)
+def is_current(case: Case, release: Release, expected: str, record: Mapping[str, Any]) -> bool:
+    """Was the same asked, of the same packages, and answered?"""
+    asked = (record["property"], record["expected"], record["command"], record["pins"])
+    asks = (case.property, expected, command_of(case, release), pins_of(case, release))
+    return asked == asks and record["status"] in ("pass", "fail")
 
 
 def page(cases: Sequence[Case], records: Iterable[Mapping[str, Any]]) -> str:

@@ -15,7 +15,7 @@ from sftspec.job import Job
 class OldSFT:
     """A release of TRL, with what its users write.
 
-    dataset         "messages"; "text": rendered without its last end-of-turn, which TRL is to append;
+    dataset         "messages"; "text": rendered without BOS and EOS, which are left to TRL;
                     "prompt-completion": the last turn is the completion
     packing         with the release's default strategy
     assistant_only  assistant_only_loss
@@ -51,7 +51,7 @@ class OldSFT:
         answered = any(message["role"] == "assistant" for message in conversation)
         if self.dataset == "messages":
             return answered or not self.assistant_only
-        return len(conversation) > 1 and conversation[-1]["role"] == "assistant"
+        return [message["role"] for message in conversation[-2:]] == ["user", "assistant"]
 
     def train(self, job: Job) -> None:
         from datasets import Dataset
@@ -81,6 +81,7 @@ class OldSFT:
         if self.dataset == "prompt-completion":
             return {"prompt": messages[:-1], "completion": messages[-1:]}
         text = job.tokenizer.apply_chat_template(messages, tokenize=False)
+        text = text.removeprefix(job.tokenizer.bos_token or "")
         return {"text": text[: text.rindex(job.tokenizer.eos_token)]}
 
 
