@@ -28,7 +28,8 @@ TRANSFORMERS_5_2 = (
     "httpcore==1.0.9", "h11==0.16.0", "anyio==4.11.0", "sniffio==1.3.1", "typer-slim==0.20.0", "click==8.3.0",
     "shellingham==1.5.4", "hf-xet==1.2.0", "datasets==4.4.1",
 )  # fmt: skip
-PEFT = ("peft==0.12.0", "trl==0.9.6", "pillow==12.0.0")  # imported by LLaMA-Factory, not used
+PEFT = ("peft==0.12.0", "trl==0.9.6")  # imported by LLaMA-Factory, not used
+PILLOW = ("pillow==12.0.0",)
 TORCHTUNE = ("omegaconf==2.3.0", "antlr4-python3-runtime==4.9.3", "sentencepiece==0.2.1", "tiktoken==0.12.0",
              "blobfile==3.1.0", "pillow==12.0.0", "torchao==0.6.1", "lxml==6.0.2",
              "pycryptodomex==3.23.0")  # fmt: skip
@@ -105,12 +106,12 @@ CASES = (
         "Every tokenized row is made to end in the end-of-sequence token: a conversation whose template ends in a "
         "newline gets a second end-of-turn after it.",
         "huggingface/trl#3328",
-        "masking/nothing-else-is-trained",
+        "template/the-model-sees-the-published-tokens",
         "trl_sft.py:OldSFT",
         broken=trl("0.16.1"),
         fixed=trl("0.17.0"),
         shared=(TRANSFORMERS_4_52, COMMON),
-        scenarios=("plain",),
+        scenarios=("goldens of chatml/qwen2.5",),
     ),
     Case(
         "trl-double-bos",
@@ -194,7 +195,7 @@ CASES = (
         "llamafactory_packing.py:Packing",
         broken=Release(("llamafactory==0.9.1",)),
         fixed=Release(("llamafactory==0.9.3",)),
-        shared=(TRANSFORMERS_4_45, PEFT, COMMON),
+        shared=(TRANSFORMERS_4_45, PEFT, PILLOW, COMMON),
         scenarios=("packed",),
         real="its dataset processor and collator, in a plain loop",
     ),

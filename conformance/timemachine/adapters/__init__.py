@@ -1,0 +1,1 @@
+"""Releases as trainers, one file for each way to reach what they do; run by its path, in the release's interpreter."""
