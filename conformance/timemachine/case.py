@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 Pins = tuple[str, ...]
 
@@ -56,7 +57,7 @@ class Case:
     real: str = "the whole trainer"
     inside: bool = False
 
-    @property
+    @cached_property
     def releases(self) -> tuple[tuple[Release, str], ...]:
         """Both, each with the status that is expected of the property."""
         return (self.broken, "fail"), (self.fixed, "pass")

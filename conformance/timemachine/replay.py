@@ -96,7 +96,13 @@ def trainer_on_trial(case: Case, release: Release, python: Path) -> dict[str, An
 def function_on_trial(case: Case, python: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="sftspec-") as folder:
         path = Path(folder, "verdict.json")
-        words = ["-m", "sftspec.conformance.timemachine.inside", ADAPTERS / case.adapter, case.property, path]
+        words: list[str | Path] = [
+            "-m",
+            "sftspec.conformance.timemachine.inside",
+            ADAPTERS / case.adapter,
+            case.property,
+            path,
+        ]
         said = subprocess.run([python, *words], capture_output=True, text=True, timeout=SECONDS)
         if not path.exists():
             raise RuntimeError(said.stderr.strip()[-500:] or f"exit {said.returncode}")

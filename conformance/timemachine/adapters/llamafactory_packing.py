@@ -54,7 +54,7 @@ class Packing(Loop):
 def without_trainers() -> None:
     """A package of this name whose modules are found where the release has them."""
     if "llamafactory" not in sys.modules:
-        found = importlib.util.find_spec("llamafactory")
+        found: Any = importlib.util.find_spec("llamafactory")
         module = types.ModuleType("llamafactory")
         module.__path__ = list(found.submodule_search_locations)
         sys.modules["llamafactory"] = module
@@ -74,7 +74,7 @@ def columns(conversations: Iterable[Any]) -> dict[str, list]:
         messages = [dict(message) for message in conversation]
         system = messages.pop(0)["content"] if messages[0]["role"] == "system" else ""
         rows.append({"prompt": messages[:-1], "response": messages[-1:], "system": system, "tools": ""})
-    media = {"images": [], "videos": [], "audios": []}
+    media: dict[str, list] = {"images": [], "videos": [], "audios": []}
     found = {key: [row[key] for row in rows] for key in rows[0]} | {key: [[] for _ in rows] for key in media}
     return found | {f"_{key}": value for key, value in found.items()}
 

@@ -32,8 +32,10 @@ class Recipe(Loop):
 
         recipe = recipe_class().__new__(recipe_class())
         loss = torch.nn.CrossEntropyLoss(ignore_index=-100)
-        rows = [dict(zip(("tokens", "labels"), encode(job, list(talk)), strict=True)) for talk in job.conversations]
-        loader = torch.utils.data.DataLoader(
+        rows: Any = [
+            dict(zip(("tokens", "labels"), encode(job, list(talk)), strict=True)) for talk in job.conversations
+        ]
+        loader: Any = torch.utils.data.DataLoader(
             rows,
             batch_size=job.batch_size,
             collate_fn=partial(padded_collate_sft, padding_idx=job.tokenizer.pad_token_id),
@@ -71,7 +73,7 @@ def recipe_class() -> Any:
     import torchtune
 
     path = Path(torchtune.__file__).parents[1] / "recipes" / "full_finetune_single_device.py"
-    spec = importlib.util.spec_from_file_location("full_finetune_single_device", path)
+    spec: Any = importlib.util.spec_from_file_location("full_finetune_single_device", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.FullFinetuneRecipeSingleDevice
