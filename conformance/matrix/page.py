@@ -28,7 +28,8 @@ Line = tuple[Mapping[str, Any], Mapping[str, Any]]  # results of a trainer's ver
 
 def lines(results: Iterable[Mapping[str, Any]], by_choice: bool) -> list[Line]:
     """The settings that are wrong by choice, or the others."""
-    return [(item, entry) for item in results for entry in item["settings"] if bool(entry["choice"]) == by_choice]
+    chosen = [(item, entry) for item in results for entry in item["settings"] if bool(entry["choice"]) == by_choice]
+    return sorted(chosen, key=lambda line: (line[0]["trainer"], line[0]["version"], len(line[1]["set"])))
 
 
 def cell(entry: Mapping[str, Any], area: str) -> str:
@@ -54,7 +55,7 @@ def name_of(results: Mapping[str, Any]) -> str:
 
 
 def setting_of(entry: Mapping[str, Any]) -> str:
-    return pairs(entry["set"]) or "as it comes"
+    return (pairs(entry["set"]) or "the adapter's defaults") + (" (quick)" if entry.get("quick") else "")
 
 
 def markdown(results: Sequence[Mapping[str, Any]], revision: str) -> str:

@@ -18,7 +18,6 @@ class Setting:
 
 
 WRAPPED = "packs are cut wherever a row is full, and its documentation says so"
-FLASH = "made for flash attention, without which the examples of a row see each other"
 LEAKS = "examples of a row see each other, and its documentation says so"
 
 SETTINGS: dict[str, tuple[Setting, ...]] = {
@@ -30,7 +29,7 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
     ),
     "trl": (
         Setting(),
-        Setting({"packing": "bfd"}, FLASH),
+        Setting({"packing": "bfd"}),
         Setting({"packing": "wrapped"}, WRAPPED),
         Setting({"dataset": "prompt-completion"}),
         Setting({"assistant_only_loss": "false"}),
