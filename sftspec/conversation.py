@@ -33,6 +33,9 @@ class Conversation(list):
     tools               tool definitions for the template, or None
     template_arguments  what the template is given beside them (chat_template_kwargs), or None
     remarks             what of its record was read under another name, or not read
+
+    >>> Conversation([{"role": "user", "content": "Hi"}], "a.jsonl:3").source
+    'a.jsonl:3'
     """
 
     def __init__(

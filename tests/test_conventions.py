@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from sftspec import properties
+from sftspec.conformance.adapters import TrainerError
 from sftspec.conformance.sensitivity.mutants import load_mutants
 from sftspec.conformance.trial.judge import Trial, put_on_trial
 from sftspec.conformance.trial.scenarios import SCENARIOS
+from sftspec.conformance.witness.identity import identify
 from sftspec.golden.small_tokenizer import load
 from sftspec.masking import Conventions, encode
 from sftspec.tests.loops import Loop
@@ -231,3 +234,9 @@ def test_a_conversation_may_end_with_its_end_of_turn_token():
         assert short.input_ids == whole.input_ids[:-1] and tokenizer.id_to_token(whole.input_ids[-1]) == "Ċ"
         kept = [token for token, label in zip(short.input_ids, short.labels, strict=True) if label != -100]
         assert tokenizer.decode(kept, skip_special_tokens=False) == targets
+
+
+@pytest.mark.parametrize("given", [Conventions, "whole"])
+def test_conventions_that_are_none_are_refused_with_what_to_give(given):
+    with pytest.raises(TrainerError, match=r"conventions is a (type|str): give sftspec.Conventions\(...\)"):
+        identify(SimpleNamespace(conventions=given), {})
