@@ -23,7 +23,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise, takewhile
 from pathlib import Path
@@ -174,39 +174,46 @@ class ChatTemplate:
         """The same template, given other variables (a record's chat_template_kwargs)."""
         return replace(self, variables=self.variables | dict(arguments))
 
-    def remembering(self) -> RememberingTemplate:
-        """The same template, which renders what it is given again only once."""
-        return RememberingTemplate(self.source, self.name, self.variables)
-
     def runs(self, messages: Sequence[dict], generation_prompt: bool, call: Call) -> list[Run]:
-        asked = self._asked(messages, generation_prompt, call.tools)
-        return self._read(call.ask(self.name, {"source": self.source, **asked}))
-
-    def _asked(self, messages: Sequence[dict], generation_prompt: bool, tools: list | None) -> dict:
-        options = {"tools": tools, "documents": None, "add_generation_prompt": generation_prompt}
-        return {"messages": list(messages), "options": options | self.variables}
-
-    def _read(self, reply: dict) -> list[Run]:
-        if "error" in reply:
-            raise TemplateError(f"{self.name}: {reply['error']}")
-        return [Run(*run) for run in reply["runs"]]
+        return self._rendered(messages, generation_prompt, call, plain=False)
 
     def text(self, messages: Sequence[dict], generation_prompt: bool, call: Call) -> str:
-        return _text(self.runs(messages, generation_prompt, call))
+        """The text alone: whose each character is, is not followed, which is several times as fast."""
+        return self._rendered(messages, generation_prompt, call, plain=True)
+
+    def _rendered(self, messages: Sequence[dict], generation_prompt: bool, call: Call, plain: bool) -> Any:
+        asked = self.request(messages, generation_prompt, call.tools, plain)
+        return self.read(call.ask(self.name, {"source": self.source, **asked}))
+
+    def request(self, messages: Sequence[dict], generation_prompt: bool, tools: list | None, plain: bool) -> dict:
+        """What the worker is asked, beside the source."""
+        options = {"tools": tools, "documents": None, "add_generation_prompt": generation_prompt}
+        return {"messages": list(messages), "options": options | self.variables, "plain": plain}
+
+    def read(self, reply: dict) -> Any:
+        """The text or the runs that a reply holds; raises TemplateError where it holds an error."""
+        if "error" in reply:
+            raise TemplateError(f"{self.name}: {reply['error']}")
+        return reply["text"] if "text" in reply else [Run(*run) for run in reply["runs"]]
 
     def __call__(self, messages: list[dict], add_generation_prompt: bool) -> Iterator[Piece]:
-        size = sum(len(message["content"] or "") for message in messages)
-        patience = SECONDS + SECONDS_PER_MESSAGE * len(messages) + SECONDS_PER_CHARACTER * size
-        return self.pieces(messages, add_generation_prompt, Call(getattr(messages, "tools", None), patience))
+        return self.pieces(messages, add_generation_prompt, call_for(messages))
 
     def pieces(self, messages: list[dict], add_generation_prompt: bool, call: Call) -> Iterator[Piece]:
         runs = self.runs(messages, add_generation_prompt, call)
-        marked = (
-            _by_blocks(runs, messages) if GENERATION.search(self.source) else self._by_prompts(runs, messages, call)
-        )
+        marked = _by_blocks(runs, messages) if self.has_marks else self._by_prompts(runs, messages, call)
+        yield from self.named(marked, messages, add_generation_prompt, call)
+
+    @property
+    def has_marks(self) -> bool:
+        """It says itself what is trained."""
+        return GENERATION.search(self.source) is not None
+
+    def named(self, runs: list[Run], messages: list[dict], add_generation_prompt: bool, call: Call) -> Iterator[Piece]:
+        """The runs as pieces."""
         end = len(self.text(messages, False, call)) if add_generation_prompt else len(_text(runs))
         answers = {index for index, message in enumerate(messages) if message["role"] == "assistant"}
-        yield from _pieces(marked, end, self.variables.get("bos_token") or "", answers)
+        return _pieces(runs, end, self.variables.get("bos_token") or "", answers)
 
     def _by_prompts(self, runs: list[Run], messages: list[dict], call: Call) -> list[Run]:
         """Without {% generation %}: a turn is what comes after the prompt for it, up to what ends every turn."""
@@ -250,63 +257,11 @@ class ChatTemplate:
             return ""
 
 
-@dataclass(frozen=True)
-class RememberingTemplate(ChatTemplate):
-    """A template that is asked the same by many: what it rendered, or why it did not, is kept."""
-
-    memory: dict[tuple, Any] = field(default_factory=dict, compare=False)
-
-    def learn(self, asked: Iterable[tuple[Sequence[dict], bool]]) -> None:
-        """Render these (conversation, generation prompt) in a few requests; what takes too long is rendered later."""
-        needed = (each for messages, prompt in asked for each in self._needed(list(messages), prompt))
-        keys = {self._key("runs", messages, prompt, None): (messages, prompt) for messages, prompt in needed}
-        left = [(key, self._asked(*one, None)) for key, one in keys.items() if key not in self.memory]
-        while left:
-            batch, left = left[:BATCH], left[BATCH:]
-            try:
-                many = _worker.ask({"source": self.source, "many": [one for _, one in batch]}, SECONDS_ONCE)["many"]
-            except RenderBudgetError:
-                return
-            for (key, _), reply in zip(batch, many, strict=True):
-                try:
-                    self.memory[key] = self._read(reply)
-                except TemplateError as error:
-                    self.memory[key] = error
-
-    def _needed(self, messages: list[dict], prompt: bool) -> Iterator[tuple[list[dict], bool]]:
-        """What is rendered for a conversation: itself, and without {% generation %} the prompt and end of each turn."""
-        yield from ((messages, asked) for asked in {False, prompt})
-        if not GENERATION.search(self.source):
-            for index, message in enumerate(messages):
-                if message["role"] == "assistant":
-                    yield from (([*messages[: index + 1], *after], False) for after in ([], AFTERWARDS))
-                    if index:
-                        yield messages[:index], True
-
-    def __call__(self, messages: list[dict], add_generation_prompt: bool) -> Iterator[Piece]:
-        known = self.memory.get(self._key("pieces", messages, add_generation_prompt, getattr(messages, "tools", None)))
-        return iter(known) if isinstance(known, list) else super().__call__(messages, add_generation_prompt)
-
-    def runs(self, messages: Sequence[dict], generation_prompt: bool, call: Call) -> list[Run]:
-        return self._once("runs", super().runs, messages, generation_prompt, call)
-
-    def pieces(self, messages: list[dict], add_generation_prompt: bool, call: Call) -> Iterator[Piece]:
-        made = super().pieces
-        yield from self._once("pieces", lambda *asked: list(made(*asked)), messages, add_generation_prompt, call)
-
-    def _once(self, kind: str, make: Any, messages: Sequence[dict], generation_prompt: bool, call: Call) -> Any:
-        key = self._key(kind, messages, generation_prompt, call.tools)
-        if key not in self.memory:
-            try:
-                self.memory[key] = make(messages, generation_prompt, call)
-            except TemplateError as error:
-                self.memory[key] = error
-        if isinstance(self.memory[key], TemplateError):
-            raise self.memory[key]
-        return self.memory[key]
-
-    def _key(self, kind: str, messages: Sequence[dict], generation_prompt: bool, tools: list | None) -> tuple:
-        return kind, repr(messages), generation_prompt, repr(tools), repr(self.variables)
+def call_for(messages: list[dict]) -> Call:
+    """The patience that a conversation of this size is given."""
+    size = sum(len(message["content"] or "") for message in messages)
+    patience = SECONDS + SECONDS_PER_MESSAGE * len(messages) + SECONDS_PER_CHARACTER * size
+    return Call(getattr(messages, "tools", None), patience)
 
 
 def _text(runs: list[Run]) -> str:

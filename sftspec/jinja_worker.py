@@ -27,7 +27,7 @@ from jinja2.compiler import CodeGenerator
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
 
-from sftspec.tracked import Origin, Tracked, common_origin, joined, runs_of
+from sftspec.tracked import Origin, Tracked, common_origin, joined, joined_texts, runs_of
 
 MEMORY_BYTES = 2**30
 RUNS, RUNS_PER_MESSAGE = 1000, 100  # real templates print under 20 pieces a message
@@ -45,6 +45,7 @@ KIND_OF_FIELD = {
     "thinking": "reasoning",
     "tool_calls": "tool_call",
 }
+NAMES_ARE_DATA = ("tool_call", "tools")
 
 
 class GenerationBlock(Extension):
@@ -91,7 +92,7 @@ class Environment(ImmutableSandboxedEnvironment):
     def call(self, context: Any, function: Any, *arguments: Any, **options: Any) -> Any:
         if getattr(function, "__name__", "") == "join" and isinstance(getattr(function, "__self__", None), str):
             (parts,) = arguments
-            return joined(parts, function.__self__)
+            return joined_texts(parts, function.__self__)
         return SandboxedEnvironment.call(self, context, function, *arguments, **options)
 
 
@@ -135,7 +136,9 @@ def tracked(value: Any, kind: str, message: int) -> Any:
     if isinstance(value, str):
         return Tracked(value, [(len(value), Origin(kind, message))])
     if isinstance(value, dict):
-        return {key: tracked(item, KIND_OF_FIELD.get(key, kind), message) for key, item in value.items()}
+        # The names of arguments are chosen by who calls, and those of parameters by who defines the tool.
+        names = {key: tracked(key, kind, message) if kind in NAMES_ARE_DATA else key for key in value}
+        return {names[key]: tracked(item, KIND_OF_FIELD.get(key, kind), message) for key, item in value.items()}
     if isinstance(value, list):
         return [tracked(item, kind, message) for item in value]
     return value
@@ -151,48 +154,72 @@ def compiled(source: str) -> jinja2.Template:
     return Environment().from_string(source)
 
 
+def with_thoughts(message: dict) -> dict:
+    """As transformers does, for gpt-oss.
+
+    >>> with_thoughts({"role": "assistant", "content": "Hi", "reasoning_content": "Hm."})["thinking"]
+    'Hm.'
+    """
+    thoughts = message.get("reasoning_content")
+    return message if thoughts is None else message | {"thinking": message.get("thinking", thoughts)}
+
+
+def text_of(source: str, messages: list[dict], options: dict) -> str:
+    """The text of a conversation.
+
+    >>> text_of("{{ messages[0].content }}!", [{"role": "user", "content": "Hi"}], {"tools": None})
+    'Hi!'
+    """
+    text = "".join(compiled(source).generate(messages=list(map(with_thoughts, messages)), **options))
+    text.encode()  # half of a surrogate pair is no text
+    return text
+
+
 def rendered(source: str, messages: list[dict], options: dict) -> list[tuple[str, Origin | None]]:
     """The text of a conversation in runs of one origin.
 
     >>> rendered("{{ messages[0].content }}!", [{"role": "user", "content": "Hi"}], {"tools": None})
     [('Hi', Origin(kind='content', message=0, block=0)), ('!', None)]
     """
-    talk = []
-    for index, message in enumerate(messages):
-        message = {key: tracked(value, KIND_OF_FIELD.get(key, "header"), index) for key, value in message.items()}
-        if message.get("reasoning_content") is not None:
-            message.setdefault("thinking", message["reasoning_content"])  # as transformers does, for gpt-oss
-        talk.append(message)
+    talk = [
+        {key: tracked(value, KIND_OF_FIELD.get(key, "header"), index) for key, value in with_thoughts(message).items()}
+        for index, message in enumerate(messages)
+    ]
     options = options | {"tools": tracked(options["tools"], "tools", -1)}
     text = joined(compiled(source).generate(messages=talk, **options))
     if len(text.runs) > RUNS + RUNS_PER_MESSAGE * len(messages):
         raise ValueError(f"the text mixes messages and template in {len(text.runs)} pieces")
     stops = accumulate(length for length, _ in text.runs)
     whole = str.__getitem__(text, slice(None))
-    whole.encode()  # half of a surrogate pair is no text
+    whole.encode()
     return [(whole[stop - length : stop], origin) for stop, (length, origin) in zip(stops, text.runs, strict=True)]
 
 
 def answer(request: dict) -> dict:
-    """{"source", "messages", "options"} to {"runs": [[text, kind, message, block], …]} or {"error": …}.
+    """{"source", "messages", "options", "plain"} to {"runs": [[text, kind, message, block], …]}, to {"text": …} if
+    it is asked plainly, or to {"error": …}.
 
-    Many at once: {"source", "many": [{"messages", "options"}, …]} to {"many": [such an answer, …]}.
+    Many at once: {"source", "many": [{"messages", "options", "plain"}, …]} to {"many": [such an answer, …]}.
 
     >>> talk, options = [{"role": "user", "content": "Hi"}], {"tools": None}
     >>> answer({"source": "{{ messages[0].content }}!", "messages": talk, "options": options})
     {'runs': [['Hi', 'content', 0, 0], ['!', '', -1, 0]]}
+    >>> answer({"source": "{{ messages[0].content }}!", "messages": talk, "options": options, "plain": True})
+    {'text': 'Hi!'}
     >>> answer({"source": "{% if %}", "messages": talk, "options": options})
     {'error': "line 1: Expected an expression, got 'end of statement block'"}
     """
     if "many" in request:
         return {"many": [answer({"source": request["source"], **one}) for one in request["many"]]}
+    asked = request["source"], request["messages"], request["options"]
     try:
-        runs = rendered(request["source"], request["messages"], request["options"])
+        if request.get("plain"):
+            return {"text": text_of(*asked)}
+        return {"runs": [[text, *(origin or NOWHERE)] for text, origin in rendered(*asked)]}
     except jinja2.TemplateSyntaxError as error:
         return _error(f"line {error.lineno}: {error.message}")
     except Exception as error:  # whatever a template does wrong, it did it and not we
         return _error(f"{type(error).__name__}: {error}")
-    return {"runs": [[text, *(origin or NOWHERE)] for text, origin in runs]}
 
 
 def _error(said: str) -> dict:

@@ -41,11 +41,12 @@ class Tracked(str):
     def __str__(self) -> Tracked:  # str(x) has to keep the provenance: Jinja calls it on all that is printed
         return self
 
+    # What no text is, Python does not add to one: a template that tries to, with a content of None, is refused.
     def __add__(self, other: str) -> Tracked:
-        return joined((self, other))
+        return joined((self, other)) if isinstance(other, str) else NotImplemented
 
     def __radd__(self, other: str) -> Tracked:
-        return joined((other, self))
+        return joined((other, self)) if isinstance(other, str) else NotImplemented
 
     def __mul__(self, count: SupportsIndex) -> Tracked:
         return Tracked(str.__mul__(self, count), self.runs * max(count.__index__(), 0))
@@ -129,7 +130,7 @@ class Tracked(str):
         return joined(self.split(old, count), new)
 
     def join(self, parts: Iterable[str]) -> Tracked:
-        return joined(parts, self)
+        return joined_texts(parts, self)
 
 
 def _same_origin(name: str) -> Any:
@@ -171,6 +172,17 @@ def joined(parts: Iterable[Any], separator: str = "") -> Tracked:
         texts.append(text)
         runs += runs_of(text)
     return Tracked("".join(texts), runs)
+
+
+def joined_texts(parts: Iterable[str], separator: str = "") -> Tracked:
+    """The same as `str.join`, which refuses what is no text.
+
+    >>> joined_texts(["a", "b"], "-")
+    'a-b'
+    """
+    parts = list(parts)
+    str.join("", parts)
+    return joined(parts, separator)
 
 
 def common_origin(values: Iterable[Any]) -> Origin | None:

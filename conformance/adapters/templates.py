@@ -14,11 +14,11 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from sftspec.conformance.adapters import TrainerError
-from sftspec.spans import TemplateError
+from sftspec.spans import Piece, TemplateError
 from sftspec.templates import TEMPLATES, Template
 
 # Libraries that ship templates as files: the folder inside the package.
@@ -52,6 +52,20 @@ def templates_at(place: str, variables: Mapping[str, str] | None = None) -> Iter
         raise TrainerError(f"no template at {place}: give a .jinja file, a folder, or one of {known}")
 
 
+def places_at(place: str) -> Iterator[tuple[str, str]]:
+    """(place, name) of each of them alone; nothing is read yet."""
+    library, _, name = place.partition(":")
+    path = Path(place)
+    if path.is_dir() and not _has_template(path):
+        for stem, file in _paths(path, "", place):
+            yield str(file), stem
+    elif library in LIBRARIES and not path.exists():
+        for stem, _ in _paths(_folder_of(library), name, library):
+            yield f"{library}:{stem}", f"{library}:{stem}"
+    else:
+        yield place, path.name if path.exists() else place
+
+
 def _has_template(folder: Path) -> bool:
     config = folder / "tokenizer_config.json"
     return (folder / "chat_template.jinja").exists() or (config.exists() and "chat_template" in _json(config))
@@ -75,24 +89,37 @@ def _folder_of(library: str) -> Path:
 def _of_folder(
     folder: Path, name: str, place: str, variables: Mapping[str, str] | None, prefix: str = ""
 ) -> Iterator[tuple[str, Template]]:
+    for stem, path in _paths(folder, name, place):
+        yield prefix + stem, _read(path, variables)
+
+
+def _paths(folder: Path, name: str, place: str) -> list[tuple[str, Path]]:
+    """(stem, file) of each template in a folder, or of the one of this name."""
     paths = {path.stem: path for path in sorted(folder.glob("*.jinja"))}
     if not paths:
         raise TrainerError(f"{place}: no .jinja file, no chat_template.jinja and no tokenizer_config.json with one")
     if name and name not in paths:
         close = difflib.get_close_matches(name, paths, 3, 0.4) or list(paths)
         raise TrainerError(f"{place} has no template {name!r}; did you mean {', '.join(close)}?")
-    for stem, path in paths.items():
-        if name in ("", stem):
-            yield prefix + stem, _read(path, variables)
+    return [(stem, path) for stem, path in paths.items() if name in ("", stem)]
 
 
 def _read(path: Path, variables: Mapping[str, str] | None) -> Template:
-    from sftspec.jinja_templates import load_jinja_template
+    from sftspec.jinja_templates import RenderBudgetError, load_jinja_template
 
     try:
         if path.is_file() and path.suffix == ".jinja" and not variables:
             source = path.read_text(encoding="utf-8")
             variables = next(tokens for marker, tokens in TOKENS.items() if marker in source)
         return load_jinja_template(path, **(variables or {}))
+    except RenderBudgetError as error:  # it is on trial all the same: it renders nothing
+        return Template(path.stem, _refusing(error), (), "")
     except (TemplateError, OSError, ValueError) as error:
         raise TrainerError(f"{path}: {error}") from error
+
+
+def _refusing(error: TemplateError) -> Callable[[list[dict], bool], Iterator[Piece]]:
+    def pieces(messages: list[dict], add_generation_prompt: bool) -> Iterator[Piece]:
+        raise error
+
+    return pieces

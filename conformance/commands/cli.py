@@ -95,6 +95,10 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     check.add_argument("--tokenizer", metavar="DIR|FILE", help="of the templates: its BOS, EOS and control tokens")
     check.add_argument("--as", dest="variant", metavar="VARIANT", help="the named variant that the template is to be")
+    check.add_argument(
+        "--keep", metavar="DIR", type=Path,
+        help="of many templates: keep each result there, and judge no template again that did not change",
+    )  # fmt: skip
     recording.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new folder")
     judge.add_argument("folder", metavar="DIR", type=Path, help="what `sftspec record` wrote")
     judge.add_argument(
@@ -136,7 +140,7 @@ def check(args: argparse.Namespace) -> int:
         from sftspec.conformance.commands.template import check_templates
 
         return check_templates(args)
-    if args.templates or args.tokenizer or args.variant:
+    if args.templates or args.tokenizer or args.variant or args.keep:
         raise UsageError(f"{args.trainer} is a trainer; templates are judged with: sftspec check template TEMPLATE …")
     document, output = put_on_trial(args)
     return conclude(document, args, output)

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
-
-from rich.text import Text
 
 from sftspec.conformance.adapters import TrainerError
 from sftspec.conformance.adapters.encoders import LIBRARIES, Encoder, encoders_at
-from sftspec.conformance.adapters.templates import templates_at
+from sftspec.conformance.adapters.templates import places_at, templates_at
 from sftspec.conformance.commands.baseline import baseline_of
 from sftspec.conformance.commands.outputs import write_outputs
 from sftspec.conformance.report.document import identify, make_document
-from sftspec.conformance.report.failures import STYLES, failures, heading, labelled, shortened, style_of
 from sftspec.conformance.report.form import validate
-from sftspec.conformance.report.outcome import EXIT_CONFORMS, SEVERITY, exit_code
-from sftspec.conformance.report.terminal import evidence_of, make_console, print_lines, summary
+from sftspec.conformance.report.outcome import EXIT_BROKEN, SEVERITY, exit_code
+from sftspec.conformance.report.printable import printable
+from sftspec.conformance.report.template_matrix import matrix, one
+from sftspec.conformance.report.template_page import template_page
+from sftspec.conformance.report.terminal import make_console, print_lines
 from sftspec.conformance.show.inputs import Tokens, load_tokenizer, special_tokens_of
 from sftspec.conformance.trial.encoder import EncoderOnTrial, put_encoder_on_trial, texts_of_goldens
 from sftspec.conformance.trial.quiet_output import kept_aside
@@ -34,21 +35,10 @@ from sftspec.conformance.trial.template import (
     read_functions,
     with_control_tokens_of,
 )
+from sftspec.conformance.trial.template_matrix import Kept, Place, judged
 from sftspec.conformance.trial.template_traits import variant_of, why_nothing_can_be_read
 from sftspec.properties.cases.template import Vocabulary
 from sftspec.templates import TEMPLATES, Template
-
-SIGNS = {
-    "pass": "✓",
-    "fail": "✗",
-    "known-fail": "✗",
-    "stale": "s",
-    "not-measured": "·",
-    "not-claimed": "·",
-    "error": "!",
-    "ambiguous": "?",
-    "blocked": "b",
-}
 
 
 def check_templates(args: argparse.Namespace) -> int:
@@ -57,55 +47,90 @@ def check_templates(args: argparse.Namespace) -> int:
         raise TrainerError("which template? sftspec check template PLACE, such as model/chat_template.jinja or trl")
     if args.variant is not None and args.variant not in TEMPLATES:
         raise TrainerError(f"--as {args.variant}: unknown variant; known: {', '.join(TEMPLATES)}")
-    chosen = read_functions(select(args.select or ["template"]))
+    asked = Question(args.tokenizer, args.variant, tuple(args.select or ["template"]))
+    read_functions(select(asked.select))  # what is no property is refused here
+    kept = Kept(args.keep, dataclasses.asdict(asked))
+    items = [Place(place, name) for item in args.templates for place, name in places_at(item)]
+    documents, interrupted = [], False
     with kept_aside(make_console(sys.stderr)) as diary:
-        candidates = list(candidates_of(args))
-        documents = []
-        for place, candidate, setting in candidates:
-            repeat = command(args, place)
-            begin = functools.partial(_begin, diary, candidate.name)
-            if isinstance(candidate, EncoderOnTrial):
-                trial = put_encoder_on_trial(candidate.encoder, chosen, begin)
-            else:
-                trial = put_template_on_trial(candidate, chosen, begin)
-            documents.append(make_document(trial, identify(candidate, setting), repeat, seed=0))
+        judge = functools.partial(judge_place, asked=asked)
+        if len(items) == 1:
+            judge = functools.partial(judge, begin=diary.begin)
+        try:
+            for item, found in judged(items, judge, kept, min(args.workers, len(items))):
+                documents += found
+                diary.begin(f"{len(documents)} of {len(items)} templates, {item.name}")
+        except KeyboardInterrupt:
+            interrupted = True
+    if interrupted:
+        goes_on = f", and are kept in {args.keep}" if args.keep else "; --keep DIR would keep them"
+        print(f"sftspec: interrupted; {len(documents)} of {len(items)} templates are judged{goes_on}", file=sys.stderr)
+    if not documents:
+        return EXIT_BROKEN
     if args.baseline is not None and len(documents) != 1:
         raise TrainerError(f"--baseline is of one template; {len(documents)} are on trial")
-    if len(documents) != 1 and (args.html or args.markdown):
-        raise TrainerError(f"--html and --markdown are of one template; {len(documents)} are on trial")
+    if len(documents) != 1 and args.html:
+        raise TrainerError(f"--html is of one template; {len(documents)} are on trial")
     documents = [baseline_of(args.baseline, document) for document in documents]
     console = make_console(sys.stdout)
-    lines = one(documents[0], console.width) if len(documents) == 1 else matrix(documents, console.width)
-    print_lines(lines, console)
+    print_lines(one(documents[0], console.width) if len(items) == 1 else matrix(documents, console.width), console)
     if len(documents) == 1:
         write_outputs(documents[0], args)
-    elif args.json is not None:
-        write(documents, args.json)
-    return max(map(exit_code, documents), default=EXIT_CONFORMS, key=SEVERITY.index)
+    else:
+        write_many(documents, args)
+    return EXIT_BROKEN if interrupted else max(map(exit_code, documents), key=SEVERITY.index)
 
 
-def _begin(diary: Any, name: str, identifier: str) -> None:
-    diary.begin(f"{name}: {identifier}")
+@dataclass(frozen=True)
+class Question:
+    """What is asked of each template, beside its place."""
+
+    tokenizer: str | None
+    variant: str | None
+    select: tuple[str, ...]
 
 
-def candidates_of(args: argparse.Namespace) -> Iterator[tuple[str, TemplateOnTrial | EncoderOnTrial, dict[str, str]]]:
-    """(place that gives it alone, candidate, setting) of everything that is asked for."""
-    tokenizer = load_tokenizer(args.tokenizer) if args.tokenizer else None
-    variables = special_tokens_of(args.tokenizer) if args.tokenizer else {}
-    small = with_control_tokens_of(tokenizer.vocabulary.added if tokenizer else None)
-    for place in args.templates:
-        if place.partition(":")[0] in LIBRARIES:
-            for encoder in encoders_at(place):
-                on_trial = EncoderOnTrial(encoder)
-                yield encoder.name, on_trial, {**encoder_setting(encoder), **habits(on_trial)}
-            continue
-        for name, template in templates_at(place, variables):
-            variant = args.variant or ("" if why_nothing_can_be_read(template) else variant_of(template))
-            setting = {"judged_as": variant or "no named variant", **remarks(template, variant, tokenizer)}
-            own = Vocabulary(tokenizer.name, tokenizer.inner) if tokenizer else None
-            candidate = TemplateOnTrial(name, template, variant, small, own)
-            setting |= ends(candidate)
-            yield alone(place, name), candidate, {**setting, **habits(candidate)}
+def judge_place(item: Place, asked: Question, begin: Callable[[str], None] = lambda text: None) -> list[dict[str, Any]]:
+    """The documents of what is at a place: one, or one for each renderer of a library."""
+    chosen = read_functions(select(asked.select))
+    documents = []
+    for candidate, setting in candidates_at(item, asked):
+        own_place = candidate.name if isinstance(candidate, EncoderOnTrial) else item.place
+        progress = functools.partial(_begin, begin, candidate.name)
+        if isinstance(candidate, EncoderOnTrial):
+            trial = put_encoder_on_trial(candidate.encoder, chosen, progress)
+        else:
+            trial = put_template_on_trial(candidate, chosen, progress)
+        documents.append(make_document(trial, identify(candidate, setting), command(asked, own_place), seed=0))
+    return documents
+
+
+def _begin(begin: Callable[[str], None], name: str, identifier: str) -> None:
+    begin(f"{name}: {identifier}")
+
+
+def candidates_at(item: Place, asked: Question) -> Iterator[tuple[TemplateOnTrial | EncoderOnTrial, dict[str, str]]]:
+    """(candidate, setting) of everything at a place."""
+    if item.place.partition(":")[0] in LIBRARIES:
+        for encoder in encoders_at(item.place):
+            on_trial = EncoderOnTrial(encoder)
+            yield on_trial, {**encoder_setting(encoder), **habits(on_trial)}
+        return
+    tokenizer, variables, small = tokenizer_of(asked.tokenizer)
+    ((_, template),) = templates_at(item.place, variables)
+    variant = asked.variant or ("" if why_nothing_can_be_read(template) else variant_of(template))
+    setting = {"judged_as": variant or "no named variant", **remarks(template, variant, tokenizer)}
+    own = Vocabulary(tokenizer.name, tokenizer.inner) if tokenizer else None
+    candidate = TemplateOnTrial(item.name, template, variant, small, own)
+    yield candidate, {**setting, **ends(candidate), **habits(candidate)}
+
+
+@functools.cache
+def tokenizer_of(path: str | None) -> tuple[Tokens | None, dict[str, str], Any]:
+    """(the tokenizer, its special tokens, the small tokenizer with its control tokens)."""
+    tokenizer = load_tokenizer(path) if path else None
+    variables = special_tokens_of(path) if path else {}
+    return tokenizer, variables, with_control_tokens_of(tokenizer.vocabulary.added if tokenizer else None)
 
 
 def ends(candidate: TemplateOnTrial) -> dict[str, str]:
@@ -124,12 +149,6 @@ def encoder_setting(encoder: Encoder) -> dict[str, str]:
 
 def habits(candidate: TemplateOnTrial | EncoderOnTrial) -> dict[str, str]:
     return {"habits": ", ".join(candidate.habits)} if candidate.habits else {}
-
-
-def alone(place: str, name: str) -> str:
-    """The place of one of many: in a folder by its file, in a library by its name."""
-    file = Path(place) / f"{name}.jinja"
-    return str(file) if file.exists() else name if name.startswith(f"{place}:") else place
 
 
 def remarks(template: Template, variant: str, tokenizer: Tokens | None) -> dict[str, str]:
@@ -154,81 +173,16 @@ def goldens(variant: str, equal: int, number: int, first: str) -> dict[str, str]
     return {"goldens": f"{equal} of {number} texts of {variant} are equal{differs}"} if number else {}
 
 
-def command(args: argparse.Namespace, place: str) -> str:
-    options = [("--tokenizer", args.tokenizer), ("--as", args.variant)]
+def command(asked: Question, place: str) -> str:
+    options = [("--tokenizer", asked.tokenizer), ("--as", asked.variant)]
     return shlex.join(["sftspec", "check", "template", place, *(word for pair in options if pair[1] for word in pair)])
 
 
-def write(documents: list[dict[str, Any]], path: Path) -> None:
-    """Many documents, each in the form of its schema, as a list."""
-    for document in documents:
-        validate(document, source=path.name)
-    path.write_text(json.dumps(documents, ensure_ascii=False, allow_nan=False, indent=1) + "\n", encoding="utf-8")
-
-
-def one(document: dict[str, Any], width: int) -> Iterator[Text]:
-    """Every verdict with its reason, every failure in full."""
-    yield Text(f"{document['trainer']['name']} on trial", "bold cyan")
-    for label, said in document["trainer"]["setting"].items():
-        yield from labelled(label.replace("_", " "), str(said), width)
-    yield Text()
-    size = max((len(name_of(verdict)) for verdict in document["verdicts"]), default=0)
-    for verdict in document["verdicts"]:
-        line = Text(f"{name_of(verdict):{size}}  ").append(f"{verdict['status']:12}", style_of(verdict))
-        yield line.append(f"  {evidence_of(verdict):>8}")
-        if verdict["status"] != "pass" and verdict["reason"]:
-            yield Text(f"    {shortened(verdict['reason'], width - 4, 1)}", "dim")
-    yield from failures(document, width)
-    yield from summary(document, width)
-
-
-def matrix(documents: Sequence[dict[str, Any]], width: int) -> Iterator[Text]:
-    """A row for each template, a column for each property; then what does not hold, in a line each."""
-    properties = [verdict["id"] for verdict in documents[0]["verdicts"]]
-    yield Text(f"{len(documents)} templates on trial", "bold cyan")
-    for number, identifier in enumerate(properties, 1):
-        yield Text(f"{number:>4}  {identifier}")
-    yield Text("      ✓ pass  ✗ fail  · not measured  ! error", "dim")
-    yield Text()
-    size = max(len(document["trainer"]["name"]) for document in documents)
-    yield Text(
-        f"{'':{size}}" + "".join(f"{number:>4}" for number in range(1, len(properties) + 1)) + "  judged as", "dim"
-    )
-    for document in documents:
-        line = Text(f"{document['trainer']['name']:{size}}")
-        for verdict in document["verdicts"]:
-            line.append(f"{SIGNS[verdict['status']]:>4}", style_of(verdict))
-        setting = document["trainer"]["setting"]
-        goldens = f", {setting['goldens'].partition(' texts')[0]} goldens" if "goldens" in setting else ""
-        yield line.append(f"  {setting['judged_as']}{goldens}", "dim")
-    for identifier in properties:
-        yield from failing(identifier, documents, width)
-    failed = sum(exit_code(document) == 1 for document in documents)
-    yield Text()
-    yield Text(f"{failed} of {len(documents)} templates do not conform", STYLES["fail"] if failed else STYLES["pass"])
-    if len(documents) > 1 and failed:
-        yield Text("one in full: sftspec check template NAME", "dim")
-
-
-def failing(identifier: str, documents: Sequence[dict[str, Any]], width: int) -> Iterator[Text]:
-    """The templates on which a property fails, and what was found."""
-    found = {
-        document["trainer"]["name"]: verdict
-        for document in documents
-        for verdict in document["verdicts"]
-        if verdict["id"] == identifier and verdict["status"] in ("fail", "error")
-    }
-    if found:
-        yield Text()
-        yield heading(Text(f"{identifier}  fails on {len(found)}", STYLES["fail"]), width)
-    for name, verdict in found.items():
-        counterexample = verdict["counterexample"] or {}
-        note = counterexample.get("note") or verdict["reason"] or "does not hold"
-        drawn = counterexample.get("arguments", {}).get("messages", "")
-        yield from labelled(name[:11], shortened(f"{name}: {note}", width - 12, 2), width)
-        if drawn:
-            yield from labelled("", shortened(drawn, width - 12, 2), width, "dim")
-
-
-def name_of(verdict: dict[str, Any]) -> str:
-    return verdict["id"].partition("/")[2]
+def write_many(documents: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    """Many documents, each in the form of its schema, as a list; and a page of which template fails what."""
+    if args.json is not None:
+        for document in documents:
+            validate(document, source=args.json.name)
+        args.json.write_text(json.dumps(documents, ensure_ascii=False, allow_nan=False, indent=1) + "\n", "utf-8")
+    if args.markdown is not None:
+        args.markdown.write_text(printable(template_page(documents)), "utf-8")

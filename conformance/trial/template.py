@@ -16,7 +16,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -27,9 +29,10 @@ from hypothesis import strategies as st
 from hypothesis.errors import UnsatisfiedAssumption
 
 from sftspec import encode, render
-from sftspec.conformance.trial.functions import drawn_arguments
 from sftspec.conformance.trial.judge import Trial, Verdict, reach_verdicts
+from sftspec.conformance.trial.remembered import RememberedTemplate
 from sftspec.conformance.trial.template_ends import TurnEnd, turn_end_of, what_changes, with_token
+from sftspec.conformance.trial.template_plan import LazyEncoded, merged, plan_of
 from sftspec.conformance.trial.template_traits import (
     DROPS_EMPTY_SYSTEM,
     PROBE,
@@ -50,6 +53,8 @@ from sftspec.templates import TEMPLATES, Template
 
 Result = TypeVar("Result")
 
+DRAWS = 25  # by hypothesis, for each property, beside the explicit examples
+DRAWS_OF_FLOORS = 100  # a property's floor is written for so many
 STAND_IN = "chatml/openai"  # the name that is passed where a property does not look at it
 TEXT_ONLY = "\ufdd0"  # a noncharacter before a control token's name: no text is ever that token
 
@@ -146,59 +151,87 @@ class TemplateOnTrial:
         return turn_end_of(self.template)
 
     @cached_property
-    def remembering(self) -> Template:
-        """The template, which renders a conversation once for all properties."""
-        remembering = getattr(self.template.pieces, "remembering", None)
-        return dataclasses.replace(self.template, pieces=remembering()) if remembering else self.template
+    def remembered(self) -> Any:
+        """The template, which renders a conversation once for all properties (None: it is one of ours)."""
+        pieces = self.template.pieces
+        return RememberedTemplate(pieces.source, pieces.name, pieces.variables) if _is_jinja(pieces) else None
+
+    @cached_property
+    def again(self) -> Any:
+        """The same template, which remembers nothing of that."""
+        return self.remembered and dataclasses.replace(self.remembered, memory={})
+
+    @cached_property
+    def answered(self) -> dict[tuple, Any]:
+        """What `render` and `encode` gave, or why they did not."""
+        return {}
 
     def learn(self, judged: Iterable[Property], max_examples: int) -> None:
         """Render what is certainly asked, many conversations in a request."""
-        if not hasattr(self.remembering.pieces, "learn"):
-            return
-        asked: list[tuple[list[dict], bool]] = []
-        for item in judged:
-            for arguments in (*item.examples, *drawn_arguments(item, max_examples)):
-                messages = plain(arguments.get("messages"))
-                asked += [(messages, False), (messages, True), (messages[:-1], True)] if messages else []
-        self.remembering.pieces.learn((messages, prompt) for messages, prompt in asked if messages)
+        if self.remembered:
+            setting = self.variant, self.own and self.own.name, max_examples
+            plans = {item.id: plan_of(item, *setting) for item in judged}
+            self.remembered.learn(merged(plans.values()))
+            self.again.learn(plans.get(TWICE, ()))
 
     def forget(self) -> None:
         """Let go of what was rendered: a folder may hold hundreds of templates."""
-        getattr(self.remembering.pieces, "memory", {}).clear()
+        for name in ("remembered", "again", "answered"):
+            self.__dict__.pop(name, None)
 
     @property
     def conventions(self) -> Conventions:
         return Conventions(separator=TRAINS_SEPARATOR in self.habits)
 
     def render(self, messages: list[dict], template: str, add_generation_prompt: bool = False) -> Rendered:
-        return self._ask(messages, lambda: render(messages, self.remembering, add_generation_prompt))
+        key = "render", repr(messages), add_generation_prompt
+        text = self._made_of(self.remembered and self.remembered.as_text)
+        return self._once(key, messages, lambda: render(messages, text, add_generation_prompt))
 
-    def render_anew(self, messages: list[dict], template: str) -> Rendered:
-        return self._ask(messages, lambda: render(messages, self.template))
+    def render_again(self, messages: list[dict], template: str) -> Rendered:
+        text = self._made_of(self.again and self.again.as_text)
+        return self._once(("again", repr(messages)), messages, lambda: render(messages, text))
 
-    def encode(self, messages: list[dict], template: str, tokenizer: Any, **options: Any) -> Encoded:
+    def encode(self, messages: list[dict], template: str, tokenizer: Any, **options: Any) -> Encoded | LazyEncoded:
         tokenizer = self.tokenizer if tokenizer is load() else tokenizer
-        example = self._ask(messages, lambda: encode(messages, self.remembering, tokenizer, **options))
-        return without_separators(example) if TRAINS_SEPARATOR in self.habits else example
+        key = repr(messages), id(tokenizer), repr(options)
 
-    def _ask(self, messages: list[dict], work: Callable[[], Result]) -> Result:
-        """Do it; a conversation that the template refuses is not judged, and counted."""
+        def work(template: Template) -> Encoded:
+            return encode(messages, template, tokenizer, **options)
+
+        def whole() -> Encoded:
+            example = self._once(("labels", *key), messages, lambda: work(self._made_of(self.remembered)))
+            return without_separators(example) if TRAINS_SEPARATOR in self.habits else example
+
+        if not self.remembered or self.remembered.has_marks or options.get("tokenization") not in (None, "whole"):
+            return whole()
+        unlabelled = self._made_of(self.remembered.without_answers)
+        return LazyEncoded(self._once(("ids", *key), messages, lambda: work(unlabelled)), whole)
+
+    def _made_of(self, pieces: Any) -> Template:
+        """The template, with these pieces (None: its own)."""
+        return dataclasses.replace(self.template, pieces=pieces) if pieces else self.template
+
+    def _once(self, key: tuple, messages: list[dict], work: Callable[[], Result]) -> Result:
+        """Do it, the first time; a conversation that the template refuses is not judged, and counted."""
         if DROPS_EMPTY_SYSTEM in self.habits and has_empty_system(messages):
             raise UnsatisfiedAssumption from None
-        try:
-            return work()
-        except TemplateError as error:
-            if is_broken(self.template, error):
-                raise
-            self.reasons[str(error)] += 1
-            raise UnsatisfiedAssumption from None
+        if key not in self.answered:
+            try:
+                self.answered[key] = work()
+            except TemplateError as error:
+                self.answered[key] = error
+        found = self.answered[key]
+        if not isinstance(found, TemplateError):
+            return found
+        if is_broken(self.template, found):
+            raise found.with_traceback(None)
+        self.reasons[str(found)] += 1
+        raise UnsatisfiedAssumption from None
 
 
-def plain(messages: Any) -> list[dict]:
-    """The messages as they are rendered, if each has a role and a content alone; else none."""
-    if not isinstance(messages, list) or any(message.keys() != {"role", "content"} for message in messages):
-        return []
-    return messages
+def _is_jinja(pieces: Any) -> bool:
+    return hasattr(pieces, "source")
 
 
 def is_broken(template: Template, error: TemplateError) -> bool:
@@ -231,16 +264,20 @@ def put_template_on_trial(
     candidate: TemplateOnTrial,
     chosen: Iterable[Property],
     progress: Callable[[str], None] = lambda text: None,
-    max_examples: int = 100,
+    max_examples: int = DRAWS,
 ) -> Trial:
     """The verdicts of the chosen properties of `render` and `encode` on a template."""
     chosen = read_functions(chosen)
     trial = Trial(candidate)
     unread = why_nothing_can_be_read(candidate.template)
     reasons = {item.id: unread or why_not(item, candidate) for item in chosen}
-    judged = [specialised(item, candidate) for item in chosen if not reasons[item.id]]
+    judged = [
+        specialised(item, candidate, math.ceil(item.floor * min(1, max_examples / DRAWS_OF_FLOORS)))
+        for item in chosen
+        if not reasons[item.id]
+    ]
     candidate.learn(judged, max_examples)
-    reach_verdicts(trial, judged, progress, max_examples)
+    reach_verdicts(trial, [twice(item, candidate) for item in judged], progress, max_examples)
     candidate.forget()
     verdicts = {verdict.property.id: refusals_apart(verdict, candidate.reasons) for verdict in trial.verdicts}
     trial.verdicts = [verdicts.get(item.id) or Verdict(item, "not-measured", reasons[item.id]) for item in chosen]
@@ -284,7 +321,7 @@ def _is_text_of_variant(candidate: TemplateOnTrial) -> bool:
     return render(PROBE, candidate.template).text == text
 
 
-def specialised(item: Property, candidate: TemplateOnTrial) -> Property:
+def specialised(item: Property, candidate: TemplateOnTrial, floor: int) -> Property:
     """The property, asked of one template only, and of the tokens of its own vocabulary beside the small one's.
 
     Only what does not depend on the template is left to draw: all templates of a process are asked the same.
@@ -306,12 +343,20 @@ def specialised(item: Property, candidate: TemplateOnTrial) -> Property:
         given["vocabulary"] = _either(small, own)
         examples = [{**example, "vocabulary": each} for example in examples for each in (small, own)]
     check = functools.update_wrapper(functools.partial(item.check, **fixed), item.check)
-    if item.id == TWICE:
-        check = functools.update_wrapper(
-            lambda render, **asked: item.check(candidate.render_anew, **fixed, **asked), check
-        )
     distinct = {repr(example): example for example in examples}
-    return dataclasses.replace(item, check=check, given=given, examples=tuple(distinct.values()))
+    return dataclasses.replace(item, check=check, given=given, examples=tuple(distinct.values()), floor=floor)
+
+
+def twice(item: Property, candidate: TemplateOnTrial) -> Property:
+    """The property that compares two renderings, given two: what is remembered is equal to itself."""
+    if item.id != TWICE:
+        return item
+    renders = itertools.cycle([candidate.render, candidate.render_again])
+
+    def check(render: Callable, **asked: Any) -> Any:
+        return item.check(lambda *given: next(renders)(*given), **asked)
+
+    return dataclasses.replace(item, check=functools.update_wrapper(check, item.check))
 
 
 @functools.cache

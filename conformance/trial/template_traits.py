@@ -22,14 +22,36 @@ TRAINS_SEPARATOR = "trains the newline after the end-of-turn"
 DROPS_EMPTY_SYSTEM = "leaves an empty system message out"
 
 
+ROUNDS = [{"role": role, "content": role.title()} for role in ("system", "user", "assistant", "user", "assistant")]
+
+
 def traits(template: Template) -> tuple:
-    """What tells families apart: markers, trimming, thoughts, dates. Where markers are text (Llama-2), the text."""
+    """What tells families apart: markers, trimming, thoughts, dates, what stands around what is said.
+
+    Where markers are text (Llama-2), the text, of two rounds too: one round with spaces around what is said is also
+    Mistral's.
+    """
     text = render(PROBE, template).text
     prompt = render(PROBE[:1], template, add_generation_prompt=True).text
     marker = next((marker for marker in MARKERS if marker in text), "")
     thoughts = [re.findall(r"</?think>\s*", part) for part in (prompt, text)]
-    exact = text if marker == "[INST]" else " Query " in text
-    return marker, exact, *map(tuple, thoughts), "Cutting Knowledge" in text, "<|im_sep|>" in text
+    exact = (text, rounds_of(template)) if marker == "[INST]" else " Query " in text
+    return marker, exact, *map(tuple, thoughts), "Cutting Knowledge" in text, around_what_is_said(text, marker)
+
+
+def rounds_of(template: Template) -> str:
+    try:
+        return render(ROUNDS, template).text
+    except TemplateError:
+        return ""
+
+
+def around_what_is_said(text: str, marker: str) -> str:
+    """The text from the question's turn to the answer's last word, without white space and thoughts: other roles or
+    words there are another family's, and white space may be a fault."""
+    start = text.rfind(marker, 0, text.find("Query")) if marker else -1
+    stop = text.find("Reply") + len("Reply")
+    return re.sub(r"\s|</?think>", "", text[max(start, 0) : stop])
 
 
 @cache

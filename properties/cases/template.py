@@ -54,7 +54,7 @@ SMALL = Vocabulary("small", load())
 # Role and content of every turn of a family, a system block of the template's own included.
 # Llama-2 has no such pattern: its system prompt stands inside the first user's turn.
 TURN = {
-    "chatml": re.compile(r"<\|im_start\|>(\w+)\n(?:<think>\n\n</think>\n\n)?(.*?)<\|im_end\|>\n", re.DOTALL),
+    "chatml": re.compile(r"<\|im_start\|>(\w+)\n(?:<think>\n\n</think>\n\n)?(.*?)<\|im_end\|>(?:\n|\Z)", re.DOTALL),
     "llama3": re.compile(r"<\|start_header_id\|>(\w+)<\|end_header_id\|>\n\n(.*?)<\|eot_id\|>", re.DOTALL),
 }
 

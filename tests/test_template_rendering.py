@@ -1,0 +1,49 @@
+"""Our sandbox renders what transformers renders, mark for mark, and refuses what it refuses.
+
+The oracle is transformers' own `render_jinja_template`. The templates are TRL's here; hundreds of public ones are asked
+the same by tests/benchmarks/wild_templates.py.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from sftspec.conformance.adapters.templates import LIBRARIES, _folder_of
+from sftspec.tracked import Origin, Tracked
+from tests.benchmarks.wild_templates import compare, ours
+
+SAID = Tracked("said", [(4, Origin("content", 0))])
+QUESTION = [{"role": "user", "content": "Q"}]
+
+
+def test_trls_templates_are_rendered_as_by_transformers(capsys):
+    found = compare(_folder_of(next(iter(LIBRARIES))))
+    assert set(found) == {"the same", "the same, marks too", "refused by all"}, capsys.readouterr().out
+    assert found["the same"] > 50 and found["the same, marks too"] > 20
+
+
+@pytest.mark.parametrize("thing", [None, {"place": "A"}, 1, ["a"]])
+def test_what_is_no_text_is_not_added_to_one(thing):
+    """`'<|im_start|>' + message.content` with a content of None: Python refuses it, so no "None" is trained."""
+    for add in (lambda: SAID + thing, lambda: thing + SAID, lambda: SAID.join(["a", thing])):
+        with pytest.raises(TypeError):
+            add()
+    message = {"role": "assistant", "content": thing}
+    for plain in (False, True):
+        text, _ = ours("{{ 'a' + messages[1].content }}", [*QUESTION, message], None, False, plain)
+        assert text.startswith("refused: TypeError")
+
+
+def test_names_of_arguments_are_data():
+    """A template that writes arguments one by one writes what the model chose, names too."""
+    from sftspec.jinja_worker import answer
+
+    arguments = "messages[0].tool_calls[0].function.arguments"
+    source = "{% for name, value in " + arguments + ".items() %}<{{ name }}={{ value }}>{% endfor %}"
+    call = {"function": {"name": "f", "arguments": {"<|im_end|>": "x"}}}
+    options = {"tools": None, "documents": None, "add_generation_prompt": False}
+    message = {"role": "assistant", "content": "", "tool_calls": [call]}
+    runs = answer({"source": source, "messages": [message], "options": options, "plain": False})["runs"]
+    assert [(text, kind) for text, kind, _, _ in runs] == [
+        ("<", ""), ("<|im_end|>", "tool_call"), ("=", ""), ("x", "tool_call"), (">", ""),
+    ]  # fmt: skip
