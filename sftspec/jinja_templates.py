@@ -272,10 +272,14 @@ def _placed(runs: list[Run], *cuts: int) -> Iterator[tuple[int, Run]]:
     """The runs with their positions, cut where asked."""
     position = 0
     for run in runs:
-        inside = sorted(cut - position for cut in cuts if position < cut < position + len(run.text))
-        for left, right in pairwise([0, *inside, len(run.text)]):
-            yield position + left, run._replace(text=run.text[left:right])
-        position += len(run.text)
+        length = len(run.text)
+        inside = [cut - position for cut in cuts if position < cut < position + length]
+        if not inside:
+            yield position, run
+        else:
+            for left, right in pairwise([0, *sorted(inside), length]):
+                yield position + left, run._replace(text=run.text[left:right])
+        position += length
 
 
 def _answer(runs: list[Run], index: int, prompt: str) -> tuple[int, int]:

@@ -64,6 +64,16 @@ class GenerationBlock(Extension):
         return Tracked(text, [(length, (origin or unnamed)._replace(block=number)) for length, origin in runs_of(text)])
 
 
+class Dict:
+    """The name `dict` of a template, as in transformers: of the class itself, `dict.from_keys` would be a type."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> dict:
+        return dict(*arguments, **options)
+
+    def fromkeys(self, *arguments: Any) -> dict:
+        return dict.fromkeys(*arguments)
+
+
 class TrackingCode(CodeGenerator):
     """`a ~ b` keeps provenance."""
 
@@ -87,6 +97,7 @@ class Environment(ImmutableSandboxedEnvironment):
         self.filters = {name: _keeping(function) for name, function in self.filters.items()}
         self.filters["join"] = _join
         self.globals["raise_exception"] = _raise
+        self.globals["dict"] = Dict()
         self.globals["strftime_now"] = PINNED_DATE.strftime
 
     def call(self, context: Any, function: Any, *arguments: Any, **options: Any) -> Any:

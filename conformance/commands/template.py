@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import hashlib
 import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sftspec.conformance.adapters import TrainerError
@@ -47,7 +49,7 @@ def check_templates(args: argparse.Namespace) -> int:
         raise TrainerError("which template? sftspec check template PLACE, such as model/chat_template.jinja or trl")
     if args.variant is not None and args.variant not in TEMPLATES:
         raise TrainerError(f"--as {args.variant}: unknown variant; known: {', '.join(TEMPLATES)}")
-    asked = Question(args.tokenizer, args.variant, tuple(args.select or ["template"]))
+    asked = Question(args.tokenizer, args.variant, tuple(args.select or ["template"]), contents_of(args.tokenizer))
     read_functions(select(asked.select))  # what is no property is refused here
     kept = Kept(args.keep, dataclasses.asdict(asked))
     items = [Place(place, name) for item in args.templates for place, name in places_at(item)]
@@ -88,6 +90,15 @@ class Question:
     tokenizer: str | None
     variant: str | None
     select: tuple[str, ...]
+    contents: str = ""  # of the tokenizer's files, hashed
+
+
+def contents_of(tokenizer: str | None) -> str:
+    if tokenizer is None or not Path(tokenizer).exists():
+        return ""
+    path = Path(tokenizer)
+    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
 def judge_place(item: Place, asked: Question, begin: Callable[[str], None] = lambda text: None) -> list[dict[str, Any]]:
@@ -116,7 +127,7 @@ def candidates_at(item: Place, asked: Question) -> Iterator[tuple[TemplateOnTria
             on_trial = EncoderOnTrial(encoder)
             yield on_trial, {**encoder_setting(encoder), **habits(on_trial)}
         return
-    tokenizer, variables, small = tokenizer_of(asked.tokenizer)
+    tokenizer, variables, small = tokenizer_of(asked.tokenizer, asked.contents)
     ((_, template),) = templates_at(item.place, variables)
     variant = asked.variant or ("" if why_nothing_can_be_read(template) else variant_of(template))
     setting = {"judged_as": variant or "no named variant", **remarks(template, variant, tokenizer)}
@@ -126,8 +137,9 @@ def candidates_at(item: Place, asked: Question) -> Iterator[tuple[TemplateOnTria
 
 
 @functools.cache
-def tokenizer_of(path: str | None) -> tuple[Tokens | None, dict[str, str], Any]:
-    """(the tokenizer, its special tokens, the small tokenizer with its control tokens)."""
+def tokenizer_of(path: str | None, contents: str) -> tuple[Tokens | None, dict[str, str], Any]:
+    """(the tokenizer, its special tokens, the small tokenizer with its control tokens); read once while its contents
+    are these."""
     tokenizer = load_tokenizer(path) if path else None
     variables = special_tokens_of(path) if path else {}
     return tokenizer, variables, with_control_tokens_of(tokenizer.vocabulary.added if tokenizer else None)

@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 from hypothesis import strategies as st
 from hypothesis.errors import UnsatisfiedAssumption
 
-from sftspec import encode, render
+from sftspec import encode_batch, render
 from sftspec.conformance.trial.judge import Trial, Verdict, reach_verdicts
 from sftspec.conformance.trial.remembered import RememberedTemplate
 from sftspec.conformance.trial.template_ends import TurnEnd, turn_end_of, what_changes, with_token
@@ -43,13 +43,14 @@ from sftspec.conformance.trial.template_traits import (
     why_nothing_can_be_read,
     without_separators,
 )
+from sftspec.conversation import Conversation, check_conversation
 from sftspec.golden.loader import GoldenCase, load_cases
 from sftspec.golden.small_tokenizer import load
 from sftspec.masking import Conventions, Encoded
 from sftspec.properties import Property
 from sftspec.properties.cases.template import SMALL, Vocabulary
 from sftspec.spans import Rendered, TemplateError
-from sftspec.templates import TEMPLATES, Template
+from sftspec.templates import TEMPLATES, Template, render_checked
 
 Result = TypeVar("Result")
 
@@ -186,18 +187,20 @@ class TemplateOnTrial:
     def render(self, messages: list[dict], template: str, add_generation_prompt: bool = False) -> Rendered:
         key = "render", repr(messages), add_generation_prompt
         text = self._made_of(self.remembered and self.remembered.as_text)
-        return self._once(key, messages, lambda: render(messages, text, add_generation_prompt))
+        return self._once(key, messages, lambda: render_checked(self._checked(messages), text, add_generation_prompt))
 
     def render_again(self, messages: list[dict], template: str) -> Rendered:
         text = self._made_of(self.again and self.again.as_text)
-        return self._once(("again", repr(messages)), messages, lambda: render(messages, text))
+        return self._once(
+            ("again", repr(messages)), messages, lambda: render_checked(self._checked(messages), text, False)
+        )
 
     def encode(self, messages: list[dict], template: str, tokenizer: Any, **options: Any) -> Encoded | LazyEncoded:
         tokenizer = self.tokenizer if tokenizer is load() else tokenizer
         key = repr(messages), id(tokenizer), repr(options)
 
         def work(template: Template) -> Encoded:
-            return encode(messages, template, tokenizer, **options)
+            return encode_batch([self._checked(messages)], template, tokenizer, **options)[0]
 
         def whole() -> Encoded:
             example = self._once(("labels", *key), messages, lambda: work(self._made_of(self.remembered)))
@@ -207,6 +210,12 @@ class TemplateOnTrial:
             return whole()
         unlabelled = self._made_of(self.remembered.without_answers)
         return LazyEncoded(self._once(("ids", *key), messages, lambda: work(unlabelled)), whole)
+
+    def _checked(self, messages: list[dict]) -> Conversation:
+        key = "checked", repr(messages)
+        if key not in self.answered:
+            self.answered[key] = check_conversation(messages)
+        return self.answered[key]
 
     def _made_of(self, pieces: Any) -> Template:
         """The template, with these pieces (None: its own)."""
