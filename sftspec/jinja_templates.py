@@ -143,6 +143,13 @@ class Call:
     left: float
     started: float = field(default_factory=time.thread_time)
 
+    @classmethod
+    def of(cls, messages: list[dict]) -> Call:
+        """With the patience that a conversation of this size is given."""
+        size = sum(len(message["content"] or "") for message in messages)
+        patience = SECONDS + SECONDS_PER_MESSAGE * len(messages) + SECONDS_PER_CHARACTER * size
+        return cls(getattr(messages, "tools", None), patience)
+
     def ask(self, name: str, request: dict) -> dict:
         """The reply of the worker. Its time and that of this thread, which takes the text apart, are one budget."""
         left = self.left - (time.thread_time() - self.started)
@@ -197,7 +204,7 @@ class ChatTemplate:
         return reply["text"] if "text" in reply else [Run(*run) for run in reply["runs"]]
 
     def __call__(self, messages: list[dict], add_generation_prompt: bool) -> Iterator[Piece]:
-        return self.pieces(messages, add_generation_prompt, call_for(messages))
+        return self.pieces(messages, add_generation_prompt, Call.of(messages))
 
     def pieces(self, messages: list[dict], add_generation_prompt: bool, call: Call) -> Iterator[Piece]:
         runs = self.runs(messages, add_generation_prompt, call)
@@ -255,13 +262,6 @@ class ChatTemplate:
             raise
         except TemplateError:
             return ""
-
-
-def call_for(messages: list[dict]) -> Call:
-    """The patience that a conversation of this size is given."""
-    size = sum(len(message["content"] or "") for message in messages)
-    patience = SECONDS + SECONDS_PER_MESSAGE * len(messages) + SECONDS_PER_CHARACTER * size
-    return Call(getattr(messages, "tools", None), patience)
 
 
 def _text(runs: list[Run]) -> str:

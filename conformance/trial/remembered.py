@@ -21,7 +21,6 @@ from sftspec.jinja_templates import (
     RenderBudgetError,
     Run,
     _worker,
-    call_for,
 )
 from sftspec.spans import Piece, TemplateError
 
@@ -72,11 +71,11 @@ class RememberedTemplate(ChatTemplate):
 
     def as_text(self, messages: list[dict], add_generation_prompt: bool) -> Iterator[Piece]:
         """The text in one piece."""
-        yield "header", -1, self.text(messages, add_generation_prompt, call_for(messages))
+        yield "header", -1, self.text(messages, add_generation_prompt, Call.of(messages))
 
     def without_answers(self, messages: list[dict], add_generation_prompt: bool) -> Iterator[Piece]:
         """The pieces, of which none is said to be written by the model."""
-        call = call_for(messages)
+        call = Call.of(messages)
         runs: list[Run] = self.runs(messages, add_generation_prompt, call)
         return self.named(runs, messages, add_generation_prompt, call)
 
