@@ -180,7 +180,7 @@ def _in_bytes(text: str, ends: tuple[int, ...]) -> np.ndarray:
         return marks
     points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
     widths = 1 + (points > 0x7F).astype(np.int64) + (points > 0x7FF) + (points > 0xFFFF)
-    return widths.cumsum()[marks - 1]
+    return np.concatenate(([0], widths.cumsum()))[marks]  # a part that is empty may end at 0
 
 
 def _state(inner: Any) -> dict:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import pytest
 
+from sftspec import encode
 from sftspec.conformance.adapters.templates import LIBRARIES, _folder_of
+from sftspec.golden.small_tokenizer import load
+from sftspec.jinja_templates import jinja_template
 from sftspec.tracked import Origin, Tracked
 from tests.benchmarks.wild_templates import compare, ours
 
@@ -47,3 +50,12 @@ def test_names_of_arguments_are_data():
     assert [(text, kind) for text, kind, _, _ in runs] == [
         ("<", ""), ("<|im_end|>", "tool_call"), ("=", ""), ("x", "tool_call"), (">", ""),
     ]  # fmt: skip
+
+
+def test_an_empty_content_may_open_a_text_that_is_not_ascii():
+    """Its end is byte 0; it was read as the end of the text, and the labels after it as another span's."""
+    template = jinja_template("{% for m in messages %}{{ m.content + '<|im_end|>' }}{% endfor %}")
+    example = encode([{"role": "user", "content": ""}, {"role": "assistant", "content": "né"}], template, load())
+    targets = [label for label in example.labels if label != -100]
+    assert load().decode(targets, skip_special_tokens=False) == "né<|im_end|>"
+    assert example.owners == sorted(example.owners)

@@ -243,3 +243,29 @@ def test_the_tokenizer_that_trainers_are_given_renders_the_goldens():
         for case in cases
     }
     assert found == {case.id: case.text for case in cases} and len(cases) > 40
+
+
+FAMILIES = {
+    "Mistral's brackets, with spaces in contents as in Llama-2": (
+        "{{ bos_token }}{% for m in messages %}{{ '[INST]' + m.content + '[/INST]' if m.role == 'user' else "
+        "m.content + '</s>' if m.role == 'assistant' else '[SYSTEM_PROMPT]' + m.content + '[/SYSTEM_PROMPT]' }}"
+        "{% endfor %}"
+    ),
+    "OpenChat's roles": LLAMA3.replace("' + m.role + '", "' + ('GPT4 Correct ' + m.role | title) + '"),
+    "words before each answer": LLAMA3.replace("{% generation %}{{ m", "{% generation %}{{ '>>>all\n' }}{{ m"),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_template_of_another_family_is_no_copy_of_a_named_variant(name):
+    assert variant_of(jinja_template(FAMILIES[name], bos_token="<s>")) == ""
+
+
+def test_a_chatml_with_a_bos_of_its_own_is_not_told_to_have_none():
+    found = trial("{{ bos_token }}" + CHATML, [BOS])[BOS]
+    assert found.status == "not-measured" and "opens with <|begin_of_text|>" in found.reason
+
+
+def test_a_last_turn_without_its_newline_is_read_back():
+    bare = CHATML.replace("{{ '\n' }}{% endfor %}", "{{ '' if loop.last else '\n' }}{% endfor %}")
+    assert bare != CHATML and trial(bare, [READ_BACK])[READ_BACK].status == "pass"

@@ -108,6 +108,7 @@ NOT_ASKED = {
     "template/a-conversation-without-messages-is-refused": REFUSED_BEFORE,
     "template/an-unknown-template-is-refused": REFUSED_BEFORE,
 }
+BOS = "template/one-bos-opens-the-sequence"
 TWICE = "template/the-same-conversation-has-the-same-text"  # is asked of two renderings
 PREFIX = "template/a-longer-conversation-begins-with-the-shorter-one"
 
@@ -322,7 +323,15 @@ def why_not(item: Property, candidate: TemplateOnTrial) -> str:
         return f"it is no copy of a named variant, which would declare: {DECLARED[item.id]}"
     if item.id == END and not candidate.variant:
         return candidate.turn_end.why
+    if item.id == BOS and not TEMPLATES[candidate.variant].bos and (bos := _own_bos(candidate.template)):
+        return f"it opens with {bos}, and {candidate.variant}, of which it is a copy else, has no BOS"
     return ""
+
+
+def _own_bos(template: Template) -> str:
+    """The BOS that a template writes itself ("": none)."""
+    text = render(PROBE, template).text
+    return template.bos if template.bos and text.startswith(template.bos) else ""
 
 
 def _is_text_of_variant(candidate: TemplateOnTrial) -> bool:

@@ -98,7 +98,8 @@ def _apart(
     """The same in processes. A template that ends its process ends the matrix, and says which it was."""
     # Ctrl-C reaches every process of a terminal; only this one answers it.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN))
-    coming, waiting = iter(items), {}
+    coming = iter(items)
+    waiting: dict[Any, Place] = {}
     try:
         while True:
             while len(waiting) < AT_ONCE * workers and (item := next(coming, None)) is not None:
