@@ -27,7 +27,8 @@ MODULES = {
     ),
     "masking": ("positions", "examples", "loss", "encoder", "agents"),
     "packing": ("isolation", "packer", "collator", "limits"),
-    "step": ("gradient", "trained", "updates", "adapters", "dropout", "epochs", "reports", "functions", "clipping"),
+    "step": ("gradient", "trained", "updates", "adapters", "dropout", "epochs", "ranks", "reports", "functions",
+             "clipping"),
     "best_of_n": (
         "variations", "selection", "missing_rewards", "invariances", "top_k", "order_statistics", "normal", "gold",
         "winner", "rejection_sampling", "rejection_sampling_runs",

@@ -36,7 +36,9 @@ class Handover:
 
     listeners  who is told of a stand-in
     folders    where it was saved
+    home       name of the folder in the workdir where it is saved, if no other is named
     """
 
     listeners: list[Callable[[StandIn], None]] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
+    home: str = "model"

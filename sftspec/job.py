@@ -104,10 +104,10 @@ class Job:
     def save_model(self, folder: Path | None = None) -> Path:
         """Write the model and the tokenizer as a Hugging Face checkpoint, for a trainer that loads by path.
 
-        folder: None is a new one in the job's workdir. Returns the folder: config.json, model.safetensors, the
-        tokenizer's files. Tell who loads it: `job.listen_to(ModelClass)`.
+        folder: None is a new one in the job's workdir, for each rank its own. Returns the folder: config.json,
+        model.safetensors, the tokenizer's files. Tell who loads it: `job.listen_to(ModelClass)`.
         """
-        folder = Path(folder if folder is not None else self.workdir / "model")
+        folder = Path(folder if folder is not None else self.workdir / self.handover.home)
         self.model.save_pretrained(folder, safe_serialization=True)
         self.tokenizer.save_pretrained(folder)
         self.handover.folders.append(folder)

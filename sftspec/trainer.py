@@ -8,6 +8,7 @@ Every stage is a field, so that a part of somebody's trainer is a trainer whose 
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
@@ -88,7 +89,7 @@ def interrupt(
     >>> torch.equal(job.model.weight, before)
     True
     """
-    path = job.workdir / "checkpoint.pt"
+    path = job.workdir / f"checkpoint-{os.environ.get('RANK', 0)}.pt"  # each rank has a random state of its own
     state = {"model": job.model.state_dict(), "optimizer": optimizer.state_dict(), "rng": torch.get_rng_state()}
     torch.save(state, path)
     with torch.no_grad():
@@ -102,6 +103,21 @@ def interrupt(
     # ST-RESUME: the random state too, or dropout draws other masks than without the stop.
     torch.set_rng_state(saved["rng"])
     return optimizer
+
+
+def process_group(job: Job) -> Any:
+    """The group of the job's ranks, where each is a process that torchrun's variables tell of; None where they are
+    simulated in this one.
+
+    >>> from types import SimpleNamespace
+    >>> process_group(SimpleNamespace(world_size=1)) is None
+    True
+    """
+    if job.world_size == 1 or os.environ.get("WORLD_SIZE") != str(job.world_size):
+        return None
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo" if job.model.device.type == "cpu" else "nccl")
+    return torch.distributed.group.WORLD
 
 
 @dataclass(frozen=True)
@@ -148,7 +164,7 @@ class Pipeline:
     def train(self, job: Job) -> None:
         """Train job.model in place; report losses, gradient norms and every count of lost data through job.report."""
         examples = self.prepare(job)
-        optimizer = self.optimizer(job)
+        optimizer, group = self.optimizer(job), process_group(job)
         # ST-EVAL: dropout is on again, whatever came before.
         job.model.train()
         if job.packing:
@@ -157,7 +173,11 @@ class Pipeline:
         for number, batches in enumerate(self.batches(job, examples)):
             if number == job.resume_at:
                 optimizer = self.resume(job, optimizer, self.optimizer)
-            reports.append(self.step(job.model, batches, optimizer, job.max_grad_norm, self.loss, self.clip))
+            given = (job.model, batches, optimizer, job.max_grad_norm, self.loss, self.clip)
+            if group is not None:
+                mine = [batch for batch in batches if batch.rank == torch.distributed.get_rank(group)]
+                given = (job.model, mine, *given[2:], group)
+            reports.append(self.step(*given))
         job.report(
             losses=[report.loss for report in reports],
             grad_norms=[report.grad_norm for report in reports],

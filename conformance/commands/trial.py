@@ -43,6 +43,10 @@ def add_limits(command: argparse.ArgumentParser) -> None:
         "--model", metavar="DIR|FILE", type=Path,
         help="judge on a small model of this architecture: the config.json of a causal LM, or its folder",
     )  # fmt: skip
+    command.add_argument(
+        "--processes", metavar="N", type=several, default=1,
+        help="run the trainer as N ranks, started as torchrun does (default 1: alone)",
+    )  # fmt: skip
     command.add_argument("--workers", metavar="N", type=int, default=1, help="trainers at work at once (default 1)")
 
 
@@ -57,6 +61,14 @@ def positive(text: str) -> float:
     if not number > 0:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return number
+
+
+def several(text: str) -> int:
+    from sftspec.conformance.trial.scenarios import MOST_RANKS
+
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_RANKS:
+        raise argparse.ArgumentTypeError(f"{text} is no number of ranks from 1 to {MOST_RANKS}")
+    return int(text)
 
 
 def settings_asked(texts: Sequence[str]) -> dict[str, str]:
@@ -120,6 +132,7 @@ def options_of(args: argparse.Namespace) -> list[str]:
     given = [
         ("--python", args.python),
         ("--model", str(args.model or "")),
+        ("--processes", "" if args.processes == 1 else str(args.processes)),
         ("--timeout", "" if args.timeout == 120.0 else f"{args.timeout:g}"),
     ]
     return [word for option, value in given if value for word in (option, value)]
@@ -158,7 +171,9 @@ def performing(args: argparse.Namespace) -> Iterator[tuple[Any, Any, Callable[[i
     settings = settings_asked(args.set)
     with (
         kept_aside(console) as diary,
-        stage_of(args.trainer, settings, python_of(args.trainer, args.python), limits, max(1, args.workers)) as stage,
+        stage_of(
+            args.trainer, settings, python_of(args.trainer, args.python), limits, max(1, args.workers), args.processes
+        ) as stage,
     ):
         yield stage, diary, tell
 

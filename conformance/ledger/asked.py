@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sftspec.conformance.ledger.store import RecordingError
-from sftspec.conformance.trial.scenarios import SCENARIOS, Scenario, make_job, scenarios_for
+from sftspec.conformance.trial.scenarios import MOST_RANKS, SCENARIOS, Scenario, make_job, scenarios_for
 from sftspec.conventions import Conventions
 from sftspec.conversation import Conversation, ConversationError
 from sftspec.job import Job
@@ -58,7 +58,11 @@ def job_asked(record: Mapping[str, Any], place: str, claims: frozenset[str], see
     if policy not in POLICIES:
         raise RecordingError(f"{place}: job.settings.policy is {policy!r:.80}; known: {', '.join(POLICIES)}")
     trainer = _Asked(claims, policy, Conventions(**record["conventions"]), record["job"]["conversations"])
-    changes = (scenario.twin or {}) if is_twin else {}
+    changes = dict(scenario.twin or {}) if is_twin else {}
+    if "processes" in claims:  # how many is the recording's own choice, and the same in every run
+        changes["world_size"] = count = record["job"]["settings"]["world_size"]
+        if not (type(count) is int and 2 <= count <= MOST_RANKS):
+            raise RecordingError(f"{place}: job.settings.world_size is {count!r:.80}, not 2 to {MOST_RANKS} ranks")
     with tempfile.TemporaryDirectory(prefix="sftspec-") as folder:
         try:
             job, _ = make_job(scenario, trainer, seed, Path(folder), **changes)

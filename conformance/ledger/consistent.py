@@ -5,7 +5,7 @@ What comes from a stranger's folder is checked here once, so that whoever reads 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from sftspec.conformance.ledger.store import RecordingError
@@ -113,10 +113,16 @@ def steps(run: Run) -> Iterator[str]:
             yield f"{here}.index is {step.index}; steps are numbered from 0 without a gap"
         if not all(is_number(value) for value in (step.learning_rate, step.scale, step.residual)):
             yield f"{here}: learning_rate, scale or residual is no number"
+        if not all(is_rank_and_name(item, run, shapes) for item in step.apart):
+            yield f"{here}.apart holds what is no rank beside the first, or no parameter"
         for kind in ("gradients", "before", "after", "again"):
             yield from tensors(getattr(step, kind), shapes, f"{here}.{kind}")
     yield from tensors(run.initial, shapes, "initial")
     yield from tensors(run.final, shapes, "final")
+
+
+def is_rank_and_name(item: Any, run: Run, shapes: Mapping[str, Any]) -> bool:
+    return len(item) == 2 and is_whole(item[0], 1) and item[0] < run.processes and item[1] in shapes
 
 
 def adapters(run: Run, shapes: dict[str, Any]) -> Iterator[str]:

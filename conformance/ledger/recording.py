@@ -65,6 +65,7 @@ def save_run(run: Run, folder: Path) -> None:
                 **{name: getattr(step, name) for name in ("index", "learning_rate", "scale", "residual")},
                 **{kind: tensors.put(f"step/{step.index}/{kind}", getattr(step, kind)) for kind in PARAMETERS},
                 "frozen": list(step.frozen),
+                "apart": [list(item) for item in step.apart],
             }
             for step in run.steps
         ],
@@ -130,7 +131,7 @@ def _run(record: Mapping[str, Any], folder: Path, place: str, claims: frozenset[
             Step(
                 **item
                 | {kind: tensors.take(f"step/{item['index']}/{kind}", item[kind]) for kind in PARAMETERS}
-                | {"frozen": tuple(item["frozen"])}
+                | {"frozen": tuple(item["frozen"]), "apart": tuple(map(tuple, item.get("apart", ())))}
             )
             for item in record["steps"]
         ],
@@ -157,6 +158,7 @@ def _run(record: Mapping[str, Any], folder: Path, place: str, claims: frozenset[
         unread=record["unread"],
         cut=record["cut"],
         recut={int(index): ids for index, ids in record["recut"].items()},
+        processes=job.world_size if "processes" in claims else 1,
     )
     tensors.check_all_taken()
     require_consistent(run, place)
@@ -299,6 +301,8 @@ def load_trial(folder: Path, complete: bool = False) -> tuple[Trial, dict[str, A
     for name, run in zip(record["runs"], runs, strict=True):
         if run.conventions != trainer.conventions:
             raise RecordingError(f"{folder / name / RUN}: its conventions are not those of {TRIAL}")
+        if run.processes != runs[0].processes:
+            raise RecordingError(f"{folder / name / RUN}: it has {run.processes} ranks, others {runs[0].processes}")
     return Trial(trainer, runs, record["refused"]), record
 
 

@@ -11,8 +11,6 @@ from sftspec.conformance.sensitivity import matrix, signatures
 from sftspec.conformance.sensitivity.mutants import Mutant, load_mutants
 from sftspec.conformance.trial.judge import judge
 from sftspec.conformance.trial.performer import perform
-from sftspec.conformance.trial.scenarios import scenarios_for
-from sftspec.conformance.witness.identity import claims_of
 from sftspec.properties import REGISTRY
 
 CAUGHT = ("fail", "ambiguous")
@@ -35,7 +33,7 @@ def kills(mutant: Mutant, seed: int = 0, ids: Iterable[str] | None = None) -> di
     left = [item for item in wanted if item.seam == "run"]
     row = signatures.load().get(mutant.name, {})
     seen = [name for item in left if item.id in row for name in row[item.id].scenarios]
-    likely_first = sorted(scenarios_for(claims_of(trainer)), key=lambda scenario: -seen.count(scenario.name))
+    likely_first = sorted(matrix.scenarios_shown(trainer), key=lambda scenario: -seen.count(scenario.name))
     with tempfile.TemporaryDirectory(prefix="sftspec-") as folder:
         for number, scenario in enumerate(likely_first):
             if not left:

@@ -182,11 +182,17 @@ def other_run(trainer: Any, scenario: Scenario, seed: int, workdir: Path) -> Run
     return None if fingerprint(done) == known[: 1 + (done.twin is not None)] else done.read()
 
 
+def scenarios_shown(trainer: Any) -> list[Scenario]:
+    """The scenarios of a trainer's claims; of those the ones in which it says that it is to be looked at."""
+    found = scenarios_for(claims_of(trainer))
+    return [item for item in found if item.name in getattr(trainer, "shown_in", {item.name})]
+
+
 def other_runs(mutant: Mutant, trainer: Any, seed: int, joins: bool) -> Iterator[Run]:
     """The runs that differ from the reference's: those of the jobs that join settings, or those of the others."""
     if not hasattr(trainer, "train"):
         return
-    for scenario in scenarios_for(claims_of(trainer)):
+    for scenario in scenarios_shown(trainer):
         asked = scenario.joins == joins and mutant.runs(scenario) and is_touched(trainer, scenario)
         if asked and has_other_data(trainer, scenario, seed):
             with tempfile.TemporaryDirectory(prefix="sftspec-") as folder:

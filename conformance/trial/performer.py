@@ -17,7 +17,9 @@ from sftspec import properties
 from sftspec.conformance.adapters import TrainerError
 from sftspec.conformance.trial.corpora import ALPHABET
 from sftspec.conformance.trial.cut import as_cut
-from sftspec.conformance.trial.scenarios import GOLDENS, SCENARIOS, WITHOUT, Scenario, make_job
+from sftspec.conformance.trial.forking import listen_to_ranks
+from sftspec.conformance.trial.scenarios import GOLDENS, SCENARIOS, WITHOUT, Scenario, make_job, spare_of
+from sftspec.conformance.witness.asked import even
 from sftspec.conformance.witness.identity import claims_of
 from sftspec.conformance.witness.listening import Heard, listen
 from sftspec.conformance.witness.provenance import Provenance
@@ -89,13 +91,20 @@ def replays_in(scenario: Scenario, max_replays: int) -> int:
 
 
 def _perform_once(trainer, scenario, seed, workdir, max_replays, /, **changes) -> Performance:
+    processes = getattr(trainer, "processes", 1)
+    if processes > 1:
+        changes = {**changes, "world_size": processes}
     job, refused = make_job(scenario, trainer, seed, workdir, **changes)
     conventions = getattr(trainer, "conventions", None) or Conventions()
-    run = Run(job, conventions, scenario=scenario.name)
+    if processes > 1:
+        count, spare = len(job.conversations), spare_of(scenario, job, seed)
+        del job.conversations[len(even(range(count), count - spare, job.batch_size * processes)) :]
+    run = Run(job, conventions, scenario=scenario.name, processes=processes)
     provenance = provenance_of(run)
     run.initial = {name: item.detach().clone() for name, item in job.model.named_parameters()}
     asked = copy.deepcopy(job.model.config)
-    heard = listen(trainer, job, provenance, max_replays, seed)
+    hear = listen if processes == 1 else listen_to_ranks
+    heard = hear(trainer, job, provenance, max_replays, seed)
     job.model.config = asked  # what a trainer writes into it (dropout, rope) is not what was asked
     return performed(run, heard, provenance, refused)
 

@@ -6,35 +6,24 @@ pipe that is always emptied, and never into the report.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import queue
-import signal
-import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sftspec.conformance.trial.quiet_output import ENVIRONMENT
-from sftspec.conformance.witness.mailbox import DONE, HELLO, NEXT, STARTED, job_folder, write_whole
+from sftspec.conformance.trial.launch import Ranks, StartError, free_port
+from sftspec.conformance.witness.mailbox import DONE, HELLO, NEXT, STARTED, job_folder, of_rank, write_whole
 from sftspec.conformance.witness.shipping import ship
 
 POLL = 0.01
-KEPT = 64 * 1024  # bytes of what was printed that are kept for a job
 STARTING = 300.0  # seconds in which a trainer's modules have to be imported
 GIVE_UP = 3  # jobs in a row that end in a death, or in all that run into a limit, before nothing more is tried
-
-BOOT = (
-    "import sys; sys.path[:0] = {path!r}\n"
-    "from pathlib import Path\n"
-    "from sftspec.conformance.witness.performer import main\n"
-    "main(Path({folder!r}), {start})"
-)
+ALONE = 10.0  # seconds for which the other ranks may still be at work when one has raised an error
 
 
 @dataclass(frozen=True)
@@ -64,88 +53,36 @@ class Ended:
     seconds: float = 0.0
 
 
-class StartError(ValueError):
-    """The trainer's process did not come up; says what it printed."""
-
-
-class Output:
-    """Empties a pipe as long as anything writes into it; keeps the end of what came since `forget`."""
-
-    def __init__(self) -> None:
-        self._read, self.write = os.pipe()
-        os.set_blocking(self._read, False)
-        self._kept: deque[bytes] = deque()
-        self._size = 0
-        self._lock = threading.Lock()
-        self._open = True
-        threading.Thread(target=self._empty, daemon=True).start()
-
-    def text(self) -> str:
-        with self._lock:
-            if self._open:
-                self._take()
-            return b"".join(self._kept)[-KEPT:].decode(errors="replace")
-
-    def forget(self) -> None:
-        with self._lock:
-            if self._open:
-                self._take()
-            self._kept.clear()
-            self._size = 0
-
-    def close(self) -> None:
-        with self._lock:
-            if self._open:
-                self._open = False
-                os.close(self._read)
-                os.close(self.write)
-
-    def _empty(self) -> None:
-        while self._open:
-            with self._lock:
-                came = self._open and self._take()
-            if not came:
-                time.sleep(POLL)
-
-    def _take(self) -> bool:
-        came = False
-        for _ in range(64):  # a flood must not hold the lock for ever
-            try:
-                data = os.read(self._read, KEPT)
-            except OSError:
-                return came
-            if not data:
-                return came
-            came = True
-            self._kept.append(data)
-            self._size += len(data)
-            while self._size - len(self._kept[0]) >= KEPT:
-                self._size -= len(self._kept.popleft())
-        return came
-
-
 class Performer:
-    """A trainer's process, and a thread that watches over it.
+    """A trainer's processes (one, or several ranks), and a thread that watches over them.
 
-    name      tells it from others in the same folder
-    python    the interpreter; "" for the judge's own
-    jobs      numbers of the jobs whose folders are there, for whoever is free
-    results   how each of them ended
+    name       tells it from others in the same folder
+    python     the interpreter; "" for the judge's own
+    processes  how many ranks the trainer runs in
+    jobs       numbers of the jobs whose folders are there, for whoever is free
+    results    how each of them ended
     """
 
-    def __init__(self, folder: Path, name: int, python: str, limits: Limits, jobs: queue.Queue, results: queue.Queue):
-        self.folder, self.python, self.limits = folder, python, limits
+    def __init__(
+        self,
+        folder: Path,
+        name: int,
+        python: str,
+        processes: int,
+        limits: Limits,
+        jobs: queue.Queue,
+        results: queue.Queue,
+    ):
+        self.folder, self.limits = folder, limits
         self.jobs: queue.Queue[int] = jobs
         self.results: queue.Queue[Ended] = results
-        self.output = Output()
-        self.process: subprocess.Popen | None = None
         self._starts = name * 10_000
         self._deaths = self._overruns = 0
-        self._doing, self._since = "", time.monotonic()
         self._given_up = ""
         self._ending = threading.Event()
         # Where it is the judge's own interpreter, what the judge can import can be imported.
-        self.path = [str(ship(folder / "path"))] if python else [item or os.getcwd() for item in sys.path]
+        path = [str(ship(folder / "path"))] if python else [item or os.getcwd() for item in sys.path]
+        self.ranks = Ranks(processes, python, path, folder)
         self._start()
 
     # The judge's side
@@ -156,11 +93,14 @@ class Performer:
         threading.Thread(target=self._watch, daemon=True).start()
         return said
 
+    def printed(self) -> str:
+        """The end of what the trainer printed last."""
+        return self.ranks.text()
+
     def close(self) -> None:
-        """End the process, and everything that it started."""
+        """End the processes, and everything that they started."""
         self._ending.set()
-        self._kill()
-        self.output.close()
+        self.ranks.close()
 
     # The thread's side
 
@@ -174,48 +114,71 @@ class Performer:
 
     def _do(self, number: int) -> Ended:
         here = job_folder(self.folder, number)
-        self.output.forget()
-        if self.process is None or self.process.poll() is not None:
+        self.ranks.forget()
+        if not self.ranks.are_up:
             try:
                 self._start()
                 self._greeted()
             except StartError as error:
                 return self._counted(Ended(number, f"the trainer could not be started again: {error}"))
         began = time.monotonic()
-        write_whole(self.folder / f"{self._starts}-{NEXT}", number)
+        order = {"number": number, "ports": [free_port(), free_port()] if self.ranks.count > 1 else []}
+        for rank in range(self.ranks.count):
+            write_whole(self.folder / of_rank(f"{self._starts}-{NEXT}", rank), order)
         died = self._until_done(here, began)
         seconds = time.monotonic() - began
         if died:
-            self._kill()
-            return self._counted(Ended(number, died, output=self.output.text(), seconds=seconds))
-        done = json.loads((here / DONE).read_text(encoding="utf-8"))
-        if done["left"]:
-            self._kill()
-        return self._counted(Ended(number, "", done["left"], False, self.output.text(), done["seconds"]))
+            self.ranks.kill()
+            return self._counted(Ended(number, died, output=self.ranks.text(), seconds=seconds))
+        done = [self._done(here, rank) for rank in range(self.ranks.count)]
+        left = next((self.ranks.named(rank) + item["left"] for rank, item in enumerate(done) if item["left"]), "")
+        if left:
+            self.ranks.kill()
+        seconds = max(item["seconds"] for item in done)
+        return self._counted(Ended(number, "", left, False, self.ranks.text(), seconds))
+
+    def _done(self, here: Path, rank: int) -> dict[str, Any]:
+        return json.loads((here / of_rank(DONE, rank)).read_text(encoding="utf-8"))
 
     def _until_done(self, here: Path, began: float) -> str:
-        """Wait until the job is done. Returns why it never will be."""
-        assert self.process is not None
-        started, looked = 0.0, began
+        """Wait until the job is done, on every rank. Returns why it never will be."""
+        started, raised, looked = 0.0, 0.0, began
         while not self._ending.is_set():
-            if (here / DONE).exists():
+            ended = self.ranks.ended(range(self.ranks.count))
+            at_work = [rank for rank in range(self.ranks.count) if not (here / of_rank(DONE, rank)).exists()]
+            if not at_work:
                 return ""
-            code = self.process.poll()
-            if code is not None:
-                return "" if (here / DONE).exists() else death(code)
+            if ended is not None and ended[0] in at_work:
+                return ended[1]
             now = time.monotonic()
             if not started:
-                started = now if (here / STARTED).exists() else 0.0
+                started = now if all((here / of_rank(STARTED, rank)).exists() for rank in at_work) else 0.0
             if started and now - started > self.limits.seconds:
-                self._show_where()
                 self._overruns += 1
-                return f"train() did not come back within {self.limits.seconds:g} s (--timeout)"
+                return f"train() did not come back within {self.limits.seconds:g} s (--timeout){self._where(at_work)}"
             if now - looked > 0.2:
                 looked = now
-                if memory_of(self.process.pid) > self.limits.gigabytes * 2**30:
+                if self.ranks.memory() > self.limits.gigabytes * 2**30:
                     return f"the trainer took more than {self.limits.gigabytes:g} GB of memory (--memory)"
+                errors = self._errors(here, at_work)
+                raised = raised or (now if errors else 0.0)
+                if errors and now - raised > ALONE:
+                    return f"{errors[0]}; it left the others waiting{self._where(at_work)}"
             time.sleep(POLL)
         return "ended by the judge"
+
+    def _where(self, at_work: list[int]) -> str:
+        """Where the ranks are that are still at work, each at which line."""
+        places = self.ranks.where(at_work)
+        if self.ranks.count == 1:
+            return ""
+        return f": {places}" if places else f": rank {', '.join(map(str, at_work))} still ran"
+
+    def _errors(self, here: Path, at_work: list[int]) -> list[str]:
+        """What the ranks that are done have raised."""
+        done = [rank for rank in range(self.ranks.count) if rank not in at_work]
+        said = [(rank, self._done(here, rank)["error"]) for rank in done]
+        return [f"{self.ranks.named(rank)}{error}" for rank, error in said if error]
 
     def _counted(self, ended: Ended) -> Ended:
         self._deaths = self._deaths + 1 if ended.died or ended.left else 0
@@ -225,83 +188,30 @@ class Performer:
             self._given_up = f"not performed: the trainer's process was lost in {self._deaths} scenarios in a row"
         return ended
 
-    # The process
+    # The processes
 
     def _start(self) -> None:
         self._starts += 1
-        code = BOOT.format(path=self.path, folder=str(self.folder), start=self._starts)
-        environment = {**os.environ, **ENVIRONMENT, "PYTHONUNBUFFERED": "1"}
-        if self.python:  # what the judge's path holds is not for another interpreter
-            environment["PYTHONPATH"] = self.path[0]
-            environment.pop("PYTHONHOME", None)
-            environment.pop("VIRTUAL_ENV", None)
-        try:
-            self.process = subprocess.Popen(
-                [self.python or sys.executable, "-c", code],
-                stdin=subprocess.DEVNULL,
-                stdout=self.output.write,
-                stderr=self.output.write,
-                start_new_session=True,
-                env=environment,
-            )
-        except OSError as error:
-            raise StartError(f"{self.python}: {error.strerror or error}") from None
+        self.ranks.kill()
+        self.ranks.start(self._starts)
 
     def _greeted(self) -> dict[str, Any]:
-        assert self.process is not None
-        path, deadline = self.folder / f"{self._starts}-{HELLO}", time.monotonic() + max(STARTING, self.limits.seconds)
-        while not path.exists():
-            code = self.process.poll()
-            if code is not None and not path.exists():
-                raise StartError(f"{death(code)}{printed(self.output.text())}")
+        """What rank 0 says, when all have come up. Raises StartError."""
+        paths = [self.folder / of_rank(f"{self._starts}-{HELLO}", rank) for rank in range(self.ranks.count)]
+        limit = max(STARTING, self.limits.seconds)
+        deadline = time.monotonic() + limit
+        while not all(path.exists() for path in paths):
+            ended = self.ranks.ended(rank for rank, path in enumerate(paths) if not path.exists())
+            if ended is not None and not paths[ended[0]].exists():
+                raise StartError(f"{ended[1]}{printed(self.ranks.text())}")
             if time.monotonic() > deadline:
-                raise StartError(f"not imported within {deadline:g} s{printed(self.output.text())}")
+                raise StartError(f"not imported within {limit:g} s{printed(self.ranks.text())}")
             if self._ending.is_set():
                 raise StartError("ended by the judge")
             time.sleep(POLL)
-        return json.loads(path.read_text(encoding="utf-8"))
-
-    def _show_where(self) -> None:
-        """Ask the process to print where it is."""
-        if self.process is not None and hasattr(signal, "SIGUSR1"):
-            with contextlib.suppress(OSError):
-                os.kill(self.process.pid, signal.SIGUSR1)
-            time.sleep(0.1)
-
-    def _kill(self) -> None:
-        if self.process is None:
-            return
-        with contextlib.suppress(OSError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.kill()
-        self.process.wait()
-        self.process = None
-
-
-def death(code: int) -> str:
-    """An exit code of a process that should not have ended, in a sentence."""
-    if code >= 0:
-        return f"the trainer ended its process (exit {code})"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    means = {"SIGSEGV": ", a segmentation fault", "SIGABRT": ", an abort", "SIGKILL": ", as when memory runs out"}
-    return f"the trainer's process was ended by {name}{means.get(name, '')}"
+        said = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+        return next((item for item in said if "refused" in item), said[0])
 
 
 def printed(text: str) -> str:
     return f"; it had printed:\n{text.rstrip()}" if text.strip() else ""
-
-
-def memory_of(session: int) -> int:
-    """Bytes in memory of all processes of a session; 0 where there is no /proc."""
-    total = 0
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[3]) == session:
-                total += int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
-        except (OSError, ValueError, IndexError):
-            continue
-    return total

@@ -7,7 +7,7 @@ plain SGD without clipping (traps H5 and H9). What is said in them is in `corpor
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,9 @@ FROZEN = ("model.embed_tokens.weight", "model.layers.0.input_layernorm.weight", 
 # were not made to be told apart, and repeat what the others show elsewhere.
 GOLDENS = {f"goldens of {variant}": variant for variant in REDUCED}
 
+UNEVEN = "ranks, uneven"
+MOST_RANKS = 64
+
 SCENARIOS = (
     _scenario("plain", "masking packing step", (), hostile_conversations, twin={}),
     _scenario("learned positions", "masking packing", (), hostile_conversations, LEARNED, batch_size=3),
@@ -88,6 +91,7 @@ SCENARIOS = (
     _scenario("accumulation", "step", ("accumulation",), unequal_conversations, batch_size=1, accumulation=9),
     _scenario("ranks", "step", ("ranks", "accumulation"), unequal_conversations,
               batch_size=2, accumulation=2, world_size=3),
+    _scenario(UNEVEN, "masking step", ("processes",), unequal_conversations, batch_size=3),
     _scenario("dropout", "step", (), few_conversations, {"dropout": 0.1}, batch_size=2),
     _scenario("ranks, dropout", "step", ("ranks",), few_conversations, {**LEARNED, "dropout": 0.1},
               batch_size=1, world_size=4, joins=True),
@@ -195,6 +199,7 @@ def scenarios_for(claims: frozenset[str], areas: Iterable[str] = ()) -> list[Sce
         scenario
         for scenario in SCENARIOS
         if scenario.claims <= claims
+        and not ("processes" in claims and scenario.name in GOLDENS)  # a template is the same on every rank
         and ("padding" in claims or scenario.name != "truncation")
         and not claims & {name for key, name in WITHOUT.items() if key in scenario.model}
         and (not areas or scenario.areas.intersection(areas))
@@ -218,7 +223,8 @@ def make_job(scenario: Scenario, trainer: Any, seed: int, workdir: Path, /, **ch
         settings["learning_rate"] = rate * divisor / USUAL
     model = dict(scenario.model)
     model["dtype"] = getattr(torch, model.get("dtype", "float32"))
-    written = scenario.corpus(Writer(seed))
+    writer = Writer(seed)
+    written = scenario.corpus(writer) + spare_conversations(scenario, settings, getattr(trainer, "claims", ()), writer)
     accepts = getattr(trainer, "accepts", lambda conversation: True)
     corpus = [conversation for conversation in written if accepts(conversation)]
     workdir.mkdir(parents=True, exist_ok=True)
@@ -249,6 +255,24 @@ def make_job(scenario: Scenario, trainer: Any, seed: int, workdir: Path, /, **ch
 
 
 USUAL = 128.0  # targets of a step, about: a sum steps so many times as far as their mean
+
+
+def spare_conversations(
+    scenario: Scenario, settings: Mapping[str, Any], claims: Iterable[str], writer: Writer
+) -> list[Conversation]:
+    """What stands behind a corpus that ranks share, so that whole batches of all of them can be filled.
+
+    Ranks need equally many batches, and most trainers repeat examples where those run out. In "ranks, uneven" they do.
+    """
+    if "processes" not in claims or settings.get("packing") or scenario.name == UNEVEN:
+        return []
+    whole = settings.get("batch_size", Job.batch_size) * settings.get("world_size", 1)
+    return [writer.talk(1, write=lambda: writer.words(2)) for _ in range(whole - 1)]
+
+
+def spare_of(scenario: Scenario, job: Job, seed: int) -> int:
+    """How many of a job's conversations are such."""
+    return len(job.conversations) - len(scenario.corpus(Writer(seed)))
 
 
 def on_model(scenarios: Iterable[Scenario], config: dict[str, Any] | None) -> list[Scenario]:

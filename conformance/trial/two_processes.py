@@ -20,6 +20,8 @@ from typing import Any
 
 from sftspec.conformance.adapters import TrainerError, resolve
 from sftspec.conformance.trial.judge import Trial, Verdict, block, open_verdicts, read_run, settle
+from sftspec.conformance.trial.launch import StartError
+from sftspec.conformance.trial.merging import merged
 from sftspec.conformance.trial.performer import (
     Performance,
     alphabet_of,
@@ -28,8 +30,8 @@ from sftspec.conformance.trial.performer import (
     replays_in,
     require_known_claims,
 )
-from sftspec.conformance.trial.process import Ended, Limits, Performer, StartError
-from sftspec.conformance.trial.scenarios import Scenario, make_job
+from sftspec.conformance.trial.process import Ended, Limits, Performer
+from sftspec.conformance.trial.scenarios import Scenario, make_job, spare_of
 from sftspec.conformance.witness.asked import keep
 from sftspec.conformance.witness.exchange import read_heard, write_job
 from sftspec.conformance.witness.mailbox import FIRST, ORDER, TWIN, job_folder, write_whole
@@ -68,6 +70,7 @@ class Stage:
     jobs: queue.Queue
     results: queue.Queue
     python: str = ""
+    processes: int = 1
     said: dict[str, Any] = field(default_factory=dict)
 
     def trainer(self) -> Described:
@@ -80,6 +83,9 @@ class Stage:
             if "refused" in self.said:
                 raise TrainerError(self.said["refused"])
         identity = self.said["identity"]
+        if self.processes > 1:  # what ranks in one process show, several show as well
+            identity["claims"] = sorted({*identity["claims"], "ranks", "processes"})
+            identity["setting"] = {**identity["setting"], "processes": self.processes}
         # The functions of a trainer are judged here, and so in this interpreter alone.
         has_functions = self.said["functions"] and not self.python
         described = Described(
@@ -93,7 +99,7 @@ class Stage:
 
     def printed(self) -> str:
         """The end of what the trainer printed last."""
-        return "".join(performer.output.text() for performer in self.performers)
+        return "".join(performer.printed() for performer in self.performers)
 
     def close(self) -> None:
         for performer in self.performers:
@@ -102,18 +108,26 @@ class Stage:
 
 @contextlib.contextmanager
 def stage_of(
-    place: str, settings: Mapping[str, str], python: str = "", limits: Limits = LIMITS, workers: int = 1
+    place: str,
+    settings: Mapping[str, str],
+    python: str = "",
+    limits: Limits = LIMITS,
+    workers: int = 1,
+    processes: int = 1,
 ) -> Iterator[Stage]:
-    """Start the trainer's processes; end them, and all that they started, when this is left."""
+    """Start the trainer's processes; end them, and all that they started, when this is left.
+
+    processes: ranks of each worker.
+    """
     folder = Path(tempfile.mkdtemp(prefix="sftspec-"))
     jobs: queue.Queue = queue.Queue()
     results: queue.Queue = queue.Queue()
-    stage = Stage(place, settings, folder, [], jobs, results, python)
+    stage = Stage(place, settings, folder, [], jobs, results, python, processes)
     try:
-        write_whole(folder / ORDER, {"place": place, "settings": dict(settings)})
+        write_whole(folder / ORDER, {"place": place, "settings": dict(settings), "processes": processes})
         try:
             for name in range(workers):
-                stage.performers.append(Performer(folder, name, python, limits, jobs, results))
+                stage.performers.append(Performer(folder, name, python, processes, limits, jobs, results))
         except StartError as error:
             raise TrainerError(str(error)) from None
         yield stage
@@ -259,11 +273,15 @@ class Desk:
         self.blank[number] = run
 
     def _asked(self, scenario: Scenario, folder: Path, replays: int, changes: Mapping[str, Any]) -> Run:
+        processes = self.stage.processes
+        if processes > 1:
+            changes = {**changes, "world_size": processes}
         job, _ = make_job(scenario, self.trainer, self.seed, folder, **changes)
-        run = Run(job, self.trainer.conventions, scenario=scenario.name)
+        spare = spare_of(scenario, job, self.seed)
+        run = Run(job, self.trainer.conventions, scenario=scenario.name, processes=processes)
         run.initial = {name: item.detach() for name, item in job.model.named_parameters()}
         streams = [stream.input_ids for stream in run.streams]
-        write_job(folder, job, streams, alphabet_of(job.tokenizer), run.pad, replays, self.seed)
+        write_job(folder, job, streams, alphabet_of(job.tokenizer), run.pad, replays, self.seed, spare)
         return run
 
     def _finished(self, number: int) -> Run:
@@ -276,9 +294,9 @@ class Desk:
             run.error, run.twin = ended.died, None
         else:
             try:
-                first = heard_of(run, folder / FIRST)
+                first = heard_of(run, folder / FIRST, self.stage.processes)
                 if run.twin is not None:
-                    first.twin = heard_of(run.twin, folder / TWIN)
+                    first.twin = heard_of(run.twin, folder / TWIN, self.stage.processes)
                 self.refused[run.scenario] = first.refused
                 run = first.read()
             except (OSError, ValueError, KeyError, TypeError) as error:
@@ -288,13 +306,13 @@ class Desk:
         return run
 
 
-def heard_of(run: Run, folder: Path) -> Performance:
-    """What was heard of a trainer with the job of a run that is blank so far."""
-    heard, job, streams = read_heard(folder), run.job, run.streams
-    refused = len(job.conversations) - len(heard.accepted)
+def heard_of(run: Run, folder: Path, processes: int) -> Performance:
+    """What was heard of a trainer, on all of its ranks, with the job of a run that is blank so far."""
+    heard = merged([read_heard(folder, rank) for rank in range(processes)])
+    job, streams = run.job, run.streams
     job.conversations = keep(job.conversations, heard.accepted)
     run.__dict__["streams"] = [streams[number] for number in heard.accepted]
-    return performed(run, heard, provenance_of(run), refused)
+    return performed(run, heard, provenance_of(run), heard.refused)
 
 
 def is_unheard(run: Run) -> bool:

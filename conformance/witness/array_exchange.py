@@ -50,8 +50,11 @@ def load_libraries() -> None:
         from transformers import PreTrainedTokenizerFast  # noqa: F401
 
 
-def read_job(folder: Path) -> Asked:
-    """The job in a folder. It needs transformers, for the tokenizer and the defaults of a configuration."""
+def read_job(folder: Path, rank: int = 0) -> Asked:
+    """The job in a folder. It needs transformers, for the tokenizer and the defaults of a configuration.
+
+    rank: 0, as these trainers run alone.
+    """
     from transformers import AutoConfig, PreTrainedTokenizerFast
 
     record = json.loads((folder / JOB).read_text(encoding="utf-8"))
@@ -72,7 +75,7 @@ def read_job(folder: Path) -> Asked:
     return Asked(job, record["streams"], record["alphabet"], record["pad"], record["max_replays"], record["seed"])
 
 
-def write_heard(folder: Path, heard: Any) -> None:
+def write_heard(folder: Path, heard: Any, rank: int = 0) -> None:
     """Write what a recorder heard; an array with the bits of an earlier one of its name is stored once."""
     arrays: dict[str, np.ndarray] = {}
     last: dict[str, str] = {}
@@ -100,6 +103,7 @@ def write_heard(folder: Path, heard: Any) -> None:
         "final": put("final", heard.final),
         "rest": {name: getattr(heard, name) for name in REST},
         "adapters": [],
+        "places": {},
     }
     write_arrays(folder / TENSORS, arrays)
     write_whole(folder / HEARD, record)

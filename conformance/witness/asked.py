@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ JOB, MODEL, TOKENIZER = "job.json", "model.safetensors", "tokenizer.json"
 HEARD, TENSORS = "heard.json", "heard.safetensors"
 CORPUS, WORK = "corpus.jsonl", "work"
 # What was heard beside calls, steps, replays and parameters: see `listening.Heard`.
-REST = ("unheard", "saved", "unread", "head_name", "reported", "error", "traceback", "accepted")
+REST = ("unheard", "saved", "unread", "head_name", "reported", "error", "traceback", "accepted", "refused", "ended")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Asked:
     pad          id with which rows are filled up
     max_replays  how many calls are made again
     seed         of torch, as the trainer begins
+    spare        how many of the conversations, the last, only make the batches of several ranks come out even
     """
 
     job: Job
@@ -36,6 +38,7 @@ class Asked:
     pad: int | None
     max_replays: int
     seed: int
+    spare: int = 0
 
     def accepted(self, numbers: Sequence[int]) -> tuple[Job, Provenance]:
         """The job with some of its conversations, which also stand in its file, and where their tokens come from."""
@@ -45,6 +48,16 @@ class Asked:
             write_corpus(talks, job.path)
         streams = [self.streams[number] for number in numbers]
         return job, Provenance(streams, self.alphabet, self.pad, job.max_length)
+
+
+def even(numbers: Sequence[int], first: int, whole: int) -> list[int]:
+    """Numbers of conversations without those spare ones (from `first` on) that are not needed to make up whole batches
+    of all ranks, `whole` conversations each.
+    """
+    kept = list(numbers)
+    while kept and kept[-1] >= first and len(kept) % whole:
+        kept.pop()
+    return kept
 
 
 def keep(conversations: Sequence[Conversation], numbers: Sequence[int]) -> list[Conversation]:
@@ -57,7 +70,9 @@ def keep(conversations: Sequence[Conversation], numbers: Sequence[int]) -> list[
 
 def write_corpus(conversations: Sequence[Conversation], path: Path) -> None:
     lines = [json.dumps({"messages": item}, ensure_ascii=False) + "\n" for item in conversations]
-    path.write_text("".join(lines), encoding="utf-8")
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")  # ranks write the same at once
+    unfinished.write_text("".join(lines), encoding="utf-8")
+    os.replace(unfinished, path)
 
 
 def said_by(error: BaseException) -> str:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sftspec.adapters import Adapter
+from sftspec.conformance.witness.shards import gathered_of, is_sharded, local
 from sftspec.handover import StandIn
 
 WRAPPED = re.compile(r"\.base_layer(?=\.|$)|\.modules_to_save\.[^.]+(?=\.|$)")
@@ -25,6 +26,11 @@ WRAPPED = re.compile(r"\.base_layer(?=\.|$)|\.modules_to_save\.[^.]+(?=\.|$)")
 
 class HandoverError(RuntimeError):
     """A model that cannot be heard as it was handed over; says what is missing."""
+
+
+def states(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What is here of the parameters, by name."""
+    return {name: local(item.detach()) for name, item in named.items()}
 
 
 class Hook:
@@ -75,6 +81,11 @@ class Ear:
                 found[WRAPPED.sub("", name)] = item
         return found | {name: item for name, item in self._dequantised(found.keys())}
 
+    def leaves(self) -> dict[str, Tensor]:
+        """What a backward pass gives its gradient to, by the names of the parameters."""
+        gathered = {WRAPPED.sub("", name): item for name, item in gathered_of(self.model).items()}
+        return {name: gathered.get(name, item) for name, item in self.named().items()}
+
     def _dequantised(self, there: Any) -> Iterator[tuple[str, Tensor]]:
         for name, module in self.model.named_modules():
             place = f"{WRAPPED.sub('', name)}.weight"
@@ -90,7 +101,7 @@ class Ear:
 
     def final(self) -> dict[str, Tensor]:
         """The parameters as the trainer left them, by job.model's names."""
-        return self.translated({name: item.detach() for name, item in self.named().items()})
+        return self.translated(states(self.named()))
 
     def head(self) -> Tensor:
         """The parameter at the head."""
@@ -212,6 +223,11 @@ class StandInEar(Ear):
     def translated(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What is missing (a parameter without a gradient) is left out under each name that is made of it."""
         named = self.named()
+        if any(is_sharded(item) for item in named.values()):
+            raise HandoverError(
+                "a model of the trainer's own class that fully_shard has cut up cannot be heard, as weights() takes"
+                " whole tensors: wrap it in DistributedDataParallel, or train Hugging Face's class"
+            )
         gaps = named.keys() - tensors.keys()
         full = {
             name: tensors[name].detach() if name in tensors else torch.zeros_like(item) for name, item in named.items()

@@ -3,6 +3,7 @@
     job.json, model.safetensors, tokenizer.json   written by the judge, read where the trainer is
     heard.json, heard.safetensors                 written there, read by the judge; heard.json comes last, in one piece
 
+Several ranks read one job and share its folder for work; each writes what was heard of it (1-heard.json).
 Nothing is rounded and nothing is pickled. The two sides may have other versions of Python, torch and transformers.
 """
 
@@ -21,11 +22,13 @@ from torch import Tensor
 from sftspec.adapters import Adapter
 from sftspec.conformance.witness.asked import CORPUS, HEARD, JOB, MODEL, REST, TENSORS, TOKENIZER, WORK, Asked
 from sftspec.conformance.witness.listening import Heard
-from sftspec.conformance.witness.mailbox import write_whole
+from sftspec.conformance.witness.mailbox import of_rank, write_whole
 from sftspec.conformance.witness.replay import Replay
+from sftspec.conformance.witness.shards import Place
 from sftspec.conformance.witness.tap import Call, StepRecord
-from sftspec.conformance.witness.tensor_file import read_tensors, write_tensors
+from sftspec.conformance.witness.tensor_file import is_same, read_tensors, write_tensors
 from sftspec.conversation import Conversation
+from sftspec.handover import Handover
 from sftspec.job import Job
 
 NOT_SETTINGS = ("model", "tokenizer", "conversations", "path", "workdir", "reported", "handover")
@@ -43,6 +46,7 @@ def write_job(
     pad: int | None,
     max_replays: int,
     seed: int,
+    spare: int = 0,
 ) -> None:
     """Write a job into a folder, with a Hugging Face model and tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,14 +70,17 @@ def write_job(
         "pad": pad,
         "max_replays": max_replays,
         "seed": seed,
+        "spare": spare,
     }
     write_tensors(folder / MODEL, dict(job.model.named_parameters()))
     (folder / TOKENIZER).write_text(inner, encoding="utf-8")
     (folder / JOB).write_text(json.dumps(record), encoding="utf-8")
 
 
-def read_job(folder: Path) -> Asked:
-    """The job in a folder, with a model and a tokenizer of the transformers that is installed here."""
+def read_job(folder: Path, rank: int = 0) -> Asked:
+    """The job in a folder, for one of the ranks that do it, with a model and a tokenizer of the transformers that is
+    installed here.
+    """
     record = json.loads((folder / JOB).read_text(encoding="utf-8"))
     settings = record["settings"]
     workdir = folder / WORK
@@ -84,9 +91,11 @@ def read_job(folder: Path) -> Asked:
         conversations=[Conversation(**item) for item in record["conversations"]],
         path=workdir / CORPUS,
         workdir=workdir,
+        handover=Handover(home=of_rank("model", rank)),
         **{**settings, "frozen": tuple(settings["frozen"])},
     )
-    return Asked(job, record["streams"], record["alphabet"], record["pad"], record["max_replays"], record["seed"])
+    rest = {name: record[name] for name in ("streams", "alphabet", "pad", "max_replays", "seed", "spare")}
+    return Asked(job, **rest)
 
 
 def _model(record: Mapping[str, Any], state: dict[str, Tensor], frozen: Sequence[str]) -> Any:
@@ -130,8 +139,8 @@ def _tokenizer(settings: Mapping[str, Any], path: Path) -> Any:
     return PreTrainedTokenizerFast(tokenizer_file=str(path), **settings)
 
 
-def write_heard(folder: Path, heard: Heard) -> None:
-    """Write what was heard; a tensor that stands at several places is stored once."""
+def write_heard(folder: Path, heard: Heard, rank: int = 0) -> None:
+    """Write what was heard of a rank; a tensor that stands at several places is stored once."""
     tensors = _Tensors()
     record = {
         "calls": [tensors.record(f"call/{number}", item) for number, item in enumerate(heard.calls)],
@@ -140,15 +149,16 @@ def write_heard(folder: Path, heard: Heard) -> None:
         "final": tensors.put("final", heard.final),
         "rest": {name: getattr(heard, name) for name in REST},
         "adapters": [dataclasses.asdict(item) for item in heard.adapters],
+        "places": {name: dataclasses.asdict(item) for name, item in heard.places.items()},
     }
-    write_tensors(folder / TENSORS, tensors.stored)
-    write_whole(folder / HEARD, record)
+    write_tensors(folder / of_rank(TENSORS, rank), tensors.stored)
+    write_whole(folder / of_rank(HEARD, rank), record)
 
 
-def read_heard(folder: Path) -> Heard:
-    """What was heard in a folder. Raises ValueError, KeyError or OSError where a file was spoilt."""
-    record = json.loads((folder / HEARD).read_text(encoding="utf-8"))
-    stored = read_tensors(folder / TENSORS)
+def read_heard(folder: Path, rank: int = 0) -> Heard:
+    """What was heard of a rank in a folder. Raises ValueError, KeyError or OSError where a file was spoilt."""
+    record = json.loads((folder / of_rank(HEARD, rank)).read_text(encoding="utf-8"))
+    stored = read_tensors(folder / of_rank(TENSORS, rank))
     rest: dict[str, Any] = {name: tuple(value) if name == "saved" else value for name, value in record["rest"].items()}
     return Heard(
         calls=[_read(Call, item, stored) for item in record["calls"]],
@@ -156,6 +166,7 @@ def read_heard(folder: Path) -> Heard:
         replays=[_read(Replay, item, stored) for item in record["replays"]],
         final=_taken(record["final"], stored),
         adapters=tuple(Adapter(**item) for item in record["adapters"]),
+        places={name: Place(tuple(item["shape"]), tuple(item["offset"])) for name, item in record["places"].items()},
         **rest,
     )
 
@@ -190,19 +201,12 @@ class _Tensors:
             return self._names[id(tensor)]
         parameter = place.rpartition("/")[2]
         last = self._last.get(parameter)  # a step begins where the last one ended, and so does the end
-        same = last is not None and _same(self.stored[last], tensor)
+        same = last is not None and is_same(self.stored[last], tensor)
         name = last if same and last is not None else place
         if name == place:
             self.stored[name] = tensor
         self._names[id(tensor)] = self._last[parameter] = name
         return name
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Equal bit for bit: NaN is itself, and 0 is not -0."""
-    if one.dtype != other.dtype or one.shape != other.shape:
-        return False
-    return torch.equal(*(item.detach().contiguous().flatten().view(torch.uint8) for item in (one, other)))
 
 
 def _read(kind: Any, record: Mapping[str, Any], stored: Mapping[str, Tensor]) -> Any:

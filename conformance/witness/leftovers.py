@@ -12,19 +12,17 @@ import time
 from concurrent.futures import thread as pools
 from pathlib import Path
 
-from sftspec.conformance.witness.mailbox import FORKED
-
 GRACE = 2.0  # seconds for threads and copies that are about to end
 
 
 class Watch:
     """Looks around before a job, and after it.
 
-    folder: where a forked copy of this process says that it came out of train().
+    word: the file in which a forked copy of this process says that it came out of train().
     """
 
-    def __init__(self, folder: Path):
-        self.folder, self.process = folder, os.getpid()
+    def __init__(self, word: Path):
+        self.word, self.process = word, os.getpid()
         self.threads = set(threading.enumerate())
         self.children = _forked_children()
         self.sentinel = os.open(os.devnull, os.O_RDONLY)
@@ -34,7 +32,7 @@ class Watch:
         """Is this a forked copy of the process that began the job? It leaves word of itself."""
         if os.getpid() == self.process:
             return False
-        (self.folder / FORKED).touch()
+        self.word.touch()
         return True
 
     def reopen(self) -> None:
@@ -61,10 +59,10 @@ class Watch:
         said = "train() forked, and the copy went on: call os._exit in the child, and wait for it"
         deadline = time.monotonic() + GRACE
         while _forked_children() - self.children and time.monotonic() < deadline:
-            if (self.folder / FORKED).exists():
+            if self.word.exists():
                 return said
             time.sleep(0.02)
-        return said if (self.folder / FORKED).exists() or _forked_children() - self.children else ""
+        return said if self.word.exists() or _forked_children() - self.children else ""
 
     def _running(self) -> str:
         deadline = time.monotonic() + GRACE

@@ -6,9 +6,11 @@ the process in which the next one is done.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +21,7 @@ from sftspec.adapters import Adapter
 from sftspec.conformance.witness.asked import said_by
 from sftspec.conformance.witness.provenance import Provenance
 from sftspec.conformance.witness.replay import Replay
+from sftspec.conformance.witness.shards import Place
 from sftspec.conformance.witness.tap import Call, StepRecord, Tap
 from sftspec.job import Job
 
@@ -35,7 +38,9 @@ class Heard:
     final                  parameters by name, as the trainer left them
     reported               what it told through job.report, and the bytes that it left in its folder
     error, traceback       what it raised ("" if it did not)
-    accepted               which of the conversations it accepts, by their numbers
+    accepted, refused      which of the conversations it accepts, by their numbers; how many it does not
+    places                 of the parameters of which this rank holds a part
+    ended                  when train() came back, in seconds of the clock
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -51,6 +56,9 @@ class Heard:
     error: str = ""
     traceback: str = ""
     accepted: list[int] = field(default_factory=list)
+    refused: int = 0
+    places: Mapping[str, Place] = field(default_factory=dict)
+    ended: float = 0.0
 
 
 def listen(trainer: Any, job: Job, provenance: Provenance, max_replays: int, seed: int) -> Heard:
@@ -70,14 +78,19 @@ def listen(trainer: Any, job: Job, provenance: Provenance, max_replays: int, see
             raise
         except BaseException as error:
             heard.error, heard.traceback = said_by(error), traceback.format_exc()
+    heard.ended = time.time()
     heard.calls, heard.steps, heard.replays, heard.unheard = tap.calls, tap.steps, tap.replays, tap.unheard
     heard.unheard = heard.unheard or ("" if tap.calls else tap.silence())
     heard.adapters, heard.saved, heard.unread, heard.head_name = tap.adapters, tap.saved, tap.unread, tap.ear.head_name
-    heard.final = {name: item.clone() for name, item in tap.ear.final().items()}
+    heard.final, heard.places = {name: item.clone() for name, item in tap.ear.final().items()}, tap.places
     heard.reported = job.reported
-    heard.reported["bytes_in_workdir"] = sum(
-        item.stat().st_size
-        for item in job.workdir.rglob("*")
-        if item != job.path and item.is_file() and not set(job.handover.folders).intersection(item.parents)
-    )
+    heard.reported["bytes_in_workdir"] = sum(sizes(job))
     return heard
+
+
+def sizes(job: Job) -> Iterator[int]:
+    """Bytes of what the trainer left in its folder; another rank may take something away meanwhile."""
+    for item in job.workdir.rglob("*"):
+        if item != job.path and item.is_file() and not set(job.handover.folders).intersection(item.parents):
+            with contextlib.suppress(FileNotFoundError):
+                yield item.stat().st_size

@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from sftspec.conformance.adapters import TrainerError, resolve
-from sftspec.conformance.witness.asked import keep, said_by
+from sftspec.conformance.witness.asked import even, keep, said_by
+from sftspec.conformance.witness.groups import meeting_at
 from sftspec.conformance.witness.identity import environment, identify
 from sftspec.conformance.witness.leftovers import Watch
 from sftspec.conformance.witness.mailbox import (
     DONE,
     FIRST,
+    FORKED,
     HELLO,
     NEXT,
     ORDER,
@@ -32,6 +34,7 @@ from sftspec.conformance.witness.mailbox import (
     STOP,
     TWIN,
     job_folder,
+    of_rank,
     write_whole,
 )
 
@@ -45,15 +48,18 @@ FRAMEWORKS = {
 }
 
 
-def main(folder: Path, start: int) -> None:
-    """Make the trainer that is ordered, say who it is, and do its jobs until there are no more."""
+def main(folder: Path, start: int, rank: int) -> None:
+    """Make the trainer that is ordered, say who it is, and do its jobs until there are no more.
+
+    rank: of this process, where several do one job together; else 0.
+    """
     faulthandler.enable()
     if hasattr(signal, "SIGUSR1"):
         faulthandler.register(signal.SIGUSR1)  # before it is ended for taking too long, it shows where it is
     judge, order = os.getppid(), json.loads((folder / ORDER).read_text(encoding="utf-8"))
     try:
         candidate = resolve(order["place"], order["settings"])
-        require_framework(candidate.trainer)
+        require_framework(candidate.trainer, order["processes"])
         said = {
             "identity": identify(candidate.trainer, candidate.setting),
             "policy": getattr(candidate.trainer, "policy", "all"),
@@ -63,25 +69,27 @@ def main(folder: Path, start: int) -> None:
         }
     except TrainerError as error:
         said = {"refused": str(error)}
-    write_whole(folder / f"{start}-{HELLO}", said)
+    write_whole(folder / of_rank(f"{start}-{HELLO}", rank), said)
     if "refused" not in said:
         recorder_of(candidate.trainer)[0].load_libraries()  # seconds, before the time of the first job is measured
-    order_of_day = folder / f"{start}-{NEXT}"
+    order_of_day = folder / of_rank(f"{start}-{NEXT}", rank)
     while "refused" not in said:
         while not order_of_day.exists():
             if (folder / STOP).exists() or os.getppid() != judge:
                 return
             time.sleep(POLL)
-        number = json.loads(order_of_day.read_text(encoding="utf-8"))
+        asked = json.loads(order_of_day.read_text(encoding="utf-8"))
         order_of_day.unlink()
-        do(candidate.trainer, job_folder(folder, number))
+        do(candidate.trainer, job_folder(folder, asked["number"]), rank, asked["ports"])
 
 
-def require_framework(trainer: Any) -> None:
-    """Raise TrainerError for a framework that no recorder is for, or that is not installed here."""
+def require_framework(trainer: Any, processes: int) -> None:
+    """Raise TrainerError for a framework that no recorder is for, or none for ranks, or that is not installed here."""
     framework = getattr(trainer, "framework", "torch")
     if framework not in FRAMEWORKS:
         raise TrainerError(f"framework is {framework!r}; known: {', '.join(FRAMEWORKS)}")
+    if processes > 1 and framework != "torch":
+        raise TrainerError(f"a trainer of framework {framework!r} is heard alone: leave out --processes")
     needed = (framework, *(("numpy", "transformers") if framework != "torch" else ()))
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
@@ -95,39 +103,47 @@ def recorder_of(trainer: Any) -> tuple[Any, Any]:
     return importlib.import_module(f"{place}.{exchange}"), importlib.import_module(f"{place}.{listening}")
 
 
-def do(trainer: Any, folder: Path) -> None:
-    """Do the one or two jobs in a folder, and write what was heard into it."""
+def do(trainer: Any, folder: Path, rank: int, ports: list[int]) -> None:
+    """Do the one or two jobs in a folder, and write what was heard into it.
+
+    ports: at which ranks meet, one for each job; none where the trainer is alone.
+    """
     exchange, _ = recorder_of(trainer)
-    (folder / STARTED).touch()
-    began, watch = time.perf_counter(), Watch(folder)
-    for part in (folder / FIRST, folder / TWIN):
+    (folder / of_rank(STARTED, rank)).touch()
+    began, watch, error = time.perf_counter(), Watch(folder / of_rank(FORKED, rank)), ""
+    for number, part in enumerate((folder / FIRST, folder / TWIN)):
         if part.is_dir():
-            heard = perform(trainer, part)
+            with meeting_at(ports[number] if ports else None):
+                heard = perform(trainer, part, rank)
             if watch.is_copy():
                 os._exit(0)
             watch.reopen()
-            exchange.write_heard(part, heard)
+            exchange.write_heard(part, heard, rank)
+            error = error or heard.error
             del heard
     gc.collect()
     flush(sys.stdout)
     flush(sys.stderr)
     seconds = time.perf_counter() - began
-    write_whole(folder / DONE, {"seconds": seconds, "left": watch.left()})
+    write_whole(folder / of_rank(DONE, rank), {"seconds": seconds, "left": watch.left(), "error": error})
 
 
-def perform(trainer: Any, folder: Path) -> Any:
-    """Let the trainer do the job in a folder. Returns what was heard."""
+def perform(trainer: Any, folder: Path, rank: int) -> Any:
+    """Let the trainer do the job in a folder, or its part of it as one of several ranks. Returns what was heard."""
     exchange, listening = recorder_of(trainer)
-    asked = exchange.read_job(folder)
+    asked = exchange.read_job(folder, rank)
     everything = keep(asked.job.conversations, range(len(asked.job.conversations)))
     accepts = getattr(trainer, "accepts", None)
     try:
         numbers = [n for n, item in enumerate(everything) if accepts is None or accepts(item)]
     except Exception as error:
         return listening.Heard(error=f"accepts() raised {said_by(error)}")
+    refused = len(everything) - len(numbers)
+    numbers = even(numbers, len(everything) - asked.spare, asked.job.batch_size * asked.job.world_size)
     job, provenance = asked.accepted(numbers)
-    heard = listening.listen(trainer, job, provenance, asked.max_replays, asked.seed)
-    heard.accepted = numbers
+    # Processes that nobody seeds draw other random numbers each.
+    heard = listening.listen(trainer, job, provenance, asked.max_replays, asked.seed + rank)
+    heard.accepted, heard.refused = numbers, refused
     return heard
 
 

@@ -41,6 +41,8 @@ class Heard:
     error: str = ""
     traceback: str = ""
     accepted: list[int] = field(default_factory=list)
+    refused: int = 0
+    ended: float = 0.0
 
 
 class Notebook:

@@ -209,7 +209,8 @@ def build_run(job: Job, tap: Heard, run: Run, provenance: Provenance) -> Run:
         )
         return run
     for index, record in enumerate(tap.steps):
-        states = (record.gradients, record.before, record.after, record.again, record.frozen)
+        states = (record.gradients, record.before, record.after, record.again, record.frozen,
+                  record.apart)  # fmt: skip
         head = computing([item for item in tap.adapters if item.target == name], record.before)[name]
         # Nothing can be read off a model of NaN, or of another vocabulary; its parameters say what happened.
         if not head.isfinite().all() or head.shape != run.initial[name].shape:

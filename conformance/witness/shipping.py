@@ -31,8 +31,10 @@ MODULES = (
     "sftspec.conformance.witness.array_exchange",
     "sftspec.conformance.witness.array_file",
     "sftspec.conformance.witness.asked",
+    "sftspec.conformance.witness.bare",
     "sftspec.conformance.witness.ear",
     "sftspec.conformance.witness.exchange",
+    "sftspec.conformance.witness.groups",
     "sftspec.conformance.witness.identity",
     "sftspec.conformance.witness.jax_recorder",
     "sftspec.conformance.witness.leftovers",
@@ -43,6 +45,7 @@ MODULES = (
     "sftspec.conformance.witness.provenance",
     "sftspec.conformance.witness.recorder",
     "sftspec.conformance.witness.replay",
+    "sftspec.conformance.witness.shards",
     "sftspec.conformance.witness.tap",
     "sftspec.conformance.witness.tensor_file",
 )

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from sftspec.adapters import Adapter
-from sftspec.conformance.witness.ear import Ear, Hook, LoadedEar, StandInEar, require_hidden_states
+from sftspec.conformance.witness.bare import BareEar, are_alike
+from sftspec.conformance.witness.ear import Ear, Hook, LoadedEar, StandInEar, require_hidden_states, states
 from sftspec.conformance.witness.provenance import Provenance
 from sftspec.conformance.witness.replay import (
     Arguments,
@@ -29,6 +30,7 @@ from sftspec.conformance.witness.replay import (
     random_states,
     with_other_tokens,
 )
+from sftspec.conformance.witness.shards import Place, is_sharded, local, places_of
 from sftspec.conformance.witness.tensor_file import bytes_of
 from sftspec.handover import StandIn
 from sftspec.job import RANK, Job, has_dropout
@@ -80,6 +82,7 @@ class StepRecord:
     again   with dropout: the gradients of its calls, made again (none, if they are too many)
     given   what the backward passes since the last step gave each parameter, where the head alone does not tell it
     frozen  parameters with requires_grad False
+    apart   (rank, parameter): after the step, that rank holds other bits of it than a rank before it
     """
 
     learning_rate: float
@@ -89,6 +92,7 @@ class StepRecord:
     after: dict[str, Tensor] = field(default_factory=dict)
     given: dict[str, Tensor] = field(default_factory=dict)
     frozen: tuple[str, ...] = ()
+    apart: tuple[tuple[int, str], ...] = ()
 
 
 class UnheardError(RuntimeError):
@@ -110,6 +114,8 @@ class Tap:
         self.adapters: tuple[Adapter, ...] = ()
         self.saved: tuple[str, ...] = ()
         self.unread = ""  # what trains, and cannot be computed again
+        self.places: dict[str, Place] = {}  # of parameters of which only a part is here
+        self.bare = BareEar(job.model) if job.world_size > 1 else None
         self.silent = 0  # calls, with gradients on, whose hidden states want none
         self.calls: list[Call] = []
         self.steps: list[StepRecord] = []
@@ -242,10 +248,28 @@ class Tap:
         hidden.register_hook(on_gradient)
         if call.arithmetic == torch.float16 or not self._head_tells():
             self._watch_gradients()
-        arguments = Arguments(self.ear, args, kwargs, self._states, call.autocast)
+        ear = self._again_by(call)
+        if ear is None:
+            return
+        arguments = Arguments(ear, args, kwargs, self._states, call.autocast)
+        if ear is self.bare and call.index == 0 and not self._is_alike(arguments, call):
+            return
         if call.index < self.max_replays and arguments.can_be_repeated:
             self._made.append((call, arguments))
             self.replays.extend(with_other_tokens(call, arguments, self.provenance))
+
+    def _again_by(self, call: Call) -> Ear | None:
+        """What makes a call again. Not a model that is sharded: its layers call upon all other ranks."""
+        if not any(is_sharded(item) for item in self.ear.model.parameters()):
+            return self.ear
+        return None if self.bare is None else self.bare.like(self.ear, call.hidden)
+
+    @torch.no_grad()
+    def _is_alike(self, arguments: Arguments, call: Call) -> bool:
+        """Does the copy compute what the trainer's model does, as long as their weights are the same?"""
+        if not are_alike(arguments.repeat(), call.hidden):
+            self.bare = None
+        return self.bare is not None
 
     def _head_tells(self) -> bool:
         """Is the head's gradient that of the head alone? Not where it is frozen, or tied to the embedding."""
@@ -256,7 +280,12 @@ class Tap:
         """Hear what backward passes give the parameters: where the head does not tell what a step is made of, and in
         float16, where a GradScaler makes no step of a gradient that is not finite, and takes it away.
         """
-        for name, item in self.ear.named().items():
+        for name, item in self.ear.leaves().items():
+            if item.requires_grad and is_sharded(item):
+                raise UnheardError(
+                    f"{name} is sharded, and the output head is frozen, tied or trained in float16: what a backward"
+                    " pass gives it cannot be heard with this torch; train the head, or use DistributedDataParallel"
+                )
             if item.requires_grad and id(item) not in self._watched:
                 self._watched.add(id(item))
                 self._handles.append(item.register_hook(functools.partial(self._on_parameter_gradient, name)))
@@ -278,10 +307,10 @@ class Tap:
             last = self.steps[-1].after if self.steps else {}
             if not self.steps:
                 self.adapters, self.saved = self.ear.adapters(), self.ear.saved()
-                self.unread = self.ear.unread()
-            now = self.ear.translated({name: item.detach() for name, item in named.items()})
+                self.unread, self.places = self.ear.unread(), places_of(named)
+            now = self.ear.translated(states(named))
             before = {name: _kept(last.get(name), item) for name, item in now.items()}
-            trains = self.ear.translated({name: item.detach() for name, item in named.items() if item.requires_grad})
+            trains = self.ear.translated(states({name: item for name, item in named.items() if item.requires_grad}))
             frozen = tuple(name for name in before if name not in trains)
             # Where the head tells, they were watched for an overflow alone, and hold what a GradScaler left out.
             given = {} if self._head_tells() else self.ear.translated(self._given)
@@ -298,6 +327,8 @@ class Tap:
     def _gradients_again(self, named: dict[str, Tensor]) -> dict[str, Tensor]:
         trained = {call.index for call in self.calls if call.step == len(self.steps) and call.gradient is not None}
         made = [(call, arguments) for call, arguments in self._made if call.index in trained]
+        if self.places:  # the copy that makes calls again has the first weights
+            return {}
         return gradients_again(made, named, self._rates) if self._rates and len(made) == len(trained) else {}
 
     def _after_step(self, optimizer, args, kwargs) -> None:
@@ -306,7 +337,7 @@ class Tap:
             return
         self._depth -= 1
         if self.steps and self._depth == 0:
-            after = self.ear.translated({name: item.detach() for name, item in named.items()})
+            after = self.ear.translated(states(named))
             self.steps[-1].after = {name: item.clone() for name, item in after.items()}
 
 
@@ -316,7 +347,7 @@ def _groups(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
 
 
 def _gradients(named: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: item.grad.detach().clone() for name, item in named.items() if item.grad is not None}
+    return {name: local(item.grad.detach()).clone() for name, item in named.items() if item.grad is not None}
 
 
 def _attended(mask: Any, input_ids: Tensor) -> Tensor:

@@ -28,6 +28,13 @@ def bytes_of(tensor: Tensor) -> bytes:
     return ctypes.string_at(plain.data_ptr(), plain.numel() * plain.element_size()) if plain.numel() else b""
 
 
+def is_same(one: Tensor, other: Tensor) -> bool:
+    """Equal bit for bit: NaN is itself, and 0 is not -0."""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return torch.equal(*(item.detach().contiguous().flatten().view(torch.uint8) for item in (one, other)))
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors by name. Raises ValueError for a dtype that the format does not have."""
     if sys.byteorder != "little":

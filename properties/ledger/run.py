@@ -91,6 +91,7 @@ class Step:
     before, after  parameters by name
     again          with dropout: the gradients of the step's calls, made again; {} where they were not
     frozen         names of the parameters that wanted no gradient
+    apart          (rank, parameter): after the step, that rank held other bits of it than a rank before it
     """
 
     index: int
@@ -102,6 +103,7 @@ class Step:
     after: Mapping[str, Any]
     again: Mapping[str, Any] = field(default_factory=dict)
     frozen: tuple[str, ...] = ()
+    apart: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,7 @@ class Run:
     unread          why the parameters' gradients cannot be computed again ("": they can)
     cut             the conventions by which its text was seen to be cut into tokens, where they are not those declared
     recut           the tokens of each conversation whose text was seen in others, and as no convention says
+    processes       how many processes shared its steps, each a rank
     """
 
     job: Job
@@ -169,6 +172,7 @@ class Run:
     unread: str = ""
     cut: Mapping[str, Any] = field(default_factory=dict)
     recut: Mapping[int, list[int]] = field(default_factory=dict)
+    processes: int = 1
 
     @property
     def pad(self) -> int | None:
@@ -246,6 +250,13 @@ class Run:
         if current:
             pieces.append(Piece(current[0].example, tuple(current)))
         return pieces
+
+    @cached_property
+    def fillers(self) -> frozenset[int]:
+        """The pieces, by number, that fill up the last batches of an epoch on several ranks."""
+        from sftspec.properties.ledger.fillers import fillers_of
+
+        return fillers_of(self)
 
     @cached_property
     def appearances(self) -> list[tuple[Piece, ...]]:

@@ -58,14 +58,15 @@ def every_conversation_with_a_target_is_trained(run):
 
     Conversations otherwise vanish in silence: the whole one masked on a length mismatch (FastChat#2996), the last
     partial batch dropped, packing that throws away long examples (trl#4554). One that stands in the corpus twice is
-    seen twice: it is to weigh more.
+    seen twice: it is to weigh more. On several ranks, what fills up the last batches is
+    step/no-example-fills-up-the-last-batches.
     """
     if run.error:
         return
     limit = run.job.max_length
     seen: dict[tuple[int, int], int] = {}
-    for piece in run.pieces:
-        for row in piece.rows:
+    for number, piece in enumerate(run.pieces):
+        for row in piece.rows if number not in run.fillers else ():
             seen[row.example, row.offset] = seen.get((row.example, row.offset), 0) + 1
     for pieces in run.appearances:
         for one, two in pairwise(pieces):

@@ -14,16 +14,18 @@ def dropout_is_on_and_drawn_anew(run):
     """Where the model has dropout, every call that is trained draws it, and no two begin with one random state.
 
     A model left in evaluation mode trains without the dropout that it was given; a seed set before each micro-batch, or
-    alike on each rank, draws one mask over and over (accelerate#114).
+    alike on each rank, draws one mask over and over (accelerate#114). Of ranks that are processes each is read by
+    itself here: ranks-draw-dropout-of-their-own compares them.
     """
     if not run.dropout:
         return
-    seen: set[str] = set()
+    seen: set[tuple[int, str]] = set()
     for forward in run.forwards:
         if forward.trained:
             yield run, forward.drew, f"call {forward.index} drew no random number"
-            yield run, forward.random not in seen, f"call {forward.index} draws what an earlier one drew"
-            seen.add(forward.random)
+            drawn = (forward.rank if run.processes > 1 else 0, forward.random)
+            yield run, drawn not in seen, f"call {forward.index} draws what an earlier one drew"
+            seen.add(drawn)
 
 
 @must(laws=("ST-GRADCHECK",), alone=True, floor=10, needs=("step/the-gradient-is-that-of-the-step",))

@@ -92,9 +92,10 @@ def epochs_after(run) -> dict[int, tuple[int, int]]:
     """For each step, how often every example was begun when it ended, and how often some example was; those without a
     target, of which some steps make nothing, aside.
     """
-    times = {piece.example: 0 for piece in run.pieces if piece.example not in run.empty}
+    pieces = [piece for number, piece in enumerate(run.pieces) if number not in run.fillers]
+    times = {piece.example: 0 for piece in pieces if piece.example not in run.empty}
     begun: dict[int, list[int]] = {step.index: [] for step in run.steps}
-    for piece in run.pieces:
+    for piece in pieces:
         if piece.start == 0 and piece.example in times:
             begun.setdefault(piece.rows[0].step, []).append(piece.example)
     after = {}

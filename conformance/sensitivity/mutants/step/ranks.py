@@ -1,0 +1,138 @@
+"""What goes wrong between processes: the denominator, the reduction, the data of each rank, and what ranks must share.
+
+These are planted in a loop of its own (`data_parallel`), which two real processes run.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as ranks
+from torch.utils.data import DistributedSampler
+
+from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants.data_parallel import DataParallel, clip, denominator, order, share
+
+
+@mutant("every-target-of-a-step-weighs-the-same", "variant of vllm-project/speculators#942",
+        "targets on a rank that has few weigh more", "divide by the targets of all ranks")  # fmt: skip
+def each_process_counts_its_own():
+    """Each process divides by its own number of targets, and DDP averages the means."""
+    return DataParallel(denominator=lambda targets: float(max(1, targets)))
+
+
+@mutant("the-denominator-is-the-number-of-targets", "variant of huggingface/transformers#34373",
+        "the learning rate falls with the number of ranks", "multiply by the number of ranks")  # fmt: skip
+def averaged_without_the_factor():
+    """The targets of all processes are counted, and DDP divides once more by the number of processes."""
+    return DataParallel(denominator=lambda targets: denominator(targets) * ranks.get_world_size())
+
+
+@mutant("every-rank-holds-the-same-parameters the-gradient-is-that-of-the-step", "bytetriper/RAE#40",
+        "as many models as processes, each of its own data", "call the wrapped model")  # fmt: skip
+def never_reduced():
+    """The loop calls the model inside DDP, so that no gradient is averaged."""
+    return DataParallel(reduces=lambda number, count: False)
+
+
+@mutant("every-rank-holds-the-same-parameters the-gradient-is-that-of-the-step",
+        "modelscope/FunASR#3472, karpathy/build-nanogpt#30", "ranks step with gradients of their own",
+        "reduce in the last micro-batch")  # fmt: skip
+def reduced_in_the_first_micro_batch():
+    """The gradient is averaged in the first micro-batch of a window, and not in the last."""
+    return DataParallel(reduces=lambda number, count: number == 0)
+
+
+@mutant("clipping-is-by-the-norm-of-the-whole-gradient", "pytorch/pytorch#88955", "ranks pull with unlike force",
+        "reduce first, clip then")  # fmt: skip
+def clipped_before_the_reduction():
+    """Each process clips its own gradient by its own norm, before they are averaged."""
+
+    def clip_and_average(model, job) -> None:
+        clip(model, job)
+        for parameter in job.model.parameters():
+            ranks.all_reduce(parameter.grad)
+            parameter.grad /= ranks.get_world_size()
+
+    return DataParallel(reduces=lambda number, count: False, before_step=clip_and_average)
+
+
+@mutant("every-rank-holds-the-same-parameters parameters-change-in-the-step-alone", "pytorch/pytorch#112152",
+        "as many models as processes", "initialise before the model is wrapped")  # fmt: skip
+def begun_apart():
+    """After the model was wrapped, each process draws new rows of the embedding."""
+
+    def draw(model, job) -> None:
+        generator = torch.Generator().manual_seed(ranks.get_rank())
+        with torch.no_grad():
+            rows = job.model.get_input_embeddings().weight[:4]
+            rows.copy_(torch.randn(rows.shape, generator=generator) / 50)
+
+    return DataParallel(begin=draw)
+
+
+@mutant("every-rank-holds-the-same-parameters", "variant of iCog-Labs-Dev/PC-Transformers#135",
+        "as many models as processes", "change parameters on every rank, or broadcast them")  # fmt: skip
+def changed_on_one_rank():
+    """The first process alone adds something to its weights after each step."""
+
+    def bias(model, job) -> None:
+        if ranks.get_rank() == 1:
+            with torch.no_grad():
+                next(job.model.parameters())[0] += 1e-3
+
+    return DataParallel(after_step=bias)
+
+
+@mutant("ranks-draw-dropout-of-their-own", "L-30: huggingface/accelerate#114", "less regularisation than asked for",
+        "add the rank to the seed")  # fmt: skip
+def dropout_alike_on_all_ranks():
+    """Every process is seeded alike, so that all drop the same units."""
+    return DataParallel(begin=lambda model, job: torch.manual_seed(job.seed))
+
+
+@mutant("masking/every-conversation-with-a-target-is-trained steps-hold-the-examples-asked-for",
+        "SalesforceAIResearch/DiffusionDPO#15, Shark-NLP/DiffuSeq#37", "every process learns the same",
+        "shard the data")  # fmt: skip
+def every_process_reads_all():
+    """The data is not sharded: every process reads all of it in one order."""
+
+    return DataParallel(share=order)
+
+
+@mutant("masking/every-conversation-with-a-target-is-trained", "vllm-project/speculators#427",
+        "one shard counts twice, the others never", "shard by the global rank")  # fmt: skip
+def one_shard_for_all():
+    """Every process reads the shard of rank 0, as with the local rank of several nodes."""
+    return DataParallel(share=lambda job, epoch: order(job, epoch)[:: ranks.get_world_size()])
+
+
+@mutant("masking/every-conversation-with-a-target-is-trained", "huggingface/transformers#34365",
+        "most of the data is never seen", "let one of the two shard")  # fmt: skip
+def sharded_twice():
+    """A shard is sharded again: the sampler and the loader both do it."""
+    return DataParallel(share=lambda job, epoch: share(job, epoch)[ranks.get_rank() :: ranks.get_world_size()])
+
+
+@mutant("masking/every-conversation-with-a-target-is-trained", "criteo/tf-yarn#79", "the rest is never seen",
+        "let the last step be smaller, or fill it up")  # fmt: skip
+def uneven_rest_dropped():
+    """Examples that do not make a whole batch on every process are left out, in silence."""
+
+    def whole(job, epoch) -> list[int]:
+        mine = share(job, epoch)
+        return mine[: len(job.conversations) // (ranks.get_world_size() * job.batch_size) * job.batch_size]
+
+    return DataParallel(share=whole)
+
+
+@mutant("no-example-fills-up-the-last-batches", "huggingface/accelerate#212", "those examples weigh twice",
+        "let the last step be smaller")  # fmt: skip
+def filled_up_by_the_sampler():
+    """Examples are repeated where they do not come out even, as torch's DistributedSampler does."""
+
+    def sampled(job, epoch) -> list[int]:
+        sampler: DistributedSampler = DistributedSampler(range(len(job.conversations)), seed=job.seed)  # type: ignore
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    return DataParallel(share=sampled)
