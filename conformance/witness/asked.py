@@ -16,7 +16,7 @@ JOB, MODEL, TOKENIZER = "job.json", "model.safetensors", "tokenizer.json"
 HEARD, TENSORS = "heard.json", "heard.safetensors"
 CORPUS, WORK = "corpus.jsonl", "work"
 # What was heard beside calls, steps, replays and parameters: see `listening.Heard`.
-REST = ("unheard", "saved", "unread", "head_name", "reported", "error", "traceback", "accepted", "refused", "ended")  # fmt: skip
+REST = ("unheard", "saved", "unread", "head_name", "reported", "error", "traceback", "accepted", "refused", "ended")
 
 
 @dataclasses.dataclass(frozen=True)
