@@ -173,11 +173,12 @@ class Pipeline:
         for number, batches in enumerate(self.batches(job, examples)):
             if number == job.resume_at:
                 optimizer = self.resume(job, optimizer, self.optimizer)
-            given = (job.model, batches, optimizer, job.max_grad_norm, self.loss, self.clip)
+            ranks = {}
             if group is not None:
-                mine = [batch for batch in batches if batch.rank == torch.distributed.get_rank(group)]
-                given = (job.model, mine, *given[2:], group)
-            reports.append(self.step(*given))
+                batches = [batch for batch in batches if batch.rank == torch.distributed.get_rank(group)]
+                ranks["group"] = group
+            given = (job.model, batches, optimizer, job.max_grad_norm, self.loss, self.clip)
+            reports.append(self.step(*given, **ranks))
         job.report(
             losses=[report.loss for report in reports],
             grad_norms=[report.grad_norm for report in reports],

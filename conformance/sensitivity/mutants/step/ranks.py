@@ -87,7 +87,11 @@ def changed_on_one_rank():
         "add the rank to the seed")  # fmt: skip
 def dropout_alike_on_all_ranks():
     """Every process is seeded alike, so that all drop the same units."""
-    return DataParallel(begin=lambda model, job: torch.manual_seed(job.seed))
+
+    def seed(model, job) -> None:
+        torch.manual_seed(job.seed)
+
+    return DataParallel(begin=seed)
 
 
 @mutant("masking/every-conversation-with-a-target-is-trained steps-hold-the-examples-asked-for",
