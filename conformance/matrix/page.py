@@ -69,6 +69,7 @@ def _markdown(results: Sequence[Mapping[str, Any]], revision: str) -> Iterator[s
     for by_choice, heading in HEADINGS:
         yield f"## {heading}\n"
         yield from table(lines(results, by_choice))
+        yield ""
     for by_choice, heading in HEADINGS:
         yield f"\n## {heading}: evidence\n"
         for item, entry in lines(results, by_choice):
@@ -85,8 +86,13 @@ def table(chosen: Iterable[Line]) -> Iterator[str]:
             yield f"| {name_of(item)} | {code(setting_of(entry))} |{blank} {why} |"
             continue
         cells = " | ".join(cell(entry, area) for area in AREAS)
-        says = ", ".join(verdict["id"].partition("/")[2] for verdict in failed(entry)) or SAYS[entry["exit"]]
+        says = ", ".join(verdict["id"].partition("/")[2] for verdict in failed(entry)) or said(entry)
         yield f"| {name_of(item)} | {code(setting_of(entry))} | {cells} | {says} |"
+
+
+def said(entry: Mapping[str, Any]) -> str:
+    """What came of it, in words. A quick trial is no word on what it did not try."""
+    return "nothing fails" if entry["quick"] and entry["exit"] == 0 else SAYS[entry["exit"]]
 
 
 def evidence(item: Mapping[str, Any], entry: Mapping[str, Any]) -> Iterator[str]:
@@ -158,7 +164,7 @@ def _line(item: Mapping[str, Any], entry: Mapping[str, Any]) -> Iterator[str]:
     if entry["error"]:
         yield f"<p>{escape(entry['error'])}</p></details>"
         return
-    yield f'<p><span class="{STYLE[entry["exit"]]}">{SAYS[entry["exit"]]}</span>: {escape(given(entry))}</p>'
+    yield f'<p><span class="{STYLE[entry["exit"]]}">{said(entry)}</span>: {escape(given(entry))}</p>'
     for name, error in entry["broken"].items():
         yield f'<p class="warn">broke in {escape(name)}: {escape(error.splitlines()[0])}</p>'
     for verdict in failed(entry):

@@ -18,6 +18,7 @@ class Setting:
 
 
 WRAPPED = "packs are cut wherever a row is full, and its documentation says so"
+SECOND_END = "a text gets an end-of-sequence token, also where its template wrote one"
 LEAKS = "examples of a row see each other, and its documentation says so"
 
 SETTINGS: dict[str, tuple[Setting, ...]] = {
@@ -54,7 +55,7 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
     ),
     "ms-swift": (Setting(), Setting({"loss_scale": "last_round"}), Setting({"loss_scale": "all"})),
     "fms-hf-tuning": (Setting(),),
-    "unsloth": (Setting(), Setting({"responses_only": "false"})),
+    "unsloth": (Setting(), Setting({"responses_only": "false"}, SECOND_END)),
     "trl-0.19.1": (Setting(),),
     "trl-0.25.1": (Setting(),),
 }

@@ -39,8 +39,6 @@ class MsSwift:
                 raise ValueError(f"{key}={getattr(self, key)!r}; known: {', '.join(choices)}")
 
     name = "ms-swift"
-    # Each part of the template is encoded by itself; the newline after an answer is trained.
-    conventions = Conventions(separator=True, tokenization="answers")
     claims = frozenset({"padding", "truncation", "accumulation", "clipping", "adamw", "log", "no-learned-positions"})
 
     @property
@@ -50,11 +48,21 @@ class MsSwift:
         return version("ms-swift")
 
     @property
+    def conventions(self) -> Conventions:
+        """What is trained is encoded apart from what is not; the newline after an answer is trained."""
+        return Conventions(separator=True, tokenization="whole" if self.loss_scale == "all" else "answers")
+
+    @property
     def policy(self) -> str:
         return {"default": "all", "last_round": "last", "all": "every-token"}[self.loss_scale]
 
     def accepts(self, conversation: Conversation) -> bool:
-        """User and assistant in turn, after one message of the system at most."""
+        """User and assistant in turn, after one message of the system at most. Under "last_round" an earlier answer is
+        encoded with what stands around it: one that begins with a newline would be cut otherwise than as an answer.
+        """
+        earlier = (item["content"] for item in conversation[:-1] if item["role"] == "assistant")
+        if self.loss_scale == "last_round" and any(text.startswith("\n") for text in earlier):
+            return False
         roles = [message["role"] for message in conversation]
         roles = roles[1:] if roles[:1] == ["system"] else roles
         return bool(roles) and roles == ["user", "assistant"] * (len(roles) // 2)
