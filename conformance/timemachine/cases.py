@@ -126,7 +126,8 @@ CASES = (
     ),
     Case(
         "trl-prompt-trained",
-        "Prompt and completion are joined and tokenized as one text, and every token of the prompt is trained.",
+        "Prompt and completion are joined and tokenized as one text, and every token of the prompt is trained, where "
+        "users expected the completion alone, as 0.17 trains it.",
         "huggingface/trl#1507",
         "masking/nothing-else-is-trained",
         "trl_sft.py:OldSFT",
