@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 EPILOG = """\
-Each release is installed by pip into an environment of its own (some 100 MB a release, torch is shared), and judged on
+Each release is installed by pip into an environment of its own (2.6 GB in all, torch is shared), and judged on
 the property that names the bug. What was seen is kept in the JSON file, and is not asked again while the case is the
 same: a run that is stopped goes on from there. Exit code 0: every release came out as expected.
 
