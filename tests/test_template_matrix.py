@@ -90,7 +90,8 @@ def test_the_page_and_the_small_file_hold_every_status(folder, tmp_path):
     assert main(command) == 1
     documents = list(kept_documents(kept))
     assert page.read_text() == template_page(sorted(documents, key=lambda item: item["trainer"]["name"]))
-    assert f"| `{PROPERTY}` | 2 | 1 | 0 | 1 |" in page.read_text() and "Nothing fails: 3" in page.read_text()
+    assert f"| `{PROPERTY}` | 2 | 1 | 0 | 1 |" in page.read_text() and "Nothing fails: 2" in page.read_text()
+    assert "Nothing can be measured: 1\n\nendless" in page.read_text()
     found = json.loads(compact_json(documents))
     assert {name: each["statuses"] for name, each in found["templates"].items()} == {
         "chatml": "p", "endless": "-", "llama3": "p", "mute": "F",
