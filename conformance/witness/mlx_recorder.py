@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import mlx.optimizers
 import numpy as np
 from mlx.utils import tree_flatten
@@ -153,7 +154,7 @@ class Recorder:
         before = self._translated(parameters)
         named = self._translated(gradients, parameters)
         after = self._apply(optimizer, gradients, parameters)
-        left = dict(tree_flatten(parameters)) | dict(tree_flatten(after))
+        left = _flat(parameters) | _flat(after)
         book.step(np.array(optimizer.learning_rate), named, before, self._translated(left))
         return after
 
@@ -163,8 +164,8 @@ class Recorder:
         return self._stand_in
 
     def _is_mine(self, parameters: Any) -> bool:
-        mine = {id(item) for _, item in tree_flatten(self._trained().model.parameters())}
-        return any(id(item) in mine for _, item in tree_flatten(parameters))
+        mine = {id(item) for item in _flat(self._trained().model).values()}
+        return any(id(item) in mine for item in _flat(parameters).values())
 
     def _write(self, call: Call) -> None:
         given = {name: call.arguments.arguments.get(own) for name, own in self._names.items()}
@@ -195,8 +196,8 @@ class Recorder:
 
     def _translated(self, tensors: Any, whole: Any = None) -> dict[str, np.ndarray]:
         """Parameters, or gradients of some of them, by Hugging Face's names; a name is left out that lacks a part."""
-        found = dict(tree_flatten(tensors))
-        everything = found if whole is None else dict(tree_flatten(whole))
+        found = _flat(tensors)
+        everything = found if whole is None else _flat(whole)
         export, gaps = self._trained().weights, everything.keys() - found.keys()
         assert export is not None  # job.listen_to asks for them
         full = {name: found[name] if name in found else mx.zeros_like(item) for name, item in everything.items()}
@@ -215,6 +216,12 @@ class Recorder:
         heard = book.heard(self._translated(stand_in.model.parameters()) if stand_in else None)
         heard.unheard = UNHEARD if not heard.calls else ""
         return heard
+
+
+def _flat(tree: Any) -> dict[str, mx.array]:
+    """The arrays of a tree by name; of a module its parameters alone, and none of the settings beside them."""
+    tree = tree.parameters() if isinstance(tree, nn.Module) else tree
+    return {name: item for name, item in tree_flatten(tree) if isinstance(item, mx.array)}
 
 
 def _as_numpy(item: Any) -> np.ndarray:
