@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from sftspec.conventions import Conventions
 from sftspec.masking import encode
+from sftspec.properties.ledger.run import Run
 from sftspec.tests.loops import IGNORE, Loop
 from sftspec.tests.on_trial import found, not_passed, trial_of
 
@@ -83,6 +84,13 @@ def test_a_wrong_denominator_under_a_declared_one_fails(denominator, wrong):
 def test_a_denominator_that_is_not_declared_fails(denominator, property_):
     trial = trial_of(Divided(denominator, declared=False), "two epochs", "step")
     assert property_ in found(trial, "fail")
+
+
+@pytest.mark.parametrize("denominator", ["targets", "conversations", "sum", 512.0])
+def test_a_step_without_targets_has_no_shares(denominator):
+    run = Run(None, Conventions(denominator=denominator))
+    run.__dict__["targets"] = {0: []}
+    assert run.shares == {0: []} and run.declared_total(0) == 1.0
 
 
 @pytest.mark.parametrize("denominator", ["tokens", 0, -1.0, True])

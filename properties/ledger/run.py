@@ -413,7 +413,7 @@ def shares_of(run: Run, rows: list[Row]) -> list[float]:
     if run.conventions.denominator == "conversations":
         counts = Counter((row.forward, row.row, row.example) for row in rows)
         return [1 / (len(counts) * counts[row.forward, row.row, row.example]) for row in rows]
-    return [1 / run.conventions.divisor(len(rows))] * len(rows)
+    return [1 / run.conventions.divisor(len(rows)) for _ in rows]
 
 
 def streams_of(job: Job, conventions: Conventions) -> list[Encoded]:
