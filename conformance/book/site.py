@@ -20,17 +20,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sftspec.conformance.book import BookError, Page, chapters, frame, planted, written
+from sftspec.conformance.book import BookError, Page, chapters, frame, planted, results, written
 from sftspec.conformance.book.places import AREA_TITLES
 
 CONFIG = "mkdocs.yml"
 STYLE = Path(__file__).with_name("site.css")
-TABS = ("Laws and bounds", *AREA_TITLES.values(), "Evidence", "Reference")
+TABS = ("Laws and bounds", *AREA_TITLES.values(), "Results", "Evidence", "Reference")
 
 
 def pages() -> list[Page]:
     """Every page: first those of no section, then by section in the order of TABS."""
-    made = [*frame.opening(), *written.pages(), *chapters.pages(), *planted.pages(), *frame.pages()]
+    made = [*frame.opening(), *written.pages(), *chapters.pages(), *planted.pages(), *results.pages(), *frame.pages()]
     order = {title: number for number, title in enumerate(TABS, 1)}
     return sorted(made, key=lambda page: order[page.section[0]] if page.section else 0)
 
