@@ -29,19 +29,21 @@ def pages(folder: Path = RESULTS) -> Iterator[Page]:
         if path.is_file():
             _, _, text = path.read_text(encoding="utf-8").partition("\n")  # the book says the title itself
             name = f"results/{Path(place).stem.lower().replace('readme', 'index')}.md"
-            yield Page(name, title, anchored(text.strip()), ("Results",), boost=0.5)
+            yield Page(name, title, anchored(text.strip(), Path(name).name), ("Results",), boost=0.5)
 
 
-def anchored(text: str) -> str:
+def anchored(text: str, page: str) -> str:
     """The text whose headings have ids of their own; a link leads to one of them, or is plain text.
 
-    >>> print(anchored("[a](#a-b) [c](c.json)\\n## A b"))
-    [a](#found-a-b) c
+    >>> print(anchored("[a](#a-b) [c](c.json)\\n## A b", "findings.md"))
+    [a](findings.md#found-a-b) c
     ## A b { #found-a-b }
     """
     ids = {slug(found[2]) for found in HEADING.finditer(text)}
     text = HEADING.sub(lambda found: f"{found[0]} {{ #found-{slug(found[2])} }}", text)
-    return LINK.sub(lambda found: f"[{found[1]}](#found-{found[2][1:]})" if found[2][1:] in ids else found[1], text)
+    return LINK.sub(
+        lambda found: f"[{found[1]}]({page}#found-{found[2][1:]})" if found[2][1:] in ids else found[1], text
+    )
 
 
 def slug(heading: str) -> str:
