@@ -87,6 +87,7 @@ def save_run(run: Run, folder: Path) -> None:
         "unread": run.unread,
         "cut": dict(run.cut),
         "recut": {str(index): ids for index, ids in run.recut.items()},
+        "processes": run.processes,
         "equal": tensors.equal,
         "twin": run.twin is not None,
     }
@@ -160,6 +161,8 @@ def _run(record: Mapping[str, Any], folder: Path, place: str, claims: frozenset[
         recut={int(index): ids for index, ids in record["recut"].items()},
         processes=job.world_size if "processes" in claims else 1,
     )
+    if record.get("processes", 1) != run.processes:
+        raise RecordingError(f"{place}: it has {record['processes']} processes; its claims say otherwise")
     tensors.check_all_taken()
     require_consistent(run, place)
     require_origins(run, place)
