@@ -53,7 +53,9 @@ class LLaMAFactory:
     @property
     def claims(self) -> frozenset[str]:
         layout = {"packing"} if self.packing or self.neat_packing else {"padding", "truncation"}
-        return frozenset(layout | {"accumulation", "clipping", "adamw", "log"})
+        # Of a GPT-2, whose matrices are no nn.Linear, it finds no target for adapters.
+        kind = {"no-learned-positions"} if self.finetuning_type == "lora" else set()
+        return frozenset(layout | kind | {"accumulation", "clipping", "adamw", "log"})
 
     @property
     def policy(self) -> str:
