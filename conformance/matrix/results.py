@@ -124,5 +124,6 @@ def verdict(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def all_results(folder: Path, revision: str = SPEC_REVISION) -> list[dict[str, Any]]:
-    """Everything that is kept of a revision, by trainer and version."""
-    return [read(path) for path in sorted((folder / revision).glob("*/*.json"))]
+    """Everything that is kept of trainers of a revision, by trainer and version; results of templates lie there too."""
+    found = (read(path) for path in sorted((folder / revision).glob("*/*.json")))
+    return [item for item in found if "settings" in item]
