@@ -187,7 +187,9 @@ def goldens(variant: str, equal: int, number: int, first: str) -> dict[str, str]
 
 def command(asked: Question, place: str) -> str:
     options = [("--tokenizer", asked.tokenizer), ("--as", asked.variant)]
-    return shlex.join(["sftspec", "check", "template", place, *(word for pair in options if pair[1] for word in pair)])
+    return shlex.join(
+        ["sftspec", "check", "template", place, *(word for name, value in options if value for word in (name, value))]
+    )
 
 
 def write_many(documents: list[dict[str, Any]], args: argparse.Namespace) -> None:

@@ -94,8 +94,9 @@ def draw(item: Property, function: Any, max_examples: int) -> Drawn:
         try:
             asked = sum([is_asked(arguments) for arguments in drawn])
             if 2 * asked < len(drawn) or (asked < len(drawn) and held < item.floor):
-                others = iter(drawn_arguments(item, RESERVE * max_examples))
-                while asked < max_examples and (arguments := next(others, None)) is not None:
+                for arguments in drawn_arguments(item, RESERVE * max_examples):
+                    if asked >= max_examples:
+                        break
                     asked += is_asked(arguments)
         except Exception:  # shrunk
             _hypothesis(strategies, judge, max_examples)

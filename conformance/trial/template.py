@@ -155,7 +155,7 @@ class TemplateOnTrial:
     @cached_property
     def remembered(self) -> Any:
         """The template, which renders a conversation once for all properties (None: it is one of ours)."""
-        pieces = self.template.pieces
+        pieces: Any = self.template.pieces
         return RememberedTemplate(pieces.source, pieces.name, pieces.variables) if _is_jinja(pieces) else None
 
     @cached_property
