@@ -47,6 +47,10 @@ class MlxLm:
     def policy(self) -> str:
         return "last" if self.mask_prompt else "every-token"
 
+    def accepts(self, conversation: list[dict]) -> bool:
+        """With mask_prompt it renders all but the last message, and raises where nothing is left."""
+        return len(conversation) > self.mask_prompt
+
     def train(self, job: Job) -> None:
         model, _ = load_model(job.save_model(), lazy=False)
         job.listen_to(model, hidden="model.norm", weights=lambda state: state, arguments={"input_ids": "inputs"})
