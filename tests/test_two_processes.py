@@ -19,7 +19,7 @@ from sftspec.conformance.report.isolation import Isolation
 from sftspec.conformance.trial.judge import Trial, put_on_trial
 from sftspec.conformance.trial.scenarios import SCENARIOS
 from sftspec.conformance.trial.two_processes import put_on_trial_apart, stage_of
-from sftspec.conformance.witness.shipping import MODULES
+from sftspec.conformance.witness.shipping import MODULES, OF_ARRAYS
 from sftspec.conformance.witness.tensor_file import read_tensors, write_tensors
 from sftspec.tests.test_readme import readme_trainer
 
@@ -115,23 +115,31 @@ def test_an_interpreter_that_is_none_is_refused(tmp_path, capsys):
     assert "no/such/python: No such file or directory" in capsys.readouterr().err
 
 
-def test_what_is_shipped_imports_torch_and_the_standard_library_alone(tmp_path):
+@pytest.mark.parametrize(
+    ("framework", "modules"),
+    [
+        ("torch", MODULES),
+        ("numpy", [name for name in OF_ARRAYS if not name.endswith(("jax_recorder", "mlx_recorder"))]),
+    ],
+    ids=["torch", "numpy"],
+)
+def test_what_is_shipped_imports_one_framework_and_the_standard_library_alone(framework, modules, tmp_path):
     import subprocess
 
     from sftspec.conformance.witness.shipping import ship
 
-    allowed = sorted({"torch", "sftspec", *sys.stdlib_module_names})
+    allowed = sorted({framework, "sftspec", *sys.stdlib_module_names})
     code = f"""
 import builtins, sys
 sys.path[:0] = [{str(ship(tmp_path))!r}]
-import torch
+import {framework}
 real = builtins.__import__
 def only(name, globals=None, *rest):
     if (globals or {{}}).get("__name__", "").startswith("sftspec") and name.partition(".")[0] not in {allowed!r}:
         raise AssertionError(name)
     return real(name, globals, *rest)
 builtins.__import__ = only
-for name in {MODULES!r}:
+for name in {modules!r}:
     __import__(name)
 import sftspec
 print(sftspec.Conventions(), sftspec.Job, sftspec.__file__)

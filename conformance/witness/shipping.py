@@ -28,32 +28,35 @@ MODULES = (
     "sftspec.conformance.adapters.trl",
     *field.MODULES,
     "sftspec.conformance.witness",
-    "sftspec.conformance.witness.array_exchange",
-    "sftspec.conformance.witness.array_file",
     "sftspec.conformance.witness.asked",
     "sftspec.conformance.witness.bare",
     "sftspec.conformance.witness.ear",
     "sftspec.conformance.witness.exchange",
     "sftspec.conformance.witness.groups",
     "sftspec.conformance.witness.identity",
-    "sftspec.conformance.witness.jax_recorder",
     "sftspec.conformance.witness.leftovers",
     "sftspec.conformance.witness.listening",
     "sftspec.conformance.witness.mailbox",
-    "sftspec.conformance.witness.mlx_recorder",
     "sftspec.conformance.witness.performer",
     "sftspec.conformance.witness.provenance",
-    "sftspec.conformance.witness.recorder",
     "sftspec.conformance.witness.replay",
     "sftspec.conformance.witness.shards",
     "sftspec.conformance.witness.tap",
     "sftspec.conformance.witness.tensor_file",
 )
+# For trainers without torch: these import numpy, and what the framework is when it is there.
+OF_ARRAYS = (
+    "sftspec.conformance.witness.array_exchange",
+    "sftspec.conformance.witness.array_file",
+    "sftspec.conformance.witness.jax_recorder",
+    "sftspec.conformance.witness.mlx_recorder",
+    "sftspec.conformance.witness.recorder",
+)
 
 
 def ship(folder: Path) -> Path:
     """Copy the modules into a folder that is to stand on an interpreter's path. Returns the folder."""
-    for name in MODULES:
+    for name in (*MODULES, *OF_ARRAYS):
         spec = find_spec(name)
         if spec is None or spec.origin is None:
             raise FileNotFoundError(f"{name} is not installed")
