@@ -43,7 +43,7 @@ def document():
     for number, name in enumerate(names(), 1):
         asked += [scenario(name, number), scenario(f"after {name}", 0)]
     properties.load()
-    with stage_of(str(FILE), {}, limits=Limits(seconds=20.0, gigabytes=3.0)) as stage:
+    with stage_of(str(FILE), {}, limits=Limits(seconds=50.0, gigabytes=3.0)) as stage:
         trainer = stage.trainer()
         trial = put_on_trial_apart(stage, trainer, [properties.REGISTRY[ASKED]], asked)
         return make_document(trial, stage.said["identity"], "sftspec check", 0)
