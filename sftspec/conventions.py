@@ -19,13 +19,13 @@ class Conventions:
 
     end_of_turn     train the token that ends an assistant turn
     separator       train what follows it inside the turn (ChatML: the newline)
-    final_separator it follows the last turn too, as templates of ChatML render it; False: a conversation ends with its
-                    end-of-turn token
     header          train the assistant's header
     special_tokens  control strings inside contents: "parse" or "literal"
     tokenization    "whole" text between control tokens; "answers" and what stands between them apart, as at inference;
                     or "segmented" by spans
     pad             id with which rows are filled up; None: the tokenizer's
+    final_separator what follows a turn follows the last one too, as templates of ChatML render it; False: a conversation
+                    ends with its end-of-turn token
     denominator     what the summed loss of an optimizer step is divided by: the number of its "targets"; the targets of
                     each conversation and then the number of "conversations", a mean of their means; 1, which leaves a
                     "sum"; or a number
@@ -38,11 +38,11 @@ class Conventions:
 
     end_of_turn: bool = True
     separator: bool = False
-    final_separator: bool = True
     header: bool = False
     special_tokens: str = "parse"
     tokenization: str = "whole"
     pad: int | None = None
+    final_separator: bool = True
     denominator: str | float = "targets"
     auxiliary: str = ""
 

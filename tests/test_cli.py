@@ -128,7 +128,7 @@ REFUSED = {
     "unknown id": (["check", "trl", "--select", "masking/end-of-turn"], f"did you mean {END_OF_TURN}?"),
     "unknown area to list": (["list", "maskin"], "unknown area 'maskin'; known: template, masking"),
     "unknown id to explain": (["explain", "masking/eot"], "unknown property 'masking/eot'"),
-    "unknown trainer": (["check", "tlr"], "unknown trainer 'tlr'; known: reference, transformers, trl, path/to"),
+    "unknown trainer": (["check", "tlr"], "unknown trainer 'tlr'; known: reference, transformers, trl, torchtune"),
     "unknown setting": (["check", "trl", "--set", "pack=bfd"], "no setting 'pack'; its settings and their defaults: "),
     "unknown value": (["check", "trl", "--set", "packing=first"], "packing='first'; known: none, bfd, bfd_split"),
     "no truth value": (["check", "trl", "--set", "padding_free=1"], "padding_free=1: expected true or false"),

@@ -159,10 +159,10 @@ def test_training_has_to_begin_with_the_weights_that_were_given(asked, change):
 
 def test_a_framework_that_is_none_or_not_there_is_refused():
     with pytest.raises(TrainerError, match="framework is 'caffe'; known: torch, jax, mlx"):
-        require_framework(type("T", (), {"framework": "caffe"}))
+        require_framework(type("T", (), {"framework": "caffe"}), processes=1)
     if importlib.util.find_spec("mlx") is None:
         with pytest.raises(TrainerError, match="framework 'mlx' needs mlx, not installed here"):
-            require_framework(type("T", (), {"framework": "mlx"}))
+            require_framework(type("T", (), {"framework": "mlx"}), processes=1)
 
 
 def test_a_rate_in_float32_is_read_as_it_was_written():
