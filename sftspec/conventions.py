@@ -24,8 +24,8 @@ class Conventions:
     tokenization    "whole" text between control tokens; "answers" and what stands between them apart, as at inference;
                     or "segmented" by spans
     pad             id with which rows are filled up; None: the tokenizer's
-    final_separator what follows a turn follows the last one too, as templates of ChatML render it; False: a conversation
-                    ends with its end-of-turn token
+    final_separator what follows a turn follows the last one too, as templates of ChatML render it; False: a
+                    conversation ends with its end-of-turn token
     denominator     what the summed loss of an optimizer step is divided by: the number of its "targets"; the targets of
                     each conversation and then the number of "conversations", a mean of their means; 1, which leaves a
                     "sum"; or a number

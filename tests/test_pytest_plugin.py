@@ -152,7 +152,7 @@ def test_another_package_offers_its_trainer_by_name(folder, monkeypatch):
     monkeypatch.setattr(adapters, "entry_points", lambda group: (offered,))
     assert resolve("theirs", {"pairs": "true"}).command == "sftspec check theirs --set pairs=true"
     assert candidate_for("theirs", {"pairs": True}).trainer.name == "packer"
-    with pytest.raises(TrainerError, match="known: reference, transformers, trl, .*theirs, "):
+    with pytest.raises(TrainerError, match=r"known: reference, transformers, trl, .*theirs, "):
         resolve("ours")
 
 
