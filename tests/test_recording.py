@@ -113,6 +113,15 @@ def test_a_run_that_broke_keeps_its_error(tmp_path):
     assert again.rows == [] and "in train" in again.traceback and again.twin.error == again.error
 
 
+def test_a_run_that_was_ended_left_no_parameters_and_is_read(tmp_path):
+    run = run_scenarios(Trial(Broken()), SCENARIOS[:1], seed=0).runs[0]
+    save_run(dataclasses.replace(run, final={}), tmp_path / "ended")
+    assert load_run(tmp_path / "ended").error.startswith("OSError: cannot write")
+    save_run(dataclasses.replace(run, final={}, error=""), tmp_path / "lost")
+    with pytest.raises(RecordingError, match="is in one of model and tensors only"):
+        load_run(tmp_path / "lost")
+
+
 def test_the_schema_names_every_field_of_a_run():
     form = schema("run")
     assert set(form["properties"]["rows"]["properties"]) == set(COLUMNS)

@@ -166,7 +166,8 @@ def _run(record: Mapping[str, Any], folder: Path, place: str, claims: frozenset[
     tensors.check_all_taken()
     require_consistent(run, place)
     require_origins(run, place)
-    _load_parameters(run.job.model, run.final, run.adapters, place)
+    if run.final or not run.error:  # a trainer that was ended while it trained left no parameters
+        _load_parameters(run.job.model, run.final, run.adapters, place)
     return run
 
 
