@@ -116,13 +116,19 @@ def shared_torch(version: str, place: Path, tell: Callable[[str], None]) -> Path
     except PackageNotFoundError:
         own = ""
     if own == version:
-        for source in sorted(set(top_level("torch", set()))):
-            (unfinished / source.name).symlink_to(source)
+        link("torch", unfinished)
     else:
         tell(f"{folder}: torch {version}, which environments share")
         pip(Path(sys.executable), "--target", str(unfinished), f"torch=={version}")
     unfinished.rename(folder)
     return folder
+
+
+def link(name: str, folder: Path) -> None:
+    """Link to a distribution that is installed here, and to all that it requires, from a folder."""
+    for source in sorted(set(top_level(name, set()))):
+        if not (folder / source.name).exists():  # a namespace that two share
+            (folder / source.name).symlink_to(source)
 
 
 def top_level(name: str, seen: set[str]) -> Iterator[Path]:

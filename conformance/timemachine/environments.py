@@ -8,17 +8,17 @@ requires, linked from here. Nothing else of this environment is on that path.
 from __future__ import annotations
 
 import hashlib
-import os
-import re
 import shutil
 import site
 import subprocess
 import sys
 import venv
 from collections.abc import Iterable, Sequence
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import distribution
 from importlib.util import find_spec
 from pathlib import Path
+
+from sftspec.conformance.environments.build import link
 
 PACKAGES = "site-packages"  # what stands in a folder of this name is a library, and not the trainer's own code
 
@@ -73,35 +73,15 @@ def installed(pins: Sequence[str], root: Path) -> Path:
 
 
 def linked(name: str, root: Path) -> Path:
-    """A folder with a link to each file or package of a package that is installed here, and of what it requires."""
-    names = sorted(closure(name))
-    folder = root / f"linked-{key_of(f'{name}=={distribution(name).version}' for name in names)}" / PACKAGES
+    """A folder with links to a package that is installed here, and to what it requires."""
+    folder = root / f"linked-{key_of([f'{name}=={distribution(name).version}'])}" / PACKAGES
     if not folder.exists():
         unfinished = folder.with_suffix(".unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        for name in names:
-            for top in {item.parts[0] for item in distribution(name).files or ()} - {"..", "__pycache__"}:
-                if not (unfinished / top).exists():  # a namespace that two share
-                    os.symlink(Path(str(distribution(name).locate_file(top))).resolve(), unfinished / top)
+        link(name, unfinished)
         unfinished.rename(folder)
     return folder
-
-
-def closure(name: str) -> set[str]:
-    """A package that is installed here and all that it requires, without extras."""
-    found: set[str] = set()
-    waiting = [name]
-    while waiting:
-        name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
-        try:
-            required = distribution(name).requires or []
-        except PackageNotFoundError:  # of another platform
-            continue
-        if name not in found:
-            found.add(name)
-            waiting += [re.split(r"[\s;<>=!~\[(]", item, maxsplit=1)[0] for item in required if "extra ==" not in item]
-    return found
 
 
 def key_of(words: Iterable[str]) -> str:
