@@ -43,6 +43,14 @@ class Mutant:
     fix        one line
     killed_by  ids of the properties that must fail on it
     make       makes the broken trainer
+
+    It is written as a function:
+
+        @killed_by("end-of-turn-is-trained")
+        @seen_in("trl#976")
+        @effect("the model never stops", fix="mask by position, not by id")
+        def pads_masked_by_id():
+            \"""Labels are masked wherever the id is that of padding, which is also the end-of-turn.\"""
     """
 
     name: str
@@ -68,22 +76,45 @@ class Mutant:
 
 
 MUTANTS: dict[str, Mutant] = {}
+Make = Callable[[], Any]
 
 
-def mutant(killed_by: str, seen_in: str, effect: str, fix: str) -> Callable[[Callable[[], Any]], Callable[[], Any]]:
-    """Register the function that makes the broken trainer; its docstring says what it breaks.
+def killed_by(ids: str) -> Callable[[Make], Make]:
+    """Register the function below as a mutant, named after itself; its docstring says what it breaks.
 
-    killed_by: ids separated by blanks, without the area where it is the mutant's own.
+    ids: separated by blanks, without the area where it is the mutant's own. Raises TypeError where something is unsaid.
     """
 
-    def register(make: Callable[[], Any]) -> Callable[[], Any]:
+    def register(make: Make) -> Make:
         area = make.__module__.split(".")[-2]
         name = f"{area}/{make.__name__.replace('_', '-')}"
-        ids = tuple(item if "/" in item else f"{area}/{item}" for item in killed_by.split())
-        MUTANTS[name] = Mutant(name, (make.__doc__ or "").strip(), seen_in, effect, fix, ids, make)
+        whole = tuple(item if "/" in item else f"{area}/{item}" for item in ids.split())
+        said = vars(make)
+        if not {"seen_in", "effect", "fix"} <= said.keys():
+            raise TypeError(f"{name}: between @killed_by and the function stand @seen_in and @effect")
+        breaks = (make.__doc__ or "").strip()
+        MUTANTS[name] = Mutant(name, breaks, said["seen_in"], said["effect"], said["fix"], whole, make)
         return make
 
     return register
+
+
+def seen_in(source: str) -> Callable[[Make], Make]:
+    """Note where it was seen: an issue, a paper, a project's code, or of which bug it is a subtle form."""
+    return _said(seen_in=source)
+
+
+def effect(does: str, /, fix: str) -> Callable[[Make], Make]:
+    """Note what it does to the trained model, and how to mend it."""
+    return _said(effect=does, fix=fix)
+
+
+def _said(**said: str) -> Callable[[Make], Make]:
+    def note(make: Make) -> Make:
+        vars(make).update(said)
+        return make
+
+    return note
 
 
 def load_mutants() -> list[Mutant]:

@@ -56,10 +56,16 @@ class KeepsAll(Pipeline):
 
     def prepare(self, job):
         examples = [
-            self.encode(conversation, template=job.template, tokenizer=job.tokenizer, max_length=job.max_length,
-                        policy=job.policy, conventions=self.conventions)
+            self.encode(
+                conversation,
+                template=job.template,
+                tokenizer=job.tokenizer,
+                max_length=job.max_length,
+                policy=job.policy,
+                conventions=self.conventions,
+            )
             for conversation in job.conversations
-        ]  # fmt: skip
+        ]
         job.report(examples_dropped=0, tokens_truncated=sum(example.truncated for example in examples))
         return examples
 

@@ -81,8 +81,10 @@ class DataParallel:
         model, optimizer = self.wrap(job.model), make_optimizer(job)
         self.begin(model, job)
         model.train()
-        examples = [encode(talk, tokenizer=job.tokenizer, template=job.template, policy=job.policy)
-                    for talk in job.conversations]  # fmt: skip
+        examples = [
+            encode(talk, tokenizer=job.tokenizer, template=job.template, policy=job.policy)
+            for talk in job.conversations
+        ]
         for epoch in range(job.epochs):
             mine, size = self.share(job, epoch), job.batch_size
             rows = [[examples[index] for index in mine[start : start + size]] for start in range(0, len(mine), size)]

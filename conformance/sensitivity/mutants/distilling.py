@@ -71,9 +71,11 @@ class Distiller:
 
     def train(self, job: Job) -> None:
         Pipeline(
-            encode=self.pipeline.encode, collate=self.pipeline.collate, step=self.step,
+            encode=self.pipeline.encode,
+            collate=self.pipeline.collate,
+            step=self.step,
             conventions=self.pipeline.conventions,
-        ).train(job)  # fmt: skip
+        ).train(job)
 
     def step(self, model, batches, optimizer, *_) -> StepReport:
         optimizer.zero_grad()

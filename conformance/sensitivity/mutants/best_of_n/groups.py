@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.best_of_n.choices import best_first
 from sftspec.conformance.sensitivity.mutants.parts import broken
 from sftspec.order_statistics import expected_best_of_n, expected_gold
@@ -19,8 +19,9 @@ from sftspec.selection import best_of_n, top_k
 # -------------------------------------------------------------------------------------------------------- selection
 
 
-@mutant("missing-rewards-move-no-other-prompt", "B-09: subtle form of lasso-net/lassonet#20, a rectangle of zeros",
-        "trained on a completion that is not there", "fill up with NaN")  # fmt: skip
+@killed_by("missing-rewards-move-no-other-prompt")
+@seen_in("B-09: subtle form of lasso-net/lassonet#20, a rectangle of zeros")
+@effect("trained on a completion that is not there", fix="fill up with NaN")
 def short_rows_filled_with_zeros():
     """Rows of unequal length are filled up with zeros, which win against negative rewards."""
 
@@ -31,8 +32,9 @@ def short_rows_filled_with_zeros():
     return broken("best_of_n", best_of_n=select)
 
 
-@mutant("integers-are-compared-as-integers", "sftspec itself, in 2026: np.array of rows with NaN",
-        "another prompt's length decides", "fill up, and keep each number as it was given")  # fmt: skip
+@killed_by("integers-are-compared-as-integers")
+@seen_in("sftspec itself, in 2026: np.array of rows with NaN")
+@effect("another prompt's length decides", fix="fill up, and keep each number as it was given")
 def filled_tables_are_floats():
     """Rows of unequal length are filled up with NaN, so that integers are compared in float64."""
 
@@ -43,8 +45,9 @@ def filled_tables_are_floats():
     return broken("best_of_n", best_of_n=select)
 
 
-@mutant("a-nan-never-wins", "B-09: subtle form of lasso-net/lassonet#20, a way of its own for a single prompt",
-        "trained on what could not be scored", "one rule for every shape")  # fmt: skip
+@killed_by("a-nan-never-wins")
+@seen_in("B-09: subtle form of lasso-net/lassonet#20, a way of its own for a single prompt")
+@effect("trained on what could not be scored", fix="one rule for every shape")
 def single_prompt_left_to_argmax():
     """Tables are selected from by the rule, a single prompt's row (N,) by argmax, to which NaN is the largest."""
 
@@ -55,8 +58,9 @@ def single_prompt_left_to_argmax():
     return broken("best_of_n", best_of_n=select)
 
 
-@mutant("the-winner-has-the-largest-reward", "subtle form of trap H22: a cast to the policy's type",
-        "the best are told by order", "compare in the precision that was computed")  # fmt: skip
+@killed_by("the-winner-has-the-largest-reward")
+@seen_in("subtle form of trap H22: a cast to the policy's type")
+@effect("the best are told by order", fix="compare in the precision that was computed")
 def float32_tensors_ranked_in_bfloat16():
     """Tensors of float32, what reward models return, are cast to bfloat16 before they are compared."""
 
@@ -66,8 +70,9 @@ def float32_tensors_ranked_in_bfloat16():
     return broken("best_of_n", best_of_n=select)
 
 
-@mutant("the-k-best-are-the-k-largest", "no report known: argpartition, or topk(sorted=False), for many",
-        "the best of the k best is any of them", "sort all, then cut")  # fmt: skip
+@killed_by("the-k-best-are-the-k-largest")
+@seen_in("no report known: argpartition, or topk(sorted=False), for many")
+@effect("the best of the k best is any of them", fix="sort all, then cut")
 def more_than_eight_best_unsorted():
     """More than eight best are the right ones, in the order of sampling."""
 
@@ -78,9 +83,9 @@ def more_than_eight_best_unsorted():
     return broken("best_of_n", top_k=select_top)
 
 
-@mutant("missing-rewards-move-no-other-prompt",
-        "B-01: subtle form of StarsfieldAI/R1-V#67, a filter between selection and training", "answers other questions",
-        "mark the prompt, and keep its place")  # fmt: skip
+@killed_by("missing-rewards-move-no-other-prompt")
+@seen_in("B-01: subtle form of StarsfieldAI/R1-V#67, a filter between selection and training")
+@effect("answers other questions", fix="mark the prompt, and keep its place")
 def unranked_prompts_leave_no_place():
     """Among several prompts one without a reward is left out, so that all that follow move up."""
 
@@ -93,8 +98,9 @@ def unranked_prompts_leave_no_place():
     return broken("best_of_n", best_of_n=select)
 
 
-@mutant("equal-rewards-rank-in-the-order-of-sampling", "no report known: a stable sort that is read backwards",
-        "the best of the k best is not the best of N", "mirror the row before it is sorted")  # fmt: skip
+@killed_by("equal-rewards-rank-in-the-order-of-sampling")
+@seen_in("no report known: a stable sort that is read backwards")
+@effect("the best of the k best is not the best of N", fix="mirror the row before it is sorted")
 def equals_ranked_backwards():
     """The k best are read off an ascending sort from its end: of equal rewards the last ranks first."""
 
@@ -106,8 +112,9 @@ def equals_ranked_backwards():
     return broken("best_of_n", top_k=select_top)
 
 
-@mutant("equal-rewards-rank-in-the-order-of-sampling", "no report known: a partial sort (argpartition, topk)",
-        "the best of the k best is not the best of N", "sort all, then cut")  # fmt: skip
+@killed_by("equal-rewards-rank-in-the-order-of-sampling")
+@seen_in("no report known: a partial sort (argpartition, topk)")
+@effect("the best of the k best is not the best of N", fix="sort all, then cut")
 def equals_at_the_cut_are_the_last():
     """Where equal rewards stand at the cut, those that were sampled last are kept: the N best are ranked right."""
 
@@ -122,8 +129,9 @@ def equals_at_the_cut_are_the_last():
     return broken("best_of_n", top_k=select_top)
 
 
-@mutant("fewer-rewards-than-k-are-refused-or-marked", "no report known: a rectangle that is filled up on the left",
-        "the best is taken for missing", "best first, then the marks")  # fmt: skip
+@killed_by("fewer-rewards-than-k-are-refused-or-marked")
+@seen_in("no report known: a rectangle that is filled up on the left")
+@effect("the best is taken for missing", fix="best first, then the marks")
 def marks_stand_before_the_ranked():
     """Where fewer than k candidates have a reward, the marks take the first places and not the last."""
 
@@ -133,8 +141,9 @@ def marks_stand_before_the_ranked():
     return broken("best_of_n", top_k=select_top)
 
 
-@mutant("fewer-rewards-than-k-are-refused-or-marked", "no report known: min(k, N), as in a slice",
-        "prompts weigh by how much they were sampled", "refuse k > N")  # fmt: skip
+@killed_by("fewer-rewards-than-k-are-refused-or-marked")
+@seen_in("no report known: min(k, N), as in a slice")
+@effect("prompts weigh by how much they were sampled", fix="refuse k > N")
 def k_cut_to_the_candidates():
     """Where a prompt has fewer than k candidates, all of them are the k best."""
     return broken(
@@ -143,9 +152,9 @@ def k_cut_to_the_candidates():
     )
 
 
-@mutant("fewer-rewards-than-k-are-refused-or-marked",
-        "B-09: subtle form of lasso-net/lassonet#20, NaN last and not left out", "trained on what could not be scored",
-        "refuse, or mark the place")  # fmt: skip
+@killed_by("fewer-rewards-than-k-are-refused-or-marked")
+@seen_in("B-09: subtle form of lasso-net/lassonet#20, NaN last and not left out")
+@effect("trained on what could not be scored", fix="refuse, or mark the place")
 def k_filled_up_with_broken_candidates():
     """Candidates without a reward rank last, and are among the k best where no other is left."""
 
@@ -156,9 +165,9 @@ def k_filled_up_with_broken_candidates():
     return broken("best_of_n", top_k=select_top)
 
 
-@mutant("more-completions-than-were-asked-for-are-no-candidates",
-        "no report known: num_return_sequences for a batch that was repeated already",
-        "best of 2n is reported as best of n", "refuse more than n, or cut")  # fmt: skip
+@killed_by("more-completions-than-were-asked-for-are-no-candidates")
+@seen_in("no report known: num_return_sequences for a batch that was repeated already")
+@effect("best of 2n is reported as best of n", fix="refuse more than n, or cut")
 def completions_not_counted():
     """However many completions a sampler returns, all are candidates."""
 
@@ -169,8 +178,9 @@ def completions_not_counted():
     return broken("best_of_n", rejection_sample=sample_best)
 
 
-@mutant("the-first-of-the-best-completions-is-trained", "subtle form of trap H22: torch.tensor(rewards)",
-        "the best are told by order", "compare rewards as they were given")  # fmt: skip
+@killed_by("the-first-of-the-best-completions-is-trained")
+@seen_in("subtle form of trap H22: torch.tensor(rewards)")
+@effect("the best are told by order", fix="compare rewards as they were given")
 def rewards_of_a_round_in_float32():
     """Rewards are kept as they were given, and the winner is chosen among them in float32."""
 
@@ -185,9 +195,9 @@ def rewards_of_a_round_in_float32():
 # -------------------------------------------------------------------------------------------------------- estimates
 
 
-@mutant("each-prompt-has-an-estimate-of-its-own",
-        "B-10: subtle form of modelscope/ms-swift#6683, the samples of all prompts",
-        "easy prompts hide that hard ones gain nothing", "one row, one estimate")  # fmt: skip
+@killed_by("each-prompt-has-an-estimate-of-its-own")
+@seen_in("B-10: subtle form of modelscope/ms-swift#6683, the samples of all prompts")
+@effect("easy prompts hide that hard ones gain nothing", fix="one row, one estimate")
 def samples_pooled():
     """Of several prompts all samples are pooled, and each prompt is given the estimate of the pool."""
 
@@ -198,8 +208,9 @@ def samples_pooled():
     return broken("best_of_n", expected_best_of_n=estimate)
 
 
-@mutant("samples-without-a-reward-have-no-estimate", "B-09: subtle form of lasso-net/lassonet#20, nanmean",
-        "gains are overstated", "refuse NaN")  # fmt: skip
+@killed_by("samples-without-a-reward-have-no-estimate")
+@seen_in("B-09: subtle form of lasso-net/lassonet#20, nanmean")
+@effect("gains are overstated", fix="refuse NaN")
 def missing_rewards_left_out_of_the_estimate():
     """Of one prompt the samples without a reward are left out of the estimate in silence."""
 
@@ -210,15 +221,17 @@ def missing_rewards_left_out_of_the_estimate():
     return broken("best_of_n", expected_best_of_n=estimate)
 
 
-@mutant("samples-without-a-reward-have-no-estimate", "B-09: subtle form of lasso-net/lassonet#20, nan_to_num",
-        "what broke beats what was judged badly", "refuse NaN")  # fmt: skip
+@killed_by("samples-without-a-reward-have-no-estimate")
+@seen_in("B-09: subtle form of lasso-net/lassonet#20, nan_to_num")
+@effect("what broke beats what was judged badly", fix="refuse NaN")
 def missing_rewards_estimated_as_zeros():
     """A sample without a reward is estimated as one whose reward is 0."""
     return broken("best_of_n", expected_best_of_n=lambda rewards, n: expected_best_of_n(np.nan_to_num(rewards), n))
 
 
-@mutant("a-gold-value-without-enough-samples-is-refused", "no report known: min(n, m), beside the proxy",
-        "over-optimisation stops where the samples end", "refuse n > m")  # fmt: skip
+@killed_by("a-gold-value-without-enough-samples-is-refused")
+@seen_in("no report known: min(n, m), beside the proxy")
+@effect("over-optimisation stops where the samples end", fix="refuse n > m")
 def few_gold_samples_pass_for_many():
     """From fewer than n samples, the gold value of the best of all of them passes for that of best-of-n."""
     return broken(
@@ -227,9 +240,9 @@ def few_gold_samples_pass_for_many():
     )
 
 
-@mutant("a-gold-value-without-enough-samples-is-refused",
-        "B-09: subtle form of lasso-net/lassonet#20, on the gold side alone", "a judge that broke is one that judged 0",
-        "refuse NaN on either side")  # fmt: skip
+@killed_by("a-gold-value-without-enough-samples-is-refused")
+@seen_in("B-09: subtle form of lasso-net/lassonet#20, on the gold side alone")
+@effect("a judge that broke is one that judged 0", fix="refuse NaN on either side")
 def missing_gold_is_zero():
     """A gold reward that is missing counts as 0; a missing proxy is refused."""
     return broken("best_of_n", expected_gold=lambda proxy, gold, n: expected_gold(proxy, np.nan_to_num(gold), n))

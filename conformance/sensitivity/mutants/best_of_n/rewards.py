@@ -9,14 +9,15 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.parts import Parts, broken
 from sftspec.rejection_sampling import derived_seed, rejection_sample
 from sftspec.selection import UNRANKED, best_of_n, top_k
 
 
-@mutant("missing-rewards-move-no-other-prompt", "B-09: subtle form of lasso-net/lassonet#20, winners[winners >= 0]",
-        "answers are paired with other questions", "mark what is skipped")  # fmt: skip
+@killed_by("missing-rewards-move-no-other-prompt")
+@seen_in("B-09: subtle form of lasso-net/lassonet#20, winners[winners >= 0]")
+@effect("answers are paired with other questions", fix="mark what is skipped")
 def skipped_prompts_leave_no_mark():
     """Prompts that are to be skipped are left out of the winners, so that all behind them move."""
 
@@ -27,8 +28,9 @@ def skipped_prompts_leave_no_mark():
     return broken("best_of_n", best_of_n=select)
 
 
-@mutant("a-skipped-prompt-is-marked-in-its-place", "B-09: subtle form of lasso-net/lassonet#20, an argmax over -inf",
-        "trained on what could not be scored", "mark it")  # fmt: skip
+@killed_by("a-skipped-prompt-is-marked-in-its-place")
+@seen_in("B-09: subtle form of lasso-net/lassonet#20, an argmax over -inf")
+@effect("trained on what could not be scored", fix="mark it")
 def skipped_prompts_train_their_first():
     """Of a prompt that is to be skipped the first candidate wins."""
     return broken(
@@ -37,9 +39,9 @@ def skipped_prompts_train_their_first():
     )
 
 
-@mutant("fewer-rewards-than-k-are-refused-or-marked",
-        "B-09: subtle form of lasso-net/lassonet#20, padding with 0 and not with -1",
-        "the first candidate is trained twice", "mark the places that stay empty")  # fmt: skip
+@killed_by("fewer-rewards-than-k-are-refused-or-marked")
+@seen_in("B-09: subtle form of lasso-net/lassonet#20, padding with 0 and not with -1")
+@effect("the first candidate is trained twice", fix="mark the places that stay empty")
 def empty_places_hold_the_first():
     """Of a prompt that has fewer than k rewards the places that are left hold index 0, where it is to be skipped."""
     return broken(
@@ -48,8 +50,9 @@ def empty_places_hold_the_first():
     )
 
 
-@mutant("selecting-leaves-the-rewards-as-they-are", "no report known: rewards[isnan] = -inf, in the caller's array",
-        "what broke is said to have been judged", "work on a copy")  # fmt: skip
+@killed_by("selecting-leaves-the-rewards-as-they-are")
+@seen_in("no report known: rewards[isnan] = -inf, in the caller's array")
+@effect("what broke is said to have been judged", fix="work on a copy")
 def missing_rewards_overwritten():
     """After the winners were chosen, NaN is -inf in the array or tensor that was given."""
 
@@ -73,22 +76,25 @@ def judged_as(change: Callable[[float], float]) -> Parts:
     return broken("best_of_n", rejection_sample=sample_best)
 
 
-@mutant("the-first-of-the-best-completions-is-trained", "subtle form of trap H22: the probability of a reward model",
-        "among the best, the first is trained", "compare raw rewards")  # fmt: skip
+@killed_by("the-first-of-the-best-completions-is-trained")
+@seen_in("subtle form of trap H22: the probability of a reward model")
+@effect("among the best, the first is trained", fix="compare raw rewards")
 def rewards_through_a_sigmoid():
     """The winner is chosen by the sigmoid of rewards, which is 1 from 37 on."""
     return judged_as(lambda reward: reward if math.isinf(reward) else 1 / (1 + math.exp(-reward)))
 
 
-@mutant("the-first-of-the-best-completions-is-trained", "no report known: a limit on rewards, as in PPO",
-        "among the best, the first is trained", "compare raw rewards")  # fmt: skip
+@killed_by("the-first-of-the-best-completions-is-trained")
+@seen_in("no report known: a limit on rewards, as in PPO")
+@effect("among the best, the first is trained", fix="compare raw rewards")
 def rewards_limited_to_ten():
     """The winner is chosen by rewards that are limited to ten in magnitude, unless they are infinite."""
     return judged_as(lambda reward: reward if math.isinf(reward) else max(-10.0, min(10.0, reward)))
 
 
-@mutant("a-prompt-that-stands-twice-is-answered-twice", "no report known: a seed or a cache by the text of a prompt",
-        "copies of a prompt are copies of one answer", "derive the seed from the index")  # fmt: skip
+@killed_by("a-prompt-that-stands-twice-is-answered-twice")
+@seen_in("no report known: a seed or a cache by the text of a prompt")
+@effect("copies of a prompt are copies of one answer", fix="derive the seed from the index")
 def equal_prompts_share_their_samples():
     """The seed of a prompt is derived from where its words stood first."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.distilling import Distiller
 from sftspec.conformance.sensitivity.mutants.step.functions import Fused
 from sftspec.distillation import distillation_loss
@@ -12,9 +12,9 @@ from sftspec.divergences import forward_kl, generalised_jsd
 from sftspec.step import IGNORE
 
 
-@mutant("the-soft-gradient-is-t-times-the-gap-of-probabilities",
-        "linkedin/Liger-Kernel, grad_output taken for 1", "the loss is scaled, its gradient is not",
-        "multiply by the gradient from above")  # fmt: skip
+@killed_by("the-soft-gradient-is-t-times-the-gap-of-probabilities")
+@seen_in("linkedin/Liger-Kernel, grad_output taken for 1")
+@effect("the loss is scaled, its gradient is not", fix="multiply by the gradient from above")
 def gradient_from_above_ignored():
     """A fused kernel returns the gradient that it kept, whatever the loss is multiplied by afterwards."""
 
@@ -27,11 +27,11 @@ def gradient_from_above_ignored():
     return Distiller(loss=loss)
 
 
-@mutant(
-        "the-loss-of-low-precision-logits-is-reduced-in-float32 "
-        "the-gradient-of-low-precision-logits-is-reduced-in-float32",
-        "subtle form of modelscope/ms-swift#10156, sum and divide", "a KL that is negative",
-        "raise the logits before the branches part")  # fmt: skip
+@killed_by(
+    "the-loss-of-low-precision-logits-is-reduced-in-float32 the-gradient-of-low-precision-logits-is-reduced-in-float32"
+)
+@seen_in("subtle form of modelscope/ms-swift#10156, sum and divide")
+@effect("a KL that is negative", fix="raise the logits before the branches part")
 def logits_not_raised_where_targets_are_counted():
     """Where the number of targets is given, a pure forward KL of logits in 16 bits is computed in 16 bits."""
 
@@ -45,9 +45,9 @@ def logits_not_raised_where_targets_are_counted():
     return Distiller(loss=loss)
 
 
-@mutant("the-loss-of-low-precision-logits-is-reduced-in-float32",
-        "no report known: a copy that is made where heads are cut", "another teacher",
-        "cut, and leave the type")  # fmt: skip
+@killed_by("the-loss-of-low-precision-logits-is-reduced-in-float32")
+@seen_in("no report known: a copy that is made where heads are cut")
+@effect("another teacher", fix="cut, and leave the type")
 def teacher_cast_where_columns_are_cut():
     """With vocab_size the teacher's logits are cast to the student's type."""
 
@@ -58,8 +58,9 @@ def teacher_cast_where_columns_are_cut():
     return Distiller(loss=loss)
 
 
-@mutant("nan-at-a-target-is-not-hidden", "no report known: torch.nan_to_num against 0 * inf",
-        "a model that broke has nothing to learn", "let NaN be seen, or refuse it")  # fmt: skip
+@killed_by("nan-at-a-target-is-not-hidden")
+@seen_in("no report known: torch.nan_to_num against 0 * inf")
+@effect("a model that broke has nothing to learn", fix="let NaN be seen, or refuse it")
 def nan_is_zero():
     """A loss that is NaN becomes 0."""
 
@@ -70,9 +71,9 @@ def nan_is_zero():
     return Distiller(loss=loss)
 
 
-@mutant("the-soft-loss-is-the-mean-kl-from-teacher-to-student",
-        "no report known: a setting that is parsed as an integer", "another temperature than the setting says",
-        "temperatures are floats")  # fmt: skip
+@killed_by("the-soft-loss-is-the-mean-kl-from-teacher-to-student")
+@seen_in("no report known: a setting that is parsed as an integer")
+@effect("another temperature than the setting says", fix="temperatures are floats")
 def temperature_is_a_whole_number():
     """A temperature above 1 loses its fraction."""
     return Distiller(
@@ -82,8 +83,9 @@ def temperature_is_a_whole_number():
     )
 
 
-@mutant("the-mixture-weighs-the-teacher-by-beta", "subtle form of modelscope/ms-swift#10156, a cast within",
-        "a JSD below 0 near the teacher", "compute in float32 at least")  # fmt: skip
+@killed_by("the-mixture-weighs-the-teacher-by-beta")
+@seen_in("subtle form of modelscope/ms-swift#10156, a cast within")
+@effect("a JSD below 0 near the teacher", fix="compute in float32 at least")
 def jsd_of_float32_in_sixteen_bits():
     """The JSD of log-probabilities in float32 is computed in bfloat16; that of float64 is not touched."""
 

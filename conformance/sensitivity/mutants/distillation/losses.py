@@ -4,37 +4,40 @@ from __future__ import annotations
 
 import torch
 
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.distilling import Distiller, right, scored, with_soft
 from sftspec.distillation import distillation_loss
 from sftspec.divergences import forward_kl
 from sftspec.step import sft_loss
 
 
-@mutant("the-soft-gradient-is-t-times-the-gap-of-probabilities "
-        "at-high-temperature-the-gradient-is-the-gap-of-logits "
-        "the-soft-loss-is-the-mean-kl-from-teacher-to-student "
-        "at-high-temperature-the-loss-is-the-square-of-the-gap",
-        "D-01: IntelLabs/distiller#122",
-        "the teacher falls silent as T grows", "multiply by T**2")  # fmt: skip
+@killed_by(
+    "the-soft-gradient-is-t-times-the-gap-of-probabilities "
+    "at-high-temperature-the-gradient-is-the-gap-of-logits "
+    "the-soft-loss-is-the-mean-kl-from-teacher-to-student "
+    "at-high-temperature-the-loss-is-the-square-of-the-gap"
+)
+@seen_in("D-01: IntelLabs/distiller#122")
+@effect("the teacher falls silent as T grows", fix="multiply by T**2")
 def t_squared_missing():
     """The softened divergence is not multiplied by T**2."""
     return with_soft(lambda s, t, y, temperature, n: right(s, t, y, temperature, n) / temperature**2)
 
 
-@mutant(
-        "no-temperature-inflates-the-gradient no-temperature-inflates-the-loss-itself "
-        "at-high-temperature-the-gradient-is-the-gap-of-logits",
-        "D-01: subtle form of IntelLabs/distiller#122, the fix made twice", "the label is never heard",
-        "multiply in one place")  # fmt: skip
+@killed_by(
+    "no-temperature-inflates-the-gradient no-temperature-inflates-the-loss-itself "
+    "at-high-temperature-the-gradient-is-the-gap-of-logits"
+)
+@seen_in("D-01: subtle form of IntelLabs/distiller#122, the fix made twice")
+@effect("the label is never heard", fix="multiply in one place")
 def t_squared_twice():
     """The softened divergence is multiplied by T**4."""
     return with_soft(lambda s, t, y, temperature, n: right(s, t, y, temperature, n) * temperature**2)
 
 
-@mutant("alpha-mixes-the-soft-and-the-hard-loss",
-        "D-01: subtle form of IntelLabs/distiller#122, the fix that overshoots", "alpha means another mixture",
-        "T**2 belongs to the soft loss alone")  # fmt: skip
+@killed_by("alpha-mixes-the-soft-and-the-hard-loss")
+@seen_in("D-01: subtle form of IntelLabs/distiller#122, the fix that overshoots")
+@effect("alpha means another mixture", fix="T**2 belongs to the soft loss alone")
 def t_squared_on_the_cross_entropy():
     """The cross-entropy is multiplied by T**2 as well."""
 
@@ -45,8 +48,9 @@ def t_squared_on_the_cross_entropy():
     return Distiller(loss=loss)
 
 
-@mutant("alpha-mixes-the-soft-and-the-hard-loss", "no report known: recipes where alpha weighs the label",
-        "learns from the other source", "say what alpha weighs")  # fmt: skip
+@killed_by("alpha-mixes-the-soft-and-the-hard-loss")
+@seen_in("no report known: recipes where alpha weighs the label")
+@effect("learns from the other source", fix="say what alpha weighs")
 def alpha_weighs_the_label():
     """alpha weighs the cross-entropy and 1 - alpha the teacher, away from the ends."""
 
@@ -57,18 +61,20 @@ def alpha_weighs_the_label():
     return Distiller(loss=loss)
 
 
-@mutant("the-soft-loss-is-the-mean-kl-from-teacher-to-student a-missed-token-pulls-at-full-strength "
-        "the-declared-divergence-is-distilled",
-        "D-02: paiml/aprender#2153, huggingface/trl#3043",
-        "never learns what it never says", "KL(teacher || student)")  # fmt: skip
+@killed_by(
+    "the-soft-loss-is-the-mean-kl-from-teacher-to-student a-missed-token-pulls-at-full-strength "
+    "the-declared-divergence-is-distilled"
+)
+@seen_in("D-02: paiml/aprender#2153, huggingface/trl#3043")
+@effect("never learns what it never says", fix="KL(teacher || student)")
 def kl_reversed():
     """KL(student || teacher) is trained for KL(teacher || student)."""
     return with_soft(lambda s, t, y, temperature, n: right(s, t, y, temperature, n, divergence="reverse_kl"))
 
 
-@mutant("the-soft-loss-is-the-mean-kl-from-teacher-to-student",
-        "D-02: subtle form of paiml/aprender#2153, a path for T = 1 with its own argument order",
-        "never learns what it never says, at T = 1", "one divergence for every path")  # fmt: skip
+@killed_by("the-soft-loss-is-the-mean-kl-from-teacher-to-student")
+@seen_in("D-02: subtle form of paiml/aprender#2153, a path for T = 1 with its own argument order")
+@effect("never learns what it never says, at T = 1", fix="one divergence for every path")
 def kl_reversed_at_temperature_one():
     """KL is reversed at T = 1 only."""
     return with_soft(
@@ -78,17 +84,20 @@ def kl_reversed_at_temperature_one():
     )
 
 
-@mutant("the-soft-loss-is-the-mean-kl-from-teacher-to-student padding-columns-carry-no-mass "
-        "the-weights-of-pure-distillation-add-up-to-one",
-        "D-05: huggingface/trl#4105", "the teacher is hardly heard", "sum over the vocabulary")  # fmt: skip
+@killed_by(
+    "the-soft-loss-is-the-mean-kl-from-teacher-to-student padding-columns-carry-no-mass "
+    "the-weights-of-pure-distillation-add-up-to-one"
+)
+@seen_in("D-05: huggingface/trl#4105")
+@effect("the teacher is hardly heard", fix="sum over the vocabulary")
 def mean_over_the_vocabulary():
     """The reduction "mean" divides by the vocabulary as well."""
     return with_soft(lambda s, t, y, temperature, n: right(s, t, y, temperature, n) / s.shape[-1])
 
 
-@mutant("equal-models-have-nothing-to-learn a-constant-on-all-logits-changes-nothing",
-        "logit matching (Ba and Caruana 2014) in the place of KL", "learns constants that mean nothing",
-        "compare distributions")  # fmt: skip
+@killed_by("equal-models-have-nothing-to-learn a-constant-on-all-logits-changes-nothing")
+@seen_in("logit matching (Ba and Caruana 2014) in the place of KL")
+@effect("learns constants that mean nothing", fix="compare distributions")
 def logits_compared():
     """Raw logits are compared, by the mean of their squared differences."""
     return with_soft(
@@ -96,19 +105,22 @@ def logits_compared():
     )
 
 
-@mutant("the-soft-gradient-is-t-times-the-gap-of-probabilities a-missed-token-pulls-at-full-strength "
-        "the-declared-divergence-is-distilled",
-        "D-13: labmlai/annotated_deep_learning_paper_implementations#66",
-        "distils nothing", "read the arguments again")  # fmt: skip
+@killed_by(
+    "the-soft-gradient-is-t-times-the-gap-of-probabilities a-missed-token-pulls-at-full-strength "
+    "the-declared-divergence-is-distilled"
+)
+@seen_in("D-13: labmlai/annotated_deep_learning_paper_implementations#66")
+@effect("distils nothing", fix="read the arguments again")
 def student_compared_with_itself():
     """The student's logits stand on both sides: a loss of zero."""
     return with_soft(lambda s, t, y, temperature, n: right(s, s, y, temperature, n))
 
 
-@mutant("the-loss-of-low-precision-logits-is-reduced-in-float32 "
-        "the-gradient-of-low-precision-logits-is-reduced-in-float32",
-        "D-18: modelscope/ms-swift#10156, erfanzar/EasyDeL#267",
-        "losses below zero, coarse gradients", "log-softmax in float32")  # fmt: skip
+@killed_by(
+    "the-loss-of-low-precision-logits-is-reduced-in-float32 the-gradient-of-low-precision-logits-is-reduced-in-float32"
+)
+@seen_in("D-18: modelscope/ms-swift#10156, erfanzar/EasyDeL#267")
+@effect("losses below zero, coarse gradients", fix="log-softmax in float32")
 def reduced_in_its_own_dtype():
     """The log-softmax of bfloat16 logits is taken in bfloat16."""
 
@@ -119,11 +131,11 @@ def reduced_in_its_own_dtype():
     return with_soft(soft)
 
 
-@mutant(
-        "the-loss-of-low-precision-logits-is-reduced-in-float32 "
-        "the-gradient-of-low-precision-logits-is-reduced-in-float32",
-        "D-18: subtle form of modelscope/ms-swift#10156, raised one line too late",
-        "coarse targets at every T but a power of two", "raise, then divide")  # fmt: skip
+@killed_by(
+    "the-loss-of-low-precision-logits-is-reduced-in-float32 the-gradient-of-low-precision-logits-is-reduced-in-float32"
+)
+@seen_in("D-18: subtle form of modelscope/ms-swift#10156, raised one line too late")
+@effect("coarse targets at every T but a power of two", fix="raise, then divide")
 def divided_before_it_is_raised():
     """Logits are divided by T in bfloat16, and raised to float32 afterwards."""
 
@@ -135,19 +147,23 @@ def divided_before_it_is_raised():
     return with_soft(soft)
 
 
-@mutant("the-soft-gradient-is-t-times-the-gap-of-probabilities equal-models-have-nothing-to-learn "
-        "the-declared-divergence-is-distilled",
-        "D-19: NousResearch/atropos#456", "trains plain cross-entropy",
-        "fail where the teacher's field is missing")  # fmt: skip
+@killed_by(
+    "the-soft-gradient-is-t-times-the-gap-of-probabilities equal-models-have-nothing-to-learn "
+    "the-declared-divergence-is-distilled"
+)
+@seen_in("D-19: NousResearch/atropos#456")
+@effect("trains plain cross-entropy", fix="fail where the teacher's field is missing")
 def teacher_lost_on_the_way():
     """The teacher's logits are lost in the batch, and cross-entropy takes their place."""
     return with_soft(lambda s, t, y, temperature, n: sft_loss(s, y, n))
 
 
-@mutant("the-soft-loss-is-the-mean-kl-from-teacher-to-student equal-models-have-nothing-to-learn "
-        "at-temperature-one-it-is-cross-entropy-with-soft-labels", "D-20: jongwooko/distillm#7",
-        "curves of two teachers cannot be compared",
-        "subtract the teacher's entropy, or call it cross-entropy")  # fmt: skip
+@killed_by(
+    "the-soft-loss-is-the-mean-kl-from-teacher-to-student equal-models-have-nothing-to-learn "
+    "at-temperature-one-it-is-cross-entropy-with-soft-labels"
+)
+@seen_in("D-20: jongwooko/distillm#7")
+@effect("curves of two teachers cannot be compared", fix="subtract the teacher's entropy, or call it cross-entropy")
 def entropy_left_out():
     """A cross-entropy with soft labels is called KL: the same gradient, another value."""
 
@@ -159,9 +175,9 @@ def entropy_left_out():
     return with_soft(soft)
 
 
-@mutant("the-declared-cross-entropy-stands-beside-it",
-        "D-21: modelscope/ms-swift#6857", "trains on its own samples as if on labels",
-        "no cross-entropy where none was asked for")  # fmt: skip
+@killed_by("the-declared-cross-entropy-stands-beside-it")
+@seen_in("D-21: modelscope/ms-swift#6857")
+@effect("trains on its own samples as if on labels", fix="no cross-entropy where none was asked for")
 def cross_entropy_added_in_the_step():
     """The step adds half of the cross-entropy to the loss that it was given."""
 
@@ -172,17 +188,20 @@ def cross_entropy_added_in_the_step():
     return Distiller(loss=loss)
 
 
-@mutant("equal-models-have-nothing-to-learn no-temperature-inflates-the-gradient "
-        "no-temperature-inflates-the-loss-itself the-declared-divergence-is-distilled",
-        "D-23: THUDM/slime#2085, volcengine/verl#7769", "is taught to be softer than its teacher",
-        "divide both models' logits by T")  # fmt: skip
+@killed_by(
+    "equal-models-have-nothing-to-learn no-temperature-inflates-the-gradient "
+    "no-temperature-inflates-the-loss-itself the-declared-divergence-is-distilled"
+)
+@seen_in("D-23: THUDM/slime#2085, volcengine/verl#7769")
+@effect("is taught to be softer than its teacher", fix="divide both models' logits by T")
 def student_softened_alone():
     """The student is softened, the teacher is not."""
     return with_soft(lambda s, t, y, temperature, n: right(s, t * temperature, y, temperature, n))
 
 
-@mutant("alpha-mixes-the-soft-and-the-hard-loss", "D-23: subtle form of THUDM/slime#2085, the path that mixes",
-        "T changes nothing", "pass T on, on every path")  # fmt: skip
+@killed_by("alpha-mixes-the-soft-and-the-hard-loss")
+@seen_in("D-23: subtle form of THUDM/slime#2085, the path that mixes")
+@effect("T changes nothing", fix="pass T on, on every path")
 def temperature_lost_beside_the_label():
     """T is 1 as soon as the cross-entropy has a weight."""
 
@@ -193,9 +212,9 @@ def temperature_lost_beside_the_label():
     return Distiller(loss=loss)
 
 
-@mutant("the-declared-divergence-is-distilled",
-        "D-23: huggingface/trl#5731, a chunked path", "T changes nothing",
-        "pass T on, on every path")  # fmt: skip
+@killed_by("the-declared-divergence-is-distilled")
+@seen_in("D-23: huggingface/trl#5731, a chunked path")
+@effect("T changes nothing", fix="pass T on, on every path")
 def temperature_lost_when_accumulating():
     """T is 1 in a step of several micro-batches."""
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.distilling import Distiller, check_range, targets_of_the_step
 from sftspec.distillation import distillation_loss, softened
 from sftspec.divergences import forward_kl, generalised_jsd, with_tail_bucket
@@ -59,9 +59,9 @@ def right_hard(student, teacher, labels, temperature, options) -> Tensor:
 # ------------------------------------------------------------------------------------------- weights and denominators
 
 
-@mutant("at-alpha-zero-the-divergence-is-left-out",
-        "no report known: alpha * soft + (1 - alpha) * hard, as it is written", "every weight is NaN",
-        "leave a term of weight 0 out")  # fmt: skip
+@killed_by("at-alpha-zero-the-divergence-is-left-out")
+@seen_in("no report known: alpha * soft + (1 - alpha) * hard, as it is written")
+@effect("every weight is NaN", fix="leave a term of weight 0 out")
 def both_terms_always():
     """Both terms are computed, whatever their weight: at alpha = 0 an infinite divergence is 0 * inf."""
 
@@ -73,8 +73,9 @@ def both_terms_always():
     return Distiller(loss=loss)
 
 
-@mutant("both-terms-have-the-denominator-that-is-given", "D-07: subtle form of huggingface/trl#4719, the hard term",
-        "short micro-batches teach their labels more", "one denominator for both terms")  # fmt: skip
+@killed_by("both-terms-have-the-denominator-that-is-given")
+@seen_in("D-07: subtle form of huggingface/trl#4719, the hard term")
+@effect("short micro-batches teach their labels more", fix="one denominator for both terms")
 def hard_term_by_its_own_targets():
     """The cross-entropy is divided by the targets of its micro-batch, also where those of the step are given."""
     return with_terms(
@@ -83,9 +84,9 @@ def hard_term_by_its_own_targets():
     )
 
 
-@mutant("the-cut-of-a-step-leaves-its-weights",
-        "D-08: subtle form of modelscope/ms-swift#6600, times the micro-batches",
-        "the rate grows with the accumulation", "divide by the targets of the step, once")  # fmt: skip
+@killed_by("the-cut-of-a-step-leaves-its-weights")
+@seen_in("D-08: subtle form of modelscope/ms-swift#6600, times the micro-batches")
+@effect("the rate grows with the accumulation", fix="divide by the targets of the step, once")
 def micro_batches_not_averaged():
     """Micro-batches are divided by the targets of the mean micro-batch, and added up where they were to be averaged."""
     return Distiller(denominator=lambda batch, batches: targets_of_the_step(batch, batches) / len(batches))
@@ -94,16 +95,17 @@ def micro_batches_not_averaged():
 # --------------------------------------------------------------------------------------------------- names, JSD, top-k
 
 
-@mutant("a-named-divergence-is-trained", "D-03: subtle form of huggingface/trl#3043, lost on the way",
-        "beta changes nothing", "pass beta on")  # fmt: skip
+@killed_by("a-named-divergence-is-trained")
+@seen_in("D-03: subtle form of huggingface/trl#3043, lost on the way")
+@effect("beta changes nothing", fix="pass beta on")
 def beta_lost():
     """The JSD is that of beta = 1/2, whatever beta is given."""
     return with_options(lambda options: {**options, "beta": 0.5})
 
 
-@mutant("an-unknown-divergence-is-refused",
-        "D-02: subtle form of paiml/aprender#2153, a name that is looked up with a default",
-        "a typing error trains the forward KL", "refuse a name that is unknown")  # fmt: skip
+@killed_by("an-unknown-divergence-is-refused")
+@seen_in("D-02: subtle form of paiml/aprender#2153, a name that is looked up with a default")
+@effect("a typing error trains the forward KL", fix="refuse a name that is unknown")
 def unknown_name_is_the_forward_kl():
     """A divergence whose name is unknown is the forward KL."""
 
@@ -114,8 +116,9 @@ def unknown_name_is_the_forward_kl():
     return with_options(known)
 
 
-@mutant("the-named-jsd-ends-in-the-two-kls", "D-03: subtle form of modelscope/ms-swift#10078, in the loss alone",
-        "seeks modes where it is to cover, at the ends", "one JSD for the function and the loss")  # fmt: skip
+@killed_by("the-named-jsd-ends-in-the-two-kls")
+@seen_in("D-03: subtle form of modelscope/ms-swift#10078, in the loss alone")
+@effect("seeks modes where it is to cover, at the ends", fix="one JSD for the function and the loss")
 def named_jsd_ends_reversed():
     """In the loss, a JSD with beta = 0 is the reverse and one with beta = 1 the forward KL."""
     return with_options(
@@ -123,9 +126,9 @@ def named_jsd_ends_reversed():
     )
 
 
-@mutant("a-named-divergence-is-trained",
-        "D-15: subtle form of lightly-ai/lightly-train#434, the student's own probabilities as constant weights",
-        "learns nothing, at the right loss", "detach the teacher alone")  # fmt: skip
+@killed_by("a-named-divergence-is-trained")
+@seen_in("D-15: subtle form of lightly-ai/lightly-train#434, the student's own probabilities as constant weights")
+@effect("learns nothing, at the right loss", fix="detach the teacher alone")
 def weights_of_the_reverse_kl_detached():
     """The reverse KL's value is right, but its weights are constants, and what is left of the gradient is 0."""
 
@@ -142,8 +145,9 @@ def weights_of_the_reverse_kl_detached():
     return with_terms(soft, right_hard)
 
 
-@mutant("the-jsd-pulls-at-the-student", "D-15: subtle form of lightly-ai/lightly-train#434, a detach that overshoots",
-        "learns nothing", "detach the teacher alone")  # fmt: skip
+@killed_by("the-jsd-pulls-at-the-student")
+@seen_in("D-15: subtle form of lightly-ai/lightly-train#434, a detach that overshoots")
+@effect("learns nothing", fix="detach the teacher alone")
 def student_detached_in_its_kl():
     """The JSD's value is right, and its gradient reaches the student through the mixture only, where it cancels."""
     return with_jsd(
@@ -153,8 +157,9 @@ def student_detached_in_its_kl():
     )
 
 
-@mutant("an-excluded-token-makes-no-nan", "D-11: subtle form of huggingface/trl#2215, padding columns of both heads",
-        "every weight is NaN", "0 log 0 = 0, in the value and in the gradient")  # fmt: skip
+@killed_by("an-excluded-token-makes-no-nan")
+@seen_in("D-11: subtle form of huggingface/trl#2215, padding columns of both heads")
+@effect("every weight is NaN", fix="0 log 0 = 0, in the value and in the gradient")
 def jsd_of_excluded_tokens_is_nan():
     """The JSD is written as p * (log p - log m), which is 0 * NaN at a token that both models exclude."""
     return with_jsd(
@@ -165,9 +170,9 @@ def jsd_of_excluded_tokens_is_nan():
     )
 
 
-@mutant("the-top-k-of-the-teacher-and-a-bucket-are-compared",
-        "D-16: subtle form of verl-project/verl#7856, the columns of whom is at hand",
-        "what the teacher prefers is in the bucket", "the teacher's top k")  # fmt: skip
+@killed_by("the-top-k-of-the-teacher-and-a-bucket-are-compared")
+@seen_in("D-16: subtle form of verl-project/verl#7856, the columns of whom is at hand")
+@effect("what the teacher prefers is in the bucket", fix="the teacher's top k")
 def top_k_of_the_student():
     """The columns that are compared are the student's k most likely, not the teacher's."""
 
@@ -184,9 +189,9 @@ def top_k_of_the_student():
     return with_terms(soft, right_hard)
 
 
-@mutant("the-top-k-of-the-teacher-and-a-bucket-are-compared",
-        "D-16: subtle form of verl-project/verl#7806, a place shared", "one token fewer is told apart",
-        "k tokens, and a bucket beside them")  # fmt: skip
+@killed_by("the-top-k-of-the-teacher-and-a-bucket-are-compared")
+@seen_in("D-16: subtle form of verl-project/verl#7806, a place shared")
+@effect("one token fewer is told apart", fix="k tokens, and a bucket beside them")
 def bucket_among_the_k():
     """The bucket takes the place of one of the k tokens."""
     return with_options(
@@ -194,8 +199,9 @@ def bucket_among_the_k():
     )
 
 
-@mutant("each-row-keeps-its-own-columns-and-trains-its-tail", "D-16: subtle form of verl-project/verl#7806, a constant",
-        "tokens of the tail are never pushed down", "the bucket is part of the graph")  # fmt: skip
+@killed_by("each-row-keeps-its-own-columns-and-trains-its-tail")
+@seen_in("D-16: subtle form of verl-project/verl#7806, a constant")
+@effect("tokens of the tail are never pushed down", fix="the bucket is part of the graph")
 def bucket_detached():
     """The bucket's mass is right and has no gradient."""
 
@@ -206,9 +212,9 @@ def bucket_detached():
     return Distiller(with_bucket=with_bucket)
 
 
-@mutant("each-row-keeps-its-own-columns-and-trains-its-tail",
-        "D-16: subtle form of verl-project/verl#7856, indices of one position",
-        "later tokens are compared by the first one's columns", "columns for each row")  # fmt: skip
+@killed_by("each-row-keeps-its-own-columns-and-trains-its-tail")
+@seen_in("D-16: subtle form of verl-project/verl#7856, indices of one position")
+@effect("later tokens are compared by the first one's columns", fix="columns for each row")
 def columns_of_the_first_row():
     """Every row is cut to the columns that the first row keeps."""
     return Distiller(with_bucket=lambda log_probs, kept: with_tail_bucket(log_probs, kept[:1].expand_as(kept)))
@@ -217,8 +223,9 @@ def columns_of_the_first_row():
 # --------------------------------------------------------------------------------------------------------- vocabularies
 
 
-@mutant("a-wider-student-is-refused-or-cut", "D-11: subtle form of huggingface/trl#2215, the teacher's side",
-        "is taught tokens that its teacher does not have", "refuse, or cut both before the softmax")  # fmt: skip
+@killed_by("a-wider-student-is-refused-or-cut")
+@seen_in("D-11: subtle form of huggingface/trl#2215, the teacher's side")
+@effect("is taught tokens that its teacher does not have", fix="refuse, or cut both before the softmax")
 def teacher_padded_with_zeros():
     """A narrower teacher is padded with zero logits."""
 
@@ -229,9 +236,9 @@ def teacher_padded_with_zeros():
     return Distiller(loss=loss)
 
 
-@mutant("columns-beyond-the-vocabulary-are-cut-off-in-both-terms",
-        "D-11: subtle form of meta-pytorch/torchtune#2119, one term", "padding keeps its mass beside the label",
-        "cut both terms")  # fmt: skip
+@killed_by("columns-beyond-the-vocabulary-are-cut-off-in-both-terms")
+@seen_in("D-11: subtle form of meta-pytorch/torchtune#2119, one term")
+@effect("padding keeps its mass beside the label", fix="cut both terms")
 def cut_in_the_soft_term_only():
     """vocab_size= cuts the divergence, and the cross-entropy has all columns."""
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sftspec.collation import Batch, collate
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.distilling import Distiller, right, with_soft
 from sftspec.distillation import distillation_loss
 from sftspec.masking import IGNORE, Conventions, Encoded, encode
@@ -21,36 +21,33 @@ COMPLETION = Conventions(separator=True)
 # ---------------------------------------------------------------------------------------------------- denominators
 
 
-@mutant(
-        "the-soft-gradient-is-t-times-the-gap-of-probabilities "
-        "sequences-one-at-a-time-add-up-to-the-batch",
-        "D-05: subtle form of huggingface/trl#4105, pytorch's batchmean on (B, T, V)", "long answers teach more",
-        "divide by the targets")  # fmt: skip
+@killed_by("the-soft-gradient-is-t-times-the-gap-of-probabilities sequences-one-at-a-time-add-up-to-the-batch")
+@seen_in("D-05: subtle form of huggingface/trl#4105, pytorch's batchmean on (B, T, V)")
+@effect("long answers teach more", fix="divide by the targets")
 def divided_by_rows():
     """The reduction "batchmean" divides by the first axis, the sequences."""
     return with_soft(lambda s, t, y, temperature, n: right(s, t, y, temperature, len(y)))
 
 
-@mutant("positions-without-a-target-do-not-dilute", "D-08: modelscope/ms-swift#6600", "padding lowers the rate",
-        "divide by the targets")  # fmt: skip
+@killed_by("positions-without-a-target-do-not-dilute")
+@seen_in("D-08: modelscope/ms-swift#6600")
+@effect("padding lowers the rate", fix="divide by the targets")
 def divided_by_positions():
     """The divergence is divided by all positions, padding and prompts among them."""
     return with_soft(lambda s, t, y, temperature, n: right(s, t, y, temperature, y.numel()))
 
 
-@mutant("the-soft-loss-is-the-mean-kl-from-teacher-to-student "
-        "at-high-temperature-the-gradient-is-the-gap-of-logits",
-        "D-08: modelscope/ms-swift#6663, the loss of a batch is its sum", "the rate grows with the batch",
-        "divide by the targets")  # fmt: skip
+@killed_by("the-soft-loss-is-the-mean-kl-from-teacher-to-student at-high-temperature-the-gradient-is-the-gap-of-logits")
+@seen_in("D-08: modelscope/ms-swift#6663, the loss of a batch is its sum")
+@effect("the rate grows with the batch", fix="divide by the targets")
 def not_divided():
     """The divergence is summed over the targets and not divided."""
     return with_soft(lambda s, t, y, temperature, n: right(s, t, y, temperature, 1))
 
 
-@mutant("sequences-one-at-a-time-add-up-to-the-batch "
-        "sequences-packed-into-one-row-have-the-loss-of-the-batch",
-        "D-07: modelscope/ms-swift#10076, by sequence",
-        "short answers teach more", "divide by the targets of the step")  # fmt: skip
+@killed_by("sequences-one-at-a-time-add-up-to-the-batch sequences-packed-into-one-row-have-the-loss-of-the-batch")
+@seen_in("D-07: modelscope/ms-swift#10076, by sequence")
+@effect("short answers teach more", fix="divide by the targets of the step")
 def mean_of_the_means_of_sequences():
     """Each sequence's mean divergence weighs the same."""
 
@@ -64,8 +61,9 @@ def mean_of_the_means_of_sequences():
     return with_soft(soft)
 
 
-@mutant("every-distilled-token-weighs-the-same", "D-07: huggingface/trl#4719", "short micro-batches teach more",
-        "divide by the targets of the step")  # fmt: skip
+@killed_by("every-distilled-token-weighs-the-same")
+@seen_in("D-07: huggingface/trl#4719")
+@effect("short micro-batches teach more", fix="divide by the targets of the step")
 def mean_of_the_means_of_micro_batches():
     """The step averages the means of its micro-batches."""
     return Distiller(denominator=lambda batch, batches: batch.num_targets * len(batches))
@@ -79,29 +77,28 @@ def at(change: Callable[[Tensor], Tensor]) -> Distiller:
     return with_soft(lambda s, t, y, temperature, n: right(s, t, change(y), temperature, n))
 
 
-@mutant("the-soft-loss-reads-the-positions-of-the-hard-loss "
-        "logits-without-a-target-leave-the-loss-as-it-is",
-        "D-10: modelscope/ms-swift#8436", "learns the token after each target",
-        "one shift for both losses")  # fmt: skip
+@killed_by("the-soft-loss-reads-the-positions-of-the-hard-loss logits-without-a-target-leave-the-loss-as-it-is")
+@seen_in("D-10: modelscope/ms-swift#8436")
+@effect("learns the token after each target", fix="one shift for both losses")
 def labels_not_shifted():
     """The mask of the labels is laid on the logits without the shift."""
     return at(lambda labels: torch.nn.functional.pad(labels[:, :-1], (1, 0), value=IGNORE))
 
 
-@mutant("the-soft-loss-reads-the-positions-of-the-hard-loss "
-        "logits-without-a-target-leave-the-loss-as-it-is the-completion-is-distilled-and-nothing-else",
-        "D-09: huggingface/trl#2058, the mask is not applied",
-        "learns the teacher's prompts and padding", "the mask of the hard loss")  # fmt: skip
+@killed_by(
+    "the-soft-loss-reads-the-positions-of-the-hard-loss logits-without-a-target-leave-the-loss-as-it-is "
+    "the-completion-is-distilled-and-nothing-else"
+)
+@seen_in("D-09: huggingface/trl#2058, the mask is not applied")
+@effect("learns the teacher's prompts and padding", fix="the mask of the hard loss")
 def mask_not_applied():
     """Every position is distilled."""
     return at(torch.zeros_like)
 
 
-@mutant(
-        "the-soft-loss-reads-the-positions-of-the-hard-loss "
-        "logits-without-a-target-leave-the-loss-as-it-is",
-        "D-09: subtle form of huggingface/trl#2058, masks with an epsilon", "prompts are distilled at a small weight",
-        "use exact zeros")  # fmt: skip
+@killed_by("the-soft-loss-reads-the-positions-of-the-hard-loss logits-without-a-target-leave-the-loss-as-it-is")
+@seen_in("D-09: subtle form of huggingface/trl#2058, masks with an epsilon")
+@effect("prompts are distilled at a small weight", fix="use exact zeros")
 def mask_is_soft():
     """Positions without a target weigh 1e-6 instead of nothing."""
 
@@ -111,8 +108,9 @@ def mask_is_soft():
     return with_soft(soft)
 
 
-@mutant("a-batch-without-targets-trains-nothing", "D-09: subtle form of huggingface/trl#2058, the mean of nothing",
-        "every weight is NaN", "refuse, or skip and count")  # fmt: skip
+@killed_by("a-batch-without-targets-trains-nothing")
+@seen_in("D-09: subtle form of huggingface/trl#2058, the mean of nothing")
+@effect("every weight is NaN", fix="refuse, or skip and count")
 def nan_without_targets():
     """A batch without a target is 0/0."""
 
@@ -129,8 +127,9 @@ def batched(**stages) -> Distiller:
     return Distiller(pipeline=Pipeline(conventions=COMPLETION, **stages))
 
 
-@mutant("the-completion-is-distilled-and-nothing-else", "D-09: huggingface/trl#2058, post-EOS tokens", "learns padding",
-        "labels of padding are -100")  # fmt: skip
+@killed_by("the-completion-is-distilled-and-nothing-else")
+@seen_in("D-09: huggingface/trl#2058, post-EOS tokens")
+@effect("learns padding", fix="labels of padding are -100")
 def padding_distilled():
     """Padding has labels, so that it is distilled."""
 
@@ -141,16 +140,17 @@ def padding_distilled():
     return batched(collate=broken)
 
 
-@mutant("the-completion-is-distilled-and-nothing-else", "D-09: huggingface/trl#6006, prompts of the student's samples",
-        "learns to write prompts", "mask the prompt")  # fmt: skip
+@killed_by("the-completion-is-distilled-and-nothing-else")
+@seen_in("D-09: huggingface/trl#6006, prompts of the student's samples")
+@effect("learns to write prompts", fix="mask the prompt")
 def prompt_distilled():
     """Every token is a target, the prompt among them."""
     return batched(encode=lambda messages, **options: encode(messages, **{**options, "policy": "every-token"}))
 
 
-@mutant("the-completion-is-distilled-and-nothing-else",
-        "D-10: subtle form of modelscope/ms-swift#8436, a mask that begins one late", "answers begin badly",
-        "one shift for both losses")  # fmt: skip
+@killed_by("the-completion-is-distilled-and-nothing-else")
+@seen_in("D-10: subtle form of modelscope/ms-swift#8436, a mask that begins one late")
+@effect("answers begin badly", fix="one shift for both losses")
 def first_token_not_distilled():
     """The first token of the answer is not distilled."""
 

@@ -7,17 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.distilling import Distiller, with_soft
 from sftspec.distillation import distillation_loss, softened
 from sftspec.masking import IGNORE
 from sftspec.step import NoTargetsError, count_targets
 
 
-@mutant("a-token-of-the-teacher-that-the-student-excludes-is-infinitely-dear",
-        "the inf_mask of jongwooko/distillm's losses",
-        "never learns a token that it excludes, at a loss that looks well",
-        "0 log 0 = 0 where the teacher excludes, and nowhere else")  # fmt: skip
+@killed_by("a-token-of-the-teacher-that-the-student-excludes-is-infinitely-dear")
+@seen_in("the inf_mask of jongwooko/distillm's losses")
+@effect(
+    "never learns a token that it excludes, at a loss that looks well",
+    fix="0 log 0 = 0 where the teacher excludes, and nowhere else",
+)
 def infinities_are_masked():
     """A token that the student excludes costs nothing, also where the teacher writes it."""
 
@@ -30,8 +32,9 @@ def infinities_are_masked():
     return with_soft(soft)
 
 
-@mutant("a-micro-batch-without-targets-adds-nothing", "no report known: a batch without targets that is refused",
-        "a run ends at its first micro-batch of prompts", "refuse only where no denominator is given")  # fmt: skip
+@killed_by("a-micro-batch-without-targets-adds-nothing")
+@seen_in("no report known: a batch without targets that is refused")
+@effect("a run ends at its first micro-batch of prompts", fix="refuse only where no denominator is given")
 def micro_batch_without_targets_refused():
     """A micro-batch without targets is refused, also where the targets of the step are given."""
 
@@ -43,8 +46,9 @@ def micro_batch_without_targets_refused():
     return Distiller(loss=loss)
 
 
-@mutant("a-label-that-is-no-token-is-refused", "no report known: a mask that is labels >= 0, and a clamp",
-        "tokens that were added later are never trained", "refuse a label that is no token")  # fmt: skip
+@killed_by("a-label-that-is-no-token-is-refused")
+@seen_in("no report known: a mask that is labels >= 0, and a clamp")
+@effect("tokens that were added later are never trained", fix="refuse a label that is no token")
 def labels_out_of_the_vocabulary_ignored():
     """A label that is no token is ignored as -100 is."""
 
@@ -56,8 +60,9 @@ def labels_out_of_the_vocabulary_ignored():
     return Distiller(loss=loss)
 
 
-@mutant("an-option-out-of-range-is-refused", "no report known: a slice, which is cut to what there is",
-        "compares other columns than the setting says", "refuse what is out of range")  # fmt: skip
+@killed_by("an-option-out-of-range-is-refused")
+@seen_in("no report known: a slice, which is cut to what there is")
+@effect("compares other columns than the setting says", fix="refuse what is out of range")
 def options_cut_to_the_vocabulary():
     """top_k and vocab_size beyond the vocabulary are cut to it, and 0 is taken for None."""
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.distillation.options import (
     right_hard,
     right_soft,
@@ -35,9 +35,9 @@ def with_divergence(changed: Callable[..., Tensor], where: Callable[[dict], Any]
 # ---------------------------------------------------------------------------------------------- beside vocab_size
 
 
-@mutant("a-named-divergence-is-trained",
-        "D-01: subtle form of IntelLabs/distiller#122, a branch for heads of two sizes",
-        "the teacher falls silent as T grows", "one path, cut before it")  # fmt: skip
+@killed_by("a-named-divergence-is-trained")
+@seen_in("D-01: subtle form of IntelLabs/distiller#122, a branch for heads of two sizes")
+@effect("the teacher falls silent as T grows", fix="one path, cut before it")
 def t_squared_lost_beside_vocab_size():
     """Where vocab_size is given beside top_k or another divergence, T**2 is left out."""
     return with_divergence(
@@ -46,8 +46,9 @@ def t_squared_lost_beside_vocab_size():
     )
 
 
-@mutant("a-named-divergence-is-trained", "D-02: subtle form of paiml/aprender#2153, a branch for heads of two sizes",
-        "never learns what it never says, where heads differ", "one path, cut before it")  # fmt: skip
+@killed_by("a-named-divergence-is-trained")
+@seen_in("D-02: subtle form of paiml/aprender#2153, a branch for heads of two sizes")
+@effect("never learns what it never says, where heads differ", fix="one path, cut before it")
 def divergence_lost_beside_vocab_size():
     """Where vocab_size is given, the divergence is the forward KL, whatever is named."""
 
@@ -58,9 +59,9 @@ def divergence_lost_beside_vocab_size():
     return with_options(lost)
 
 
-@mutant("a-named-divergence-is-trained",
-        "D-16: subtle form of verl-project/verl#7856, columns that are chosen from the whole head",
-        "padding takes the places of the likeliest tokens", "cut, then choose")  # fmt: skip
+@killed_by("a-named-divergence-is-trained")
+@seen_in("D-16: subtle form of verl-project/verl#7856, columns that are chosen from the whole head")
+@effect("padding takes the places of the likeliest tokens", fix="cut, then choose")
 def top_k_chosen_among_padding():
     """The teacher's top k are chosen from all its columns, and those beyond vocab_size then cut off."""
 
@@ -86,8 +87,9 @@ def top_k_chosen_among_padding():
 # ---------------------------------------------------------------------------------------- chunks, blocks and answers
 
 
-@mutant("a-named-divergence-is-trained", "D-23: subtle form of huggingface/trl#5731, a chunked path for some",
-        "the last answers of a batch are not distilled", "the last chunk may be smaller")  # fmt: skip
+@killed_by("a-named-divergence-is-trained")
+@seen_in("D-23: subtle form of huggingface/trl#5731, a chunked path for some")
+@effect("the last answers of a batch are not distilled", fix="the last chunk may be smaller")
 def last_chunk_of_other_divergences_lost():
     """All but the plain forward KL are computed in chunks of 1,024 targets, and a last one that is smaller is lost."""
 
@@ -104,8 +106,9 @@ def last_chunk_of_other_divergences_lost():
     return with_divergence(soft, lambda options: {"top_k", "divergence"} & options.keys())
 
 
-@mutant("the-soft-loss-is-the-mean-kl-from-teacher-to-student", "no report known: a path in blocks of the vocabulary",
-        "rare tokens are never taught", "the last block may be smaller")  # fmt: skip
+@killed_by("the-soft-loss-is-the-mean-kl-from-teacher-to-student")
+@seen_in("no report known: a path in blocks of the vocabulary")
+@effect("rare tokens are never taught", fix="the last block may be smaller")
 def last_block_of_the_vocabulary_lost():
     """Columns are read in blocks of 1,024, and a last one that is smaller is lost."""
 
@@ -117,9 +120,9 @@ def last_block_of_the_vocabulary_lost():
     return with_divergence(soft, lambda options: not options)
 
 
-@mutant("the-top-k-of-the-teacher-and-a-bucket-are-compared",
-        "D-16: subtle form of verl-project/verl#7856, a server that tells twenty of them", "k = 100 is k = 20",
-        "refuse what is not given")  # fmt: skip
+@killed_by("the-top-k-of-the-teacher-and-a-bucket-are-compared")
+@seen_in("D-16: subtle form of verl-project/verl#7856, a server that tells twenty of them")
+@effect("k = 100 is k = 20", fix="refuse what is not given")
 def top_k_cut_to_twenty():
     """A top k beyond twenty is cut to twenty."""
 

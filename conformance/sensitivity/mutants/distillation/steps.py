@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sftspec.collation import Batch
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.distilling import TEMPERATURE, Distiller, targets_of_the_step
 from sftspec.distillation import frozen_logits
 from sftspec.job import Job
@@ -30,9 +30,13 @@ class Counting(Distiller):
             for batch in batches:
                 teacher = self.ask(batch, sum(map(len, done)) + batches.index(batch), job)
                 self.loss(
-                    forward_logits(model, batch), teacher, batch.labels, self.temperature(len(done)), 1.0,
+                    forward_logits(model, batch),
+                    teacher,
+                    batch.labels,
+                    self.temperature(len(done)),
+                    1.0,
                     num_targets=self.count(batch, batches, job),
-                ).backward()  # fmt: skip
+                ).backward()
             optimizer.step()
             done.append(batches)
             return StepReport(0.0, targets_of_the_step(batches[0], batches), 0.0)
@@ -53,8 +57,9 @@ class Counting(Distiller):
         return targets_of_the_step(batch, batches)
 
 
-@mutant("the-declared-divergence-is-distilled", "D-23: subtle form of THUDM/slime#2085, a schedule that was left in",
-        "T is 1 for most of the run", "one T for the run, or say so")  # fmt: skip
+@killed_by("the-declared-divergence-is-distilled")
+@seen_in("D-23: subtle form of THUDM/slime#2085, a schedule that was left in")
+@effect("T is 1 for most of the run", fix="one T for the run, or say so")
 def temperature_annealed():
     """T is lowered by a tenth after each step, down to 1."""
 
@@ -65,9 +70,9 @@ def temperature_annealed():
     return Annealed()
 
 
-@mutant("the-declared-divergence-is-distilled",
-        "D-12: subtle form of arcee-ai/DistillKit#7, logits that are written down in the first epoch",
-        "learns other answers' tokens", "keep logits by example")  # fmt: skip
+@killed_by("the-declared-divergence-is-distilled")
+@seen_in("D-12: subtle form of arcee-ai/DistillKit#7, logits that are written down in the first epoch")
+@effect("learns other answers' tokens", fix="keep logits by example")
 def teacher_kept_by_the_number_of_the_batch():
     """The teacher is asked in the first epoch, and its logits are kept by the number of the batch, in any epoch."""
     kept: dict[tuple, Tensor] = {}
@@ -85,9 +90,9 @@ def teacher_kept_by_the_number_of_the_batch():
     return Kept()
 
 
-@mutant("the-cut-of-a-step-leaves-its-weights",
-        "D-07: subtle form of modelscope/ms-swift#10076, a mean over micro-batches that are not there",
-        "the end of an epoch weighs less", "divide by the targets that there are")  # fmt: skip
+@killed_by("the-cut-of-a-step-leaves-its-weights")
+@seen_in("D-07: subtle form of modelscope/ms-swift#10076, a mean over micro-batches that are not there")
+@effect("the end of an epoch weighs less", fix="divide by the targets that there are")
 def last_step_of_an_epoch_divided_by_a_whole_one():
     """In a step that has fewer micro-batches than the others, the sum is divided as if it had as many."""
 
@@ -98,8 +103,9 @@ def last_step_of_an_epoch_divided_by_a_whole_one():
     return Divided()
 
 
-@mutant("the-head-moves-by-the-gradient-of-its-step", "no report known: a loop of one's own without zero_grad",
-        "each step repeats all before it", "set gradients to zero")  # fmt: skip
+@killed_by("the-head-moves-by-the-gradient-of-its-step")
+@seen_in("no report known: a loop of one's own without zero_grad")
+@effect("each step repeats all before it", fix="set gradients to zero")
 def gradient_left_over():
     """Gradients are set to zero before the first step alone."""
 
@@ -110,8 +116,9 @@ def gradient_left_over():
     return Left()
 
 
-@mutant("every-parameter-of-the-student-moves", "no report known: an optimizer that was given the head's parameters",
-        "the student does not learn to think", "give it all parameters that want a gradient")  # fmt: skip
+@killed_by("every-parameter-of-the-student-moves")
+@seen_in("no report known: an optimizer that was given the head's parameters")
+@effect("the student does not learn to think", fix="give it all parameters that want a gradient")
 def head_trained_alone():
     """The gradients of all parameters but the head's are set to zero."""
 
@@ -126,9 +133,9 @@ def head_trained_alone():
     return HeadAlone()
 
 
-@mutant("a-step-takes-the-conversations-of-its-micro-batches",
-        "no report known: a loop of one's own that knows no accumulation", "another batch size, at the same rate",
-        "step after as many micro-batches as are asked for")  # fmt: skip
+@killed_by("a-step-takes-the-conversations-of-its-micro-batches")
+@seen_in("no report known: a loop of one's own that knows no accumulation")
+@effect("another batch size, at the same rate", fix="step after as many micro-batches as are asked for")
 def accumulation_ignored():
     """Each micro-batch is a step of its own, well divided by its targets."""
 
@@ -139,8 +146,9 @@ def accumulation_ignored():
     return Ignoring()
 
 
-@mutant("an-epoch-takes-every-conversation-once", "no report known: next(iter(loader)) within the loop",
-        "most of the data is never seen", "make the iterator once an epoch")  # fmt: skip
+@killed_by("an-epoch-takes-every-conversation-once")
+@seen_in("no report known: next(iter(loader)) within the loop")
+@effect("most of the data is never seen", fix="make the iterator once an epoch")
 def first_batch_again_and_again():
     """Every batch of an epoch is made of the first conversations."""
 
@@ -152,9 +160,9 @@ def first_batch_again_and_again():
     return Again()
 
 
-@mutant("every-distilled-token-weighs-the-same the-cut-of-a-step-leaves-its-weights",
-        "D-07: subtle form of modelscope/ms-swift#10076, a loop that was tried with two micro-batches",
-        "learns some answers twice", "one denominator, whatever the number of the micro-batch")  # fmt: skip
+@killed_by("every-distilled-token-weighs-the-same the-cut-of-a-step-leaves-its-weights")
+@seen_in("D-07: subtle form of modelscope/ms-swift#10076, a loop that was tried with two micro-batches")
+@effect("learns some answers twice", fix="one denominator, whatever the number of the micro-batch")
 def third_micro_batch_weighs_double():
     """From the third micro-batch of a step on, targets weigh twice as much."""
 
@@ -165,8 +173,9 @@ def third_micro_batch_weighs_double():
     return Distiller(denominator=denominator)
 
 
-@mutant("the-student-learns-in-training-mode", "no report known: the mode of an evaluation that nobody puts back",
-        "the student's dropout is off", "train() before each step")  # fmt: skip
+@killed_by("the-student-learns-in-training-mode")
+@seen_in("no report known: the mode of an evaluation that nobody puts back")
+@effect("the student's dropout is off", fix="train() before each step")
 def student_in_eval_mode():
     """The student is in eval mode while it learns."""
 
@@ -177,8 +186,9 @@ def student_in_eval_mode():
     return Evaluating()
 
 
-@mutant("the-teacher-is-given-masks-and-positions", "no report known: a call of the teacher with its ids alone",
-        "learns from a teacher that read the padding", "give the teacher whatever the student is given")  # fmt: skip
+@killed_by("the-teacher-is-given-masks-and-positions")
+@seen_in("no report known: a call of the teacher with its ids alone")
+@effect("learns from a teacher that read the padding", fix="give the teacher whatever the student is given")
 def teacher_asked_without_its_mask():
     """The attention mask and the positions of a batch are not given to the teacher."""
     beside = ("attention_mask", "position_ids")

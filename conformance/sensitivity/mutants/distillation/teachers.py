@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch.nn.functional import kl_div, pad
 
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.distilling import Distiller, right, with_soft
 from sftspec.distillation import frozen_logits, softened
 from sftspec.divergences import forward_kl, generalised_jsd, reverse_kl
@@ -16,17 +16,19 @@ from sftspec.divergences import forward_kl, generalised_jsd, reverse_kl
 # ----------------------------------------------------------------------------------------------- JSD and top-k
 
 
-@mutant("the-mixture-weighs-the-teacher-by-beta the-jsd-over-beta-is-nearly-the-forward-kl "
-        "at-its-ends-the-jsd-is-a-kl",
-        "D-03: huggingface/trl#3043, verl-project/verl-recipe#151", "seeks modes where it is to cover",
-        "beta weighs the teacher")  # fmt: skip
+@killed_by(
+    "the-mixture-weighs-the-teacher-by-beta the-jsd-over-beta-is-nearly-the-forward-kl at-its-ends-the-jsd-is-a-kl"
+)
+@seen_in("D-03: huggingface/trl#3043, verl-project/verl-recipe#151")
+@effect("seeks modes where it is to cover", fix="beta weighs the teacher")
 def beta_swapped():
     """beta and 1 - beta are swapped."""
     return Distiller(jsd=lambda student, teacher, beta: generalised_jsd(student, teacher, 1 - beta))
 
 
-@mutant("the-mixture-weighs-the-teacher-by-beta", "D-03: subtle form of huggingface/trl#3043, inside the mixture alone",
-        "no divergence: it may rise as the models meet", "one beta for mixture and weights")  # fmt: skip
+@killed_by("the-mixture-weighs-the-teacher-by-beta")
+@seen_in("D-03: subtle form of huggingface/trl#3043, inside the mixture alone")
+@effect("no divergence: it may rise as the models meet", fix="one beta for mixture and weights")
 def beta_swapped_in_the_mixture():
     """The weights of the two KLs are right, those of the mixture are swapped."""
 
@@ -39,9 +41,9 @@ def beta_swapped_in_the_mixture():
     return Distiller(jsd=jsd)
 
 
-@mutant("at-its-ends-the-jsd-is-a-kl",
-        "D-03: limits not special-cased, huggingface/trl#3043",
-        "learns nothing at beta = 0 or 1", "the limits at the ends")  # fmt: skip
+@killed_by("at-its-ends-the-jsd-is-a-kl")
+@seen_in("D-03: limits not special-cased, huggingface/trl#3043")
+@effect("learns nothing at beta = 0 or 1", fix="the limits at the ends")
 def ends_of_beta_vanish():
     """At beta = 0 and beta = 1 the formula is used as it is written: zero."""
     return Distiller(
@@ -51,9 +53,9 @@ def ends_of_beta_vanish():
     )
 
 
-@mutant("at-its-ends-the-jsd-is-a-kl",
-        "D-03: modelscope/ms-swift#10078, a convention that GKD does not share",
-        "seeks modes where it is to cover, at the ends", "declare the convention")  # fmt: skip
+@killed_by("at-its-ends-the-jsd-is-a-kl")
+@seen_in("D-03: modelscope/ms-swift#10078, a convention that GKD does not share")
+@effect("seeks modes where it is to cover, at the ends", fix="declare the convention")
 def ends_of_beta_reversed():
     """beta = 0 is the reverse and beta = 1 the forward KL; between them all is right."""
 
@@ -65,25 +67,25 @@ def ends_of_beta_reversed():
     return Distiller(jsd=jsd)
 
 
-@mutant("k-tokens-and-the-rest-sum-to-one "
-        "the-kl-over-k-tokens-grows-to-the-full-kl",
-        "D-16: verl-project/verl#7856",
-        "losses below zero, and most steps without a gradient", "one bucket for the rest")  # fmt: skip
+@killed_by("k-tokens-and-the-rest-sum-to-one the-kl-over-k-tokens-grows-to-the-full-kl")
+@seen_in("D-16: verl-project/verl#7856")
+@effect("losses below zero, and most steps without a gradient", fix="one bucket for the rest")
 def tail_cut_off():
     """The k kept columns stand for the distribution, and do not sum to one."""
     return Distiller(with_bucket=lambda log_probs, kept: log_probs.gather(-1, kept))
 
 
-@mutant("the-kl-over-k-tokens-grows-to-the-full-kl",
-        "D-16: verl-project/verl#7806, the fix that biases",
-        "is surer than its teacher", "one bucket for the rest")  # fmt: skip
+@killed_by("the-kl-over-k-tokens-grows-to-the-full-kl")
+@seen_in("D-16: verl-project/verl#7806, the fix that biases")
+@effect("is surer than its teacher", fix="one bucket for the rest")
 def tail_renormalised():
     """The k kept columns are renormalised: a biased teacher."""
     return Distiller(with_bucket=lambda log_probs, kept: log_probs.gather(-1, kept).log_softmax(-1))
 
 
-@mutant("k-tokens-and-the-rest-sum-to-one", "D-16: subtle form of verl-project/verl#7856, only where nothing is left",
-        "k = V is another loss than no k", "an empty bucket has log-probability -inf")  # fmt: skip
+@killed_by("k-tokens-and-the-rest-sum-to-one")
+@seen_in("D-16: subtle form of verl-project/verl#7856, only where nothing is left")
+@effect("k = V is another loss than no k", fix="an empty bucket has log-probability -inf")
 def empty_bucket_has_mass():
     """The bucket has a mass of at least 1e-6, also where nothing is left."""
 
@@ -98,8 +100,9 @@ def empty_bucket_has_mass():
 # ----------------------------------------------------------------------------------------------- vocabularies
 
 
-@mutant("a-wider-teacher-is-refused-or-cut", "D-11: huggingface/trl#2215, meta-pytorch/torchtune#2119",
-        "mass on tokens that do not exist", "refuse, or cut both before the softmax")  # fmt: skip
+@killed_by("a-wider-teacher-is-refused-or-cut")
+@seen_in("D-11: huggingface/trl#2215, meta-pytorch/torchtune#2119")
+@effect("mass on tokens that do not exist", fix="refuse, or cut both before the softmax")
 def student_padded_with_zeros():
     """A narrower student is padded with zero logits."""
     return with_soft(
@@ -107,8 +110,9 @@ def student_padded_with_zeros():
     )
 
 
-@mutant("a-wider-teacher-is-refused-or-cut", "D-11: microsoft/LMOps#331",
-        "the teacher's probabilities do not sum to one", "cut before the softmax")  # fmt: skip
+@killed_by("a-wider-teacher-is-refused-or-cut")
+@seen_in("D-11: microsoft/LMOps#331")
+@effect("the teacher's probabilities do not sum to one", fix="cut before the softmax")
 def teacher_cut_after_the_softmax():
     """A wider teacher is cut to the student's columns after its softmax."""
 
@@ -121,8 +125,9 @@ def teacher_cut_after_the_softmax():
     return with_soft(soft)
 
 
-@mutant("padding-columns-carry-no-mass", "D-11: subtle form of huggingface/trl#2215, padding columns of both heads",
-        "every weight is NaN", "0 log 0 = 0, in the value and in the gradient")  # fmt: skip
+@killed_by("padding-columns-carry-no-mass")
+@seen_in("D-11: subtle form of huggingface/trl#2215, padding columns of both heads")
+@effect("every weight is NaN", fix="0 log 0 = 0, in the value and in the gradient")
 def minus_infinity_from_minus_infinity():
     """Columns that both models exclude with -inf give NaN, as they do in torch's kl_div with log_target."""
 
@@ -135,8 +140,9 @@ def minus_infinity_from_minus_infinity():
     return with_soft(soft)
 
 
-@mutant("a-sure-teacher-is-a-label", "no report known: teachers as labels, smoothed for the logarithm", "is never sure",
-        "0 log 0 = 0")  # fmt: skip
+@killed_by("a-sure-teacher-is-a-label")
+@seen_in("no report known: teachers as labels, smoothed for the logarithm")
+@effect("is never sure", fix="0 log 0 = 0")
 def teacher_never_sure():
     """The teacher's logits are clamped within 8 of its largest, so that no logarithm is of 0."""
 
@@ -149,9 +155,9 @@ def teacher_never_sure():
 # ------------------------------------------------------------------------------------------------- the teacher
 
 
-@mutant("the-declared-divergence-is-distilled",
-        "D-12: arcee-ai/DistillKit#7", "a teacher of noise",
-        "give the teacher its own ids")  # fmt: skip
+@killed_by("the-declared-divergence-is-distilled")
+@seen_in("D-12: arcee-ai/DistillKit#7")
+@effect("a teacher of noise", fix="give the teacher its own ids")
 def teacher_reads_other_ids():
     """The teacher is given ids of another tokenizer than its own."""
 
@@ -163,9 +169,9 @@ def teacher_reads_other_ids():
     return Distiller(read=read)
 
 
-@mutant("the-teacher-is-read-with-dropout-off the-teacher-is-asked-in-eval-mode-and-not-trained",
-        "D-14: yxuansu/TaCL#11",
-        "another target at each call", "eval() before the teacher is asked")  # fmt: skip
+@killed_by("the-teacher-is-read-with-dropout-off the-teacher-is-asked-in-eval-mode-and-not-trained")
+@seen_in("D-14: yxuansu/TaCL#11")
+@effect("another target at each call", fix="eval() before the teacher is asked")
 def teacher_dropout_on():
     """The teacher is asked in training mode."""
 
@@ -176,8 +182,9 @@ def teacher_dropout_on():
     return Distiller(read=read)
 
 
-@mutant("the-teacher-is-read-with-dropout-off", "D-14: subtle form of yxuansu/TaCL#11, a loop over named_children",
-        "another target at each call", "eval() reaches every module")  # fmt: skip
+@killed_by("the-teacher-is-read-with-dropout-off")
+@seen_in("D-14: subtle form of yxuansu/TaCL#11, a loop over named_children")
+@effect("another target at each call", fix="eval() reaches every module")
 def dropout_on_in_the_depth():
     """The teacher, its parts and their parts are put in eval mode, and what is inside of those is not."""
 
@@ -196,9 +203,9 @@ def dropout_on_in_the_depth():
     return Distiller(read=read)
 
 
-@mutant("the-teacher-is-left-in-its-modes",
-        "D-14: huggingface/trl#5862, the fix that overshoots",
-        "the student's dropout is off", "put every module's mode back")  # fmt: skip
+@killed_by("the-teacher-is-left-in-its-modes")
+@seen_in("D-14: huggingface/trl#5862, the fix that overshoots")
+@effect("the student's dropout is off", fix="put every module's mode back")
 def teacher_left_in_eval_mode():
     """After the teacher was asked it stays in eval mode, and with it what it shares with the student."""
 
@@ -209,8 +216,9 @@ def teacher_left_in_eval_mode():
     return Distiller(read=read)
 
 
-@mutant("the-teacher-is-left-in-its-modes", "D-14: subtle form of yxuansu/TaCL#11, train() for the whole model",
-        "parts that were frozen wake up", "put every module's mode back")  # fmt: skip
+@killed_by("the-teacher-is-left-in-its-modes")
+@seen_in("D-14: subtle form of yxuansu/TaCL#11, train() for the whole model")
+@effect("parts that were frozen wake up", fix="put every module's mode back")
 def every_module_back_in_the_mode_of_the_first():
     """After the teacher was asked, all its modules get the mode that the outermost had."""
 
@@ -224,10 +232,12 @@ def every_module_back_in_the_mode_of_the_first():
     return Distiller(read=read)
 
 
-@mutant("no-gradient-reaches-the-teacher the-logits-of-the-teacher-carry-no-graph "
-        "the-teacher-is-asked-in-eval-mode-and-not-trained",
-        "D-15: lightly-ai/lightly-train#434", "the teacher drifts towards its student",
-        "no_grad, and detach")  # fmt: skip
+@killed_by(
+    "no-gradient-reaches-the-teacher the-logits-of-the-teacher-carry-no-graph "
+    "the-teacher-is-asked-in-eval-mode-and-not-trained"
+)
+@seen_in("D-15: lightly-ai/lightly-train#434")
+@effect("the teacher drifts towards its student", fix="no_grad, and detach")
 def teacher_receives_gradients():
     """The teacher is asked with a graph, and its logits are not detached."""
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.breaking import with_messages
 from sftspec.masking import Encoded, encode
 from sftspec.step import IGNORE
 from sftspec.trainer import Pipeline
 
 
-@mutant("text-is-cut-into-tokens-as-declared", "Lightning-AI/litgpt#1567", "first tokens that inference never makes",
-        "encode once, or declare tokenization='answers'")  # fmt: skip
+@killed_by("text-is-cut-into-tokens-as-declared")
+@seen_in("Lightning-AI/litgpt#1567")
+@effect("first tokens that inference never makes", fix="encode once, or declare tokenization='answers'")
 def prompt_and_answer_encoded_apart():
     """Prompt and answer are encoded apart, and it is declared nowhere."""
 
@@ -22,8 +23,9 @@ def prompt_and_answer_encoded_apart():
     return Pipeline(encode=broken)
 
 
-@mutant("text-is-cut-into-tokens-as-declared", "pytorch/torchtitan#4504", "words break at the wrong place",
-        "segments as declared, and the same at inference")  # fmt: skip
+@killed_by("text-is-cut-into-tokens-as-declared")
+@seen_in("pytorch/torchtitan#4504")
+@effect("words break at the wrong place", fix="segments as declared, and the same at inference")
 def headers_encoded_apart():
     """Headers, contents and ends of turns are encoded apart, and it is declared nowhere."""
 
@@ -40,9 +42,9 @@ def from_token(example: Encoded, first: int) -> Encoded:
     )
 
 
-@mutant("a-row-begins-with-its-conversations-first-token",
-        "no report known: a limit on prompts (max_prompt_length) that nobody set",
-        "answers questions that it did not see", "cut at the end, as asked, or refuse")  # fmt: skip
+@killed_by("a-row-begins-with-its-conversations-first-token")
+@seen_in("no report known: a limit on prompts (max_prompt_length) that nobody set")
+@effect("answers questions that it did not see", fix="cut at the end, as asked, or refuse")
 def long_prompts_lose_their_beginning():
     """Of a prompt over 512 tokens the beginning is cut off, and every target is trained."""
 
@@ -54,9 +56,9 @@ def long_prompts_lose_their_beginning():
     return Pipeline(encode=broken)
 
 
-@mutant("a-row-begins-with-its-conversations-first-token",
-        "no report known: a window of history (max_history) that is on by default", "forgets how a conversation began",
-        "keep all turns, or refuse")  # fmt: skip
+@killed_by("a-row-begins-with-its-conversations-first-token")
+@seen_in("no report known: a window of history (max_history) that is on by default")
+@effect("forgets how a conversation began", fix="keep all turns, or refuse")
 def only_the_last_turns_are_kept():
     """Of more than twenty messages the last twenty are kept."""
     return with_messages(lambda messages: messages[-20:])

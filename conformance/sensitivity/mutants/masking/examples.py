@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.breaking import (
     KeepsAll,
     turn_of,
@@ -19,8 +19,9 @@ from sftspec.step import IGNORE, StepReport, clip_gradients, forward_logits, sft
 from sftspec.trainer import Pipeline, epoch_order
 
 
-@mutant("parameters-stay-finite unscored-logits-cannot-touch-the-loss a-batch-without-targets-is-refused",
-        "karpathy/nanochat#590", "every weight is NaN", "skip and count a step without targets")  # fmt: skip
+@killed_by("parameters-stay-finite unscored-logits-cannot-touch-the-loss a-batch-without-targets-is-refused")
+@seen_in("karpathy/nanochat#590")
+@effect("every weight is NaN", fix="skip and count a step without targets")
 def masked_by_multiplication():
     """Losses are multiplied by the mask and divided by its sum: 0/0 without a target, and 0 * inf under the mask."""
 
@@ -42,8 +43,9 @@ def masked_by_multiplication():
     return KeepsAll(loss=loss, step=step)
 
 
-@mutant("a-step-without-targets-changes-nothing", "no report known: auxiliary losses on padding",
-        "drifts on empty batches", "no term of the loss without a target")  # fmt: skip
+@killed_by("a-step-without-targets-changes-nothing")
+@seen_in("no report known: auxiliary losses on padding")
+@effect("drifts on empty batches", fix="no term of the loss without a target")
 def decays_without_targets():
     """A step without targets still decays the weights."""
 
@@ -58,8 +60,9 @@ def decays_without_targets():
     return KeepsAll(step=step)
 
 
-@mutant("a-cut-example-is-a-prefix", "no report known: common data scripts", "stops in mid-sentence",
-        "cut, and append nothing")  # fmt: skip
+@killed_by("a-cut-example-is-a-prefix")
+@seen_in("no report known: common data scripts")
+@effect("stops in mid-sentence", fix="cut, and append nothing")
 def end_of_turn_after_the_cut():
     """A truncated example ends with an end-of-turn token that nobody wrote, and is trained on it."""
 
@@ -73,8 +76,9 @@ def end_of_turn_after_the_cut():
     return Pipeline(encode=broken)
 
 
-@mutant("a-cut-keeps-the-first-tokens-and-their-labels a-label-is-the-id-in-its-place-or-ignored",
-        "no report known: hand-written collators", "targets move by the cut", "cut both")  # fmt: skip
+@killed_by("a-cut-keeps-the-first-tokens-and-their-labels a-label-is-the-id-in-its-place-or-ignored")
+@seen_in("no report known: hand-written collators")
+@effect("targets move by the cut", fix="cut both")
 def left_labels_cut():
     """Too long examples lose their last ids and their first labels."""
 
@@ -86,8 +90,9 @@ def left_labels_cut():
     return Pipeline(encode=broken)
 
 
-@mutant("every-conversation-with-a-target-is-trained", "huggingface/trl#2400", "long answers are never learned",
-        "no default that nobody asked for")  # fmt: skip
+@killed_by("every-conversation-with-a-target-is-trained")
+@seen_in("huggingface/trl#2400")
+@effect("long answers are never learned", fix="no default that nobody asked for")
 def silent_default_length():
     """Examples are cut at 1,024 tokens although no max_length was given."""
 
@@ -97,14 +102,17 @@ def silent_default_length():
     return Pipeline(encode=broken)
 
 
-@mutant("every-conversation-with-a-target-is-trained", "no report known: drop_last", "part of the data is never seen",
-        "keep the rest")  # fmt: skip
+@killed_by("every-conversation-with-a-target-is-trained")
+@seen_in("no report known: drop_last")
+@effect("part of the data is never seen", fix="keep the rest")
 def last_micro_batch_dropped():
     """The last micro-batch of an epoch is dropped."""
     return with_steps(lambda steps, job: [*steps[:-1], *([steps[-1][:-1]] if steps[-1][:-1] else [])])
 
 
-@mutant("lost-data-is-counted", "huggingface/trl#4554", "nobody knows what was lost", "count, and say so")
+@killed_by("lost-data-is-counted")
+@seen_in("huggingface/trl#4554")
+@effect("nobody knows what was lost", fix="count, and say so")
 def losses_not_counted():
     """Dropped and truncated examples are not reported."""
     return Silent()
@@ -118,7 +126,9 @@ class Silent(Pipeline):
         return examples
 
 
-@mutant("reported-targets-are-the-scored-ones", "huggingface/trl#5620", "curves mislead", "count after the shift")
+@killed_by("reported-targets-are-the-scored-ones")
+@seen_in("huggingface/trl#5620")
+@effect("curves mislead", fix="count after the shift")
 def positions_reported_as_targets():
     """All positions are reported as targets."""
 
@@ -131,7 +141,9 @@ def positions_reported_as_targets():
     return Pipeline(step=step)
 
 
-@mutant("every-position-has-an-origin", "hiyouga/LLaMA-Factory#10772", "overfits a persona", "add nothing unasked")
+@killed_by("every-position-has-an-origin")
+@seen_in("hiyouga/LLaMA-Factory#10772")
+@effect("overfits a persona", fix="add nothing unasked")
 def default_system_prompt():
     """A conversation without a system message gets one."""
 
@@ -143,12 +155,9 @@ def default_system_prompt():
     return Pipeline(encode=broken)
 
 
-@mutant(
-    "conversations-stand-as-rendered template/the-model-sees-the-published-tokens",
-    "ShishirPatil/gorilla#430",
-    "trained on another template",
-    "render exactly",
-)
+@killed_by("conversations-stand-as-rendered template/the-model-sees-the-published-tokens")
+@seen_in("ShishirPatil/gorilla#430")
+@effect("trained on another template", fix="render exactly")
 def newline_of_the_template_lost():
     """The newline between turns is missing."""
 
@@ -157,15 +166,18 @@ def newline_of_the_template_lost():
         last = len(example) - 1
         keep = [p for p in range(len(example)) if p == last or turn_of(example, messages, p)[2] != "separator"]
         return replace(
-            example, input_ids=[example.input_ids[p] for p in keep], labels=[example.labels[p] for p in keep],
+            example,
+            input_ids=[example.input_ids[p] for p in keep],
+            labels=[example.labels[p] for p in keep],
             owners=[example.owners[p] for p in keep],
-        )  # fmt: skip
+        )
 
     return Pipeline(encode=broken)
 
 
-@mutant("a-cut-example-is-a-prefix", "no report known: truncation_side='left'", "answers without their questions",
-        "cut the end")  # fmt: skip
+@killed_by("a-cut-example-is-a-prefix")
+@seen_in("no report known: truncation_side='left'")
+@effect("answers without their questions", fix="cut the end")
 def beginning_cut_off():
     """Too long examples lose their first tokens instead of their last."""
 
@@ -173,15 +185,19 @@ def beginning_cut_off():
         example = encode(messages, **{**options, "max_length": None})
         extra = max(0, len(example) - (options.get("max_length") or len(example)))
         return replace(
-            example, input_ids=example.input_ids[extra:], labels=example.labels[extra:],
-            owners=example.owners[extra:], truncated=extra,
-        )  # fmt: skip
+            example,
+            input_ids=example.input_ids[extra:],
+            labels=example.labels[extra:],
+            owners=example.owners[extra:],
+            truncated=extra,
+        )
 
     return Pipeline(encode=broken)
 
 
-@mutant("a-step-without-targets-changes-nothing parameters-stay-finite", "huggingface/trl#6668",
-        "every weight is NaN after a short example", "drop after the cut, and count")  # fmt: skip
+@killed_by("a-step-without-targets-changes-nothing parameters-stay-finite")
+@seen_in("huggingface/trl#6668")
+@effect("every weight is NaN after a short example", fix="drop after the cut, and count")
 def dropped_before_the_cut():
     """Examples without a target are dropped before they are cut; a micro-batch of what is left divides by zero."""
 
@@ -201,8 +217,9 @@ def dropped_before_the_cut():
     return KeepsAll(loss=loss, step=step)
 
 
-@mutant("every-conversation-with-a-target-is-trained", "no report known: filters on empty strings",
-        "data is lost and nobody knows", "an empty answer is an answer")  # fmt: skip
+@killed_by("every-conversation-with-a-target-is-trained")
+@seen_in("no report known: filters on empty strings")
+@effect("data is lost and nobody knows", fix="an empty answer is an answer")
 def empty_answers_dropped():
     """Conversations with an empty assistant message are left out and not counted."""
 
@@ -212,8 +229,9 @@ def empty_answers_dropped():
     return with_conversations(lambda talks: [talk for talk in talks if is_full(talk)])
 
 
-@mutant("every-conversation-with-a-target-is-trained", "pytorch/pytorch, DistributedSampler(drop_last=False)",
-        "some examples count twice", "weigh the repeated ones 0")  # fmt: skip
+@killed_by("every-conversation-with-a-target-is-trained")
+@seen_in("pytorch/pytorch, DistributedSampler(drop_last=False)")
+@effect("some examples count twice", fix="weigh the repeated ones 0")
 def batch_filled_with_repeats():
     """The last micro-batch is filled up with examples of the first."""
     return Pipeline(order=lambda count, seed, epoch: _filled(epoch_order(count, seed, epoch)))
@@ -223,15 +241,17 @@ def _filled(order: list[int]) -> list[int]:
     return order + order[: -len(order) % 4]
 
 
-@mutant("conversations-stand-as-rendered", "no report known: chat templates with | trim",
-        "indented code is learned without its indent", "leave contents alone")  # fmt: skip
+@killed_by("conversations-stand-as-rendered")
+@seen_in("no report known: chat templates with | trim")
+@effect("indented code is learned without its indent", fix="leave contents alone")
 def contents_stripped():
     """Outer white space of contents is lost."""
     return with_contents(str.strip)
 
 
-@mutant("text-is-cut-into-tokens-as-declared", "transformers#29279, the other direction", "not what inference will see",
-        "declare how control strings are encoded")  # fmt: skip
+@killed_by("text-is-cut-into-tokens-as-declared")
+@seen_in("transformers#29279, the other direction")
+@effect("not what inference will see", fix="declare how control strings are encoded")
 def control_strings_escaped():
     """Control strings in contents are encoded as text although the tokenizer parses them at inference."""
 
@@ -241,8 +261,9 @@ def control_strings_escaped():
     return Pipeline(encode=broken)
 
 
-@mutant("text-is-cut-into-tokens-as-declared", "pytorch/torchtitan#4504", "words break at the wrong place",
-        "segments as declared, and the same at inference")  # fmt: skip
+@killed_by("text-is-cut-into-tokens-as-declared")
+@seen_in("pytorch/torchtitan#4504")
+@effect("words break at the wrong place", fix="segments as declared, and the same at inference")
 def contents_tokenized_by_letter():
     """Contents are tokenized letter by letter: no two letters merge, as at a seam between segments."""
 
@@ -265,7 +286,9 @@ def contents_tokenized_by_letter():
     return Pipeline(encode=broken)
 
 
-@mutant("lost-data-is-counted", "huggingface/trl#4554", "nobody knows what was lost", "count tokens, not examples")
+@killed_by("lost-data-is-counted")
+@seen_in("huggingface/trl#4554")
+@effect("nobody knows what was lost", fix="count tokens, not examples")
 def truncation_not_counted():
     """Tokens cut off are reported as none."""
     return Understates()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from sftspec.collation import Batch, collate
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.breaking import (
     masked_where,
     trained_where,
@@ -18,27 +18,33 @@ from sftspec.step import IGNORE, sft_loss
 from sftspec.trainer import Pipeline
 
 
-@mutant("nothing-else-is-trained targets-spell-what-the-policy-trains", "karpathy/nanochat#582",
-        "learns to write the user's turn", "keep the mask that render returns")  # fmt: skip
+@killed_by("nothing-else-is-trained targets-spell-what-the-policy-trains")
+@seen_in("karpathy/nanochat#582")
+@effect("learns to write the user's turn", fix="keep the mask that render returns")
 def mask_dropped():
     """Every token is trained."""
     return trained_where(lambda example, messages, position: True)
 
 
-@mutant("nothing-else-is-trained", "PrimeIntellect-ai/prime-rl#978", "invents tool results", "mask role tool as well")
+@killed_by("nothing-else-is-trained")
+@seen_in("PrimeIntellect-ai/prime-rl#978")
+@effect("invents tool results", fix="mask role tool as well")
 def tool_results_trained():
     """What a tool returned is trained as if the assistant had written it."""
     return trained_where(lambda example, messages, position: turn_of(example, messages, position)[1] == "tool")
 
 
-@mutant("nothing-else-is-trained", "maxtext#3284", "wastes targets on headers", "measure the prompt with its header")
+@killed_by("nothing-else-is-trained")
+@seen_in("maxtext#3284")
+@effect("wastes targets on headers", fix="measure the prompt with its header")
 def header_trained():
     """The assistant's header is trained."""
     return trained_where(lambda e, m, position: turn_of(e, m, position)[1:] == ("assistant", "header"))
 
 
-@mutant("nothing-else-is-trained", "no report known: soft masks", "prompts are trained at a small weight",
-        "use exact zeros")  # fmt: skip
+@killed_by("nothing-else-is-trained")
+@seen_in("no report known: soft masks")
+@effect("prompts are trained at a small weight", fix="use exact zeros")
 def mask_is_soft():
     """Masked positions are scored at a weight of 1e-6 instead of 0."""
 
@@ -49,7 +55,9 @@ def mask_is_soft():
     return Pipeline(loss=loss)
 
 
-@mutant("everything-chosen-is-trained", "modelscope/ms-swift#7838", "half the supervision is lost", "train every turn")
+@killed_by("everything-chosen-is-trained")
+@seen_in("modelscope/ms-swift#7838")
+@effect("half the supervision is lost", fix="train every turn")
 def only_the_last_turn():
     """Only the last assistant turn is trained although all are to be."""
 
@@ -59,7 +67,9 @@ def only_the_last_turn():
     return Pipeline(encode=broken)
 
 
-@mutant("everything-chosen-is-trained", "lm-sys/FastChat#2494", "later answers lose tokens", "do not recompute lengths")
+@killed_by("everything-chosen-is-trained")
+@seen_in("lm-sys/FastChat#2494")
+@effect("later answers lose tokens", fix="do not recompute lengths")
 def third_turn_lost():
     """The third assistant turn of a conversation is masked."""
 
@@ -70,21 +80,25 @@ def third_turn_lost():
     return masked_where(third)
 
 
-@mutant("first-token-of-an-answer-is-trained", "volcengine/verl#3287", "answers start badly", "shift the mask as well")
+@killed_by("first-token-of-an-answer-is-trained")
+@seen_in("volcengine/verl#3287")
+@effect("answers start badly", fix="shift the mask as well")
 def first_answer_token_lost():
     """The first token of each answer is masked: the mask was not shifted with the labels."""
     return masked_where(lambda e, m, p: p > 0 and e.labels[p] != IGNORE and e.labels[p - 1] == IGNORE)
 
 
-@mutant("end-of-turn-is-trained targets-spell-what-the-policy-trains template/the-published-targets-are-trained",
-        "axolotl-ai-cloud/axolotl#3754", "never stops",
-        "find the end by the template, not by eos_token_id")  # fmt: skip
+@killed_by("end-of-turn-is-trained targets-spell-what-the-policy-trains template/the-published-targets-are-trained")
+@seen_in("axolotl-ai-cloud/axolotl#3754")
+@effect("never stops", fix="find the end by the template, not by eos_token_id")
 def end_of_turn_masked():
     """The end-of-turn token is no target."""
     return masked_where(lambda e, m, position: turn_of(e, m, position)[2] == "end_of_turn")
 
 
-@mutant("end-of-turn-is-trained", "huggingface/trl#976", "never stops", "mask padding by position, not by id")
+@killed_by("end-of-turn-is-trained")
+@seen_in("huggingface/trl#976")
+@effect("never stops", fix="mask padding by position, not by id")
 def pads_masked_by_id():
     """Labels are ignored wherever the id is the pad's, which is the end-of-turn's in many set-ups."""
 
@@ -95,8 +109,9 @@ def pads_masked_by_id():
     return Pipeline(collate=broken)
 
 
-@mutant("end-of-turn-is-trained", "subtle form of huggingface/trl#976", "never stops when packed",
-        "mask by position")  # fmt: skip
+@killed_by("end-of-turn-is-trained")
+@seen_in("subtle form of huggingface/trl#976")
+@effect("never stops when packed", fix="mask by position")
 def packed_pads_masked_by_id():
     """Labels are ignored wherever the id is the pad's, in packed rows only."""
 
@@ -109,8 +124,9 @@ def packed_pads_masked_by_id():
     return Pipeline(collate=broken)
 
 
-@mutant("end-of-turn-is-trained", "subtle form of axolotl#3754", "does not stop after long answers",
-        "no special cases")  # fmt: skip
+@killed_by("end-of-turn-is-trained")
+@seen_in("subtle form of axolotl#3754")
+@effect("does not stop after long answers", fix="no special cases")
 def end_of_last_turn_masked():
     """Only the last end-of-turn token of a conversation of several turns is no target."""
 
@@ -121,8 +137,9 @@ def end_of_last_turn_masked():
     return masked_where(last)
 
 
-@mutant("each-target-is-the-next-token", "huggingface/transformers#46898", "learns the token after the next",
-        "shift in one place")  # fmt: skip
+@killed_by("each-target-is-the-next-token")
+@seen_in("huggingface/transformers#46898")
+@effect("learns the token after the next", fix="shift in one place")
 def shifted_twice():
     """Labels are shifted in the collator and again in the loss."""
 
@@ -135,8 +152,11 @@ def shifted_twice():
     return Pipeline(collate=broken)
 
 
-@mutant("each-target-is-the-next-token logits-are-scored-against-the-next-label rows-without-a-target-have-no-gradient",
-        "huggingface/transformers#17987", "learns to copy", "shift before the loss")  # fmt: skip
+@killed_by(
+    "each-target-is-the-next-token logits-are-scored-against-the-next-label rows-without-a-target-have-no-gradient"
+)
+@seen_in("huggingface/transformers#17987")
+@effect("learns to copy", fix="shift before the loss")
 def not_shifted():
     """Logits are scored against the token that they have just read."""
 
@@ -147,8 +167,9 @@ def not_shifted():
     return Pipeline(loss=loss)
 
 
-@mutant("padding-is-never-trained nothing-else-is-trained", "NVIDIA/Megatron-Bridge#3359", "learns to write padding",
-        "labels of padding are -100")  # fmt: skip
+@killed_by("padding-is-never-trained nothing-else-is-trained")
+@seen_in("NVIDIA/Megatron-Bridge#3359")
+@effect("learns to write padding", fix="labels of padding are -100")
 def padding_trained():
     """Padding is labelled with the pad's id."""
 
@@ -159,8 +180,9 @@ def padding_trained():
     return Pipeline(collate=broken)
 
 
-@mutant("the-weighted-loss-is-divided-by-the-weights weights-of-zero-and-one-are-a-mask",
-        "no report known: token weights", "weights become a learning rate", "divide by the sum of weights")  # fmt: skip
+@killed_by("the-weighted-loss-is-divided-by-the-weights weights-of-zero-and-one-are-a-mask")
+@seen_in("no report known: token weights")
+@effect("weights become a learning rate", fix="divide by the sum of weights")
 def weights_divided_by_count():
     """Weighted losses are divided by the number of targets."""
 
@@ -173,9 +195,9 @@ def weights_divided_by_count():
 UNDECLARED = Conventions(separator=True)
 
 
-@mutant(
-    "nothing-else-is-trained", "jingyaogong/minimind#636", "trains a token it never writes", "declare it, or mask it"
-)
+@killed_by("nothing-else-is-trained")
+@seen_in("jingyaogong/minimind#636")
+@effect("trains a token it never writes", fix="declare it, or mask it")
 def separator_trained_undeclared():
     """The newline after the end-of-turn token is trained, and not declared."""
 
@@ -185,9 +207,9 @@ def separator_trained_undeclared():
     return Pipeline(encode=broken)
 
 
-@mutant("a-label-outside-the-vocabulary-is-refused",
-        "no report known: tokens added to the tokenizer and not to the model", "another token is trained",
-        "refuse it, and resize the embeddings")  # fmt: skip
+@killed_by("a-label-outside-the-vocabulary-is-refused")
+@seen_in("no report known: tokens added to the tokenizer and not to the model")
+@effect("another token is trained", fix="refuse it, and resize the embeddings")
 def label_clamped():
     """A label beyond the vocabulary is taken for its last token."""
 
@@ -197,9 +219,9 @@ def label_clamped():
     return Pipeline(loss=loss)
 
 
-@mutant("a-cut-keeps-the-first-tokens-and-their-labels",
-        "no report known: an end-of-turn put at the cut, in one family of templates",
-        "stops in the middle of a sentence", "put nothing in place of what was cut")  # fmt: skip
+@killed_by("a-cut-keeps-the-first-tokens-and-their-labels")
+@seen_in("no report known: an end-of-turn put at the cut, in one family of templates")
+@effect("stops in the middle of a sentence", fix="put nothing in place of what was cut")
 def end_of_turn_at_the_cut():
     """Llama-3's end-of-turn token replaces the last token of an example that was cut."""
 
@@ -213,8 +235,9 @@ def end_of_turn_at_the_cut():
     return Pipeline(encode=broken)
 
 
-@mutant("a-flag-untrains-its-own-message-alone", "no report known: OpenAI's field read by nobody",
-        "learns an answer that was taken out", "read weight as train")  # fmt: skip
+@killed_by("a-flag-untrains-its-own-message-alone")
+@seen_in("no report known: OpenAI's field read by nobody")
+@effect("learns an answer that was taken out", fix="read weight as train")
 def weight_of_zero_ignored():
     """A message with `"weight": 0` is trained like any other."""
 
@@ -224,8 +247,9 @@ def weight_of_zero_ignored():
     return Pipeline(encode=broken)
 
 
-@mutant("a-token-belongs-to-the-span-it-starts-in", "subtle form of FastChat#2996, offsets that are one token off",
-        "a mask that is made of the owners begins a token late", "a token is owned where it starts")  # fmt: skip
+@killed_by("a-token-belongs-to-the-span-it-starts-in")
+@seen_in("subtle form of FastChat#2996, offsets that are one token off")
+@effect("a mask that is made of the owners begins a token late", fix="a token is owned where it starts")
 def owners_one_token_late():
     """The owner that is told of each token is that of the token before it."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.masking import Conventions, Encoded, encode
 from sftspec.step import IGNORE
 from sftspec.trainer import Pipeline
@@ -37,15 +37,17 @@ def without_flags(concerns: Callable[[str, dict, dict], bool]) -> Pipeline:
     return Pipeline(encode=broken)
 
 
-@mutant("a-flag-untrains-its-own-message-alone", "no report known: a flag read by one of several renderers",
-        "learns what was excluded", "read flags where labels are made, once for every template")  # fmt: skip
+@killed_by("a-flag-untrains-its-own-message-alone")
+@seen_in("no report known: a flag read by one of several renderers")
+@effect("learns what was excluded", fix="read flags where labels are made, once for every template")
 def flags_read_for_chatml_only():
     """In Llama's templates a message with `"train": false` is trained."""
     return without_flags(lambda template, options, item: template.startswith("llama"))
 
 
-@mutant("a-flag-untrains-its-own-message-alone", "no report known: every-token as a short cut past the mask",
-        "learns what was excluded", "a flag holds whoever speaks")  # fmt: skip
+@killed_by("a-flag-untrains-its-own-message-alone")
+@seen_in("no report known: every-token as a short cut past the mask")
+@effect("learns what was excluded", fix="a flag holds whoever speaks")
 def flag_of_a_user_ignored():
     """Under the policy "every-token" a user's message with `"train": false` is trained."""
     return without_flags(
@@ -53,8 +55,9 @@ def flag_of_a_user_ignored():
     )
 
 
-@mutant("targets-spell-what-the-policy-trains", "subtle form of huggingface/trl#1282, one template's own encoder",
-        "earlier answers are trained as well", "one policy for every template")  # fmt: skip
+@killed_by("targets-spell-what-the-policy-trains")
+@seen_in("subtle form of huggingface/trl#1282, one template's own encoder")
+@effect("earlier answers are trained as well", fix="one policy for every template")
 def policy_followed_in_one_template():
     """The policy "last" is that of "all" in every template but chatml/openai."""
     return with_options(
@@ -62,8 +65,9 @@ def policy_followed_in_one_template():
     )
 
 
-@mutant("targets-spell-what-the-policy-trains", "no report known: conventions written for one family",
-        "the mask is not what is declared", "conventions name parts of a turn, not strings")  # fmt: skip
+@killed_by("targets-spell-what-the-policy-trains")
+@seen_in("no report known: conventions written for one family")
+@effect("the mask is not what is declared", fix="conventions name parts of a turn, not strings")
 def conventions_of_chatml_only():
     """In Llama's templates another convention than the usual one is not followed."""
     return with_options(
@@ -71,8 +75,9 @@ def conventions_of_chatml_only():
     )
 
 
-@mutant("targets-spell-what-the-policy-trains", "no report known: masks by message, and text that belongs to none",
-        "cannot write its own system prompt", "every token is every token")  # fmt: skip
+@killed_by("targets-spell-what-the-policy-trains")
+@seen_in("no report known: masks by message, and text that belongs to none")
+@effect("cannot write its own system prompt", fix="every token is every token")
 def own_system_turn_untrained():
     """Under the policy "every-token" a system turn that nobody wrote, but the template, is not trained."""
 
@@ -87,9 +92,9 @@ def own_system_turn_untrained():
     return Pipeline(encode=broken)
 
 
-@mutant("a-cut-keeps-the-first-tokens-and-their-labels the-tokens-cut-off-are-counted",
-        "no report known: a length counted before tools are listed", "runs out of memory where tools are long",
-        "count what the model sees")  # fmt: skip
+@killed_by("a-cut-keeps-the-first-tokens-and-their-labels the-tokens-cut-off-are-counted")
+@seen_in("no report known: a length counted before tools are listed")
+@effect("runs out of memory where tools are long", fix="count what the model sees")
 def tools_beyond_the_cut():
     """Tools come on top of max_length: what is cut is counted without them."""
 

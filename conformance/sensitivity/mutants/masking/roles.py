@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.breaking import masked_where, relabelled, with_contents, with_messages
 from sftspec.conformance.sensitivity.mutants.masking.texts import trained_up_to
 
@@ -14,9 +14,9 @@ def without_flags(messages: list[dict], role: str) -> list[dict]:
     return [{k: item[k] for k in item if k != "train" or item["role"] != role} for item in messages]
 
 
-@mutant("everything-chosen-is-trained a-flag-untrains-its-own-message-alone",
-        "no report known: flags read as a list of what to train", "answers without a flag are never learned",
-        "no flag is true")  # fmt: skip
+@killed_by("everything-chosen-is-trained a-flag-untrains-its-own-message-alone")
+@seen_in("no report known: flags read as a list of what to train")
+@effect("answers without a flag are never learned", fix="no flag is true")
 def true_is_the_only_one_trained():
     """Where an answer is flagged `"train": true`, answers without a flag are not trained."""
 
@@ -27,22 +27,25 @@ def true_is_the_only_one_trained():
     return with_messages(change)
 
 
-@mutant("nothing-else-is-trained", "no report known: flags that are read of answers alone",
-        "an excluded prompt is learned", "read the flag of every message")  # fmt: skip
+@killed_by("nothing-else-is-trained")
+@seen_in("no report known: flags that are read of answers alone")
+@effect("an excluded prompt is learned", fix="read the flag of every message")
 def flag_of_the_system_ignored():
     """`"train": false` on a system message is ignored, where every token is trained."""
     return with_messages(lambda messages: without_flags(messages, "system"))
 
 
-@mutant("nothing-else-is-trained", "no report known: flags that are read of answers alone",
-        "an excluded result is learned", "read the flag of every message")  # fmt: skip
+@killed_by("nothing-else-is-trained")
+@seen_in("no report known: flags that are read of answers alone")
+@effect("an excluded result is learned", fix="read the flag of every message")
 def flag_of_a_result_ignored():
     """`"train": false` on a tool's result is ignored, where every token is trained."""
     return with_messages(lambda messages: without_flags(messages, "tool"))
 
 
-@mutant("nothing-else-is-trained", "no report known: an empty selection taken for no selection",
-        "excluded talks are learned", "nothing chosen is nothing trained")  # fmt: skip
+@killed_by("nothing-else-is-trained")
+@seen_in("no report known: an empty selection taken for no selection")
+@effect("excluded talks are learned", fix="nothing chosen is nothing trained")
 def none_chosen_is_all_chosen():
     """Where no answer is to be trained, all are."""
 
@@ -54,45 +57,53 @@ def none_chosen_is_all_chosen():
     return with_messages(change)
 
 
-@mutant("a-flag-untrains-its-own-message-alone", "no report known: OpenAI's weight, read without its role",
-        "prompts are learned", "1 changes nothing")  # fmt: skip
+@killed_by("a-flag-untrains-its-own-message-alone")
+@seen_in("no report known: OpenAI's weight, read without its role")
+@effect("prompts are learned", fix="1 changes nothing")
 def weight_of_one_is_trained():
     """A user's message with `"weight": 1` is trained."""
     return relabelled(
         lambda example, messages: [
-            token if owner.message >= 0 and messages[owner.message].get("weight") == 1 and owner.kind == "content"
+            token
+            if owner.message >= 0 and messages[owner.message].get("weight") == 1 and owner.kind == "content"
             else label
             for token, label, owner in zip(
-                example.input_ids, example.labels, (example.rendered.spans[place] for place in example.owners),
+                example.input_ids,
+                example.labels,
+                (example.rendered.spans[place] for place in example.owners),
                 strict=True,
             )
         ]
-    )  # fmt: skip
+    )
 
 
-@mutant("conversations-stand-as-rendered", "no report known: results of tools tidied at load",
-        "results look otherwise at inference", "leave contents alone")  # fmt: skip
+@killed_by("conversations-stand-as-rendered")
+@seen_in("no report known: results of tools tidied at load")
+@effect("results look otherwise at inference", fix="leave contents alone")
 def results_made_ascii():
     """Letters outside ASCII are lost from the results of tools."""
     return with_contents(lambda content: content.encode("ascii", "ignore").decode(), "tool")
 
 
-@mutant("conversations-stand-as-rendered", "no report known: prompts tidied at load",
-        "prompts look otherwise at inference", "leave contents alone")  # fmt: skip
+@killed_by("conversations-stand-as-rendered")
+@seen_in("no report known: prompts tidied at load")
+@effect("prompts look otherwise at inference", fix="leave contents alone")
 def system_stripped_everywhere():
     """System messages lose the white space around them, also those that stand in the middle."""
     return with_contents(str.strip, "system")
 
 
-@mutant("conversations-stand-as-rendered", "no report known: pandas.read_json, keep_default_na", "answers become empty",
-        "leave contents alone")  # fmt: skip
+@killed_by("conversations-stand-as-rendered")
+@seen_in("no report known: pandas.read_json, keep_default_na")
+@effect("answers become empty", fix="leave contents alone")
 def not_available_is_empty():
     """An answer "N/A" is read as a missing value."""
     return with_contents(lambda content: "" if content == "N/A" else content, "assistant")
 
 
-@mutant("conversations-stand-as-rendered", "no report known: a column that was guessed to hold JSON",
-        "calls are written in another way", "leave contents alone")  # fmt: skip
+@killed_by("conversations-stand-as-rendered")
+@seen_in("no report known: a column that was guessed to hold JSON")
+@effect("calls are written in another way", fix="leave contents alone")
 def json_written_again():
     """An answer that is JSON is read and written again."""
 
@@ -105,15 +116,17 @@ def json_written_again():
     return with_contents(change, "assistant")
 
 
-@mutant("conversations-stand-as-rendered", "no report known: empty thoughts removed for another model",
-        "answers begin otherwise", "leave contents alone")  # fmt: skip
+@killed_by("conversations-stand-as-rendered")
+@seen_in("no report known: empty thoughts removed for another model")
+@effect("answers begin otherwise", fix="leave contents alone")
 def empty_thoughts_removed():
     """An empty block of thoughts is taken out of an answer."""
     return with_contents(lambda content: content.replace("<think>\n\n</think>\n\n", ""), "assistant")
 
 
-@mutant("everything-chosen-is-trained", "no report known: masks from a search for the next question",
-        "answers that quote one are cut", "take the mask from the spans, not from a search for markers")  # fmt: skip
+@killed_by("everything-chosen-is-trained")
+@seen_in("no report known: masks from a search for the next question")
+@effect("answers that quote one are cut", fix="take the mask from the spans, not from a search for markers")
 def quoted_question_ends_the_answer():
     """An answer is not trained from where a user's header is quoted in it."""
 
@@ -126,8 +139,9 @@ def quoted_question_ends_the_answer():
     return masked_where(quoted)
 
 
-@mutant("everything-chosen-is-trained", "no report known: max_target_length, a default of encoder-decoder trainers",
-        "long answers are never finished", "cut where max_length says, and count it")  # fmt: skip
+@killed_by("everything-chosen-is-trained")
+@seen_in("no report known: max_target_length, a default of encoder-decoder trainers")
+@effect("long answers are never finished", fix="cut where max_length says, and count it")
 def answers_trained_up_to_1024():
     """From its 1,025th target on a conversation is not trained."""
     return trained_up_to(1024)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.breaking import masked_where, prepared, trained_where, turn_of
 from sftspec.masking import Encoded, encode
 from sftspec.step import IGNORE
 from sftspec.trainer import Pipeline
 
 
-@mutant("everything-chosen-is-trained", "subtle form of lm-sys/FastChat#2996",
-        "what is said in two messages is half lost", "read roles, not pairs")  # fmt: skip
+@killed_by("everything-chosen-is-trained")
+@seen_in("subtle form of lm-sys/FastChat#2996")
+@effect("what is said in two messages is half lost", fix="read roles, not pairs")
 def second_of_two_answers_untrained():
     """An answer that follows an answer is masked: turns are taken for pairs."""
 
@@ -23,8 +24,9 @@ def second_of_two_answers_untrained():
     return masked_where(repeated)
 
 
-@mutant("everything-chosen-is-trained", "subtle form of huggingface/trl#588", "answers of blanks are lost",
-        "compare with None, not with blanks")  # fmt: skip
+@killed_by("everything-chosen-is-trained")
+@seen_in("subtle form of huggingface/trl#588")
+@effect("answers of blanks are lost", fix="compare with None, not with blanks")
 def blank_answers_untrained():
     """An answer that holds nothing but blanks is masked, its end-of-turn token with it."""
 
@@ -35,8 +37,9 @@ def blank_answers_untrained():
     return masked_where(blank)
 
 
-@mutant("nothing-else-is-trained", "subtle form of PrimeIntellect-ai/prime-rl#978",
-        "learns to write its own instructions", "mask every role but the assistant")  # fmt: skip
+@killed_by("nothing-else-is-trained")
+@seen_in("subtle form of PrimeIntellect-ai/prime-rl#978")
+@effect("learns to write its own instructions", fix="mask every role but the assistant")
 def late_system_trained():
     """A system message in the middle of a conversation is trained as if the assistant had written it."""
 
@@ -47,8 +50,9 @@ def late_system_trained():
     return trained_where(late)
 
 
-@mutant("nothing-else-is-trained", "subtle form of huggingface/trl#1282", "user turns are learnt",
-        "let a flag take away, never add")  # fmt: skip
+@killed_by("nothing-else-is-trained")
+@seen_in("subtle form of huggingface/trl#1282")
+@effect("user turns are learnt", fix="let a flag take away, never add")
 def flag_trains_the_user():
     """A user's message with `"train": true` is trained."""
 
@@ -59,8 +63,9 @@ def flag_trains_the_user():
     return trained_where(flagged)
 
 
-@mutant("nothing-else-is-trained", "subtle form of huggingface/trl#1282", "an answer that was taken out is replaced",
-        "choose the last turn, then look at its flag")  # fmt: skip
+@killed_by("nothing-else-is-trained")
+@seen_in("subtle form of huggingface/trl#1282")
+@effect("an answer that was taken out is replaced", fix="choose the last turn, then look at its flag")
 def last_turn_that_may_be_trained():
     """Under policy "last", where the last answer is not to be trained, the one before it is."""
 
@@ -79,8 +84,9 @@ def last_turn_that_may_be_trained():
     return Pipeline(encode=broken)
 
 
-@mutant("every-conversation-with-a-target-is-trained", "subtle form of huggingface/trl#4554", "examples vanish",
-        "compare with > max_length")  # fmt: skip
+@killed_by("every-conversation-with-a-target-is-trained")
+@seen_in("subtle form of huggingface/trl#4554")
+@effect("examples vanish", fix="compare with > max_length")
 def exact_length_dropped():
     """A conversation of exactly max_length tokens is taken for too long and left out."""
     return prepared(
@@ -88,8 +94,9 @@ def exact_length_dropped():
     )
 
 
-@mutant("every-conversation-with-a-target-is-trained", "subtle form of lm-sys/FastChat#2996",
-        "what was repeated on purpose counts once", "leave the corpus as it is")  # fmt: skip
+@killed_by("every-conversation-with-a-target-is-trained")
+@seen_in("subtle form of lm-sys/FastChat#2996")
+@effect("what was repeated on purpose counts once", fix="leave the corpus as it is")
 def repeated_conversations_merged():
     """A conversation that stands in the corpus twice is trained once."""
     return prepared(lambda kept, job: list({tuple(item.input_ids): item for item in kept}.values()))

@@ -6,7 +6,7 @@ import html
 import re
 from itertools import accumulate
 
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.breaking import (
     before_training,
     prepared,
@@ -31,22 +31,25 @@ def trained_up_to(limit: int) -> Pipeline:
     )
 
 
-@mutant("conversations-stand-as-rendered", "no report known: a file opened in text mode",
-        "other line ends than at inference", "read and write newline=''")  # fmt: skip
+@killed_by("conversations-stand-as-rendered")
+@seen_in("no report known: a file opened in text mode")
+@effect("other line ends than at inference", fix="read and write newline=''")
 def line_ends_changed():
     """A carriage return before a newline is lost."""
     return with_contents(lambda content: content.replace("\r\n", "\n"))
 
 
-@mutant("conversations-stand-as-rendered", "no report known: web corpora cleaned at load",
-        "HTML is learned as what it would show", "leave contents alone")  # fmt: skip
+@killed_by("conversations-stand-as-rendered")
+@seen_in("no report known: web corpora cleaned at load")
+@effect("HTML is learned as what it would show", fix="leave contents alone")
 def entities_unescaped():
     """HTML entities in contents are replaced by what they stand for."""
     return with_contents(html.unescape)
 
 
-@mutant("conversations-stand-as-rendered", "subtle form of hiyouga/LLaMA-Factory#10772",
-        "roles at inference do not match", "one message, one turn")  # fmt: skip
+@killed_by("conversations-stand-as-rendered")
+@seen_in("subtle form of hiyouga/LLaMA-Factory#10772")
+@effect("roles at inference do not match", fix="one message, one turn")
 def users_joined():
     """Two messages of the user in a row become one."""
 
@@ -62,29 +65,33 @@ def users_joined():
     return with_messages(join)
 
 
-@mutant("every-conversation-with-a-target-is-trained", "no report known: a window over the history",
-        "long talks lose their beginning", "cut by max_length, and count it")  # fmt: skip
+@killed_by("every-conversation-with-a-target-is-trained")
+@seen_in("no report known: a window over the history")
+@effect("long talks lose their beginning", fix="cut by max_length, and count it")
 def history_of_sixteen():
     """Only the last sixteen messages of a conversation are kept."""
     return with_messages(lambda messages: list(messages)[-16:])
 
 
-@mutant("every-conversation-with-a-target-is-trained", "no report known: corpora deduplicated by prompt",
-        "data is lost and not counted", "compare whole conversations, and count")  # fmt: skip
+@killed_by("every-conversation-with-a-target-is-trained")
+@seen_in("no report known: corpora deduplicated by prompt")
+@effect("data is lost and not counted", fix="compare whole conversations, and count")
 def one_answer_a_question():
     """Of conversations that begin with the same question one is kept."""
     return with_conversations(lambda talks: list({str(talk[0]): talk for talk in reversed(talks)}.values()))
 
 
-@mutant("everything-chosen-is-trained", "no report known: max_target_length, a default of encoder-decoder trainers",
-        "long answers are never finished", "cut where max_length says, and count it")  # fmt: skip
+@killed_by("everything-chosen-is-trained")
+@seen_in("no report known: max_target_length, a default of encoder-decoder trainers")
+@effect("long answers are never finished", fix="cut where max_length says, and count it")
 def answers_trained_up_to_512():
     """From its 513th target on a conversation is not trained."""
     return trained_up_to(512)
 
 
-@mutant("nothing-else-is-trained", "no report known: a loader that keeps role and content",
-        "turns are learned that were excluded", "keep the fields that are not known")  # fmt: skip
+@killed_by("nothing-else-is-trained")
+@seen_in("no report known: a loader that keeps role and content")
+@effect("turns are learned that were excluded", fix="keep the fields that are not known")
 def flags_taken_off():
     """The "train" flags are taken off the job's own conversations before they are encoded."""
 
@@ -96,9 +103,9 @@ def flags_taken_off():
     return before_training(take_off)
 
 
-@mutant("lost-data-is-counted every-conversation-with-a-target-is-trained",
-        "no report known: cutoff_len, max_seq_length: defaults", "long talks lose their end",
-        "no max_length, no cut")  # fmt: skip
+@killed_by("lost-data-is-counted every-conversation-with-a-target-is-trained")
+@seen_in("no report known: cutoff_len, max_seq_length: defaults")
+@effect("long talks lose their end", fix="no max_length, no cut")
 def cut_at_the_usual_length():
     """Where no max_length is given, examples are cut at 2,048 tokens."""
 
@@ -108,31 +115,34 @@ def cut_at_the_usual_length():
     return Pipeline(encode=broken)
 
 
-@mutant("every-conversation-with-a-target-is-trained", "no report known: max_prompt_length with a default of 1,024",
-        "talks that begin with a document are lost", "keep what was not asked to be dropped")  # fmt: skip
+@killed_by("every-conversation-with-a-target-is-trained")
+@seen_in("no report known: max_prompt_length with a default of 1,024")
+@effect("talks that begin with a document are lost", fix="keep what was not asked to be dropped")
 def long_prompts_dropped():
     """Examples of which the first target stands behind 1,024 tokens are left out."""
     return prepared(lambda examples, job: [item for item in examples if set(item.labels[:1024]) != {IGNORE}])
 
 
-@mutant("conversations-stand-as-rendered", "no report known: web corpora cleaned at load",
-        "code and verse lose their shape", "leave contents alone")  # fmt: skip
+@killed_by("conversations-stand-as-rendered")
+@seen_in("no report known: web corpora cleaned at load")
+@effect("code and verse lose their shape", fix="leave contents alone")
 def blank_lines_collapsed():
     """Three or more newlines in a row become two."""
     return with_contents(lambda content: re.sub(r"\n{3,}", "\n\n", content))
 
 
-@mutant("conversations-stand-as-rendered", "no report known: typography made ASCII at load",
-        "quotes and dashes are never learned", "leave contents alone")  # fmt: skip
+@killed_by("conversations-stand-as-rendered")
+@seen_in("no report known: typography made ASCII at load")
+@effect("quotes and dashes are never learned", fix="leave contents alone")
 def typography_made_plain():
     """Typographic quotes and dashes become their ASCII forms."""
     plain = str.maketrans("“”‘’—", "\"\"''-")
     return with_contents(lambda content: content.translate(plain))
 
 
-@mutant("conversations-stand-as-rendered",
-        "no report known: thoughts taken out of the history for a template that keeps them",
-        "answers without thoughts before them", "leave that to the template")  # fmt: skip
+@killed_by("conversations-stand-as-rendered")
+@seen_in("no report known: thoughts taken out of the history for a template that keeps them")
+@effect("answers without thoughts before them", fix="leave that to the template")
 def thoughts_taken_out():
     """Thoughts are taken out of all answers but the last, whatever the template does with them."""
 

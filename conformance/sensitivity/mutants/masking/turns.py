@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from sftspec.collation import Batch, collate
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.breaking import KeepsAll, masked_where, relabelled, trained_where, turn_of
 from sftspec.masking import Encoded, encode
 from sftspec.step import IGNORE, StepReport, forward_logits, sft_loss
@@ -19,7 +19,9 @@ def turn_number(messages: list[dict], message: int) -> int:
     return sum(item["role"] == "assistant" for item in messages[:message])
 
 
-@mutant("end-of-turn-is-trained", "huggingface/trl#1623", "never stops", "append the end-of-turn, and train it")
+@killed_by("end-of-turn-is-trained")
+@seen_in("huggingface/trl#1623")
+@effect("never stops", fix="append the end-of-turn, and train it")
 def end_of_turn_not_appended():
     """The end-of-turn token after the last answer is neither written nor trained."""
 
@@ -30,16 +32,19 @@ def end_of_turn_not_appended():
             keep -= 1
             if turn_of(example, messages, keep)[2] == "end_of_turn":
                 return replace(
-                    example, input_ids=example.input_ids[:keep], labels=example.labels[:keep],
+                    example,
+                    input_ids=example.input_ids[:keep],
+                    labels=example.labels[:keep],
                     owners=example.owners[:keep],
-                )  # fmt: skip
+                )
         return example
 
     return Pipeline(encode=broken)
 
 
-@mutant("every-conversation-with-a-target-is-trained", "huggingface/trl#588", "answers of one shape are never learned",
-        "take the mask from the spans, not from a search for markers")  # fmt: skip
+@killed_by("every-conversation-with-a-target-is-trained")
+@seen_in("huggingface/trl#588")
+@effect("answers of one shape are never learned", fix="take the mask from the spans, not from a search for markers")
 def marker_not_found():
     """A conversation is masked whole where an answer begins with a newline: its marker is tokenized differently."""
 
@@ -49,8 +54,9 @@ def marker_not_found():
     return masked_where(lost)
 
 
-@mutant("nothing-else-is-trained everything-chosen-is-trained", "huggingface/trl#1184", "turns are swapped",
-        "no first match at the start of a string")  # fmt: skip
+@killed_by("nothing-else-is-trained everything-chosen-is-trained")
+@seen_in("huggingface/trl#1184")
+@effect("turns are swapped", fix="no first match at the start of a string")
 def first_user_turn_trained():
     """The first user turn is trained and the first answer is not: the first marker is missed at the string's start."""
 
@@ -68,8 +74,9 @@ def first_user_turn_trained():
     return relabelled(labels)
 
 
-@mutant("nothing-else-is-trained end-of-turn-is-trained", "lm-sys/FastChat#2996",
-        "later answers are cut at the wrong place", "do not add up the lengths of turns")  # fmt: skip
+@killed_by("nothing-else-is-trained end-of-turn-is-trained")
+@seen_in("lm-sys/FastChat#2996")
+@effect("later answers are cut at the wrong place", fix="do not add up the lengths of turns")
 def mask_drifts_by_turn():
     """The mask of each further turn lies one token more to the left."""
 
@@ -84,7 +91,9 @@ def mask_drifts_by_turn():
     return relabelled(labels)
 
 
-@mutant("everything-chosen-is-trained", "huggingface/trl#4201", "nothing is learned", "raise instead")
+@killed_by("everything-chosen-is-trained")
+@seen_in("huggingface/trl#4201")
+@effect("nothing is learned", fix="raise instead")
 def mask_all_zeros():
     """A template without generation markers gives a mask of zeros, and the run goes on with a loss of 0."""
 
@@ -98,9 +107,9 @@ def mask_all_zeros():
     return KeepsAll(encode=masked_where(lambda example, messages, position: True).encode, step=step)
 
 
-@mutant(
-    "nothing-else-is-trained", "NVIDIA/Megatron-Bridge#3359", "learns to write the user's turn", "raise, or drop it"
-)
+@killed_by("nothing-else-is-trained")
+@seen_in("NVIDIA/Megatron-Bridge#3359")
+@effect("learns to write the user's turn", fix="raise, or drop it")
 def empty_mask_becomes_ones():
     """An example without a target is trained whole."""
 
@@ -110,13 +119,17 @@ def empty_mask_becomes_ones():
     return relabelled(labels)
 
 
-@mutant("nothing-else-is-trained", "jingyaogong/minimind#621", "learns its own header", "shift mask and labels alike")
+@killed_by("nothing-else-is-trained")
+@seen_in("jingyaogong/minimind#621")
+@effect("learns its own header", fix="shift mask and labels alike")
 def last_header_token_trained():
     """The mask begins one token early: the last token of the header is a target."""
     return trained_where(lambda e, m, p: e.labels[p] == IGNORE and p + 1 < len(e) and e.labels[p + 1] != IGNORE)
 
 
-@mutant("everything-chosen-is-trained", "volcengine/verl#3562", "stops late or never", "shift the mask as well")
+@killed_by("everything-chosen-is-trained")
+@seen_in("volcengine/verl#3562")
+@effect("stops late or never", fix="shift the mask as well")
 def last_answer_token_lost():
     """The last content token of each answer is masked."""
 
@@ -128,14 +141,17 @@ def last_answer_token_lost():
     return masked_where(last)
 
 
-@mutant("nothing-else-is-trained", "huggingface/trl#6105", "learns to write prompts", "measure ids, not the dict")
+@killed_by("nothing-else-is-trained")
+@seen_in("huggingface/trl#6105")
+@effect("learns to write prompts", fix="measure ids, not the dict")
 def prompt_of_length_two():
     """Everything behind the second token is trained: the length of a dict is taken for the prompt's."""
     return trained_where(lambda example, messages, position: position >= 2)
 
 
-@mutant("everything-chosen-is-trained", "modelscope/ms-swift#7838", "later answers are never learned",
-        "train every turn")  # fmt: skip
+@killed_by("everything-chosen-is-trained")
+@seen_in("modelscope/ms-swift#7838")
+@effect("later answers are never learned", fix="train every turn")
 def only_the_first_turn():
     """Only the first assistant turn of a conversation is trained."""
 
@@ -146,8 +162,9 @@ def only_the_first_turn():
     return masked_where(later)
 
 
-@mutant("nothing-else-is-trained", "huggingface/trl#3781", "packed runs learn to write prompts",
-        "one mask for every path")  # fmt: skip
+@killed_by("nothing-else-is-trained")
+@seen_in("huggingface/trl#3781")
+@effect("packed runs learn to write prompts", fix="one mask for every path")
 def mask_dropped_when_packed():
     """Every token is trained, in packed rows only."""
 
@@ -161,8 +178,9 @@ def mask_dropped_when_packed():
     return Pipeline(collate=broken)
 
 
-@mutant("each-target-is-the-next-token", "transformers#47395", "packed runs learn the token after the next",
-        "shift in one place")  # fmt: skip
+@killed_by("each-target-is-the-next-token")
+@seen_in("transformers#47395")
+@effect("packed runs learn the token after the next", fix="shift in one place")
 def shifted_twice_when_packed():
     """Labels of packed rows are shifted in the collator and again in the loss."""
 
@@ -177,8 +195,9 @@ def shifted_twice_when_packed():
     return Pipeline(collate=broken)
 
 
-@mutant("everything-chosen-is-trained", "modelscope/ms-swift#10185", "a target is lost at each shard's edge",
-        "shift before the sequence is cut")  # fmt: skip
+@killed_by("everything-chosen-is-trained")
+@seen_in("modelscope/ms-swift#10185")
+@effect("a target is lost at each shard's edge", fix="shift before the sequence is cut")
 def target_lost_at_the_shard_edge():
     """Rows are cut into two shards and shifted in each: the target over the edge is lost."""
 
@@ -191,8 +210,9 @@ def target_lost_at_the_shard_edge():
     return Pipeline(loss=loss)
 
 
-@mutant("each-target-is-the-next-token", "no report known: labels in 16 bits", "rare tokens are taken for others",
-        "labels stay integers")  # fmt: skip
+@killed_by("each-target-is-the-next-token")
+@seen_in("no report known: labels in 16 bits")
+@effect("rare tokens are taken for others", fix="labels stay integers")
 def labels_rounded_with_the_model():
     """Labels pass through bfloat16 where the logits are in it: ids above 256 are rounded."""
 
@@ -203,8 +223,9 @@ def labels_rounded_with_the_model():
     return Pipeline(loss=loss)
 
 
-@mutant("nothing-else-is-trained", "no report known: messages with their own flag", "trains what its author forbade",
-        "read the flag")  # fmt: skip
+@killed_by("nothing-else-is-trained")
+@seen_in("no report known: messages with their own flag")
+@effect("trains what its author forbade", fix="read the flag")
 def train_flag_ignored():
     """Messages with `"train": false` are trained like the others."""
 
@@ -214,7 +235,9 @@ def train_flag_ignored():
     return Pipeline(encode=broken)
 
 
-@mutant("nothing-else-is-trained", "huggingface/trl#1282", "earlier answers are trained as well", "follow the policy")
+@killed_by("nothing-else-is-trained")
+@seen_in("huggingface/trl#1282")
+@effect("earlier answers are trained as well", fix="follow the policy")
 def policy_ignored():
     """All assistant turns are trained although the last one only was asked for."""
 

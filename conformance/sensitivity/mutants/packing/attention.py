@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from sftspec.collation import Batch, collate
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.breaking import (
     additive,
     causal,
@@ -32,22 +32,23 @@ def windowed(size: int) -> Pipeline:
     return with_inputs(inputs, packed_only=False)
 
 
-@mutant(
-    "examples-do-not-see-each-other hidden-states-equal-those-alone a-packed-batch-has-no-row-mask",
-    "huggingface/trl#1230",
-    "context is contaminated; training loss flatters",
-    "block-diagonal attention",
-)
+@killed_by("examples-do-not-see-each-other hidden-states-equal-those-alone a-packed-batch-has-no-row-mask")
+@seen_in("huggingface/trl#1230")
+@effect("context is contaminated; training loss flatters", fix="block-diagonal attention")
 def plain_causal_attention():
     """Packed examples attend to everything before them in the row."""
-    return with_inputs(lambda batch: {
-        "input_ids": batch.input_ids, "position_ids": batch.position_ids,
-        "attention_mask": torch.ones_like(batch.input_ids),
-    })  # fmt: skip
+    return with_inputs(
+        lambda batch: {
+            "input_ids": batch.input_ids,
+            "position_ids": batch.position_ids,
+            "attention_mask": torch.ones_like(batch.input_ids),
+        }
+    )
 
 
-@mutant("examples-do-not-see-each-other", "fla-org/flash-linear-attention#1088", "contaminated in crowded packs only",
-        "isolate every segment")  # fmt: skip
+@killed_by("examples-do-not-see-each-other")
+@seen_in("fla-org/flash-linear-attention#1088")
+@effect("contaminated in crowded packs only", fix="isolate every segment")
 def third_segment_leaks():
     """From the third segment of a pack on, segments see those before them."""
 
@@ -59,8 +60,9 @@ def third_segment_leaks():
     return with_inputs(inputs)
 
 
-@mutant("an-example-sees-itself hidden-states-equal-those-alone", "huggingface/transformers#38094",
-        "learns without context", "check the mask's polarity")  # fmt: skip
+@killed_by("an-example-sees-itself hidden-states-equal-those-alone")
+@seen_in("huggingface/transformers#38094")
+@effect("learns without context", fix="check the mask's polarity")
 def attends_to_nothing():
     """Every position attends to itself alone."""
 
@@ -71,8 +73,9 @@ def attends_to_nothing():
     return with_inputs(inputs, packed_only=False)
 
 
-@mutant("masking/no-position-sees-what-follows-it hidden-states-equal-those-alone", "no report known: prefix-LM masks",
-        "reads the answer that it is to write", "a causal mask")  # fmt: skip
+@killed_by("masking/no-position-sees-what-follows-it hidden-states-equal-those-alone")
+@seen_in("no report known: prefix-LM masks")
+@effect("reads the answer that it is to write", fix="a causal mask")
 def bidirectional_attention():
     """Every position attends to its whole example, before and after."""
 
@@ -83,22 +86,25 @@ def bidirectional_attention():
     return with_inputs(inputs, packed_only=False)
 
 
-@mutant("hidden-states-equal-those-alone", "axolotl-ai-cloud/axolotl#732", "forgets all but the last tokens",
-        "window AND block, not window alone")  # fmt: skip
+@killed_by("hidden-states-equal-those-alone")
+@seen_in("axolotl-ai-cloud/axolotl#732")
+@effect("forgets all but the last tokens", fix="window AND block, not window alone")
 def sliding_window():
     """A window of 16 tokens limits attention within the example."""
     return windowed(16)
 
 
-@mutant("hidden-states-equal-those-alone", "subtle form of axolotl-ai-cloud/axolotl#732", "forgets the beginning",
-        "no window that nobody asked for")  # fmt: skip
+@killed_by("hidden-states-equal-those-alone")
+@seen_in("subtle form of axolotl-ai-cloud/axolotl#732")
+@effect("forgets the beginning", fix="no window that nobody asked for")
 def window_of_512():
     """A window of 512 tokens limits attention within the example."""
     return windowed(512)
 
 
-@mutant("examples-do-not-see-each-other", "no report known: a table of segments of fixed size",
-        "contaminated in crowded packs only", "as many segments as there are")  # fmt: skip
+@killed_by("examples-do-not-see-each-other")
+@seen_in("no report known: a table of segments of fixed size")
+@effect("contaminated in crowded packs only", fix="as many segments as there are")
 def sixth_segment_is_the_last():
     """From the sixth example of a row on, all share one segment."""
 
@@ -111,8 +117,9 @@ def sixth_segment_is_the_last():
     return with_inputs(inputs)
 
 
-@mutant("positions-restart-with-each-example", "no report known: position_ids cast with the inputs",
-        "late tokens share a place", "keep indices in integers")  # fmt: skip
+@killed_by("positions-restart-with-each-example")
+@seen_in("no report known: position_ids cast with the inputs")
+@effect("late tokens share a place", fix="keep indices in integers")
 def positions_rounded():
     """position_ids go through bfloat16, which has no odd numbers beyond 256."""
 
@@ -122,8 +129,9 @@ def positions_rounded():
     return with_inputs(inputs, packed_only=False)
 
 
-@mutant("positions-restart-with-each-example hidden-states-equal-those-alone", "hiyouga/LLaMA-Factory#7318",
-        "late positions are never trained from the start", "restart position_ids")  # fmt: skip
+@killed_by("positions-restart-with-each-example hidden-states-equal-those-alone")
+@seen_in("hiyouga/LLaMA-Factory#7318")
+@effect("late positions are never trained from the start", fix="restart position_ids")
 def positions_run_on():
     """position_ids count on over the pack; the attention isolates all the same."""
 
@@ -134,8 +142,9 @@ def positions_run_on():
     return Pipeline(collate=broken)
 
 
-@mutant("padding-is-never-attended positions-restart-with-each-example", "no report known: left padding without a mask",
-        "reads padding as context", "pass the attention mask")  # fmt: skip
+@killed_by("padding-is-never-attended positions-restart-with-each-example")
+@seen_in("no report known: left padding without a mask")
+@effect("reads padding as context", fix="pass the attention mask")
 def left_padding_attended():
     """Rows are padded at the left and attend to the padding."""
 
@@ -155,23 +164,32 @@ def left_padding_attended():
 
 def masked(allowed: Callable[[Batch], Tensor]) -> Pipeline:
     """Packed rows with a dense mask of their own: allowed(batch), (B, 1, T, T) bool."""
-    return with_inputs(lambda batch: {
-        "input_ids": batch.input_ids, "position_ids": batch.position_ids,
-        "attention_mask": additive(allowed(batch)),
-    })  # fmt: skip
+    return with_inputs(
+        lambda batch: {
+            "input_ids": batch.input_ids,
+            "position_ids": batch.position_ids,
+            "attention_mask": additive(allowed(batch)),
+        }
+    )
 
 
-@mutant("hidden-states-equal-those-alone", "huggingface/trl#5316", "contaminated where a cache is made",
-        "use_cache=False in training")  # fmt: skip
+@killed_by("hidden-states-equal-those-alone")
+@seen_in("huggingface/trl#5316")
+@effect("contaminated where a cache is made", fix="use_cache=False in training")
 def cache_made():
     """Packed rows rely on position_ids alone, and a cache is made: transformers then no longer isolates them."""
-    return with_inputs(lambda batch: {
-        "input_ids": batch.input_ids, "position_ids": batch.position_ids, "past_key_values": DynamicCache(),
-    })  # fmt: skip
+    return with_inputs(
+        lambda batch: {
+            "input_ids": batch.input_ids,
+            "position_ids": batch.position_ids,
+            "past_key_values": DynamicCache(),
+        }
+    )
 
 
-@mutant("examples-do-not-see-each-other", "axolotl-ai-cloud/axolotl#2449", "contaminated across every boundary",
-        "window AND block")  # fmt: skip
+@killed_by("examples-do-not-see-each-other")
+@seen_in("axolotl-ai-cloud/axolotl#2449")
+@effect("contaminated across every boundary", fix="window AND block")
 def window_replaces_the_block():
     """A window of 64 tokens takes the place of the block-diagonal mask."""
 
@@ -182,22 +200,25 @@ def window_replaces_the_block():
     return masked(allowed)
 
 
-@mutant("examples-do-not-see-each-other masking/no-position-sees-what-follows-it", "huggingface/transformers#32195",
-        "reads everything but its own context", "True means: may attend")  # fmt: skip
+@killed_by("examples-do-not-see-each-other masking/no-position-sees-what-follows-it")
+@seen_in("huggingface/transformers#32195")
+@effect("reads everything but its own context", fix="True means: may attend")
 def mask_inverted():
     """The mask allows what it should forbid."""
     return masked(lambda batch: ~batch.dense_mask())
 
 
-@mutant("hidden-states-equal-those-alone", "pytorch/pytorch#139462", "other rows are cut at the wrong places",
-        "one mask for each row")  # fmt: skip
+@killed_by("hidden-states-equal-those-alone")
+@seen_in("pytorch/pytorch#139462")
+@effect("other rows are cut at the wrong places", fix="one mask for each row")
 def first_rows_mask_for_all():
     """The mask of a batch's first row is used for all of its rows."""
     return masked(lambda batch: batch.dense_mask()[:1].expand(len(batch.input_ids), -1, -1, -1))
 
 
-@mutant("examples-do-not-see-each-other", "no report known: cu_seqlens off by one",
-        "the last word of one example opens the next", "boundaries are the cumulated lengths")  # fmt: skip
+@killed_by("examples-do-not-see-each-other")
+@seen_in("no report known: cu_seqlens off by one")
+@effect("the last word of one example opens the next", fix="boundaries are the cumulated lengths")
 def boundary_one_token_late():
     """Each segment but the first begins one token late: its first token belongs to the segment before."""
 
@@ -209,12 +230,9 @@ def boundary_one_token_late():
     return collated(change)
 
 
-@mutant(
-    "hidden-states-equal-those-alone a-position-attends-to-its-segment-up-to-itself",
-    "pytorch/torchtitan#3130",
-    "later turns forget the earlier ones",
-    "segments are examples, not stretches between end tokens",
-)
+@killed_by("hidden-states-equal-those-alone a-position-attends-to-its-segment-up-to-itself")
+@seen_in("pytorch/torchtitan#3130")
+@effect("later turns forget the earlier ones", fix="segments are examples, not stretches between end tokens")
 def segments_end_with_a_turn():
     """Segments of packed rows are found by end-of-turn tokens: every turn of a conversation stands alone."""
 
@@ -226,26 +244,25 @@ def segments_end_with_a_turn():
     return collated(change)
 
 
-@mutant(
-    "positions-restart-with-each-example positions-restart-at-every-example",
-    "facebookresearch/fairseq, positions of OPT begin at two",
-    "learned positions move",
-    "positions begin at 0",
-)
+@killed_by("positions-restart-with-each-example positions-restart-at-every-example")
+@seen_in("facebookresearch/fairseq, positions of OPT begin at two")
+@effect("learned positions move", fix="positions begin at 0")
 def positions_begin_at_two():
     """position_ids of packed rows begin at 2."""
     return collated(lambda batch: replace(batch, position_ids=batch.position_ids + 2))
 
 
-@mutant("positions-restart-with-each-example", "hiyouga/LLaMA-Factory#2289, variant", "late turns have early positions",
-        "restart with the example only")  # fmt: skip
+@killed_by("positions-restart-with-each-example")
+@seen_in("hiyouga/LLaMA-Factory#2289, variant")
+@effect("late turns have early positions", fix="restart with the example only")
 def positions_restart_in_the_middle():
     """position_ids of packed rows restart every 64 tokens of an example."""
     return collated(lambda batch: replace(batch, position_ids=batch.position_ids % 64))
 
 
-@mutant("hidden-states-equal-those-alone", "no report known: NEFTune left on", "no two runs read the same",
-        "noise only where asked for")  # fmt: skip
+@killed_by("hidden-states-equal-those-alone")
+@seen_in("no report known: NEFTune left on")
+@effect("no two runs read the same", fix="noise only where asked for")
 def embedding_noise():
     """Noise is added to the embeddings, which nobody asked for."""
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from sftspec.collation import Batch, collate
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.trainer import Pipeline
 
 
@@ -16,8 +16,9 @@ def batches_of(kind: type[Batch]) -> Pipeline:
     return Pipeline(collate=lambda *arguments, **options: kind(**vars(collate(*arguments, **options))))
 
 
-@mutant("a-batch-is-not-changed-by-the-next", "no report known: a pinned buffer that is used again",
-        "trains other batches' tokens", "a tensor of its own for each batch")  # fmt: skip
+@killed_by("a-batch-is-not-changed-by-the-next")
+@seen_in("no report known: a pinned buffer that is used again")
+@effect("trains other batches' tokens", fix="a tensor of its own for each batch")
 def one_buffer_for_all_batches():
     """Batches of one shape share their input_ids: the last one made is in all."""
     kept: dict[tuple[int, ...], torch.Tensor] = {}
@@ -31,8 +32,9 @@ def one_buffer_for_all_batches():
     return Pipeline(collate=broken)
 
 
-@mutant("collating-changes-no-example", "no report known: a collator that works in place",
-        "loses a target in every epoch", "copy before changing")  # fmt: skip
+@killed_by("collating-changes-no-example")
+@seen_in("no report known: a collator that works in place")
+@effect("loses a target in every epoch", fix="copy before changing")
 def first_labels_ignored_in_place():
     """The first label of an example is ignored in the example, not in the batch alone."""
 
@@ -45,8 +47,9 @@ def first_labels_ignored_in_place():
     return Pipeline(collate=broken)
 
 
-@mutant("ids-and-labels-are-int64", "no report known: columns kept in 32 bits",
-        "stops with an error, or wraps a large vocabulary", "torch.long, whatever the column holds")  # fmt: skip
+@killed_by("ids-and-labels-are-int64")
+@seen_in("no report known: columns kept in 32 bits")
+@effect("stops with an error, or wraps a large vocabulary", fix="torch.long, whatever the column holds")
 def batches_in_32_bits():
     """input_ids and labels are int32."""
 
@@ -57,8 +60,9 @@ def batches_in_32_bits():
     return Pipeline(collate=broken)
 
 
-@mutant("cu-seqlens-are-int32", "no report known: torch.cumsum, which gives int64",
-        "the kernel reads every second boundary as 0", "cumsum(dtype=torch.int32)")  # fmt: skip
+@killed_by("cu-seqlens-are-int32")
+@seen_in("no report known: torch.cumsum, which gives int64")
+@effect("the kernel reads every second boundary as 0", fix="cumsum(dtype=torch.int32)")
 def cu_seqlens_in_64_bits():
     """cu_seqlens are int64."""
 
@@ -69,8 +73,9 @@ def cu_seqlens_in_64_bits():
     return Pipeline(collate=broken)
 
 
-@mutant("max-seqlen-is-the-longest-segment", "no report known: max_seqlen taken for the width of a row",
-        "pays for a row a segment", "the longest segment")  # fmt: skip
+@killed_by("max-seqlen-is-the-longest-segment")
+@seen_in("no report known: max_seqlen taken for the width of a row")
+@effect("pays for a row a segment", fix="the longest segment")
 def max_seqlen_is_the_width():
     """max_seqlen is the number of columns."""
 
@@ -82,8 +87,9 @@ def max_seqlen_is_the_width():
     return batches_of(Wide)
 
 
-@mutant("no-row-of-the-mask-is-empty", "no report known: padding masked as query as well as key",
-        "NaN in every padded row", "let padding attend to itself")  # fmt: skip
+@killed_by("no-row-of-the-mask-is-empty")
+@seen_in("no report known: padding masked as query as well as key")
+@effect("NaN in every padded row", fix="let padding attend to itself")
 def padding_attends_to_nothing():
     """In the dense mask the rows of padding are empty."""
 
@@ -94,8 +100,9 @@ def padding_attends_to_nothing():
     return batches_of(Empty)
 
 
-@mutant("no-token-attends-to-padding", "no report known: a mask of segments that forgets the pads",
-        "reads pads as context", "padding is a segment of its own")  # fmt: skip
+@killed_by("no-token-attends-to-padding")
+@seen_in("no report known: a mask of segments that forgets the pads")
+@effect("reads pads as context", fix="padding is a segment of its own")
 def padding_attended_in_the_dense_mask():
     """In the dense mask every position attends to padding."""
 
@@ -106,8 +113,9 @@ def padding_attended_in_the_dense_mask():
     return batches_of(Seen)
 
 
-@mutant("every-row-is-padded-to-the-capacity", "no report known: a capacity that is checked and not used",
-        "recompiles for every batch", "pad to the capacity")  # fmt: skip
+@killed_by("every-row-is-padded-to-the-capacity")
+@seen_in("no report known: a capacity that is checked and not used")
+@effect("recompiles for every batch", fix="pad to the capacity")
 def rows_padded_to_the_longest():
     """Where a capacity is given, rows are padded to the longest of them."""
 
@@ -118,8 +126,9 @@ def rows_padded_to_the_longest():
     return Pipeline(collate=broken)
 
 
-@mutant("bins-that-do-not-fit-the-examples-are-refused", "no report known: Python's own index of -1",
-        "learns the last example twice", "refuse an index outside the examples")  # fmt: skip
+@killed_by("bins-that-do-not-fit-the-examples-are-refused")
+@seen_in("no report known: Python's own index of -1")
+@effect("learns the last example twice", fix="refuse an index outside the examples")
 def indices_counted_from_the_end():
     """An index outside the examples counts from their other end."""
 

@@ -6,7 +6,7 @@ import itertools
 from dataclasses import replace
 
 from sftspec.collation import Batch, collate
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.breaking import additive, causal, collated, with_inputs
 from sftspec.packing import pack
 from sftspec.properties.packing.collator import Example
@@ -14,8 +14,9 @@ from sftspec.step import IGNORE
 from sftspec.trainer import Pipeline
 
 
-@mutant("no-pack-exceeds-its-capacity", "no report known: packs cached by the histogram of lengths",
-        "a shuffled epoch is cut off", "key a cache by the lengths in their order")  # fmt: skip
+@killed_by("no-pack-exceeds-its-capacity")
+@seen_in("no report known: packs cached by the histogram of lengths")
+@effect("a shuffled epoch is cut off", fix="key a cache by the lengths in their order")
 def packs_kept_for_the_same_lengths():
     """Lengths in another order get the packs of the first order."""
     kept: dict[tuple, list[list[int]]] = {}
@@ -26,8 +27,9 @@ def packs_kept_for_the_same_lengths():
     return Pipeline(pack=broken)
 
 
-@mutant("an-overlong-example-is-refused-or-declared", "subtle form of huggingface/trl#4554",
-        "long answers are never learned", "look at every length")  # fmt: skip
+@killed_by("an-overlong-example-is-refused-or-declared")
+@seen_in("subtle form of huggingface/trl#4554")
+@effect("long answers are never learned", fix="look at every length")
 def last_length_alone_checked():
     """An example over the capacity is refused where it is the last one, and cut in silence elsewhere."""
 
@@ -39,8 +41,9 @@ def last_length_alone_checked():
     return Pipeline(pack=broken)
 
 
-@mutant("a-length-that-is-no-positive-integer-is-refused", "no report known: empty examples filtered by the packer",
-        "nobody knows what was lost", "refuse what is no length, or count it")  # fmt: skip
+@killed_by("a-length-that-is-no-positive-integer-is-refused")
+@seen_in("no report known: empty examples filtered by the packer")
+@effect("nobody knows what was lost", fix="refuse what is no length, or count it")
 def empty_examples_left_out():
     """Examples of length 0 are in no pack, and nobody is told."""
 
@@ -51,8 +54,9 @@ def empty_examples_left_out():
     return Pipeline(pack=broken)
 
 
-@mutant("a-capacity-below-one-is-refused", "no report known: a capacity computed from a setting that is missing",
-        "pays for a row at every example", "refuse a capacity that holds nothing")  # fmt: skip
+@killed_by("a-capacity-below-one-is-refused")
+@seen_in("no report known: a capacity computed from a setting that is missing")
+@effect("pays for a row at every example", fix="refuse a capacity that holds nothing")
 def capacity_of_nothing_taken():
     """With a capacity below 1 every example has a pack of its own."""
 
@@ -62,8 +66,9 @@ def capacity_of_nothing_taken():
     return Pipeline(pack=broken)
 
 
-@mutant("packing-changes-no-length", "hiyouga/LLaMA-Factory, its greedy knapsack",
-        "lengths no longer belong to their examples", "sort a copy")  # fmt: skip
+@killed_by("packing-changes-no-length")
+@seen_in("hiyouga/LLaMA-Factory, its greedy knapsack")
+@effect("lengths no longer belong to their examples", fix="sort a copy")
 def lengths_sorted_in_place():
     """The packer sorts the lengths that it is given, after it has packed them."""
 
@@ -75,8 +80,9 @@ def lengths_sorted_in_place():
     return Pipeline(pack=broken)
 
 
-@mutant("the-same-lengths-give-the-same-packs", "no report known: packs shuffled without a seed",
-        "cannot be resumed or repeated", "shuffle with the seed of the job")  # fmt: skip
+@killed_by("the-same-lengths-give-the-same-packs")
+@seen_in("no report known: packs shuffled without a seed")
+@effect("cannot be resumed or repeated", fix="shuffle with the seed of the job")
 def packs_turned_with_every_call():
     """Each call of the packer begins with another pack."""
     calls = itertools.count()
@@ -89,8 +95,9 @@ def packs_turned_with_every_call():
     return Pipeline(pack=broken)
 
 
-@mutant("no-two-packs-fit-into-one", "no report known: a limit on the examples of a pack",
-        "short examples leave packs half empty", "the capacity is the only limit")  # fmt: skip
+@killed_by("no-two-packs-fit-into-one")
+@seen_in("no report known: a limit on the examples of a pack")
+@effect("short examples leave packs half empty", fix="the capacity is the only limit")
 def sixteen_examples_at_most():
     """At most sixteen examples go into a pack, however short they are."""
 
@@ -100,8 +107,9 @@ def sixteen_examples_at_most():
     return Pipeline(pack=broken)
 
 
-@mutant("a-row-over-the-capacity-is-refused", "subtle form of huggingface/trl#4554",
-        "the end of full rows is never learned", "refuse a row that is too long")  # fmt: skip
+@killed_by("a-row-over-the-capacity-is-refused")
+@seen_in("subtle form of huggingface/trl#4554")
+@effect("the end of full rows is never learned", fix="refuse a row that is too long")
 def rows_cut_to_the_capacity():
     """A row over the capacity is cut to it, and nobody is told."""
 
@@ -115,8 +123,9 @@ def rows_cut_to_the_capacity():
     return Pipeline(collate=broken)
 
 
-@mutant("padding-to-the-capacity-adds-nothing", "no report known: cu_seqlens made from the width of the rows",
-        "the last example attends to padding", "end with the number of tokens")  # fmt: skip
+@killed_by("padding-to-the-capacity-adds-nothing")
+@seen_in("no report known: cu_seqlens made from the width of the rows")
+@effect("the last example attends to padding", fix="end with the number of tokens")
 def capacity_counted_in_cu_seqlens():
     """Where a capacity is given, the padding of the last row is counted with its last segment."""
 
@@ -129,8 +138,9 @@ def capacity_counted_in_cu_seqlens():
     return Pipeline(collate=broken)
 
 
-@mutant("labels-that-are-not-the-ids-are-refused", "no report known: labels shifted by the data set and by the loss",
-        "learns to skip a token", "refuse a label that is neither its id nor -100")  # fmt: skip
+@killed_by("labels-that-are-not-the-ids-are-refused")
+@seen_in("no report known: labels shifted by the data set and by the loss")
+@effect("learns to skip a token", fix="refuse a label that is neither its id nor -100")
 def shifted_labels_taken():
     """A label that is another token than the id in its place is taken as a sign that the place is trained."""
 
@@ -144,8 +154,9 @@ def shifted_labels_taken():
     return Pipeline(collate=broken)
 
 
-@mutant("the-flex-mask-computes-every-block-it-needs", "no report known: block masks built for one block",
-        "long examples forget their beginning", "compute every block that holds an allowed pair")  # fmt: skip
+@killed_by("the-flex-mask-computes-every-block-it-needs")
+@seen_in("no report known: block masks built for one block")
+@effect("long examples forget their beginning", fix="compute every block that holds an allowed pair")
 def blocks_of_the_diagonal():
     """FlexAttention computes only the blocks of 128 positions on the diagonal."""
 
@@ -160,8 +171,9 @@ def blocks_of_the_diagonal():
     return collated(lambda batch: Diagonal(**vars(batch)))
 
 
-@mutant("examples-do-not-see-each-other", "no report known: transformers' masks leave out what is all ones; variant",
-        "examples learn from their neighbours", "a row without padding still has segments")  # fmt: skip
+@killed_by("examples-do-not-see-each-other")
+@seen_in("no report known: transformers' masks leave out what is all ones; variant")
+@effect("examples learn from their neighbours", fix="a row without padding still has segments")
 def mask_left_out_without_padding():
     """Several packed rows that need no padding get a plain causal mask."""
 

@@ -7,19 +7,16 @@ from dataclasses import dataclass, replace
 import torch
 
 from sftspec.collation import Batch, collate
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.breaking import collated, prepared
 from sftspec.packing import pack
 from sftspec.step import IGNORE, StepReport, clip_gradients, sft_loss, sft_step
 from sftspec.trainer import Pipeline
 
 
-@mutant(
-    "no-example-is-trained-to-predict-the-next the-first-label-of-a-segment-is-ignored",
-    "huggingface/transformers#31629",
-    "the end of an answer foretells an unrelated question",
-    "ignore the first label of each segment",
-)
+@killed_by("no-example-is-trained-to-predict-the-next the-first-label-of-a-segment-is-ignored")
+@seen_in("huggingface/transformers#31629")
+@effect("the end of an answer foretells an unrelated question", fix="ignore the first label of each segment")
 def boundary_trained():
     """The last token of one example is trained to predict the first of the next."""
 
@@ -33,7 +30,9 @@ def boundary_trained():
     return Pipeline(collate=broken)
 
 
-@mutant("packed-examples-are-whole", "huggingface/trl#1850", "answers without their questions", "pack whole examples")
+@killed_by("packed-examples-are-whole")
+@seen_in("huggingface/trl#1850")
+@effect("answers without their questions", fix="pack whole examples")
 def examples_split():
     """Long examples are packed in two pieces."""
     return Splits()
@@ -54,48 +53,41 @@ class Splits(Pipeline):
         ]
 
 
-@mutant("no-row-exceeds-the-capacity no-fewer-packs-than-possible", "no report known: separators not counted",
-        "tokens over the context are cut off in the kernel", "count every token")  # fmt: skip
+@killed_by("no-row-exceeds-the-capacity no-fewer-packs-than-possible")
+@seen_in("no report known: separators not counted")
+@effect("tokens over the context are cut off in the kernel", fix="count every token")
 def capacity_exceeded():
     """Packs are filled to one and a half times the capacity."""
     return Pipeline(pack=lambda lengths, capacity: pack(lengths, capacity + capacity // 2))
 
 
-@mutant(
-    "packing-packs packs-are-more-than-half-full",
-    "unslothai/unsloth#7234",
-    "the run costs what it would unpacked",
-    "say that it is off",
-)
+@killed_by("packing-packs packs-are-more-than-half-full")
+@seen_in("unslothai/unsloth#7234")
+@effect("the run costs what it would unpacked", fix="say that it is off")
 def packing_switched_off():
     """Every example is a pack of its own."""
     return Pipeline(pack=lambda lengths, capacity: [[index] for index in range(len(lengths))])
 
 
-@mutant(
-    "masking/every-conversation-with-a-target-is-trained every-example-is-packed-once-and-whole",
-    "huggingface/trl#1850",
-    "part of the data is never seen",
-    "keep the last pack",
-)
+@killed_by("masking/every-conversation-with-a-target-is-trained every-example-is-packed-once-and-whole")
+@seen_in("huggingface/trl#1850")
+@effect("part of the data is never seen", fix="keep the last pack")
 def last_pack_dropped():
     """The last pack, which is not full, is dropped."""
     return Pipeline(pack=lambda lengths, capacity: list(pack(lengths, capacity))[:-1])
 
 
-@mutant(
-    "masking/everything-chosen-is-trained packing-keeps-the-number-of-targets row-k-holds-the-examples-of-bin-k",
-    "transformers#31629, the fix done twice",
-    "answers begin badly",
-    "ignore the first label of a segment, and no more",
-)
+@killed_by("masking/everything-chosen-is-trained packing-keeps-the-number-of-targets row-k-holds-the-examples-of-bin-k")
+@seen_in("transformers#31629, the fix done twice")
+@effect("answers begin badly", fix="ignore the first label of a segment, and no more")
 def two_labels_lost_at_each_boundary():
     """The first two labels of each packed example are ignored."""
     return collated(lambda batch: replace(batch, labels=batch.labels.masked_fill(batch.position_ids <= 1, IGNORE)))
 
 
-@mutant("step/the-denominator-is-the-number-of-targets", "unslothai/unsloth-zoo#1066", "the rate grows with the packs",
-        "count what is scored, once")  # fmt: skip
+@killed_by("step/the-denominator-is-the-number-of-targets")
+@seen_in("unslothai/unsloth-zoo#1066")
+@effect("the rate grows with the packs", fix="count what is scored, once")
 def boundaries_subtracted_from_the_count():
     """The denominator of a packed step is less by one for every example, whose first label is ignored already."""
 
@@ -111,8 +103,9 @@ def boundaries_subtracted_from_the_count():
     return Pipeline(step=step)
 
 
-@mutant("masking/every-conversation-with-a-target-is-trained", "NVIDIA/TransformerEngine#1930",
-        "the end of rows is never learned", "pad up, never cut down")  # fmt: skip
+@killed_by("masking/every-conversation-with-a-target-is-trained")
+@seen_in("NVIDIA/TransformerEngine#1930")
+@effect("the end of rows is never learned", fix="pad up, never cut down")
 def remainder_dropped():
     """Packed rows are cut to a multiple of 16 tokens."""
 
@@ -124,8 +117,9 @@ def remainder_dropped():
     return collated(change)
 
 
-@mutant("masking/every-conversation-with-a-target-is-trained", "huggingface/trl#4554",
-        "long answers are never learned", "count what is cut, or refuse it")  # fmt: skip
+@killed_by("masking/every-conversation-with-a-target-is-trained")
+@seen_in("huggingface/trl#4554")
+@effect("long answers are never learned", fix="count what is cut, or refuse it")
 def half_of_long_examples_lost():
     """Packed examples over half the capacity lose what is beyond it, and nobody is told."""
 
@@ -139,9 +133,9 @@ def half_of_long_examples_lost():
     return prepared(halved)
 
 
-@mutant("masking/every-conversation-with-a-target-is-trained",
-        "no report known: a pack filled up from its own examples", "some examples count twice",
-        "fill with padding")  # fmt: skip
+@killed_by("masking/every-conversation-with-a-target-is-trained")
+@seen_in("no report known: a pack filled up from its own examples")
+@effect("some examples count twice", fix="fill with padding")
 def packs_filled_with_repeats():
     """A pack with room left gets its shortest example once more."""
 
@@ -172,26 +166,29 @@ def packs_filled_with_repeats():
     return Pipeline(pack=broken, collate=twice)
 
 
-@mutant("masking/padding-is-never-trained padding-has-no-label", "no report known: padding packed like an example",
-        "learns to write padding", "padding has no label")  # fmt: skip
+@killed_by("masking/padding-is-never-trained padding-has-no-label")
+@seen_in("no report known: padding packed like an example")
+@effect("learns to write padding", fix="padding has no label")
 def padding_is_the_last_example():
     """Padding behind a packed row is taken for part of its last example, labels and all."""
 
     def change(batch: Batch) -> Batch:
         last = batch.segment_ids.max(1, keepdim=True).values.expand_as(batch.segment_ids)
-        return replace(batch, labels=torch.where(batch.segment_ids < 0, batch.input_ids, batch.labels),
-                       segment_ids=torch.where(batch.segment_ids < 0, last, batch.segment_ids))  # fmt: skip
+        return replace(
+            batch,
+            labels=torch.where(batch.segment_ids < 0, batch.input_ids, batch.labels),
+            segment_ids=torch.where(batch.segment_ids < 0, last, batch.segment_ids),
+        )
 
     return collated(change)
 
 
-@mutant(
+@killed_by(
     "no-two-packs-fit-into-one packs-stay-within-eleven-ninths-of-the-optimum "
-    "the-number-of-packs-does-not-depend-on-the-order",
-    "huggingface/trl#3887",
-    "rows are half padding",
-    "search the space that is left, whatever the capacity",
+    "the-number-of-packs-does-not-depend-on-the-order"
 )
+@seen_in("huggingface/trl#3887")
+@effect("rows are half padding", fix="search the space that is left, whatever the capacity")
 def packs_half_as_large():
     """Packs are filled to half of the capacity, if all examples fit there: a search tree with too few leaves."""
 
@@ -201,19 +198,17 @@ def packs_half_as_large():
     return Pipeline(pack=broken)
 
 
-@mutant("cu-seqlens-mark-the-end-of-each-segment", "no report known: cu_seqlens without the leading 0",
-        "the first example is lost to varlen kernels", "begin with 0, end with the number of tokens")  # fmt: skip
+@killed_by("cu-seqlens-mark-the-end-of-each-segment")
+@seen_in("no report known: cu_seqlens without the leading 0")
+@effect("the first example is lost to varlen kernels", fix="begin with 0, end with the number of tokens")
 def cu_seqlens_without_the_start():
     """cu_seqlens hold the ends of the segments only."""
     return collated(lambda batch: replace(batch, cu_seqlens=batch.cu_seqlens[1:]))
 
 
-@mutant(
-    "the-flex-mask-computes-every-block-it-needs the-flex-mask-allows-what-the-dense-mask-allows",
-    "pytorch/pytorch#139462",
-    "rows after the first are cut at the wrong places",
-    "the mask function takes the row that it is given",
-)
+@killed_by("the-flex-mask-computes-every-block-it-needs the-flex-mask-allows-what-the-dense-mask-allows")
+@seen_in("pytorch/pytorch#139462")
+@effect("rows after the first are cut at the wrong places", fix="the mask function takes the row that it is given")
 def flex_mask_of_the_first_row():
     """FlexAttention's mask looks up the segments of the first row for every row."""
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.job import Job
 from sftspec.trainer import Pipeline
 
@@ -62,8 +62,9 @@ def scaled(model: Any, factor: float) -> None:
         layer.scaling["default"] *= factor
 
 
-@mutant("adapters-learn only-adapters-and-saved-modules-move", "subtle form of huggingface/trl#3926",
-        "what is saved is an adapter of zero", "train what get_peft_model left trainable")  # fmt: skip
+@killed_by("adapters-learn only-adapters-and-saved-modules-move")
+@seen_in("subtle form of huggingface/trl#3926")
+@effect("what is saved is an adapter of zero", fix="train what get_peft_model left trainable")
 def base_trained_beside_frozen_adapters():
     """The base is trained, and the adapters are frozen."""
 
@@ -74,8 +75,9 @@ def base_trained_beside_frozen_adapters():
     return Adapted(begin=swap)
 
 
-@mutant("only-adapters-and-saved-modules-move", "subtle form of step/base-trained-beside-frozen-adapters",
-        "what is saved is not what was trained", "name them in modules_to_save")  # fmt: skip
+@killed_by("only-adapters-and-saved-modules-move")
+@seen_in("subtle form of step/base-trained-beside-frozen-adapters")
+@effect("what is saved is not what was trained", fix="name them in modules_to_save")
 def norms_woken():
     """Norms are trained beside the adapters, and not saved with them."""
 
@@ -87,8 +89,9 @@ def norms_woken():
     return Adapted(begin=wake)
 
 
-@mutant("adapters-learn", "subtle form of huggingface/trl#3926", "half of the adapters stay at zero",
-        "train all of them")  # fmt: skip
+@killed_by("adapters-learn")
+@seen_in("subtle form of huggingface/trl#3926")
+@effect("half of the adapters stay at zero", fix="train all of them")
 def adapters_of_one_layer_trained():
     """The adapters of the first layer alone are trained."""
 
@@ -99,8 +102,9 @@ def adapters_of_one_layer_trained():
     return Adapted(begin=keep)
 
 
-@mutant("new-adapters-change-nothing", "arXiv:2106.09685 section 4.1", "training begins from another model",
-        "B begins at zero")  # fmt: skip
+@killed_by("new-adapters-change-nothing")
+@seen_in("arXiv:2106.09685 section 4.1")
+@effect("training begins from another model", fix="B begins at zero")
 def both_factors_drawn():
     """Both factors of the adapters are drawn at random."""
 
@@ -112,23 +116,26 @@ def both_factors_drawn():
     return Adapted(begin=draw)
 
 
-@mutant("adapters-are-scaled-as-declared", "arXiv:2106.09685 section 4.1", "another learning rate",
-        "scale by alpha / r, once")  # fmt: skip
+@killed_by("adapters-are-scaled-as-declared")
+@seen_in("arXiv:2106.09685 section 4.1")
+@effect("another learning rate", fix="scale by alpha / r, once")
 def scaled_twice():
     """The scale of the adapters is applied twice."""
     return Adapted(begin=lambda model: scaled(model, 2.0))
 
 
-@mutant("adapters-are-scaled-as-declared", "arXiv:2312.03732", "high ranks learn too slowly",
-        "alpha / sqrt(r)")  # fmt: skip
+@killed_by("adapters-are-scaled-as-declared")
+@seen_in("arXiv:2312.03732")
+@effect("high ranks learn too slowly", fix="alpha / sqrt(r)")
 def stabilised_by_name_only():
     """Rank stabilisation is declared, and adapters are scaled by alpha / r."""
     options = {"r": 16, "lora_alpha": 16, "use_rslora": True}
     return Adapted(options=options, begin=lambda model: scaled(model, 16**-0.5))
 
 
-@mutant("packing/hidden-states-equal-those-alone", "subtle form of step/scaled-twice", "another learning rate",
-        "leave the forward pass alone")  # fmt: skip
+@killed_by("packing/hidden-states-equal-those-alone")
+@seen_in("subtle form of step/scaled-twice")
+@effect("another learning rate", fix="leave the forward pass alone")
 def scaled_in_the_forward_pass():
     """What an adapter adds is doubled in the forward pass; the scale that it states is right."""
 
@@ -139,8 +146,9 @@ def scaled_in_the_forward_pass():
     return Adapted(begin=double)
 
 
-@mutant("merged-equals-unmerged", "arXiv:2106.09685 section 4.1", "another model is handed over",
-        "merge once")  # fmt: skip
+@killed_by("merged-equals-unmerged")
+@seen_in("arXiv:2106.09685 section 4.1")
+@effect("another model is handed over", fix="merge once")
 def merged_at_twice_the_scale():
     """Adapters are merged at twice the scale at which they were trained."""
 
@@ -151,8 +159,9 @@ def merged_at_twice_the_scale():
     return Adapted(end=merge)
 
 
-@mutant("merged-equals-unmerged", "subtle form of step/merged-at-twice-the-scale", "another model is handed over",
-        "merge in the base's precision")  # fmt: skip
+@killed_by("merged-equals-unmerged")
+@seen_in("subtle form of step/merged-at-twice-the-scale")
+@effect("another model is handed over", fix="merge in the base's precision")
 def merged_in_bfloat16():
     """What the adapters add is rounded to bfloat16 as it is merged."""
 
@@ -165,8 +174,9 @@ def merged_in_bfloat16():
     return Adapted(end=merge)
 
 
-@mutant("gradients-reach-the-hidden-states", "subtle form of huggingface/trl#3926", "only the head learns",
-        "leave the hidden states in the graph")  # fmt: skip
+@killed_by("gradients-reach-the-hidden-states")
+@seen_in("subtle form of huggingface/trl#3926")
+@effect("only the head learns", fix="leave the hidden states in the graph")
 def hidden_states_detached():
     """The hidden states are detached before the head."""
 
@@ -176,8 +186,9 @@ def hidden_states_detached():
     return Prepared(begin=detach)
 
 
-@mutant("what-came-trainable-is-trained", "subtle form of huggingface/trl#3926", "the embedding never learns",
-        "freeze what is meant to be frozen")  # fmt: skip
+@killed_by("what-came-trainable-is-trained")
+@seen_in("subtle form of huggingface/trl#3926")
+@effect("the embedding never learns", fix="freeze what is meant to be frozen")
 def embedding_frozen_at_the_start():
     """The embedding wants no gradient any more when training begins."""
     return Prepared(begin=lambda model: model.get_input_embeddings().weight.requires_grad_(False))

@@ -8,14 +8,15 @@ from collections.abc import Callable
 import torch
 from torch.nn.functional import log_softmax, one_hot
 
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.parts import Parts
 from sftspec.step import IGNORE, clip_gradients, count_targets, sft_loss
 from sftspec.trainer import Pipeline
 
 
-@mutant("every-gradient-is-scaled-by-one-factor", "no report known: model.parameters() read twice",
-        "clipping is off, and the log shows a norm", "make a list of the parameters first")  # fmt: skip
+@killed_by("every-gradient-is-scaled-by-one-factor")
+@seen_in("no report known: model.parameters() read twice")
+@effect("clipping is off, and the log shows a norm", fix="make a list of the parameters first")
 def parameters_exhausted():
     """The clip goes over the parameters twice, and a generator has none left to scale."""
 
@@ -33,8 +34,9 @@ def parameters_exhausted():
     return Pipeline(clip=clip)
 
 
-@mutant("inf-or-nan-in-a-gradient-is-refused", "subtle form of milesial/Pytorch-UNet#470", "NaN in every parameter",
-        "look at the norm of all gradients together")  # fmt: skip
+@killed_by("inf-or-nan-in-a-gradient-is-refused")
+@seen_in("subtle form of milesial/Pytorch-UNet#470")
+@effect("NaN in every parameter", fix="look at the norm of all gradients together")
 def last_gradient_alone_checked():
     """Only the last parameter's gradient is looked at for inf and NaN."""
 
@@ -50,8 +52,9 @@ def last_gradient_alone_checked():
     return Pipeline(clip=clip)
 
 
-@mutant("clipping-gives-no-gradient-to-those-without", "no report known: gradients filled up before a reduction",
-        "parameters that nobody trains decay", "leave None where it is")  # fmt: skip
+@killed_by("clipping-gives-no-gradient-to-those-without")
+@seen_in("no report known: gradients filled up before a reduction")
+@effect("parameters that nobody trains decay", fix="leave None where it is")
 def missing_gradients_are_zero():
     """A parameter without a gradient gets one of zero, by which an optimizer with decay moves it."""
 
@@ -65,9 +68,9 @@ def missing_gradients_are_zero():
     return Pipeline(clip=clip)
 
 
-@mutant("equal-logits-cost-the-logarithm-of-their-number an-excluded-target-costs-infinity",
-        "no report known: one-hot times log-softmax", "NaN where a padded vocabulary is masked",
-        "gather the target's logarithm")  # fmt: skip
+@killed_by("equal-logits-cost-the-logarithm-of-their-number an-excluded-target-costs-infinity")
+@seen_in("no report known: one-hot times log-softmax")
+@effect("NaN where a padded vocabulary is masked", fix="gather the target's logarithm")
 def multiplied_by_one_hot():
     """Logarithms of all tokens are multiplied by a one-hot row and summed: 0 * inf where a token is excluded."""
 
@@ -83,8 +86,9 @@ def multiplied_by_one_hot():
     return Pipeline(loss=loss)
 
 
-@mutant("each-row-of-the-gradient-is-softmax-minus-onehot", "no report known: a detached copy in 16 bits",
-        "half the rate in bfloat16", "compare gradients in every type")  # fmt: skip
+@killed_by("each-row-of-the-gradient-is-softmax-minus-onehot")
+@seen_in("no report known: a detached copy in 16 bits")
+@effect("half the rate in bfloat16", fix="compare gradients in every type")
 def gradient_halved_in_sixteen_bits():
     """Of bfloat16 logits only half carries a gradient; the loss is what it should be."""
 
@@ -102,8 +106,9 @@ def function(**parts: Callable) -> Parts:
     return Parts(parts, frozenset({"step"}))
 
 
-@mutant("no-loss-is-negative", "no report known: a loss shown as the gain over a uniform guess",
-        "its curve says nothing of the model", "nats per target, and nothing subtracted")  # fmt: skip
+@killed_by("no-loss-is-negative")
+@seen_in("no report known: a loss shown as the gain over a uniform guess")
+@effect("its curve says nothing of the model", fix="nats per target, and nothing subtracted")
 def loss_less_ln_v():
     """The loss of a uniform guess, ln V, is subtracted."""
 
@@ -113,8 +118,9 @@ def loss_less_ln_v():
     return function(loss=loss)
 
 
-@mutant("a-refused-clip-changes-no-gradient", "subtle form of milesial/Pytorch-UNet#470, an error that comes too late",
-        "NaN in every parameter of a trainer that goes on", "look at the norm before scaling")  # fmt: skip
+@killed_by("a-refused-clip-changes-no-gradient")
+@seen_in("subtle form of milesial/Pytorch-UNet#470, an error that comes too late")
+@effect("NaN in every parameter of a trainer that goes on", fix="look at the norm before scaling")
 def norm_checked_after_scaling():
     """Gradients are scaled by a norm that is not finite, and then it is refused."""
 
@@ -130,8 +136,9 @@ def norm_checked_after_scaling():
     return function(clip=clip)
 
 
-@mutant("clipping-twice-is-clipping-once", "no report known: a smooth limit in place of a hard one",
-        "all its steps are too short", "min(1, limit / norm)")  # fmt: skip
+@killed_by("clipping-twice-is-clipping-once")
+@seen_in("no report known: a smooth limit in place of a hard one")
+@effect("all its steps are too short", fix="min(1, limit / norm)")
 def soft_limit():
     """Gradients are scaled by limit / (limit + norm), whatever their norm."""
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.breaking import with_steps
 from sftspec.step import sft_step
 from sftspec.trainer import Pipeline, interrupt, make_optimizer
@@ -18,8 +18,9 @@ def steps_of_an_epoch(trainer: Pipeline, job: Any, examples: list) -> int:
     return len(list(Pipeline.batches(trainer, replace(job, epochs=1), examples)))
 
 
-@mutant("adamw-decays-and-corrects", "no report known: `if weight_decay:` around an argument",
-        "weights shrink that nobody asked to", "pass zero as it is")  # fmt: skip
+@killed_by("adamw-decays-and-corrects")
+@seen_in("no report known: `if weight_decay:` around an argument")
+@effect("weights shrink that nobody asked to", fix="pass zero as it is")
 def no_decay_is_the_default():
     """A weight decay of zero is taken for none given: AdamW's own default of 0.01."""
 
@@ -29,8 +30,9 @@ def no_decay_is_the_default():
     return Pipeline(optimizer=make)
 
 
-@mutant("dropout-is-on-and-drawn-anew", "no report known: a loop that never calls model.train()",
-        "the model is not regularised", "call model.train() before the first step")  # fmt: skip
+@killed_by("dropout-is-on-and-drawn-anew")
+@seen_in("no report known: a loop that never calls model.train()")
+@effect("the model is not regularised", fix="call model.train() before the first step")
 def left_in_evaluation_mode():
     """A plain loop trains in the mode in which the model came, evaluation."""
 
@@ -45,8 +47,9 @@ def left_in_evaluation_mode():
     return Plain(step=step)
 
 
-@mutant("adamw-decays-and-corrects", "no report known: a trainer that is made anew for each epoch",
-        "every epoch warms up again", "make the optimizer once")  # fmt: skip
+@killed_by("adamw-decays-and-corrects")
+@seen_in("no report known: a trainer that is made anew for each epoch")
+@effect("every epoch warms up again", fix="make the optimizer once")
 def optimizer_of_each_epoch():
     """A plain loop makes a new AdamW for every epoch."""
 
@@ -66,8 +69,9 @@ def optimizer_of_each_epoch():
     return Plain()
 
 
-@mutant("steps-hold-the-examples-asked-for", "no report known: a flush of the last window that forgets it may be empty",
-        "weights decay and move by momentum once more", "step only after a backward pass")  # fmt: skip
+@killed_by("steps-hold-the-examples-asked-for")
+@seen_in("no report known: a flush of the last window that forgets it may be empty")
+@effect("weights decay and move by momentum once more", fix="step only after a backward pass")
 def one_more_step_an_epoch():
     """After every epoch the optimizer makes a step on gradients of zero."""
 
@@ -88,8 +92,9 @@ def one_more_step_an_epoch():
     return Flushes()
 
 
-@mutant("resuming-equals-not-stopping", "huggingface/accelerate: skip_first_batches kept for the epochs to come",
-        "the same examples are lost in every epoch", "skip in the first epoch alone")  # fmt: skip
+@killed_by("resuming-equals-not-stopping")
+@seen_in("huggingface/accelerate: skip_first_batches kept for the epochs to come")
+@effect("the same examples are lost in every epoch", fix="skip in the first epoch alone")
 def resume_skips_in_every_epoch():
     """The batches that a resume skips are skipped in all later epochs as well."""
 
@@ -101,8 +106,9 @@ def resume_skips_in_every_epoch():
     return with_steps(change)
 
 
-@mutant("resuming-equals-not-stopping", "no report known: epochs counted from the resume on", "one epoch too many",
-        "count from the saved step")  # fmt: skip
+@killed_by("resuming-equals-not-stopping")
+@seen_in("no report known: epochs counted from the resume on")
+@effect("one epoch too many", fix="count from the saved step")
 def resume_counts_epochs_anew():
     """A run that is resumed within its first of several epochs makes one more."""
 
@@ -115,8 +121,9 @@ def resume_counts_epochs_anew():
     return Counts()
 
 
-@mutant("resuming-equals-not-stopping", "no report known: a state that was loaded in part",
-        "updates thousands of times too large", "load the whole state, or refuse it")  # fmt: skip
+@killed_by("resuming-equals-not-stopping")
+@seen_in("no report known: a state that was loaded in part")
+@effect("updates thousands of times too large", fix="load the whole state, or refuse it")
 def resume_loses_second_moments():
     """After a resume AdamW's second moments are zero, and its count of steps is not: the model leaves every bound."""
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sftspec.collation import Batch
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.step import IGNORE, forward_logits, in_eval_mode, sft_loss
 from sftspec.trainer import Pipeline
 
@@ -37,12 +37,9 @@ def reduced_as_given(logits: Tensor, labels: Tensor) -> Tensor:
     return rows.logsumexp(-1) - rows.gather(-1, targets[:, None])[:, 0]
 
 
-@mutant(
-    "three-times-the-loss-has-three-times-its-gradient",
-    "linkedin/Liger-Kernel, grad_output taken for 1",
-    "the loss is scaled, its gradient is not",
-    "multiply by the gradient from above",
-)
+@killed_by("three-times-the-loss-has-three-times-its-gradient")
+@seen_in("linkedin/Liger-Kernel, grad_output taken for 1")
+@effect("the loss is scaled, its gradient is not", fix="multiply by the gradient from above")
 def gradient_from_above_ignored():
     """A fused kernel returns the gradient that it kept, whatever the loss is multiplied by afterwards."""
 
@@ -55,9 +52,9 @@ def gradient_from_above_ignored():
     return Pipeline(loss=loss)
 
 
-@mutant("masking/a-weight-scales-the-gradient-of-its-target",
-        "no report known: a fused kernel to which weights were added", "tokens of weight 0 are trained",
-        "weights belong to both passes")  # fmt: skip
+@killed_by("masking/a-weight-scales-the-gradient-of-its-target")
+@seen_in("no report known: a fused kernel to which weights were added")
+@effect("tokens of weight 0 are trained", fix="weights belong to both passes")
 def weights_left_out_of_the_gradient():
     """A fused kernel weighs the loss and not its gradient."""
 
@@ -68,8 +65,9 @@ def weights_left_out_of_the_gradient():
     return Pipeline(loss=loss)
 
 
-@mutant("masking/the-weighted-loss-is-divided-by-the-weights", "no report known: torch.full_like(labels, 0.5)",
-        "half a weight is none", "weights are floats")  # fmt: skip
+@killed_by("masking/the-weighted-loss-is-divided-by-the-weights")
+@seen_in("no report known: torch.full_like(labels, 0.5)")
+@effect("half a weight is none", fix="weights are floats")
 def weights_are_whole_numbers():
     """Weights are cast to the type of the labels."""
     return Pipeline(
@@ -79,9 +77,9 @@ def weights_are_whole_numbers():
     )
 
 
-@mutant("masking/the-weighted-loss-is-divided-by-the-weights",
-        "subtle form of huggingface/transformers#34147, a branch of its own", "gradients are coarse in 16 bits",
-        "raise the logits before the branches part")  # fmt: skip
+@killed_by("masking/the-weighted-loss-is-divided-by-the-weights")
+@seen_in("subtle form of huggingface/transformers#34147, a branch of its own")
+@effect("gradients are coarse in 16 bits", fix="raise the logits before the branches part")
 def weighted_logits_not_raised():
     """With weights, logits in 16 bits are reduced in 16 bits."""
 
@@ -95,9 +93,9 @@ def weighted_logits_not_raised():
     return Pipeline(loss=loss)
 
 
-@mutant("the-loss-is-the-mean-cross-entropy-of-the-targets each-row-of-the-gradient-is-softmax-minus-onehot",
-        "subtle form of huggingface/transformers#34191, sum and divide beside the mean",
-        "gradients are coarse in 16 bits", "raise the logits before the branches part")  # fmt: skip
+@killed_by("the-loss-is-the-mean-cross-entropy-of-the-targets each-row-of-the-gradient-is-softmax-minus-onehot")
+@seen_in("subtle form of huggingface/transformers#34191, sum and divide beside the mean")
+@effect("gradients are coarse in 16 bits", fix="raise the logits before the branches part")
 def logits_not_raised_where_targets_are_counted():
     """Where the number of targets is given, logits in 16 bits are summed in 16 bits; else they are raised."""
 
@@ -110,8 +108,9 @@ def logits_not_raised_where_targets_are_counted():
     return Pipeline(loss=loss)
 
 
-@mutant("masking/a-scored-nan-is-not-hidden", "no report known: torch.nan_to_num against 0/0",
-        "a model that broke looks perfect", "let NaN be seen, or refuse it")  # fmt: skip
+@killed_by("masking/a-scored-nan-is-not-hidden")
+@seen_in("no report known: torch.nan_to_num against 0/0")
+@effect("a model that broke looks perfect", fix="let NaN be seen, or refuse it")
 def nan_is_zero():
     """A loss that is NaN becomes 0."""
     return Pipeline(
@@ -142,8 +141,9 @@ def losses(model: torch.nn.Module, batches: Sequence[Batch], forward: Callable =
     return [sft_loss(forward(model, batch), batch.labels, total) for batch in batches if batch.num_targets]
 
 
-@mutant("an-evaluation-leaves-the-mode-of-every-module", "sftspec itself, in 2026: model.train(mode)",
-        "frozen dropout is on from the first evaluation", "restore the mode of each module")  # fmt: skip
+@killed_by("an-evaluation-leaves-the-mode-of-every-module")
+@seen_in("sftspec itself, in 2026: model.train(mode)")
+@effect("frozen dropout is on from the first evaluation", fix="restore the mode of each module")
 def evaluation_wakes_what_slept():
     """After an evaluation every module is in the mode of the model, also one that stood in eval mode."""
 
@@ -156,9 +156,9 @@ def evaluation_wakes_what_slept():
     return evaluating(evaluate)
 
 
-@mutant("the-evaluation-loss-does-not-depend-on-batches an-evaluation-draws-no-random-number",
-        "no report known: model.training = False", "evaluations are noise",
-        "model.eval() reaches all modules")  # fmt: skip
+@killed_by("the-evaluation-loss-does-not-depend-on-batches an-evaluation-draws-no-random-number")
+@seen_in("no report known: model.training = False")
+@effect("evaluations are noise", fix="model.eval() reaches all modules")
 def evaluation_stills_the_top_alone():
     """For an evaluation the model is switched to eval mode, the modules within it are not."""
 
@@ -171,8 +171,9 @@ def evaluation_stills_the_top_alone():
     return evaluating(evaluate)
 
 
-@mutant("the-evaluation-loss-does-not-depend-on-batches", "no report known: max_eval_batches left at its default",
-        "most of the data is never looked at", "evaluate all, or say how much")  # fmt: skip
+@killed_by("the-evaluation-loss-does-not-depend-on-batches")
+@seen_in("no report known: max_eval_batches left at its default")
+@effect("most of the data is never looked at", fix="evaluate all, or say how much")
 def ten_batches_evaluated():
     """The first ten batches are evaluated, the others are not."""
 
@@ -183,8 +184,9 @@ def ten_batches_evaluated():
     return evaluating(evaluate)
 
 
-@mutant("a-model-that-gives-nan-has-no-evaluation", "no report known: a diverged run that is averaged away",
-        "a model that broke looks fine", "let NaN be seen, or refuse it")  # fmt: skip
+@killed_by("a-model-that-gives-nan-has-no-evaluation")
+@seen_in("no report known: a diverged run that is averaged away")
+@effect("a model that broke looks fine", fix="let NaN be seen, or refuse it")
 def broken_batches_not_evaluated():
     """Batches whose loss is not finite are left out of an evaluation."""
 
@@ -195,8 +197,9 @@ def broken_batches_not_evaluated():
     return evaluating(evaluate)
 
 
-@mutant("the-evaluation-loss-does-not-depend-on-batches", "no report known: an evaluation that was not packed once",
-        "what is evaluated is not what is trained", "give the model all that the batch has for it")  # fmt: skip
+@killed_by("the-evaluation-loss-does-not-depend-on-batches")
+@seen_in("no report known: an evaluation that was not packed once")
+@effect("what is evaluated is not what is trained", fix="give the model all that the batch has for it")
 def packs_evaluated_as_rows():
     """In an evaluation the model is given ids alone, so that the examples of a pack are one."""
 
@@ -208,8 +211,9 @@ def packs_evaluated_as_rows():
     return evaluating(evaluate)
 
 
-@mutant("the-evaluation-loss-does-not-depend-on-batches", "subtle form of huggingface/transformers#34147",
-        "small gains are rounded away", "sum in float32 at least")  # fmt: skip
+@killed_by("the-evaluation-loss-does-not-depend-on-batches")
+@seen_in("subtle form of huggingface/transformers#34147")
+@effect("small gains are rounded away", fix="sum in float32 at least")
 def evaluation_summed_in_sixteen_bits():
     """The losses of the batches are added up in the type of the model."""
 

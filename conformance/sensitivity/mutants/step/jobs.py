@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import torch
 
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.breaking import before_training, prepared, with_steps
 from sftspec.trainer import Pipeline, epoch_order, interrupt
 
 
-@mutant("the-denominator-is-the-number-of-targets", "no report known: defaults filled in place",
-        "clipped, and nobody asked for it", "None means: do not clip")  # fmt: skip
+@killed_by("the-denominator-is-the-number-of-targets")
+@seen_in("no report known: defaults filled in place")
+@effect("clipped, and nobody asked for it", fix="None means: do not clip")
 def limit_filled_in():
     """Where the job does not ask to clip, a limit of 0.5 is written into it and applied."""
 
@@ -22,9 +23,9 @@ def limit_filled_in():
     return before_training(fill_in)
 
 
-@mutant("sgd-subtracts-rate-times-gradient the-learning-rate-is-the-jobs",
-        "no report known: the linear scaling rule, applied unasked", "another rate than the one that was tuned",
-        "leave the job as it is")  # fmt: skip
+@killed_by("sgd-subtracts-rate-times-gradient the-learning-rate-is-the-jobs")
+@seen_in("no report known: the linear scaling rule, applied unasked")
+@effect("another rate than the one that was tuned", fix="leave the job as it is")
 def rate_scaled_in_place():
     """The learning rate is multiplied by the batch size, in the job itself."""
 
@@ -34,8 +35,9 @@ def rate_scaled_in_place():
     return before_training(scale)
 
 
-@mutant("adamw-decays-and-corrects", "no report known: groups by dim >= 2 and by name", "biases stay as they were",
-        "put every parameter into one group")  # fmt: skip
+@killed_by("adamw-decays-and-corrects")
+@seen_in("no report known: groups by dim >= 2 and by name")
+@effect("biases stay as they were", fix="put every parameter into one group")
 def biases_in_no_group():
     """The optimizer gets matrices and norms; a bias is in neither group."""
 
@@ -47,8 +49,9 @@ def biases_in_no_group():
     return Pipeline(optimizer=make)
 
 
-@mutant("resuming-equals-not-stopping", "subtle form of Lightning-AI/pytorch-lightning#4655",
-        "weights grow after a resume", "load the groups with the state")  # fmt: skip
+@killed_by("resuming-equals-not-stopping")
+@seen_in("subtle form of Lightning-AI/pytorch-lightning#4655")
+@effect("weights grow after a resume", fix="load the groups with the state")
 def resume_forgets_the_decay():
     """After a resume the weights do not decay any more."""
 
@@ -61,8 +64,9 @@ def resume_forgets_the_decay():
     return Pipeline(resume=resume)
 
 
-@mutant("resuming-equals-not-stopping", "subtle form of huggingface/transformers#8878", "one epoch counts twice",
-        "the end of an epoch is the beginning of the next")  # fmt: skip
+@killed_by("resuming-equals-not-stopping")
+@seen_in("subtle form of huggingface/transformers#8878")
+@effect("one epoch counts twice", fix="the end of an epoch is the beginning of the next")
 def resume_repeats_the_epoch():
     """A run that was stopped where an epoch ends does that epoch again."""
 
@@ -74,22 +78,25 @@ def resume_repeats_the_epoch():
     return with_steps(repeat)
 
 
-@mutant("steps-hold-the-examples-asked-for", "subtle form of masking/batch-filled-with-repeats",
-        "some examples count twice", "let a rank have fewer")  # fmt: skip
+@killed_by("steps-hold-the-examples-asked-for")
+@seen_in("subtle form of masking/batch-filled-with-repeats")
+@effect("some examples count twice", fix="let a rank have fewer")
 def ranks_filled_with_repeats():
     """Examples are repeated until every rank has as many as the others."""
     return prepared(lambda examples, job: examples + examples[: -len(examples) % job.world_size])
 
 
-@mutant("epochs-differ-in-order", "subtle form of huggingface/trl#2030", "batches are alike from the second epoch on",
-        "shuffle with the epoch's number")  # fmt: skip
+@killed_by("epochs-differ-in-order")
+@seen_in("subtle form of huggingface/trl#2030")
+@effect("batches are alike from the second epoch on", fix="shuffle with the epoch's number")
 def third_epoch_repeats_the_second():
     """The order changes once, after the first epoch, and never again."""
     return Pipeline(order=lambda count, seed, epoch: epoch_order(count, seed, min(epoch, 1)))
 
 
-@mutant("another-seed-gives-another-order", "subtle form of huggingface/trl#2030",
-        "repetitions share their packs' order", "pass the seed on")  # fmt: skip
+@killed_by("another-seed-gives-another-order")
+@seen_in("subtle form of huggingface/trl#2030")
+@effect("repetitions share their packs' order", fix="pass the seed on")
 def packs_shuffled_without_the_seed():
     """Packed rows come in an order that does not depend on the job's seed."""
 
@@ -99,8 +106,9 @@ def packs_shuffled_without_the_seed():
     return before_training(forget_the_seed)
 
 
-@mutant("the-reported-norm-is-that-before-clipping", "no report known: a log that is read before the last step is done",
-        "a crash at the end does not show", "report every step")  # fmt: skip
+@killed_by("the-reported-norm-is-that-before-clipping")
+@seen_in("no report known: a log that is read before the last step is done")
+@effect("a crash at the end does not show", fix="report every step")
 def last_norm_not_reported():
     """The gradient norm of the last step is not reported."""
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn.functional import cross_entropy
 
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.step import IGNORE, StepReport, count_targets, forward_logits, sft_loss, sft_step
 from sftspec.trainer import Pipeline
 
 
-@mutant("the-denominator-is-the-number-of-targets padding-at-the-right-changes-nothing",
-        "no report known: mean over all positions", "padding and prompts lower the rate",
-        "divide by targets")  # fmt: skip
+@killed_by("the-denominator-is-the-number-of-targets padding-at-the-right-changes-nothing")
+@seen_in("no report known: mean over all positions")
+@effect("padding and prompts lower the rate", fix="divide by targets")
 def divided_by_positions():
     """The summed loss is divided by the number of positions, padding and prompts among them."""
 
@@ -24,8 +24,9 @@ def divided_by_positions():
     return Pipeline(loss=loss)
 
 
-@mutant("the-denominator-is-the-number-of-targets the-loss-is-the-mean-cross-entropy-of-the-targets",
-        "no report known: batch means", "long rows count for more", "divide by targets, not by rows")  # fmt: skip
+@killed_by("the-denominator-is-the-number-of-targets the-loss-is-the-mean-cross-entropy-of-the-targets")
+@seen_in("no report known: batch means")
+@effect("long rows count for more", fix="divide by targets, not by rows")
 def divided_by_rows():
     """The summed loss is divided by the number of rows."""
 
@@ -35,20 +36,19 @@ def divided_by_rows():
     return Pipeline(loss=loss)
 
 
-@mutant("the-losses-of-micro-batches-add-up the-gradients-of-micro-batches-add-up",
-        "no report known: mean reduction inside the model", "num_items_in_batch is ignored",
-        "pass it through")  # fmt: skip
+@killed_by("the-losses-of-micro-batches-add-up the-gradients-of-micro-batches-add-up")
+@seen_in("no report known: mean reduction inside the model")
+@effect("num_items_in_batch is ignored", fix="pass it through")
 def count_of_the_step_ignored():
     """The loss divides by its own targets, whatever the step's number is."""
     return Pipeline(loss=lambda logits, labels, num_targets=None, weights=None: sft_loss(logits, labels, None, weights))
 
 
-@mutant(
-    "the-loss-is-cross-entropy each-row-of-the-gradient-is-softmax-minus-onehot excluded-tokens-have-no-gradient",
-    "Liger-Kernel#243",
-    "probabilities are flat",
-    "pass the option on, or refuse it",
+@killed_by(
+    "the-loss-is-cross-entropy each-row-of-the-gradient-is-softmax-minus-onehot excluded-tokens-have-no-gradient"
 )
+@seen_in("Liger-Kernel#243")
+@effect("probabilities are flat", fix="pass the option on, or refuse it")
 def labels_smoothed():
     """A tenth of the target's probability is spread over the vocabulary."""
 
@@ -61,8 +61,9 @@ def labels_smoothed():
     return Pipeline(loss=loss)
 
 
-@mutant("the-loss-is-cross-entropy a-constant-per-row-changes-nothing", "Modalities#464", "gradients are coarse",
-        "reduce in float32")  # fmt: skip
+@killed_by("the-loss-is-cross-entropy a-constant-per-row-changes-nothing")
+@seen_in("Modalities#464")
+@effect("gradients are coarse", fix="reduce in float32")
 def reduced_in_bfloat16():
     """Logits are rounded to bfloat16 before the loss."""
 
@@ -72,10 +73,12 @@ def reduced_in_bfloat16():
     return Pipeline(loss=loss)
 
 
-@mutant(
-        "equal-logits-cost-the-logarithm-of-their-number the-loss-is-the-mean-cross-entropy-of-the-targets "
-        "the-gradient-is-the-slope", "no report known: units mixed up", "another learning rate",
-        "nats in the loss")  # fmt: skip
+@killed_by(
+    "equal-logits-cost-the-logarithm-of-their-number the-loss-is-the-mean-cross-entropy-of-the-targets "
+    "the-gradient-is-the-slope"
+)
+@seen_in("no report known: units mixed up")
+@effect("another learning rate", fix="nats in the loss")
 def loss_in_bits():
     """The value of the loss is in bits, its gradient in nats."""
 
@@ -86,8 +89,9 @@ def loss_in_bits():
     return Pipeline(loss=loss)
 
 
-@mutant("the-loss-is-convex the-loss-is-cross-entropy", "no report known: logit caps", "logits stop moving",
-        "cap in the model or not at all")  # fmt: skip
+@killed_by("the-loss-is-convex the-loss-is-cross-entropy")
+@seen_in("no report known: logit caps")
+@effect("logits stop moving", fix="cap in the model or not at all")
 def logits_capped():
     """Logits are capped at 3 by a tanh before the loss."""
 
@@ -97,8 +101,9 @@ def logits_capped():
     return Pipeline(loss=loss)
 
 
-@mutant("every-target-of-a-step-weighs-the-same", "no report known: focal losses", "sure tokens count less",
-        "plain cross-entropy")  # fmt: skip
+@killed_by("every-target-of-a-step-weighs-the-same")
+@seen_in("no report known: focal losses")
+@effect("sure tokens count less", fix="plain cross-entropy")
 def focal():
     """Losses are weighted by (1 - p)^2, as the focal loss does."""
 
@@ -110,8 +115,9 @@ def focal():
     return Pipeline(loss=loss)
 
 
-@mutant("the-order-of-tokens-is-arbitrary the-loss-falls-as-the-target-rises",
-        "no report known: token id 0 special-cased", "token 0 is never learned", "no special ids")  # fmt: skip
+@killed_by("the-order-of-tokens-is-arbitrary the-loss-falls-as-the-target-rises")
+@seen_in("no report known: token id 0 special-cased")
+@effect("token 0 is never learned", fix="no special ids")
 def token_zero_ignored():
     """Targets with id 0 cost nothing."""
 
@@ -123,8 +129,9 @@ def token_zero_ignored():
     return Pipeline(loss=loss)
 
 
-@mutant("the-evaluation-loss-does-not-depend-on-batches", "huggingface/transformers#39241",
-        "evaluations cannot be compared", "sum over batches, divide once")  # fmt: skip
+@killed_by("the-evaluation-loss-does-not-depend-on-batches")
+@seen_in("huggingface/transformers#39241")
+@effect("evaluations cannot be compared", fix="sum over batches, divide once")
 def evaluation_averages_batches():
     """The evaluation loss is the mean of the means of its batches."""
 
@@ -137,8 +144,9 @@ def evaluation_averages_batches():
     return Averages()
 
 
-@mutant("an-evaluation-leaves-the-mode-of-every-module", "yxuansu/TaCL#11", "training loses its dropout",
-        "restore the mode")  # fmt: skip
+@killed_by("an-evaluation-leaves-the-mode-of-every-module")
+@seen_in("yxuansu/TaCL#11")
+@effect("training loses its dropout", fix="restore the mode")
 def evaluation_leaves_the_mode():
     """After an evaluation the model stays in evaluation mode."""
 
@@ -152,7 +160,9 @@ def evaluation_leaves_the_mode():
     return Leaves()
 
 
-@mutant("the-reported-loss-is-the-mean-over-targets", "volcengine/verl#102", "curves mislead", "log what is optimised")
+@killed_by("the-reported-loss-is-the-mean-over-targets")
+@seen_in("volcengine/verl#102")
+@effect("curves mislead", fix="log what is optimised")
 def loss_reported_per_micro_batch():
     """The reported loss is divided by the number of micro-batches."""
 
@@ -163,12 +173,9 @@ def loss_reported_per_micro_batch():
     return Pipeline(step=step)
 
 
-@mutant(
-    "the-loss-is-the-mean-cross-entropy-of-the-targets",
-    "huggingface/transformers#34147",
-    "gradients are coarse in 16 bits",
-    "reduce in float32 whatever the logits",
-)
+@killed_by("the-loss-is-the-mean-cross-entropy-of-the-targets")
+@seen_in("huggingface/transformers#34147")
+@effect("gradients are coarse in 16 bits", fix="reduce in float32 whatever the logits")
 def sixteen_bits_not_raised():
     """Logits in bfloat16 are reduced in bfloat16; those in float32 are not touched."""
 
@@ -182,12 +189,9 @@ def sixteen_bits_not_raised():
     return Pipeline(loss=loss)
 
 
-@mutant(
-    "masking/everything-chosen-is-trained a-doubled-batch-costs-the-same the-order-of-rows-is-arbitrary",
-    "linkedin/Liger-Kernel#968",
-    "the end of a batch is never learned",
-    "the last chunk counts as well",
-)
+@killed_by("masking/everything-chosen-is-trained a-doubled-batch-costs-the-same the-order-of-rows-is-arbitrary")
+@seen_in("linkedin/Liger-Kernel#968")
+@effect("the end of a batch is never learned", fix="the last chunk counts as well")
 def last_chunk_lost():
     """The loss is computed in chunks of 32 targets, and the last, smaller chunk is lost."""
 
@@ -203,8 +207,9 @@ def last_chunk_lost():
     return Pipeline(loss=loss)
 
 
-@mutant("the-loss-is-the-mean-cross-entropy-of-the-targets", "subtle form of linkedin/Liger-Kernel#968",
-        "the end of a long row is never learned", "the number of chunks follows from the targets")  # fmt: skip
+@killed_by("the-loss-is-the-mean-cross-entropy-of-the-targets")
+@seen_in("subtle form of linkedin/Liger-Kernel#968")
+@effect("the end of a long row is never learned", fix="the number of chunks follows from the targets")
 def third_chunk_lost():
     """The loss is computed in chunks of 4,096 targets, and there are never more than two."""
 
@@ -218,9 +223,9 @@ def third_chunk_lost():
     return Pipeline(loss=loss)
 
 
-@mutant("the-loss-is-the-mean-cross-entropy-of-the-targets",
-        "subtle form of linkedin/Liger-Kernel#968, the last block of columns", "rare tokens are not pushed down",
-        "the last block counts as well")  # fmt: skip
+@killed_by("the-loss-is-the-mean-cross-entropy-of-the-targets")
+@seen_in("subtle form of linkedin/Liger-Kernel#968, the last block of columns")
+@effect("rare tokens are not pushed down", fix="the last block counts as well")
 def last_block_of_the_vocabulary_lost():
     """The softmax is computed in blocks of 1,024 tokens, and the last, smaller block is left out of its sum."""
 
@@ -236,8 +241,9 @@ def last_block_of_the_vocabulary_lost():
     return Pipeline(loss=loss)
 
 
-@mutant("the-loss-is-cross-entropy", "no report known: z-loss left on", "logits are pulled to a sum of 1",
-        "no term that nobody asked for")  # fmt: skip
+@killed_by("the-loss-is-cross-entropy")
+@seen_in("no report known: z-loss left on")
+@effect("logits are pulled to a sum of 1", fix="no term that nobody asked for")
 def z_loss_added():
     """A thousandth of the squared logarithm of the partition function is added."""
 
@@ -249,8 +255,9 @@ def z_loss_added():
     return Pipeline(loss=loss)
 
 
-@mutant("every-target-of-a-step-weighs-the-same", "huggingface/trl, dft", "rare tokens are not learned",
-        "plain cross-entropy unless asked")  # fmt: skip
+@killed_by("every-target-of-a-step-weighs-the-same")
+@seen_in("huggingface/trl, dft")
+@effect("rare tokens are not learned", fix="plain cross-entropy unless asked")
 def weighted_by_probability():
     """Each target is weighted by its own probability, which nobody asked for."""
 
@@ -262,8 +269,9 @@ def weighted_by_probability():
     return Pipeline(loss=loss)
 
 
-@mutant("every-target-of-a-step-weighs-the-same", "no report known: means over sequences",
-        "tokens of short answers weigh more", "divide by targets, not by rows")  # fmt: skip
+@killed_by("every-target-of-a-step-weighs-the-same")
+@seen_in("no report known: means over sequences")
+@effect("tokens of short answers weigh more", fix="divide by targets, not by rows")
 def each_row_weighs_the_same():
     """A micro-batch's loss is the mean of the means of its rows, times its targets."""
 
@@ -276,8 +284,9 @@ def each_row_weighs_the_same():
     return Pipeline(loss=loss)
 
 
-@mutant("the-evaluation-loss-does-not-depend-on-batches", "huggingface/transformers#35078",
-        "evaluations are off by a factor", "a loss is not multiplied at evaluation")  # fmt: skip
+@killed_by("the-evaluation-loss-does-not-depend-on-batches")
+@seen_in("huggingface/transformers#35078")
+@effect("evaluations are off by a factor", fix="a loss is not multiplied at evaluation")
 def evaluation_multiplied():
     """The evaluation loss is multiplied by the number of batches."""
 
@@ -289,8 +298,9 @@ def evaluation_multiplied():
     return Multiplies()
 
 
-@mutant("the-evaluation-loss-does-not-depend-on-batches", "no report known: dropout at evaluation",
-        "evaluations are noise", "eval() before, train() after")  # fmt: skip
+@killed_by("the-evaluation-loss-does-not-depend-on-batches")
+@seen_in("no report known: dropout at evaluation")
+@effect("evaluations are noise", fix="eval() before, train() after")
 def evaluation_with_dropout():
     """The model is evaluated in training mode."""
 
@@ -308,8 +318,9 @@ def evaluation_with_dropout():
     return Trains()
 
 
-@mutant("an-evaluation-changes-no-parameter-or-gradient", "no report known: evaluation in mid-window",
-        "micro-batches are lost without a word", "leave gradients alone")  # fmt: skip
+@killed_by("an-evaluation-changes-no-parameter-or-gradient")
+@seen_in("no report known: evaluation in mid-window")
+@effect("micro-batches are lost without a word", fix="leave gradients alone")
 def evaluation_clears_the_gradient():
     """An evaluation sets the gradients to zero."""
 

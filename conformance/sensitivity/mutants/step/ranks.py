@@ -9,41 +9,45 @@ import torch
 import torch.distributed as ranks
 from torch.utils.data import DistributedSampler
 
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.data_parallel import DataParallel, clip, denominator, order, share
 
 
-@mutant("every-target-of-a-step-weighs-the-same", "variant of vllm-project/speculators#942",
-        "targets on a rank that has few weigh more", "divide by the targets of all ranks")  # fmt: skip
+@killed_by("every-target-of-a-step-weighs-the-same")
+@seen_in("variant of vllm-project/speculators#942")
+@effect("targets on a rank that has few weigh more", fix="divide by the targets of all ranks")
 def each_process_counts_its_own():
     """Each process divides by its own number of targets, and DDP averages the means."""
     return DataParallel(denominator=lambda targets: float(max(1, targets)))
 
 
-@mutant("the-denominator-is-the-number-of-targets", "variant of huggingface/transformers#34373",
-        "the learning rate falls with the number of ranks", "multiply by the number of ranks")  # fmt: skip
+@killed_by("the-denominator-is-the-number-of-targets")
+@seen_in("variant of huggingface/transformers#34373")
+@effect("the learning rate falls with the number of ranks", fix="multiply by the number of ranks")
 def averaged_without_the_factor():
     """The targets of all processes are counted, and DDP divides once more by the number of processes."""
     return DataParallel(denominator=lambda targets: denominator(targets) * ranks.get_world_size())
 
 
-@mutant("every-rank-holds-the-same-parameters the-gradient-is-that-of-the-step", "bytetriper/RAE#40",
-        "as many models as processes, each of its own data", "call the wrapped model")  # fmt: skip
+@killed_by("every-rank-holds-the-same-parameters the-gradient-is-that-of-the-step")
+@seen_in("bytetriper/RAE#40")
+@effect("as many models as processes, each of its own data", fix="call the wrapped model")
 def never_reduced():
     """The loop calls the model inside DDP, so that no gradient is averaged."""
     return DataParallel(reduces=lambda number, count: False)
 
 
-@mutant("every-rank-holds-the-same-parameters the-gradient-is-that-of-the-step",
-        "modelscope/FunASR#3472, karpathy/build-nanogpt#30", "ranks step with gradients of their own",
-        "reduce in the last micro-batch")  # fmt: skip
+@killed_by("every-rank-holds-the-same-parameters the-gradient-is-that-of-the-step")
+@seen_in("modelscope/FunASR#3472, karpathy/build-nanogpt#30")
+@effect("ranks step with gradients of their own", fix="reduce in the last micro-batch")
 def reduced_in_the_first_micro_batch():
     """The gradient is averaged in the first micro-batch of a window, and not in the last."""
     return DataParallel(reduces=lambda number, count: number == 0)
 
 
-@mutant("clipping-is-by-the-norm-of-the-whole-gradient", "pytorch/pytorch#88955", "ranks pull with unlike force",
-        "reduce first, clip then")  # fmt: skip
+@killed_by("clipping-is-by-the-norm-of-the-whole-gradient")
+@seen_in("pytorch/pytorch#88955")
+@effect("ranks pull with unlike force", fix="reduce first, clip then")
 def clipped_before_the_reduction():
     """Each process clips its own gradient by its own norm, before they are averaged."""
 
@@ -56,8 +60,9 @@ def clipped_before_the_reduction():
     return DataParallel(reduces=lambda number, count: False, before_step=clip_and_average)
 
 
-@mutant("every-rank-holds-the-same-parameters parameters-change-in-the-step-alone", "pytorch/pytorch#112152",
-        "as many models as processes", "initialise before the model is wrapped")  # fmt: skip
+@killed_by("every-rank-holds-the-same-parameters parameters-change-in-the-step-alone")
+@seen_in("pytorch/pytorch#112152")
+@effect("as many models as processes", fix="initialise before the model is wrapped")
 def begun_apart():
     """After the model was wrapped, each process draws new rows of the embedding."""
 
@@ -70,8 +75,9 @@ def begun_apart():
     return DataParallel(begin=draw)
 
 
-@mutant("every-rank-holds-the-same-parameters", "variant of iCog-Labs-Dev/PC-Transformers#135",
-        "as many models as processes", "change parameters on every rank, or broadcast them")  # fmt: skip
+@killed_by("every-rank-holds-the-same-parameters")
+@seen_in("variant of iCog-Labs-Dev/PC-Transformers#135")
+@effect("as many models as processes", fix="change parameters on every rank, or broadcast them")
 def changed_on_one_rank():
     """The first process alone adds something to its weights after each step."""
 
@@ -83,8 +89,9 @@ def changed_on_one_rank():
     return DataParallel(after_step=bias)
 
 
-@mutant("ranks-draw-dropout-of-their-own", "L-30: huggingface/accelerate#114", "less regularisation than asked for",
-        "add the rank to the seed")  # fmt: skip
+@killed_by("ranks-draw-dropout-of-their-own")
+@seen_in("L-30: huggingface/accelerate#114")
+@effect("less regularisation than asked for", fix="add the rank to the seed")
 def dropout_alike_on_all_ranks():
     """Every process is seeded alike, so that all drop the same units."""
 
@@ -94,31 +101,34 @@ def dropout_alike_on_all_ranks():
     return DataParallel(begin=seed)
 
 
-@mutant("masking/every-conversation-with-a-target-is-trained steps-hold-the-examples-asked-for",
-        "SalesforceAIResearch/DiffusionDPO#15, Shark-NLP/DiffuSeq#37", "every process learns the same",
-        "shard the data")  # fmt: skip
+@killed_by("masking/every-conversation-with-a-target-is-trained steps-hold-the-examples-asked-for")
+@seen_in("SalesforceAIResearch/DiffusionDPO#15, Shark-NLP/DiffuSeq#37")
+@effect("every process learns the same", fix="shard the data")
 def every_process_reads_all():
     """The data is not sharded: every process reads all of it in one order."""
 
     return DataParallel(share=order)
 
 
-@mutant("masking/every-conversation-with-a-target-is-trained", "vllm-project/speculators#427",
-        "one shard counts twice, the others never", "shard by the global rank")  # fmt: skip
+@killed_by("masking/every-conversation-with-a-target-is-trained")
+@seen_in("vllm-project/speculators#427")
+@effect("one shard counts twice, the others never", fix="shard by the global rank")
 def one_shard_for_all():
     """Every process reads the shard of rank 0, as with the local rank of several nodes."""
     return DataParallel(share=lambda job, epoch: order(job, epoch)[:: ranks.get_world_size()])
 
 
-@mutant("masking/every-conversation-with-a-target-is-trained", "huggingface/transformers#34365",
-        "most of the data is never seen", "let one of the two shard")  # fmt: skip
+@killed_by("masking/every-conversation-with-a-target-is-trained")
+@seen_in("huggingface/transformers#34365")
+@effect("most of the data is never seen", fix="let one of the two shard")
 def sharded_twice():
     """A shard is sharded again: the sampler and the loader both do it."""
     return DataParallel(share=lambda job, epoch: share(job, epoch)[ranks.get_rank() :: ranks.get_world_size()])
 
 
-@mutant("masking/every-conversation-with-a-target-is-trained", "criteo/tf-yarn#79", "the rest is never seen",
-        "let the last step be smaller, or fill it up")  # fmt: skip
+@killed_by("masking/every-conversation-with-a-target-is-trained")
+@seen_in("criteo/tf-yarn#79")
+@effect("the rest is never seen", fix="let the last step be smaller, or fill it up")
 def uneven_rest_dropped():
     """Examples that do not make a whole batch on every process are left out, in silence."""
 
@@ -129,8 +139,9 @@ def uneven_rest_dropped():
     return DataParallel(share=whole)
 
 
-@mutant("no-example-fills-up-the-last-batches", "huggingface/accelerate#212", "those examples weigh twice",
-        "let the last step be smaller")  # fmt: skip
+@killed_by("no-example-fills-up-the-last-batches")
+@seen_in("huggingface/accelerate#212")
+@effect("those examples weigh twice", fix="let the last step be smaller")
 def filled_up_by_the_sampler():
     """Examples are repeated where they do not come out even, as torch's DistributedSampler does."""
 

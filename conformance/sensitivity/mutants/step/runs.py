@@ -8,43 +8,48 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.breaking import around, before_each_step, before_training, with_steps
 from sftspec.step import StepReport, clip_gradients, forward_logits, sft_loss, sft_step
 from sftspec.trainer import Pipeline, epoch_order
 
 
-@mutant("dropout-is-on-and-drawn-anew", "D-14 in a trainer: yxuansu/TaCL#11", "less regularisation than asked for",
-        "call model.train() before each epoch")  # fmt: skip
+@killed_by("dropout-is-on-and-drawn-anew")
+@seen_in("D-14 in a trainer: yxuansu/TaCL#11")
+@effect("less regularisation than asked for", fix="call model.train() before each epoch")
 def trained_in_eval_mode():
     """The model stays in eval mode after an evaluation: there is no dropout any more."""
     return before_each_step(lambda model: model.eval())
 
 
-@mutant("dropout-is-on-and-drawn-anew", "L-30: huggingface/accelerate#114", "less regularisation than asked for",
-        "seed once, before the run")  # fmt: skip
+@killed_by("dropout-is-on-and-drawn-anew")
+@seen_in("L-30: huggingface/accelerate#114")
+@effect("less regularisation than asked for", fix="seed once, before the run")
 def dropout_masks_repeat():
     """The random state is seeded before each step, so that all steps drop the same units."""
     return before_each_step(lambda model: torch.manual_seed(1234))
 
 
-@mutant("dropout-is-the-same-on-the-way-back", "no report known: preserve_rng_state=False", "a gradient of no function",
-        "bring the random state back before computing again")  # fmt: skip
+@killed_by("dropout-is-the-same-on-the-way-back")
+@seen_in("no report known: preserve_rng_state=False")
+@effect("a gradient of no function", fix="bring the random state back before computing again")
 def checkpoints_draw_again():
     """Activations are computed again on the way back, with another draw of the dropout."""
     how = {"use_reentrant": False, "preserve_rng_state": False, "determinism_check": "none"}
     return before_training(lambda job: job.model.gradient_checkpointing_enable(how))
 
 
-@mutant("another-seed-gives-another-order", "subtle form of huggingface/trl#2030", "repetitions are one experiment",
-        "pass the seed on")  # fmt: skip
+@killed_by("another-seed-gives-another-order")
+@seen_in("subtle form of huggingface/trl#2030")
+@effect("repetitions are one experiment", fix="pass the seed on")
 def seed_ignored():
     """The order of the examples does not depend on the job's seed."""
     return Pipeline(order=lambda count, seed, epoch: epoch_order(count, 0, epoch))
 
 
-@mutant("the-reported-norm-is-that-before-clipping", "L-14: pytorch/pytorch#72548", "explosions do not show",
-        "report what clip returns")  # fmt: skip
+@killed_by("the-reported-norm-is-that-before-clipping")
+@seen_in("L-14: pytorch/pytorch#72548")
+@effect("explosions do not show", fix="report what clip returns")
 def norm_reported_after_the_clip():
     """The gradient norm that is reported is the one after clipping."""
 
@@ -55,8 +60,9 @@ def norm_reported_after_the_clip():
     return Pipeline(step=step)
 
 
-@mutant("the-reported-norm-is-that-before-clipping", "subtle form of OpenDiloco#6", "the curve shows one matrix",
-        "sum the squares over all parameters")  # fmt: skip
+@killed_by("the-reported-norm-is-that-before-clipping")
+@seen_in("subtle form of OpenDiloco#6")
+@effect("the curve shows one matrix", fix="sum the squares over all parameters")
 def norm_of_the_largest_reported():
     """The gradient norm that is reported is that of the parameter with the largest one."""
 
@@ -74,8 +80,9 @@ def norm_of_the_largest_reported():
     return Pipeline(step=step)
 
 
-@mutant("the-gradient-is-that-of-the-step", "L-14: pytorch/pytorch#88955", "one rank's factor for all",
-        "reduce first, clip then")  # fmt: skip
+@killed_by("the-gradient-is-that-of-the-step")
+@seen_in("L-14: pytorch/pytorch#88955")
+@effect("one rank's factor for all", fix="reduce first, clip then")
 def clipped_on_each_rank():
     """Every rank clips its own gradient before they are summed."""
 
@@ -104,8 +111,9 @@ def clipped_on_each_rank():
     return Pipeline(step=step)
 
 
-@mutant("steps-hold-the-examples-asked-for", "subtle form of modelscope/ms-swift#10084", "another batch size",
-        "build windows within an epoch")  # fmt: skip
+@killed_by("steps-hold-the-examples-asked-for")
+@seen_in("subtle form of modelscope/ms-swift#10084")
+@effect("another batch size", fix="build windows within an epoch")
 def last_window_joins_the_next_epoch():
     """The last, smaller window of an epoch makes no step: its gradient joins the first window of the next."""
 
@@ -121,8 +129,9 @@ def last_window_joins_the_next_epoch():
     return with_steps(join)
 
 
-@mutant("steps-hold-the-examples-asked-for", "P-24: unslothai/unsloth#7234", "another batch size when packed",
-        "count packed rows as rows")  # fmt: skip
+@killed_by("steps-hold-the-examples-asked-for")
+@seen_in("P-24: unslothai/unsloth#7234")
+@effect("another batch size when packed", fix="count packed rows as rows")
 def packed_batch_size_ignored():
     """Packed rows come one to a micro-batch, whatever batch_size says."""
 
@@ -136,14 +145,17 @@ def packed_batch_size_ignored():
     return OneRow()
 
 
-@mutant("what-is-frozen-stays", "ultralytics/yolov5#1213", "the layers that were to be kept are trained",
-        "leave requires_grad as it was given")  # fmt: skip
+@killed_by("what-is-frozen-stays")
+@seen_in("ultralytics/yolov5#1213")
+@effect("the layers that were to be kept are trained", fix="leave requires_grad as it was given")
 def frozen_parameters_thawed():
     """Every parameter is set to require a gradient before training."""
     return before_training(lambda job: job.model.requires_grad_(True))
 
 
-@mutant("what-is-frozen-stays", "KellerJordan/Muon#54", "what was to be kept fades", "decay what has a gradient")
+@killed_by("what-is-frozen-stays")
+@seen_in("KellerJordan/Muon#54")
+@effect("what was to be kept fades", fix="decay what has a gradient")
 def frozen_parameters_decayed():
     """The optimizer's decay reaches parameters that have no gradient."""
 
@@ -156,8 +168,9 @@ def frozen_parameters_decayed():
     return around(after=fade)
 
 
-@mutant("parameters-change-in-the-step-alone", "subtle form of huggingface/transformers#34147",
-        "starts from another model", "load in the dtype that is trained")  # fmt: skip
+@killed_by("parameters-change-in-the-step-alone")
+@seen_in("subtle form of huggingface/transformers#34147")
+@effect("starts from another model", fix="load in the dtype that is trained")
 def weights_rounded_at_the_start():
     """The model is rounded to bfloat16 before training, and trained in float32."""
 

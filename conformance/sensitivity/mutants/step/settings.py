@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.breaking import before_training, resumed_with, with_job, with_steps
 from sftspec.conversation import Conversation
 from sftspec.job import Job
@@ -32,9 +32,9 @@ def unflagged(talk: Conversation) -> Conversation:
     return Conversation([{key: item[key] for key in item if key != "train"} for item in talk])
 
 
-@mutant("epochs-differ-in-order",
-        "no report known: DistributedSampler.set_epoch, never called (torch's documentation warns of it)",
-        "batches are alike in every epoch", "call set_epoch before each epoch")  # fmt: skip
+@killed_by("epochs-differ-in-order")
+@seen_in("no report known: DistributedSampler.set_epoch, never called (torch's documentation warns of it)")
+@effect("batches are alike in every epoch", fix="call set_epoch before each epoch")
 def ranks_forget_the_epoch():
     """Where ranks share a step, every epoch has the order of the first."""
 
@@ -48,15 +48,17 @@ def ranks_forget_the_epoch():
     return Forgets()
 
 
-@mutant("adamw-decays-and-corrects", "no report known: a rate scaled by the ranks, and the decay with it",
-        "weights shrink too fast", "scale neither")  # fmt: skip
+@killed_by("adamw-decays-and-corrects")
+@seen_in("no report known: a rate scaled by the ranks, and the decay with it")
+@effect("weights shrink too fast", fix="scale neither")
 def decay_times_ranks():
     """The weight decay is multiplied by the number of ranks."""
     return Pipeline(optimizer=lambda job: make_optimizer(replace(job, weight_decay=job.weight_decay * job.world_size)))
 
 
-@mutant("adamw-decays-and-corrects", "no report known: a decay that is applied to a float32 copy",
-        "weights of 16 bits grow", "decay the parameters themselves")  # fmt: skip
+@killed_by("adamw-decays-and-corrects")
+@seen_in("no report known: a decay that is applied to a float32 copy")
+@effect("weights of 16 bits grow", fix="decay the parameters themselves")
 def no_decay_in_bfloat16():
     """A model in bfloat16 does not decay."""
 
@@ -66,16 +68,17 @@ def no_decay_in_bfloat16():
     return Pipeline(optimizer=make)
 
 
-@mutant("what-is-frozen-stays", "no report known: every parameter is given to SGD, and asked for its gradient",
-        "adapters' bases move", "leave requires_grad as it is")  # fmt: skip
+@killed_by("what-is-frozen-stays")
+@seen_in("no report known: every parameter is given to SGD, and asked for its gradient")
+@effect("adapters' bases move", fix="leave requires_grad as it is")
 def thawed_under_sgd():
     """Where the optimizer is SGD, frozen parameters are trained."""
     return before_training(lambda job: job.model.requires_grad_() if job.optimizer == "sgd" else None)
 
 
-@mutant("clipping-is-by-the-norm-of-the-whole-gradient",
-        "no report known: a norm over model.parameters() with all gradients on", "steps too short beside a frozen body",
-        "count what is trained")  # fmt: skip
+@killed_by("clipping-is-by-the-norm-of-the-whole-gradient")
+@seen_in("no report known: a norm over model.parameters() with all gradients on")
+@effect("steps too short beside a frozen body", fix="count what is trained")
 def frozen_count_in_the_norm():
     """Gradients of frozen parameters are computed, and count in the norm by which the others are clipped."""
 
@@ -98,36 +101,41 @@ def frozen_count_in_the_norm():
     return Pipeline(step=step)
 
 
-@mutant("resuming-equals-not-stopping", "subtle form of huggingface/transformers#8878", "some examples count twice",
-        "skip steps times accumulation times ranks")  # fmt: skip
+@killed_by("resuming-equals-not-stopping")
+@seen_in("subtle form of huggingface/transformers#8878")
+@effect("some examples count twice", fix="skip steps times accumulation times ranks")
 def resume_forgets_the_ranks():
     """Where ranks share a step, a resumed run skips too few batches."""
     return resumed_with(lambda steps, job: steps[job.resume_at // job.world_size :])
 
 
-@mutant("resuming-equals-not-stopping", "no report known: a setting that is not saved with the run",
-        "turns are learned that were not", "save the arguments, or refuse others")  # fmt: skip
+@killed_by("resuming-equals-not-stopping")
+@seen_in("no report known: a setting that is not saved with the run")
+@effect("turns are learned that were not", fix="save the arguments, or refuse others")
 def resume_forgets_the_policy():
     """After a resume every assistant turn is trained, whatever the policy."""
     return resumed_as(lambda job: replace(job, policy="all"))
 
 
-@mutant("resuming-equals-not-stopping", "no report known: a data set that is read again without its flags",
-        "turns are learned that were excluded", "prepare the data once, or save how it was done")  # fmt: skip
+@killed_by("resuming-equals-not-stopping")
+@seen_in("no report known: a data set that is read again without its flags")
+@effect("turns are learned that were excluded", fix="prepare the data once, or save how it was done")
 def resume_forgets_the_flags():
     """After a resume turns with `"train": false` are trained."""
     return resumed_as(lambda job: replace(job, conversations=[unflagged(talk) for talk in job.conversations]))
 
 
-@mutant("resuming-equals-not-stopping", "no report known: a max_length that is not saved with the run",
-        "runs out of memory, or learns another data set", "save the arguments, or refuse others")  # fmt: skip
+@killed_by("resuming-equals-not-stopping")
+@seen_in("no report known: a max_length that is not saved with the run")
+@effect("runs out of memory, or learns another data set", fix="save the arguments, or refuse others")
 def resume_forgets_the_cut():
     """After a resume examples are no longer cut."""
     return resumed_as(lambda job: replace(job, max_length=None))
 
 
-@mutant("resuming-equals-not-stopping", "no report known: a model rebuilt at the resume, and requires_grad with it",
-        "the base moves", "freeze again what was frozen")  # fmt: skip
+@killed_by("resuming-equals-not-stopping")
+@seen_in("no report known: a model rebuilt at the resume, and requires_grad with it")
+@effect("the base moves", fix="freeze again what was frozen")
 def resume_thaws():
     """After a resume frozen parameters are trained."""
 
@@ -139,8 +147,9 @@ def resume_thaws():
     return Pipeline(resume=resume)
 
 
-@mutant("resuming-equals-not-stopping", "no report known: moments saved in the dtype of the model",
-        "updates of another size", "save the optimizer's state as it is")  # fmt: skip
+@killed_by("resuming-equals-not-stopping")
+@seen_in("no report known: moments saved in the dtype of the model")
+@effect("updates of another size", fix="save the optimizer's state as it is")
 def resume_loses_moments_of_bfloat16():
     """A resumed run in bfloat16 begins with moments of zero."""
 
@@ -151,8 +160,9 @@ def resume_loses_moments_of_bfloat16():
     return Pipeline(resume=resume)
 
 
-@mutant("masking/every-conversation-with-a-target-is-trained", "no report known: `if n > 1` for `if n > 0`",
-        "short answers are lost", "skip what has no target, and nothing else")  # fmt: skip
+@killed_by("masking/every-conversation-with-a-target-is-trained")
+@seen_in("no report known: `if n > 1` for `if n > 0`")
+@effect("short answers are lost", fix="skip what has no target, and nothing else")
 def single_targets_skipped():
     """A micro-batch with one target is taken for one without."""
 
@@ -162,9 +172,9 @@ def single_targets_skipped():
     return Pipeline(step=step)
 
 
-@mutant("adamw-decays-and-corrects the-learning-rate-is-the-jobs",
-        "no report known: a StepLR left in from an experiment", "the end of the run learns a tenth",
-        "schedule nothing that was not asked for")  # fmt: skip
+@killed_by("adamw-decays-and-corrects the-learning-rate-is-the-jobs")
+@seen_in("no report known: a StepLR left in from an experiment")
+@effect("the end of the run learns a tenth", fix="schedule nothing that was not asked for")
 def rate_falls_after_sixteen():
     """After sixteen steps the learning rate is a tenth."""
 
@@ -177,8 +187,9 @@ def rate_falls_after_sixteen():
     return Pipeline(optimizer=make)
 
 
-@mutant("dropout-is-the-same-on-the-way-back", "no report known: a script's default over the model's configuration",
-        "another regularization than was asked for", "leave the model's rates as they are")  # fmt: skip
+@killed_by("dropout-is-the-same-on-the-way-back")
+@seen_in("no report known: a script's default over the model's configuration")
+@effect("another regularization than was asked for", fix="leave the model's rates as they are")
 def dropout_doubled():
     """The rates of dropout are twice those of the model."""
 
@@ -190,9 +201,9 @@ def dropout_doubled():
     return before_training(double)
 
 
-@mutant("clipping-is-by-the-norm-of-the-whole-gradient",
-        "no report known: a limit scaled by 1 / (1 - dropout), as activations are",
-        "steps too long where the model is regularized", "clip to the limit that was given")  # fmt: skip
+@killed_by("clipping-is-by-the-norm-of-the-whole-gradient")
+@seen_in("no report known: a limit scaled by 1 / (1 - dropout), as activations are")
+@effect("steps too long where the model is regularized", fix="clip to the limit that was given")
 def limit_doubled_under_dropout():
     """Where the model has dropout the gradient is clipped to twice the limit."""
 
@@ -203,9 +214,9 @@ def limit_doubled_under_dropout():
     return with_job(double)
 
 
-@mutant("every-parameter-gets-its-gradient",
-        "no report known: torch.nn.Embedding(padding_idx=…), with pad = end-of-turn",
-        "the end of a turn is never read better", "hide padding by its position, not by its id")  # fmt: skip
+@killed_by("every-parameter-gets-its-gradient")
+@seen_in("no report known: torch.nn.Embedding(padding_idx=…), with pad = end-of-turn")
+@effect("the end of a turn is never read better", fix="hide padding by its position, not by its id")
 def end_of_turn_embedded_as_padding():
     """The embedding of the pad token gets no gradient, also where it is the end-of-turn."""
 
@@ -215,15 +226,17 @@ def end_of_turn_embedded_as_padding():
     return before_training(declare)
 
 
-@mutant("clipping-is-by-the-norm-of-the-whole-gradient", "no report known: a model wrapped anew for packed rows",
-        "the base moves", "leave requires_grad as it is")  # fmt: skip
+@killed_by("clipping-is-by-the-norm-of-the-whole-gradient")
+@seen_in("no report known: a model wrapped anew for packed rows")
+@effect("the base moves", fix="leave requires_grad as it is")
 def thawed_where_packed():
     """Where rows are packed, frozen parameters are asked for their gradients, which count in the norm."""
     return before_training(lambda job: job.model.requires_grad_() if job.packing else None)
 
 
-@mutant("steps-hold-the-examples-asked-for", "no report known: a buffer of eight gradients", "data is lost",
-        "accumulate what was asked for")  # fmt: skip
+@killed_by("steps-hold-the-examples-asked-for")
+@seen_in("no report known: a buffer of eight gradients")
+@effect("data is lost", fix="accumulate what was asked for")
 def eight_micro_batches_at_most():
     """From the ninth on the micro-batches of a step are left out."""
     return with_steps(lambda steps, job: [step[:8] for step in steps])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.breaking import (
     KeepsAll,
     around,
@@ -17,15 +17,17 @@ from sftspec.trainer import Pipeline, make_optimizer
 CONSTANT = Conventions(denominator=512.0)
 
 
-@mutant("every-target-of-a-step-weighs-the-same", "huggingface/transformers#34191", "short micro-batches weigh more",
-        "divide by the targets of the whole step")  # fmt: skip
+@killed_by("every-target-of-a-step-weighs-the-same")
+@seen_in("huggingface/transformers#34191")
+@effect("short micro-batches weigh more", fix="divide by the targets of the whole step")
 def mean_of_means():
     """The step averages the means of its micro-batches."""
     return with_denominators(lambda batches: [batch.num_targets * len(batches) for batch in batches])
 
 
-@mutant("every-target-of-a-step-weighs-the-same", "huggingface/transformers#34242", "ranks with few targets weigh more",
-        "sum the count over ranks")  # fmt: skip
+@killed_by("every-target-of-a-step-weighs-the-same")
+@seen_in("huggingface/transformers#34242")
+@effect("ranks with few targets weigh more", fix="sum the count over ranks")
 def denominator_per_rank():
     """Each rank divides by its own targets, and gradients are averaged."""
 
@@ -38,8 +40,9 @@ def denominator_per_rank():
     return with_denominators(denominators)
 
 
-@mutant("every-target-of-a-step-weighs-the-same", "modelscope/ms-swift#10084", "the end of an epoch weighs less",
-        "count the window that there is")  # fmt: skip
+@killed_by("every-target-of-a-step-weighs-the-same")
+@seen_in("modelscope/ms-swift#10084")
+@effect("the end of an epoch weighs less", fix="count the window that there is")
 def partial_window_scaled_as_full():
     """In the last, partial window of an epoch the first micro-batch is divided once more."""
 
@@ -50,30 +53,33 @@ def partial_window_scaled_as_full():
     return with_denominators(denominators)
 
 
-@mutant("the-denominator-is-the-number-of-targets", "hiyouga/LLaMA-Factory#7443", "another learning rate",
-        "scale in one place")  # fmt: skip
+@killed_by("the-denominator-is-the-number-of-targets")
+@seen_in("hiyouga/LLaMA-Factory#7443")
+@effect("another learning rate", fix="scale in one place")
 def divided_twice():
     """The loss is divided by the number of micro-batches once more."""
     return with_denominators(lambda batches: [sum(b.num_targets for b in batches) * len(batches)] * len(batches))
 
 
-@mutant(
-    "the-denominator-is-the-number-of-targets", "karpathy/nanoGPT#206", "another learning rate", "divide by the sum"
-)
+@killed_by("the-denominator-is-the-number-of-targets")
+@seen_in("karpathy/nanoGPT#206")
+@effect("another learning rate", fix="divide by the sum")
 def not_divided_by_accumulation():
     """The means of micro-batches are added up and not divided."""
     return with_denominators(lambda batches: [batch.num_targets for batch in batches])
 
 
-@mutant("targets-weigh-as-declared", "subtle form of hiyouga/LLaMA-Factory#7443", "another learning rate",
-        "divide by the constant once")  # fmt: skip
+@killed_by("targets-weigh-as-declared")
+@seen_in("subtle form of hiyouga/LLaMA-Factory#7443")
+@effect("another learning rate", fix="divide by the constant once")
 def declared_constant_per_micro_batch():
     """The loss is divided by the constant that is declared, and by the number of micro-batches."""
     return replace(with_denominators(lambda batches: [512.0 * len(batches)] * len(batches)), conventions=CONSTANT)
 
 
-@mutant("first-tokens-are-not-counted", "huggingface/transformers 5.23.0, GPT2LMHeadModel", "rate depends on the rows",
-        "count after the shift")  # fmt: skip
+@killed_by("first-tokens-are-not-counted")
+@seen_in("huggingface/transformers 5.23.0, GPT2LMHeadModel")
+@effect("rate depends on the rows", fix="count after the shift")
 def counted_before_the_shift():
     """The first label of each row is counted, although nothing is scored against it."""
 
@@ -101,7 +107,9 @@ def counted_before_the_shift():
     return CountsFirst(loss=loss, step=step)
 
 
-@mutant("the-gradient-is-that-of-the-step", "tenstorrent/tt-blacksmith#711", "steps on old gradients", "zero_grad")
+@killed_by("the-gradient-is-that-of-the-step")
+@seen_in("tenstorrent/tt-blacksmith#711")
+@effect("steps on old gradients", fix="zero_grad")
 def gradient_left_over():
     """zero_grad is never called."""
 
@@ -113,7 +121,9 @@ def gradient_left_over():
     return Pipeline(optimizer=optimizer)
 
 
-@mutant("the-gradient-is-that-of-the-step", "karpathy/llm.c#548", "accumulation is lost", "zero_grad once a step")
+@killed_by("the-gradient-is-that-of-the-step")
+@seen_in("karpathy/llm.c#548")
+@effect("accumulation is lost", fix="zero_grad once a step")
 def zero_grad_per_micro_batch():
     """zero_grad is called before each micro-batch: only the last one counts."""
 
@@ -134,8 +144,9 @@ def _first_block(model):
     return next(module for name, module in model.named_modules() if name.endswith((".layers.0", ".h.0")))
 
 
-@mutant("every-parameter-gets-its-gradient", "huggingface/transformers#26221", "the lower layers never learn",
-        "let inputs require gradients")  # fmt: skip
+@killed_by("every-parameter-gets-its-gradient")
+@seen_in("huggingface/transformers#26221")
+@effect("the lower layers never learn", fix="let inputs require gradients")
 def lower_layers_cut_off():
     """No gradient reaches the first block and what lies below it."""
 
@@ -146,8 +157,9 @@ def lower_layers_cut_off():
     return around(before=cut)
 
 
-@mutant("every-parameter-gets-its-gradient", "subtle form of huggingface/transformers#26221",
-        "the layers learn in six steps of seven", "keep the gradients of every step")  # fmt: skip
+@killed_by("every-parameter-gets-its-gradient")
+@seen_in("subtle form of huggingface/transformers#26221")
+@effect("the layers learn in six steps of seven", fix="keep the gradients of every step")
 def head_alone_in_every_seventh_step():
     """In every seventh step, from the sixth on, no gradient but the head's reaches the optimizer."""
 
@@ -160,15 +172,17 @@ def head_alone_in_every_seventh_step():
     return around(before=cut)
 
 
-@mutant("the-denominator-is-the-number-of-targets", "huggingface/transformers#35207",
-        "the rate grows with accumulation", "scale in one place")  # fmt: skip
+@killed_by("the-denominator-is-the-number-of-targets")
+@seen_in("huggingface/transformers#35207")
+@effect("the rate grows with accumulation", fix="scale in one place")
 def multiplied_by_accumulation():
     """The loss is multiplied by the number of micro-batches, to undo a division that is not made any more."""
     return with_denominators(lambda batches: [sum(b.num_targets for b in batches) / len(batches)] * len(batches))
 
 
-@mutant("the-denominator-is-the-number-of-targets", "huggingface/transformers#34373", "the rate falls with the ranks",
-        "undo the average over ranks, or sum")  # fmt: skip
+@killed_by("the-denominator-is-the-number-of-targets")
+@seen_in("huggingface/transformers#34373")
+@effect("the rate falls with the ranks", fix="undo the average over ranks, or sum")
 def averaged_over_ranks_once_more():
     """The loss is divided by the targets of all ranks, and the gradient is averaged over the ranks as well."""
 
@@ -179,8 +193,9 @@ def averaged_over_ranks_once_more():
     return with_denominators(denominators)
 
 
-@mutant("every-target-of-a-step-weighs-the-same", "pytorch/torchtitan#2206", "ranks with few targets weigh more",
-        "sum the count over ranks")  # fmt: skip
+@killed_by("every-target-of-a-step-weighs-the-same")
+@seen_in("pytorch/torchtitan#2206")
+@effect("ranks with few targets weigh more", fix="sum the count over ranks")
 def first_ranks_count_for_all():
     """Rank 1 divides by half of the step's targets: it has taken the count of another rank for its own."""
 
@@ -191,8 +206,9 @@ def first_ranks_count_for_all():
     return with_denominators(denominators)
 
 
-@mutant("masking/every-conversation-with-a-target-is-trained", "no report known: a rank without a sampler",
-        "half of the data is unseen", "reduce the gradients of all ranks")  # fmt: skip
+@killed_by("masking/every-conversation-with-a-target-is-trained")
+@seen_in("no report known: a rank without a sampler")
+@effect("half of the data is unseen", fix="reduce the gradients of all ranks")
 def last_rank_not_reduced():
     """The gradient of the last rank is left out of the sum."""
 
@@ -204,8 +220,9 @@ def last_rank_not_reduced():
     return Pipeline(step=step)
 
 
-@mutant("the-denominator-is-the-number-of-targets", "allenai/open-instruct#1736", "empty batches lower the rate",
-        "count targets, not micro-batches")  # fmt: skip
+@killed_by("the-denominator-is-the-number-of-targets")
+@seen_in("allenai/open-instruct#1736")
+@effect("empty batches lower the rate", fix="count targets, not micro-batches")
 def empty_micro_batches_counted():
     """A micro-batch without a target counts as one over which the step is averaged."""
 
@@ -220,8 +237,9 @@ def empty_micro_batches_counted():
     return KeepsAll(step=step)
 
 
-@mutant("the-denominator-is-the-number-of-targets", "unslothai/unsloth, windows that are not full",
-        "the end of an epoch moves further", "count the window that there is")  # fmt: skip
+@killed_by("the-denominator-is-the-number-of-targets")
+@seen_in("unslothai/unsloth, windows that are not full")
+@effect("the end of an epoch moves further", fix="count the window that there is")
 def partial_window_not_filled():
     """The last, partial window of an epoch is divided as if it held fewer targets than it does."""
 
@@ -232,8 +250,9 @@ def partial_window_not_filled():
     return with_denominators(denominators)
 
 
-@mutant("every-parameter-gets-its-gradient", "meta-pytorch/torchtune#2429", "new control tokens are never learned",
-        "train the embeddings too")  # fmt: skip
+@killed_by("every-parameter-gets-its-gradient")
+@seen_in("meta-pytorch/torchtune#2429")
+@effect("new control tokens are never learned", fix="train the embeddings too")
 def embeddings_frozen():
     """The input embeddings get no gradient."""
 
@@ -243,8 +262,9 @@ def embeddings_frozen():
     return around(before=freeze)
 
 
-@mutant("every-parameter-gets-its-gradient", "no report known: gradients accumulated in 16 bits",
-        "small gradients are lost", "accumulate in float32")  # fmt: skip
+@killed_by("every-parameter-gets-its-gradient")
+@seen_in("no report known: gradients accumulated in 16 bits")
+@effect("small gradients are lost", fix="accumulate in float32")
 def gradients_rounded():
     """Gradients are rounded to bfloat16 before the optimizer sees them."""
 
@@ -256,8 +276,9 @@ def gradients_rounded():
     return around(before=round_all)
 
 
-@mutant("every-parameter-gets-its-gradient", "transformers#26221, checkpointing", "the layers below learn half as fast",
-        "recompute what was computed")  # fmt: skip
+@killed_by("every-parameter-gets-its-gradient")
+@seen_in("transformers#26221, checkpointing")
+@effect("the layers below learn half as fast", fix="recompute what was computed")
 def lower_layers_halved():
     """Half of the gradient reaches the first block."""
 
@@ -268,8 +289,9 @@ def lower_layers_halved():
     return around(before=halve)
 
 
-@mutant("the-gradient-is-that-of-the-step", "karpathy/llm.c#548, variant", "the last window steps on old gradients",
-        "zero_grad whatever the window")  # fmt: skip
+@killed_by("the-gradient-is-that-of-the-step")
+@seen_in("karpathy/llm.c#548, variant")
+@effect("the last window steps on old gradients", fix="zero_grad whatever the window")
 def gradient_left_over_by_partial_windows():
     """zero_grad is called after whole windows only: a partial one leaves its gradient to the next step."""
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.breaking import (
     around,
 )
@@ -14,8 +14,9 @@ from sftspec.step import StepReport, clip_gradients, forward_logits, sft_loss, s
 from sftspec.trainer import Pipeline, make_optimizer
 
 
-@mutant("clipping-is-by-the-norm-of-the-whole-gradient every-gradient-is-scaled-by-one-factor", "pytorch/pytorch#72548",
-        "directions change", "one norm over all parameters")  # fmt: skip
+@killed_by("clipping-is-by-the-norm-of-the-whole-gradient every-gradient-is-scaled-by-one-factor")
+@seen_in("pytorch/pytorch#72548")
+@effect("directions change", fix="one norm over all parameters")
 def clipped_per_parameter():
     """Each parameter is clipped by its own norm."""
 
@@ -25,8 +26,9 @@ def clipped_per_parameter():
     return Pipeline(clip=clip)
 
 
-@mutant("clipping-is-by-the-norm-of-the-whole-gradient", "huggingface/accelerate#999", "accumulation changes the clip",
-        "clip the accumulated gradient, once")  # fmt: skip
+@killed_by("clipping-is-by-the-norm-of-the-whole-gradient")
+@seen_in("huggingface/accelerate#999")
+@effect("accumulation changes the clip", fix="clip the accumulated gradient, once")
 def clipped_per_micro_batch():
     """The gradient is clipped after each micro-batch."""
 
@@ -46,8 +48,9 @@ def clipped_per_micro_batch():
     return Pipeline(step=step)
 
 
-@mutant("clipping-is-by-the-norm-of-the-whole-gradient", "no report known: a branch without the clip",
-        "spikes pass under AdamW", "clip whatever the optimizer")  # fmt: skip
+@killed_by("clipping-is-by-the-norm-of-the-whole-gradient")
+@seen_in("no report known: a branch without the clip")
+@effect("spikes pass under AdamW", fix="clip whatever the optimizer")
 def not_clipped_with_adamw():
     """The gradient is clipped with SGD and not with AdamW."""
 
@@ -58,9 +61,9 @@ def not_clipped_with_adamw():
     return Pipeline(step=step)
 
 
-@mutant("a-gradient-below-the-limit-is-not-scaled a-gradient-below-the-limit-keeps-its-bits",
-        "no report known: normalised gradients", "every step is equally long",
-        "scale only above the limit")  # fmt: skip
+@killed_by("a-gradient-below-the-limit-is-not-scaled a-gradient-below-the-limit-keeps-its-bits")
+@seen_in("no report known: normalised gradients")
+@effect("every step is equally long", fix="scale only above the limit")
 def always_normalised():
     """The gradient is scaled to the limit also when it is below."""
 
@@ -75,15 +78,17 @@ def always_normalised():
     return Pipeline(clip=clip)
 
 
-@mutant("inf-or-nan-in-a-gradient-is-refused", "milesial/Pytorch-UNet#470", "NaN in every parameter",
-        "raise, and change nothing")  # fmt: skip
+@killed_by("inf-or-nan-in-a-gradient-is-refused")
+@seen_in("milesial/Pytorch-UNet#470")
+@effect("NaN in every parameter", fix="raise, and change nothing")
 def infinite_gradient_applied():
     """A norm that is not finite is used like any other."""
     return Pipeline(clip=lambda parameters, limit: float(torch.nn.utils.clip_grad_norm_(list(parameters), limit)))
 
 
-@mutant("sgd-subtracts-rate-times-gradient", "no report known: decay left on", "weights shrink",
-        "set weight_decay to what was asked for")  # fmt: skip
+@killed_by("sgd-subtracts-rate-times-gradient")
+@seen_in("no report known: decay left on")
+@effect("weights shrink", fix="set weight_decay to what was asked for")
 def sgd_decays():
     """SGD decays the weights although no decay was asked for."""
 
@@ -96,8 +101,9 @@ def sgd_decays():
     return Pipeline(optimizer=optimizer)
 
 
-@mutant("adamw-decays-and-corrects", "Loshchilov and Hutter 2019, section 1", "decay is scaled by the gradient",
-        "decouple the decay")  # fmt: skip
+@killed_by("adamw-decays-and-corrects")
+@seen_in("Loshchilov and Hutter 2019, section 1")
+@effect("decay is scaled by the gradient", fix="decouple the decay")
 def adam_with_l2():
     """AdamW's decay is put into the gradient: Adam with L2."""
 
@@ -109,8 +115,9 @@ def adam_with_l2():
     return Pipeline(optimizer=optimizer)
 
 
-@mutant("adamw-decays-and-corrects", "no report known: settings not passed on", "weights are not decayed",
-        "pass weight_decay on")  # fmt: skip
+@killed_by("adamw-decays-and-corrects")
+@seen_in("no report known: settings not passed on")
+@effect("weights are not decayed", fix="pass weight_decay on")
 def adamw_does_not_decay():
     """AdamW is given no weight decay."""
 
@@ -120,8 +127,9 @@ def adamw_does_not_decay():
     return Pipeline(optimizer=optimizer)
 
 
-@mutant("the-learning-rate-is-the-jobs", "huggingface/accelerate#963", "the rate decays too early",
-        "step the scheduler once an optimizer step")  # fmt: skip
+@killed_by("the-learning-rate-is-the-jobs")
+@seen_in("huggingface/accelerate#963")
+@effect("the rate decays too early", fix="step the scheduler once an optimizer step")
 def rate_decays():
     """The learning rate shrinks by a tenth at every step."""
 
@@ -131,8 +139,9 @@ def rate_decays():
     return around(after=decay)
 
 
-@mutant("rate-zero-changes-nothing parameters-change-in-the-step-alone", "no report known: 16-bit weights",
-        "updates are rounded", "keep master weights")  # fmt: skip
+@killed_by("rate-zero-changes-nothing parameters-change-in-the-step-alone")
+@seen_in("no report known: 16-bit weights")
+@effect("updates are rounded", fix="keep master weights")
 def weights_rounded():
     """Parameters are rounded to bfloat16 after each step."""
 
@@ -143,8 +152,9 @@ def weights_rounded():
     return around(after=round_all)
 
 
-@mutant("clipping-is-by-the-norm-of-the-whole-gradient", "milesial/Pytorch-UNet#470",
-        "the limit is a thousandth of itself", "unscale, then clip")  # fmt: skip
+@killed_by("clipping-is-by-the-norm-of-the-whole-gradient")
+@seen_in("milesial/Pytorch-UNet#470")
+@effect("the limit is a thousandth of itself", fix="unscale, then clip")
 def clipped_before_unscaling():
     """Gradients are clipped while the loss scale of 1024 is still on them."""
 
@@ -160,22 +170,25 @@ def clipped_before_unscaling():
     return Pipeline(clip=clip)
 
 
-@mutant("clipping-is-by-the-norm-of-the-whole-gradient", "no report known: max_grad_norm not passed on", "spikes pass",
-        "pass it on")  # fmt: skip
+@killed_by("clipping-is-by-the-norm-of-the-whole-gradient")
+@seen_in("no report known: max_grad_norm not passed on")
+@effect("spikes pass", fix="pass it on")
 def never_clipped():
     """max_grad_norm is ignored."""
     return Pipeline(clip=lambda parameters, limit: clip_gradients(parameters, float("inf")))
 
 
-@mutant("the-denominator-is-the-number-of-targets", "no report known: a default of 1.0",
-        "large gradients are cut unasked", "no default that nobody asked for")  # fmt: skip
+@killed_by("the-denominator-is-the-number-of-targets")
+@seen_in("no report known: a default of 1.0")
+@effect("large gradients are cut unasked", fix="no default that nobody asked for")
 def clipped_unasked():
     """The gradient is clipped to a norm of 1 although no limit was given."""
     return Pipeline(clip=lambda parameters, limit: clip_gradients(parameters, min(limit, 1.0)))
 
 
-@mutant("clipping-is-by-the-norm-of-the-whole-gradient every-gradient-is-scaled-by-one-factor",
-        "no report known: values clipped instead of the norm", "directions change", "one factor for all")  # fmt: skip
+@killed_by("clipping-is-by-the-norm-of-the-whole-gradient every-gradient-is-scaled-by-one-factor")
+@seen_in("no report known: values clipped instead of the norm")
+@effect("directions change", fix="one factor for all")
 def clipped_by_value():
     """Every entry of the gradient is cut to the limit divided by a hundred."""
 
@@ -190,12 +203,9 @@ def clipped_by_value():
     return Pipeline(clip=clip)
 
 
-@mutant(
-    "clipping-is-by-the-norm-of-the-whole-gradient the-clip-reports-the-norm-before-it",
-    "pytorch/pytorch#170862",
-    "the clip is too weak",
-    "the norm of all shards together",
-)
+@killed_by("clipping-is-by-the-norm-of-the-whole-gradient the-clip-reports-the-norm-before-it")
+@seen_in("pytorch/pytorch#170862")
+@effect("the clip is too weak", fix="the norm of all shards together")
 def clipped_by_the_largest_parameter():
     """The norm is that of the largest single gradient instead of all together."""
 
@@ -210,8 +220,9 @@ def clipped_by_the_largest_parameter():
     return Pipeline(clip=clip)
 
 
-@mutant("sgd-subtracts-rate-times-gradient", "no report known: momentum left on", "steps run on",
-        "momentum only where asked for")  # fmt: skip
+@killed_by("sgd-subtracts-rate-times-gradient")
+@seen_in("no report known: momentum left on")
+@effect("steps run on", fix="momentum only where asked for")
 def sgd_with_momentum():
     """SGD has a momentum of 0.9, which nobody asked for."""
 
@@ -224,8 +235,9 @@ def sgd_with_momentum():
     return Pipeline(optimizer=optimizer)
 
 
-@mutant("adamw-decays-and-corrects", "no report known: Adam without its correction",
-        "the first steps are three times too long", "correct both moments for their start")  # fmt: skip
+@killed_by("adamw-decays-and-corrects")
+@seen_in("no report known: Adam without its correction")
+@effect("the first steps are three times too long", fix="correct both moments for their start")
 def moments_not_corrected():
     """AdamW's moments are not corrected for their start at zero."""
 
@@ -250,8 +262,9 @@ def moments_not_corrected():
     return Pipeline(optimizer=optimizer)
 
 
-@mutant("the-learning-rate-is-the-jobs", "huggingface/accelerate#963, variant", "the rate decays with accumulation",
-        "step the scheduler once an optimizer step")  # fmt: skip
+@killed_by("the-learning-rate-is-the-jobs")
+@seen_in("huggingface/accelerate#963, variant")
+@effect("the rate decays with accumulation", fix="step the scheduler once an optimizer step")
 def rate_decays_with_micro_batches():
     """The scheduler is stepped once for every micro-batch beyond the first of a step."""
 
@@ -263,8 +276,9 @@ def rate_decays_with_micro_batches():
     return Pipeline(step=step)
 
 
-@mutant("the-learning-rate-is-the-jobs", "no report known: the linear scaling rule, applied unasked",
-        "ranks change the rate", "the rate that was asked for")  # fmt: skip
+@killed_by("the-learning-rate-is-the-jobs")
+@seen_in("no report known: the linear scaling rule, applied unasked")
+@effect("ranks change the rate", fix="the rate that was asked for")
 def rate_grows_with_ranks():
     """The learning rate is multiplied by the number of ranks."""
 
@@ -274,8 +288,9 @@ def rate_grows_with_ranks():
     return Pipeline(optimizer=optimizer)
 
 
-@mutant("sgd-subtracts-rate-times-gradient", "no report known: optimizer.step called by trainer and engine",
-        "steps are twice as long", "step in one place")  # fmt: skip
+@killed_by("sgd-subtracts-rate-times-gradient")
+@seen_in("no report known: optimizer.step called by trainer and engine")
+@effect("steps are twice as long", fix="step in one place")
 def stepped_twice():
     """The update of every step is applied twice."""
 
@@ -294,8 +309,9 @@ def stepped_twice():
     return Pipeline(optimizer=optimizer)
 
 
-@mutant("small-updates-arrive", "arXiv:2010.06192", "most of the model stays as it was",
-        "keep float32 copies of the weights")  # fmt: skip
+@killed_by("small-updates-arrive")
+@seen_in("arXiv:2010.06192")
+@effect("most of the model stays as it was", fix="keep float32 copies of the weights")
 def updated_in_bfloat16():
     """Weights in bfloat16 are updated themselves, without copies in float32."""
 

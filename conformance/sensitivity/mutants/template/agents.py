@@ -8,7 +8,7 @@ from collections.abc import Callable
 from itertools import accumulate, groupby, pairwise
 
 from sftspec import encode, render
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.parts import Parts, broken
 from sftspec.conformance.sensitivity.mutants.template.changes import other_messages, other_pieces, without_thoughts
 from sftspec.conversation import Conversation, check_conversation
@@ -39,8 +39,9 @@ def other_history(change: Callable[[dict], dict]) -> Parts:
     return other_messages(changed)
 
 
-@mutant(TURN_BY_TURN, "no report known: a flag of a template that is not taken back",
-        "takes what its tools return for its own words", "a state that a turn opens is closed with it")  # fmt: skip
+@killed_by(TURN_BY_TURN)
+@seen_in("no report known: a flag of a template that is not taken back")
+@effect("takes what its tools return for its own words", fix="a state that a turn opens is closed with it")
 def second_group_of_results_without_header():
     """In ChatML's templates the first group of results alone opens a user's turn."""
 
@@ -53,8 +54,9 @@ def second_group_of_results_without_header():
     return other_pieces(change)
 
 
-@mutant(TURN_BY_TURN, "no report known: a header that is chosen once",
-        "reads later results as a speaker that it does not know", "the header depends on the role alone")  # fmt: skip
+@killed_by(TURN_BY_TURN)
+@seen_in("no report known: a header that is chosen once")
+@effect("reads later results as a speaker that it does not know", fix="the header depends on the role alone")
 def ipython_in_the_first_group_alone():
     """Llama's templates call the role of results ipython until another message follows, and then tool."""
 
@@ -67,22 +69,25 @@ def ipython_in_the_first_group_alone():
     return other_pieces(change)
 
 
-@mutant(TURN_BY_TURN, "T-10: subtle form of paiml/aprender#2023, in history",
-        "reads results of calls that it never made", "history is what was said")  # fmt: skip
+@killed_by(TURN_BY_TURN)
+@seen_in("T-10: subtle form of paiml/aprender#2023, in history")
+@effect("reads results of calls that it never made", fix="history is what was said")
 def calls_of_history_cut_to_one():
     """Of several calls of a message before the last question the first is written."""
     return other_history(lambda item: {**item, "tool_calls": item["tool_calls"][:1]})
 
 
-@mutant(TURN_BY_TURN, "no report known: a branch for calls that forgets the content",
-        "calls without a word where it has called before", "history is what was said")  # fmt: skip
+@killed_by(TURN_BY_TURN)
+@seen_in("no report known: a branch for calls that forgets the content")
+@effect("calls without a word where it has called before", fix="history is what was said")
 def content_beside_calls_of_history_dropped():
     """What a message before the last question says beside its calls is dropped."""
     return other_history(lambda item: {**item, "content": ""})
 
 
-@mutant(TURN_BY_TURN, "no report known: a list of calls made a set of them", "does not ask again when it has to",
-        "a call that is made twice is two calls")  # fmt: skip
+@killed_by(TURN_BY_TURN)
+@seen_in("no report known: a list of calls made a set of them")
+@effect("does not ask again when it has to", fix="a call that is made twice is two calls")
 def repeated_calls_dropped():
     """A message whose calls were all made before is written without them."""
 
@@ -96,8 +101,9 @@ def repeated_calls_dropped():
     return other_messages(lambda messages: list(change(messages)))
 
 
-@mutant(TURN_BY_TURN, "no report known: neighbours of one role merged", "calls at once what has to be called in turn",
-        "a message is a turn")  # fmt: skip
+@killed_by(TURN_BY_TURN)
+@seen_in("no report known: neighbours of one role merged")
+@effect("calls at once what has to be called in turn", fix="a message is a turn")
 def calling_turns_joined():
     """Two messages in a row that call and say nothing are one, where a message may call twice."""
 
@@ -114,8 +120,9 @@ def calling_turns_joined():
     return other_messages(change)
 
 
-@mutant(TURN_BY_TURN, "T-21: subtle form of fw-ai/cookbook#466, of results", "reads results that no tool gives",
-        "a result is a text")  # fmt: skip
+@killed_by(TURN_BY_TURN)
+@seen_in("T-21: subtle form of fw-ai/cookbook#466, of results")
+@effect("reads results that no tool gives", fix="a result is a text")
 def results_read_as_json():
     """A result that is a JSON object is read and written again."""
 
@@ -126,8 +133,9 @@ def results_read_as_json():
     return other_results(change)
 
 
-@mutant("names-and-ids-do-not-move-results", "no report known: results put in the order of their names",
-        "takes one tool's result for another's", "results stand as they came")  # fmt: skip
+@killed_by("names-and-ids-do-not-move-results")
+@seen_in("no report known: results put in the order of their names")
+@effect("takes one tool's result for another's", fix="results stand as they came")
 def results_sorted_by_name():
     """Results that follow each other are sorted by the names that they have."""
 
@@ -141,8 +149,9 @@ def results_sorted_by_name():
     return other_messages(lambda messages: list(change(messages)))
 
 
-@mutant(TURN_BY_TURN, "T-12: subtle form of tinker-cookbook#837, the second result", "forgets why it asked the tool",
-        "thoughts are kept after the last question")  # fmt: skip
+@killed_by(TURN_BY_TURN)
+@seen_in("T-12: subtle form of tinker-cookbook#837, the second result")
+@effect("forgets why it asked the tool", fix="thoughts are kept after the last question")
 def thoughts_lost_after_the_second_result():
     """Thoughts in a field of their own are dropped once there were two groups of results."""
 
@@ -155,8 +164,9 @@ def thoughts_lost_after_the_second_result():
     return other_messages(change, "chatml/qwen3")
 
 
-@mutant("the-id-and-name-of-a-result-are-not-written", "no report known: a result that is printed as the API gave it",
-        "looks for ids that nobody gives it", "write the content of a result")  # fmt: skip
+@killed_by("the-id-and-name-of-a-result-are-not-written")
+@seen_in("no report known: a result that is printed as the API gave it")
+@effect("looks for ids that nobody gives it", fix="write the content of a result")
 def ids_of_results_written():
     """The id that a result has in the data is written before it."""
 
@@ -167,9 +177,9 @@ def ids_of_results_written():
     return other_results(change)
 
 
-@mutant("nothing-that-was-said-is-lost",
-        "subtle form of trl#6361: content.split('</think>')[-1] before the role is read",
-        "does not read instructions about thoughts", "only an assistant thinks")  # fmt: skip
+@killed_by("nothing-that-was-said-is-lost")
+@seen_in("subtle form of trl#6361: content.split('</think>')[-1] before the role is read")
+@effect("does not read instructions about thoughts", fix="only an assistant thinks")
 def think_tags_cut_from_every_role():
     """In Qwen3's templates what stands before </think> is cut from the contents of whoever speaks."""
     return other_messages(
@@ -181,8 +191,9 @@ def think_tags_cut_from_every_role():
     )
 
 
-@mutant("a-prompt-is-the-text-and-one-suffix", "T-06: subtle form of huggingface/search-and-learn#23, after a result",
-        "writes its own header where a tool has answered", "the header does not depend on the last role")  # fmt: skip
+@killed_by("a-prompt-is-the-text-and-one-suffix")
+@seen_in("T-06: subtle form of huggingface/search-and-learn#23, after a result")
+@effect("writes its own header where a tool has answered", fix="the header does not depend on the last role")
 def no_prompt_after_a_result():
     """The generation prompt is left out after the result of a call."""
 
@@ -193,8 +204,9 @@ def no_prompt_after_a_result():
     return other_pieces(change)
 
 
-@mutant("every-tool-is-listed-as-it-was-given", "no report known: a schema that is cleaned of its nulls",
-        "is not told what it may leave out", "print tools as they were given")  # fmt: skip
+@killed_by("every-tool-is-listed-as-it-was-given")
+@seen_in("no report known: a schema that is cleaned of its nulls")
+@effect("is not told what it may leave out", fix="print tools as they were given")
 def nulls_of_schemas_dropped():
     """Keys of a tool's schema that hold null are left out."""
 

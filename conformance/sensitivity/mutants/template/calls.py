@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable
 
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.parts import Parts
 from sftspec.conformance.sensitivity.mutants.template.changes import other_messages, other_pieces, other_text
 
@@ -33,9 +33,9 @@ def other_arguments(change: Callable[[dict], dict]) -> Parts:
     return other_calls(lambda calls: [again(call) for call in calls])
 
 
-@mutant("each-call-is-json-with-the-keys-of-its-variant",
-        "T-24: subtle form of hiyouga/LLaMA-Factory#10769, the keys of a neighbour",
-        "writes calls that no parser reads", "copy the template byte for byte")  # fmt: skip
+@killed_by("each-call-is-json-with-the-keys-of-its-variant")
+@seen_in("T-24: subtle form of hiyouga/LLaMA-Factory#10769, the keys of a neighbour")
+@effect("writes calls that no parser reads", fix="copy the template byte for byte")
 def calls_with_the_keys_of_a_neighbour():
     """Llama's calls have their arguments under "arguments", as Qwen's do, and not under "parameters"."""
     return other_text(
@@ -43,15 +43,17 @@ def calls_with_the_keys_of_a_neighbour():
     )
 
 
-@mutant("each-call-is-json-with-the-keys-of-its-variant", "T-21: subtle form of fw-ai/cookbook#466, sort_keys=True",
-        "writes arguments in an order that nobody gave", "pass arguments on in their order")  # fmt: skip
+@killed_by("each-call-is-json-with-the-keys-of-its-variant")
+@seen_in("T-21: subtle form of fw-ai/cookbook#466, sort_keys=True")
+@effect("writes arguments in an order that nobody gave", fix="pass arguments on in their order")
 def arguments_sorted():
     """The arguments of a call, given as an object, are sorted by their names."""
     return other_arguments(lambda arguments: dict(sorted(arguments.items())))
 
 
-@mutant("arguments-are-spelt-as-by-their-variant", "T-21: subtle form of fw-ai/cookbook#466, json.dumps",
-        "writes escapes where it was taught letters", "ensure_ascii=False, where the variant has it")  # fmt: skip
+@killed_by("arguments-are-spelt-as-by-their-variant")
+@seen_in("T-21: subtle form of fw-ai/cookbook#466, json.dumps")
+@effect("writes escapes where it was taught letters", fix="ensure_ascii=False, where the variant has it")
 def arguments_escaped_as_ascii():
     """What is not ASCII in a call is escaped by every template."""
     return other_text(
@@ -61,9 +63,9 @@ def arguments_escaped_as_ascii():
     )
 
 
-@mutant("each-call-is-json-with-the-keys-of-its-variant",
-        "T-21: subtle form of fw-ai/cookbook#466, a printer of numbers", "copies numbers wrongly",
-        "pass arguments on as they are")  # fmt: skip
+@killed_by("each-call-is-json-with-the-keys-of-its-variant")
+@seen_in("T-21: subtle form of fw-ai/cookbook#466, a printer of numbers")
+@effect("copies numbers wrongly", fix="pass arguments on as they are")
 def numbers_of_arguments_rounded():
     """Numbers in the arguments of a call are rounded to six digits."""
 
@@ -73,16 +75,17 @@ def numbers_of_arguments_rounded():
     return other_arguments(lambda arguments: {name: rounded(value) for name, value in arguments.items()})
 
 
-@mutant("each-call-is-json-with-the-keys-of-its-variant", "T-10: subtle form of paiml/aprender#2023, tool_calls[0]",
-        "reads results of calls that it never made", "write every call, or refuse")  # fmt: skip
+@killed_by("each-call-is-json-with-the-keys-of-its-variant")
+@seen_in("T-10: subtle form of paiml/aprender#2023, tool_calls[0]")
+@effect("reads results of calls that it never made", fix="write every call, or refuse")
 def first_call_alone():
     """Of several calls of a message Llama-3.1's template, which has a place for one, writes the first in silence."""
     return other_calls(lambda calls: calls[:1], "llama3.1")
 
 
-@mutant("calls-beside-a-content-are-those-without-one",
-        "no report known: a newline that hangs on the content, not on the call before",
-        "a parser takes two calls for one", "a newline before each call but the first")  # fmt: skip
+@killed_by("calls-beside-a-content-are-those-without-one")
+@seen_in("no report known: a newline that hangs on the content, not on the call before")
+@effect("a parser takes two calls for one", fix="a newline before each call but the first")
 def second_call_joined_to_the_first():
     """In ChatML's templates no newline stands between two calls of a message without content."""
 
@@ -95,8 +98,9 @@ def second_call_joined_to_the_first():
     return other_pieces(change)
 
 
-@mutant("a-call-has-one-text-in-every-form", "no report known: a call that is printed as the API gave it",
-        "invents ids that nobody reads", "write the keys that the variant's models learnt")  # fmt: skip
+@killed_by("a-call-has-one-text-in-every-form")
+@seen_in("no report known: a call that is printed as the API gave it")
+@effect("invents ids that nobody reads", fix="write the keys that the variant's models learnt")
 def ids_of_calls_written():
     """The id that a call has in the data stands in its JSON."""
 
@@ -109,8 +113,9 @@ def ids_of_calls_written():
     return other_pieces(change)
 
 
-@mutant("what-is-said-around-a-call-stands-as-it-is", "no report known: a branch for calls that tidies",
-        "speaks otherwise where it calls", "one rule for contents, with a call or without")  # fmt: skip
+@killed_by("what-is-said-around-a-call-stands-as-it-is")
+@seen_in("no report known: a branch for calls that tidies")
+@effect("speaks otherwise where it calls", fix="one rule for contents, with a call or without")
 def content_stripped_beside_a_call():
     """White space around a content is taken away where the message calls a tool."""
 

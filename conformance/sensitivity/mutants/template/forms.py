@@ -5,7 +5,7 @@ from __future__ import annotations
 from unicodedata import normalize
 
 from sftspec import encode, render
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.parts import broken
 from sftspec.conformance.sensitivity.mutants.template.changes import (
     other_axes,
@@ -20,9 +20,9 @@ from sftspec.templates import TEMPLATES
 # ------------------------------------------------------------------------------------------------ what was published
 
 
-@mutant("what-others-published-is-rendered a-system-prompt-that-nobody-wrote-is-the-variants-own",
-        "T-09: subtle form of hiyouga/LLaMA-Factory#10772", "trained behind a prompt that is one token off",
-        "read the default off the model's own template")  # fmt: skip
+@killed_by("what-others-published-is-rendered a-system-prompt-that-nobody-wrote-is-the-variants-own")
+@seen_in("T-09: subtle form of hiyouga/LLaMA-Factory#10772")
+@effect("trained behind a prompt that is one token off", fix="read the default off the model's own template")
 def default_system_without_its_full_stop():
     """Qwen2's default system prompt has lost its full stop."""
     return other_text(
@@ -30,8 +30,9 @@ def default_system_without_its_full_stop():
     )
 
 
-@mutant("what-others-published-is-rendered", "T-21: subtle form of fw-ai/cookbook#466, a turn for each result",
-        "two results are two questions", "copy the template byte for byte")  # fmt: skip
+@killed_by("what-others-published-is-rendered")
+@seen_in("T-21: subtle form of fw-ai/cookbook#466, a turn for each result")
+@effect("two results are two questions", fix="copy the template byte for byte")
 def results_in_turns_of_their_own():
     """Of several results of tools each has a turn of its own, where ChatML's templates write one for all."""
 
@@ -42,15 +43,17 @@ def results_in_turns_of_their_own():
     return other_text(change)
 
 
-@mutant("whoever-speaks-is-heard-or-refused", "T-10: subtle form of paiml/aprender#2023, a role that has no place",
-        "answers what it cannot have read", "render every message, or refuse")  # fmt: skip
+@killed_by("whoever-speaks-is-heard-or-refused")
+@seen_in("T-10: subtle form of paiml/aprender#2023, a role that has no place")
+@effect("answers what it cannot have read", fix="render every message, or refuse")
 def tool_results_skipped_by_llama2():
     """Llama-2's templates, which have no place for a tool's result, skip it instead of refusing it."""
     return other_messages(lambda messages: [item for item in messages if item["role"] != "tool"] or messages, "llama2")
 
 
-@mutant("whoever-speaks-is-heard-or-refused", "T-10: subtle form of THUDM/slime#330, a field that has no place",
-        "answers without the thoughts that led there", "render every field, or refuse")  # fmt: skip
+@killed_by("whoever-speaks-is-heard-or-refused")
+@seen_in("T-10: subtle form of THUDM/slime#330, a field that has no place")
+@effect("answers without the thoughts that led there", fix="render every field, or refuse")
 def thoughts_without_a_place_dropped():
     """Llama-3's templates, which have no place for thoughts, drop them in silence."""
     return other_messages(
@@ -62,8 +65,9 @@ def thoughts_without_a_place_dropped():
 # ------------------------------------------------------------------------------------------------ forms of a message
 
 
-@mutant("text-parts-are-rendered-as-one-content", 'T-10: subtle form of paiml/aprender#2023, content[0]["text"]',
-        "reads the first part only", "join the parts, or refuse them")  # fmt: skip
+@killed_by("text-parts-are-rendered-as-one-content")
+@seen_in('T-10: subtle form of paiml/aprender#2023, content[0]["text"]')
+@effect("reads the first part only", fix="join the parts, or refuse them")
 def first_part_alone():
     """Of a content in parts the first is rendered, and no other."""
 
@@ -73,16 +77,17 @@ def first_part_alone():
     return other_messages(lambda messages: [first(item) for item in messages], refuses=False)
 
 
-@mutant("a-message-that-is-not-trained-is-rendered untrained-steps-of-an-agent-are-written",
-        "T-10: subtle form of paiml/aprender#2023, a flag of the loss that reaches the text",
-        "answers a talk that it is not shown", "train and weight are the mask's affair")  # fmt: skip
+@killed_by("a-message-that-is-not-trained-is-rendered untrained-steps-of-an-agent-are-written")
+@seen_in("T-10: subtle form of paiml/aprender#2023, a flag of the loss that reaches the text")
+@effect("answers a talk that it is not shown", fix="train and weight are the mask's affair")
 def untrained_messages_dropped():
     """A message that is not to be trained is not rendered."""
     return other_messages(lambda messages: [item for item in messages if item.get("train", True)] or messages)
 
 
-@mutant("an-empty-field-is-no-field", "no report known: columns that a data set fills", "learns to say nothing",
-        "test for calls, not for the key")  # fmt: skip
+@killed_by("an-empty-field-is-no-field")
+@seen_in("no report known: columns that a data set fills")
+@effect("learns to say nothing", fix="test for calls, not for the key")
 def empty_calls_taken_for_calls():
     """A message whose tool_calls are None or an empty list is a call beside which no content is written."""
     return other_messages(
@@ -90,8 +95,9 @@ def empty_calls_taken_for_calls():
     )
 
 
-@mutant("an-empty-field-is-no-field", "no report known: columns that a data set fills", "answers without thinking",
-        "None is no thought, and no sign that there is none")  # fmt: skip
+@killed_by("an-empty-field-is-no-field")
+@seen_in("no report known: columns that a data set fills")
+@effect("answers without thinking", fix="None is no thought, and no sign that there is none")
 def thoughts_hidden_by_an_empty_field():
     """Thoughts in a content are taken out of it where reasoning_content is there, and None."""
 
@@ -102,8 +108,9 @@ def thoughts_hidden_by_an_empty_field():
     return other_messages(lambda messages: [change(item) for item in messages])
 
 
-@mutant("the-name-of-a-speaker-is-not-written", "no report known: a name that is taken for the role",
-        "reads headers of speakers that it does not know", "the header holds the role")  # fmt: skip
+@killed_by("the-name-of-a-speaker-is-not-written")
+@seen_in("no report known: a name that is taken for the role")
+@effect("reads headers of speakers that it does not know", fix="the header holds the role")
 def name_in_place_of_the_role():
     """A message that has a name opens with it in the place of its role."""
 
@@ -116,8 +123,9 @@ def name_in_place_of_the_role():
     return other_pieces(change)
 
 
-@mutant("a-call-has-one-text-in-every-form", "no report known: f-strings, beside a call", "says None when it calls",
-        "no content is an empty one")  # fmt: skip
+@killed_by("a-call-has-one-text-in-every-form")
+@seen_in("no report known: f-strings, beside a call")
+@effect("says None when it calls", fix="no content is an empty one")
 def no_content_beside_a_call_written_as_none():
     """A content of None beside a call is rendered as the word None."""
 
@@ -128,8 +136,9 @@ def no_content_beside_a_call_written_as_none():
     return other_messages(lambda messages: [change(item) for item in messages], refuses=False)
 
 
-@mutant("what-was-said-can-be-read-back", "no report known: system prompts cleaned at load",
-        "other tokens than at inference", "leave contents alone")  # fmt: skip
+@killed_by("what-was-said-can-be-read-back")
+@seen_in("no report known: system prompts cleaned at load")
+@effect("other tokens than at inference", fix="leave contents alone")
 def system_prompt_normalized():
     """Combining letters of a system prompt are composed (NFC)."""
 
@@ -139,8 +148,9 @@ def system_prompt_normalized():
     return other_messages(lambda messages: [change(item) for item in messages])
 
 
-@mutant("a-broken-message-is-refused", "T-10: subtle form of paiml/aprender#2023, parts that are no text",
-        "answers questions about what it cannot see", "refuse, and name the message")  # fmt: skip
+@killed_by("a-broken-message-is-refused")
+@seen_in("T-10: subtle form of paiml/aprender#2023, parts that are no text")
+@effect("answers questions about what it cannot see", fix="refuse, and name the message")
 def images_left_out():
     """Parts of a content that are no text, such as images, are left out in silence."""
 
@@ -155,8 +165,9 @@ def images_left_out():
 # ------------------------------------------------------------------------------------ owners, axes, and what is encoded
 
 
-@mutant("the-first-bos-has-one-owner", "T-01: subtle form of huggingface/trl#3328, an option that is not passed on",
-        "two tokens open every text", "pass bos= on")  # fmt: skip
+@killed_by("the-first-bos-has-one-owner")
+@seen_in("T-01: subtle form of huggingface/trl#3328, an option that is not passed on")
+@effect("two tokens open every text", fix="pass bos= on")
 def owner_of_the_bos_ignored():
     """The template writes its first BOS, also where the tokenizer is to add it."""
 
@@ -166,8 +177,9 @@ def owner_of_the_bos_ignored():
     return broken("template", render=broken_render)
 
 
-@mutant("the-first-bos-has-one-owner", "T-03: subtle form of axolotl-ai-cloud/axolotl#952",
-        "later rounds look like one", "take away the first alone")  # fmt: skip
+@killed_by("the-first-bos-has-one-owner")
+@seen_in("T-03: subtle form of axolotl-ai-cloud/axolotl#952")
+@effect("later rounds look like one", fix="take away the first alone")
 def every_bos_left_to_the_tokenizer():
     """Where the tokenizer is to add the BOS, Llama-2's later rounds lose theirs as well."""
 
@@ -180,8 +192,9 @@ def every_bos_left_to_the_tokenizer():
     return broken("template", render=broken_render)
 
 
-@mutant("the-first-bos-has-one-owner", "subtle form of unsloth#10312, replace() for removeprefix()",
-        "a question about the token has lost it", "take away the first alone")  # fmt: skip
+@killed_by("the-first-bos-has-one-owner")
+@seen_in("subtle form of unsloth#10312, replace() for removeprefix()")
+@effect("a question about the token has lost it", fix="take away the first alone")
 def bos_taken_out_of_contents():
     """Where the tokenizer is to add the BOS, its text is taken out of contents as well."""
 
@@ -200,8 +213,9 @@ def bos_taken_out_of_contents():
     return broken("template", render=broken_render)
 
 
-@mutant("tokens-spell-the-published-text", "T-21: subtle form of fw-ai/cookbook#466, lost on the way to the tokens",
-        "calls tools that it was not told of", "encode the text that is shown")  # fmt: skip
+@killed_by("tokens-spell-the-published-text")
+@seen_in("T-21: subtle form of fw-ai/cookbook#466, lost on the way to the tokens")
+@effect("calls tools that it was not told of", fix="encode the text that is shown")
 def tools_never_encoded():
     """Tools are listed in the text that is shown, and not in the one that is encoded."""
 
@@ -211,8 +225,9 @@ def tools_never_encoded():
     return broken("template", encode=broken_encode)
 
 
-@mutant("tools-in-one-object-are-encoded", "T-21: subtle form of fw-ai/cookbook#466, an object of messages and tools",
-        "calls tools that it was not told of", "one way in for both functions")  # fmt: skip
+@killed_by("tools-in-one-object-are-encoded")
+@seen_in("T-21: subtle form of fw-ai/cookbook#466, an object of messages and tools")
+@effect("calls tools that it was not told of", fix="one way in for both functions")
 def tools_of_an_object_never_encoded():
     """Tools in one object with the messages are rendered, and not encoded."""
 
@@ -222,8 +237,9 @@ def tools_of_an_object_never_encoded():
     return broken("template", encode=broken_encode)
 
 
-@mutant("tokens-spell-the-published-text", "T-24: subtle form of fw-ai/cookbook#579",
-        "trained without the dates that it is asked behind", "encode the text that is shown")  # fmt: skip
+@killed_by("tokens-spell-the-published-text")
+@seen_in("T-24: subtle form of fw-ai/cookbook#579")
+@effect("trained without the dates that it is asked behind", fix="encode the text that is shown")
 def neighbour_encoded():
     """Of Llama-3.1 the right text is shown, and that of Llama-3 is encoded where it has a place for everything."""
 
@@ -235,20 +251,23 @@ def neighbour_encoded():
     return broken("template", encode=broken_encode)
 
 
-@mutant("segments-are-encoded-by-themselves", "T-15: subtle form of NovaSky-AI/SkyRL#2092",
-        "trained on merges that inference never makes", "one way of cutting for both")  # fmt: skip
+@killed_by("segments-are-encoded-by-themselves")
+@seen_in("T-15: subtle form of NovaSky-AI/SkyRL#2092")
+@effect("trained on merges that inference never makes", fix="one way of cutting for both")
 def segments_encoded_together():
     """Text is encoded whole, although segments are asked for."""
     return other_axes(tokenization="whole")
 
 
-@mutant("an-axis-that-is-not-named-is-the-variants-own", "T-16: subtle form of vllm-project/vllm#31735, one default",
-        "users forge turns of models whose own code forbids it", "the default is the variant's")  # fmt: skip
+@killed_by("an-axis-that-is-not-named-is-the-variants-own")
+@seen_in("T-16: subtle form of vllm-project/vllm#31735, one default")
+@effect("users forge turns of models whose own code forbids it", fix="the default is the variant's")
 def one_default_for_every_variant():
     """An axis that is not named is "parse" and "whole", also where the variant's own code spells and segments."""
 
-    def broken_encode(messages, template="chatml/openai", tokenizer=None, special_tokens=None, tokenization=None,
-                      *rest, **options):  # fmt: skip
+    def broken_encode(
+        messages, template="chatml/openai", tokenizer=None, special_tokens=None, tokenization=None, *rest, **options
+    ):
         special_tokens, tokenization = special_tokens or "parse", tokenization or "whole"
         return encode(messages, template, tokenizer, special_tokens, tokenization, *rest, **options)
 

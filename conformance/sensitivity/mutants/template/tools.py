@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 from sftspec import render
-from sftspec.conformance.sensitivity.mutants import mutant
+from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.parts import broken
 from sftspec.conformance.sensitivity.mutants.template.calls import other_calls
 from sftspec.conformance.sensitivity.mutants.template.changes import (
@@ -21,8 +21,9 @@ from sftspec.spans import assemble
 from sftspec.templates import TEMPLATES
 
 
-@mutant("every-tool-is-listed-as-it-was-given", "T-21: subtle form of fw-ai/cookbook#466, tools[0]",
-        "calls tools that it was not told of", "list every tool")  # fmt: skip
+@killed_by("every-tool-is-listed-as-it-was-given")
+@seen_in("T-21: subtle form of fw-ai/cookbook#466, tools[0]")
+@effect("calls tools that it was not told of", fix="list every tool")
 def first_tool_listed_alone():
     """Of several tools the first is listed, and no other."""
 
@@ -33,9 +34,9 @@ def first_tool_listed_alone():
     return other_pieces(change)
 
 
-@mutant("the-list-of-tools-stands-beside-any-system-prompt",
-        "T-09: subtle form of hiyouga/LLaMA-Factory#2987, the branch of an empty prompt",
-        "the list of tools begins elsewhere", "test for None, not for truth")  # fmt: skip
+@killed_by("the-list-of-tools-stands-beside-any-system-prompt")
+@seen_in("T-09: subtle form of hiyouga/LLaMA-Factory#2987, the branch of an empty prompt")
+@effect("the list of tools begins elsewhere", fix="test for None, not for truth")
 def tools_glued_to_an_empty_system():
     """The blank line before the list of tools is left out where the system prompt is empty."""
 
@@ -46,16 +47,17 @@ def tools_glued_to_an_empty_system():
     return other_text(change)
 
 
-@mutant("every-tool-is-listed-as-it-was-given", "no report known: a schema that is copied key by key",
-        "is not told what a tool demands", "print tools as they were given")  # fmt: skip
+@killed_by("every-tool-is-listed-as-it-was-given")
+@seen_in("no report known: a schema that is copied key by key")
+@effect("is not told what a tool demands", fix="print tools as they were given")
 def unknown_keys_of_tools_dropped():
     """Of a tool the keys that are known are listed; strict, which came later, is left out."""
     return other_text(lambda kind, text, _: re.sub(r',\s*"strict": true', "", text) if kind == "tools" else text)
 
 
-@mutant("a-prompt-beside-tools-has-the-same-suffix",
-        "T-06: subtle form of huggingface/search-and-learn#23, the branch of tools",
-        "writes its own header where it has tools", "the header does not depend on tools")  # fmt: skip
+@killed_by("a-prompt-beside-tools-has-the-same-suffix")
+@seen_in("T-06: subtle form of huggingface/search-and-learn#23, the branch of tools")
+@effect("writes its own header where it has tools", fix="the header does not depend on tools")
 def no_prompt_beside_tools():
     """The generation prompt is left out where tools are listed."""
     return other_pieces(
@@ -65,8 +67,9 @@ def no_prompt_beside_tools():
     )
 
 
-@mutant("results-are-a-users-message-in-tags", "T-12: subtle form of tinker-cookbook#837",
-        "forgets why it asked the tool", "a message in the tags of a result is no question")  # fmt: skip
+@killed_by("results-are-a-users-message-in-tags")
+@seen_in("T-12: subtle form of tinker-cookbook#837")
+@effect("forgets why it asked the tool", fix="a message in the tags of a result is no question")
 def written_result_is_a_question():
     """Qwen3's templates take a user's message in the tags of a result for a new question: thoughts before it vanish."""
 
@@ -89,8 +92,9 @@ def written_result_is_a_question():
     return other_templates(change)
 
 
-@mutant("a-message-with-one-tag-is-a-question", "subtle form of tinker-cookbook#837, startswith alone",
-        "keeps thoughts that belong to an earlier question", "test for both tags")  # fmt: skip
+@killed_by("a-message-with-one-tag-is-a-question")
+@seen_in("subtle form of tinker-cookbook#837, startswith alone")
+@effect("keeps thoughts that belong to an earlier question", fix="test for both tags")
 def opening_tag_makes_a_result():
     """Qwen3's templates take a user's message that begins with the opening tag of a result for a result."""
     opening, closing = "<tool_response>", "</tool_response>"
@@ -117,16 +121,18 @@ def opening_tag_makes_a_result():
 # --------------------------------------------------------------------------------- beside the rest of the conversation
 
 
-@mutant("tools-are-spelt-without-escapes", "no report known: Jinja's own tojson", "reads descriptions full of escapes",
-        "write JSON as Hugging Face's tojson does")  # fmt: skip
+@killed_by("tools-are-spelt-without-escapes")
+@seen_in("no report known: Jinja's own tojson")
+@effect("reads descriptions full of escapes", fix="write JSON as Hugging Face's tojson does")
 def tools_escaped_for_html():
     """In the definitions of tools <, >, & and ' are escaped, as Jinja's own tojson does for HTML."""
     escapes = str.maketrans({letter: f"\\u{ord(letter):04x}" for letter in "<>&'"})
     return other_text(lambda kind, text, _: text.translate(escapes) if kind == "tools" else text)
 
 
-@mutant("the-list-of-tools-stands-beside-any-system-prompt", "subtle form of Rapid-MLX#1765, the branch of tools",
-        "an instruction given later is never read", "the branch of tools writes the list, and no messages")  # fmt: skip
+@killed_by("the-list-of-tools-stands-beside-any-system-prompt")
+@seen_in("subtle form of Rapid-MLX#1765, the branch of tools")
+@effect("an instruction given later is never read", fix="the branch of tools writes the list, and no messages")
 def late_system_dropped_beside_tools():
     """In ChatML's templates a system message after the first is dropped where there are tools."""
 
@@ -141,8 +147,9 @@ def late_system_dropped_beside_tools():
     return other_pieces(change)
 
 
-@mutant("tools-add-their-list-and-nothing-else", "no report known: a first message written in a branch of its own",
-        "questions begin differently beside tools", "one macro for a turn")  # fmt: skip
+@killed_by("tools-add-their-list-and-nothing-else")
+@seen_in("no report known: a first message written in a branch of its own")
+@effect("questions begin differently beside tools", fix="one macro for a turn")
 def first_question_unstripped_beside_tools():
     """Llama-3.1's template, which strips contents, leaves the first user's message as it is where tools are in it."""
 
@@ -156,8 +163,9 @@ def first_question_unstripped_beside_tools():
     return other_pieces(change)
 
 
-@mutant("results-are-a-users-message-in-tags", "no report known: neighbours of one role merged",
-        "a question is part of a result", "only results share a turn")  # fmt: skip
+@killed_by("results-are-a-users-message-in-tags")
+@seen_in("no report known: neighbours of one role merged")
+@effect("a question is part of a result", fix="only results share a turn")
 def result_joined_with_the_next_question():
     """In ChatML's templates a result that the user's message follows does not end its turn: both are the user's."""
 
@@ -177,9 +185,9 @@ def result_joined_with_the_next_question():
     return other_pieces(change)
 
 
-@mutant("whoever-speaks-is-heard-or-refused thoughts-in-a-content-are-thoughts", "subtle form of tinker-cookbook#837",
-        "forgets why it asked the tool",
-        "thoughts are kept after the last question, not in the last answer alone")  # fmt: skip
+@killed_by("whoever-speaks-is-heard-or-refused thoughts-in-a-content-are-thoughts")
+@seen_in("subtle form of tinker-cookbook#837")
+@effect("forgets why it asked the tool", fix="thoughts are kept after the last question, not in the last answer alone")
 def thoughts_of_the_last_answer_alone():
     """Of several answers after a question Qwen3's templates keep thoughts that stand in contents in the last alone."""
 
@@ -195,15 +203,17 @@ def thoughts_of_the_last_answer_alone():
     return other_messages(change, "chatml/qwen3")
 
 
-@mutant("a-call-has-one-text-in-every-form", "subtle form of paiml/aprender#2023, a call in its short form",
-        "reads results of calls that it never made", "write every call, or refuse")  # fmt: skip
+@killed_by("a-call-has-one-text-in-every-form")
+@seen_in("subtle form of paiml/aprender#2023, a call in its short form")
+@effect("reads results of calls that it never made", fix="write every call, or refuse")
 def calls_without_function_skipped():
     """A call that is given as name and arguments, without "function" around them, is skipped."""
     return other_calls(lambda calls: [call for call in calls if "function" in call])
 
 
-@mutant("rendering-changes-no-tool", "no report known: a schema that is cleaned in place",
-        "is told of fewer keys in the second text", "copy before changing")  # fmt: skip
+@killed_by("rendering-changes-no-tool")
+@seen_in("no report known: a schema that is cleaned in place")
+@effect("is told of fewer keys in the second text", fix="copy before changing")
 def tools_cleaned_in_place():
     """Rendering takes the key strict off the caller's tools, after it has listed them."""
 
@@ -216,8 +226,9 @@ def tools_cleaned_in_place():
     return broken("template", render=broken_render)
 
 
-@mutant("tools-in-one-object-are-listed", "T-21: subtle form of fw-ai/cookbook#466, an object of messages and tools",
-        "calls tools that it was not told of", "read both keys of the object")  # fmt: skip
+@killed_by("tools-in-one-object-are-listed")
+@seen_in("T-21: subtle form of fw-ai/cookbook#466, an object of messages and tools")
+@effect("calls tools that it was not told of", fix="read both keys of the object")
 def tools_of_an_object_not_listed():
     """Of an object of messages and tools the messages alone are rendered."""
 
@@ -227,9 +238,9 @@ def tools_of_an_object_not_listed():
     return broken("template", render=broken_render)
 
 
-@mutant("an-empty-list-of-tools-lists-nothing",
-        "T-09: subtle form of hiyouga/LLaMA-Factory#2987, empty is not missing, and not given either",
-        "is told to call tools, and of none", "test for tools, not for the list")  # fmt: skip
+@killed_by("an-empty-list-of-tools-lists-nothing")
+@seen_in("T-09: subtle form of hiyouga/LLaMA-Factory#2987, empty is not missing, and not given either")
+@effect("is told to call tools, and of none", fix="test for tools, not for the list")
 def instructions_beside_an_empty_list_of_tools():
     """Beside an empty list of tools stands the text around the list, without a tool in it."""
 
