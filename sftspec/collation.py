@@ -45,6 +45,7 @@ class Batch:
     attention_mask  (B, T) int64, 1 on tokens and 0 on padding, for one example a row; None for packed rows, which a
                     mask of this shape cannot describe
     rank            the rank that computes this batch, where ranks are simulated in one process
+    weights         (B, T) float32 weight of each label, 0 where that is -100; None: every target weighs 1
     """
 
     input_ids: Tensor
@@ -55,11 +56,18 @@ class Batch:
     max_seqlen: int
     attention_mask: Tensor | None = None
     rank: int = 0
+    weights: Tensor | None = None
 
     @property
     def num_targets(self) -> int:
         """Scored positions: labels after the shift that are not -100."""
         return count_targets(self.labels)
+
+    @property
+    def summed_weight(self) -> float:
+        """What its targets weigh together: their number, where none has a weight of its own."""
+        # MK-WEIGHT: the denominator of a weighted mean.
+        return self.num_targets if self.weights is None else float(self.weights[..., 1:].double().sum())
 
     def model_inputs(self) -> dict[str, Tensor]:
         """Arguments for a Hugging Face causal LM; `segment_ids` are read by the attention of `sftspec.attention`."""
@@ -98,7 +106,8 @@ def collate(
     """Make a batch of examples, each with `input_ids` and `labels` (lists or 1-D tensors of equal length).
 
     Args:
-        examples: what `bins` index; labels are aligned with ids, and are the id or -100.
+        examples: what `bins` index; labels are aligned with ids, and are the id or -100; `weights` of the labels, if
+            an example has them, are numbers of the same length.
         bins: one row per bin, its examples in the order of the bin. None: one example a row.
         pad_token_id: the id that fills rows; any id, since padding is known by its position.
         capacity: pad rows to this length; None: to the longest row.
@@ -133,6 +142,8 @@ def collate(
     labels = torch.full(shape, IGNORE)
     position_ids = torch.zeros(shape, dtype=torch.int64)
     segment_ids = torch.full(shape, PADDING)
+    weighed = any(getattr(examples[index], "weights", None) is not None for index in tokens)
+    weights = torch.zeros(shape) if weighed else None
     for row, indices in enumerate(rows):
         for segment, (index, end) in enumerate(zip(indices, accumulate(lengths[row]), strict=True)):
             ids, targets = tokens[index]
@@ -140,6 +151,8 @@ def collate(
             input_ids[row, start:end] = ids
             # PK-BOUND: the logits before the first token of a segment are another example's, so its label is ignored.
             labels[row, start + 1 : end] = targets[1:]
+            if weights is not None:
+                weights[row, start + 1 : end] = _weights(examples[index], index, targets)[1:]
             # PK-POS: positions begin at 0 in every segment.
             position_ids[row, start:end] = torch.arange(len(ids))
             segment_ids[row, start:end] = segment
@@ -154,6 +167,7 @@ def collate(
         max_seqlen=max(flat),
         # PK-PAD: padding is told by its place. For packed rows no mask of this shape can keep examples apart.
         attention_mask=(segment_ids != PADDING).long() if bins is None else None,
+        weights=weights,
     )
 
 
@@ -167,6 +181,20 @@ def _check_rows(rows: list[list[int]], count: int) -> None:
         raise CollationError(f"a bin holds index {beyond[0]}, and there are {count} examples")
     if twice := [index for index, times in uses.items() if times > 1]:
         raise CollationError(f"example {twice[0]} stands {uses[twice[0]]} times in the bins: give each one place")
+
+
+def _weights(example: Any, index: int, labels: Tensor) -> Tensor:
+    """(T,) float32 weights of an example's labels: its own, or 1 for each target."""
+    scored = (labels != IGNORE).float()
+    if getattr(example, "weights", None) is None:
+        return scored
+    weights = torch.as_tensor(example.weights, dtype=torch.float32)
+    if weights.shape != labels.shape or not ((weights >= 0) & weights.isfinite()).all():
+        raise CollationError(
+            f"example {index}: weights {tuple(weights.shape)} for labels {tuple(labels.shape)}: want finite numbers, "
+            "0 or more, one for each label"
+        )
+    return weights * scored
 
 
 def _tokens(example: Any, index: int) -> tuple[Tensor, Tensor]:

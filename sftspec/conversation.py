@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sftspec import fields
+from sftspec.weights import read_spans
 
 ROLES = ("system", "user", "assistant", "tool")
 MAX_DEPTH = 64  # of the JSON in tools and tool_calls; real schemas stay under 20
@@ -115,8 +116,10 @@ def _check_message(message: Any, place: str, remarks: dict[str, None]) -> Mappin
         raise refuse(f"unknown role {shown(role)}; {f'write {hint}; ' if hint else ''}{known}")
     content = message.get("content")
     if isinstance(content, list):
-        content, thought = fields.read_parts(content, refuse)
+        content, thought, spans = fields.read_parts(content, refuse)
         message = {**message, "content": content}
+        if spans is not None:
+            message["weight_spans"] = spans
         if thought is not None:
             if not fields.is_void(message.get("reasoning_content")):
                 raise refuse("a thought stands in the content and in reasoning_content; keep one")
@@ -138,22 +141,26 @@ def _check_optional(message: Mapping, place: str, refuse: fields.Refuse, remarks
             where = "as content" if key == "refusal" else "beside the messages, as tools"
             raise refuse(f"{key} in a message is not read; write it {where}")
     fields.refuse_media(message, refuse)
-    train, thought = fields.read_flags(message, refuse), fields.read_thoughts(message, refuse)
-    known = {**fields.FLAGS, **dict.fromkeys(fields.THOUGHTS)}
-    renamed = [key for key in message if key in known and key not in fields.OWN and message[key] is not None]
-    for key in renamed:
-        remarks[f"{key} is read as {'train' if key in fields.FLAGS else 'reasoning_content'}"] = None
+    weight, thought = fields.read_weight(message, refuse), fields.read_thoughts(message, refuse)
+    train = None if weight is None or weight not in (0, 1) else bool(weight)
+    spans = read_spans(message, refuse)
+    flag = "train" if weight in (0, 1) else "weight"
+    known = {**dict.fromkeys(fields.FLAGS, flag), **dict.fromkeys(fields.THOUGHTS, "reasoning_content"),
+             **dict.fromkeys(fields.SPANS, "weight_spans")}  # fmt: skip
+    for key in message:
+        if key in known and key not in ("train", known[key]) and not fields.is_void(message[key]):
+            remarks[f"{key} is read as {known[key]}"] = None
     if train and message["role"] != "assistant":
         remarks[f"train is true on a message from {message['role']}: only the policy every-token trains that"] = None
     named = {"name"} if message["role"] == "tool" else set()  # of the tool, which its call names as well
     for key in fields.unread(message, fields.OWN | fields.MESSAGE_METADATA | named):
         remarks[f"{key} of a message is not read, unless the template does"] = None
-    message = {key: value for key, value in message.items() if key in fields.OWN or key not in known}
-    for key, value in (("train", train), ("reasoning_content", thought)):
-        if value is not None:
-            message[key] = value
-        elif message.get(key, 0) is None and key == "train":
-            del message[key]
+    # Of all names one is left, and that says all: templates and masks need look nowhere else.
+    message = {key: value for key, value in message.items() if key not in known or key == "reasoning_content"}
+    read = {"train": train, "weight": None if train is not None else weight, "weight_spans": spans}
+    message |= {key: value for key, value in read.items() if value is not None}
+    if thought is not None:
+        message["reasoning_content"] = thought
     if thought:
         check_text(thought, place)
     if message.get("tool_calls"):

@@ -6,7 +6,9 @@ A field that is null says nothing: Arrow puts nulls wherever another row has the
 
     train          sftspec, axolotl        docs/dataset-formats/conversation: message_field_training
     training       axolotl                 the name in the example there
-    weight         OpenAI, Mistral         0 or 1 on an assistant's message (fine-tuning guides)
+    weight         OpenAI, Mistral         0 or 1 on an assistant's message (fine-tuning guides); of a record any factor
+                   Fireworks               of its loss (docs/fine-tuning/weighted-training)
+    loss_scale     ms-swift 4              a factor beside loss, on an assistant's message (loss_scale/base.py)
     loss           ms-swift                docs/Customization/Custom-dataset: "loss": false on an assistant's message
     loss_mask      verl                    multi-turn SFT (verl#5472)
     trainable      tinker-cookbook         TrainOnWhat.CUSTOMIZED
@@ -18,6 +20,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from itertools import accumulate, pairwise
 from typing import Any
 
 Refuse = Callable[[str], Exception]
@@ -32,7 +36,9 @@ FLAGS = {
     "train": True, "training": True, "trainable": True, "weight": True, "loss": True, "loss_mask": True,
     "loss_weight": True, "loss_scale": True, "sample_weight": True, "masked": False,
 }  # fmt: skip
+WEIGHTS = frozenset({"weight", "loss_weight", "loss_scale", "sample_weight"})  # these may be fractions
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+SPANS = ("train_detail", "training_detail", "weight_spans")  # parts of a content (weights.py)
 OTHER_THOUGHTS = (
     "thought", "thoughts", "reasoning_text", "reasoning_details", "thinking_blocks", "reasoning_trace",
     "chain_of_thought", "cot", "think",
@@ -66,7 +72,7 @@ MESSAGE_METADATA = _words(
     " language index idx turn turn_id source annotations logprobs usage finish_reason stop_reason metadata meta score"
     " cache_control type is_error status"
 )
-OWN = frozenset({"role", "content", "train", "tool_calls", "reasoning_content"})
+OWN = frozenset({"role", "content", "train", "tool_calls", "reasoning_content", "weight", "weight_spans"})
 FLAG_WORDS = _words(
     "loss train trained trainable training mask masked masks masking weight weights supervise supervised learn ignore"
     " ignored"
@@ -82,32 +88,38 @@ def is_void(value: Any) -> bool:
     return value is None or (isinstance(value, (str, list, tuple, dict)) and not value)
 
 
-def read_flags(fields: Mapping[str, Any], refuse: Refuse) -> bool | None:
-    """Whether it is trained, as its flags say together; None where it has none. Raises what `refuse` makes.
+def read_weight(fields: Mapping[str, Any], refuse: Refuse) -> float | None:
+    """What its targets weigh, as its flags say together: 0 not trained, 1 trained; None where it has none.
 
-    >>> read_flags({"role": "assistant", "weight": 0}, ValueError)
-    False
+    Raises what `refuse` makes, of a weight that is no factor of a loss, and of flags that contradict each other.
+
+    >>> read_weight({"role": "assistant", "loss": True, "loss_scale": 0.5}, ValueError)
+    0.5
+    >>> read_weight({"masked": True}, ValueError)
+    0.0
     """
-    said: dict[str, bool] = {}
+    said: dict[str, float] = {}
     for key, value in fields.items():
         if is_void(value):
             continue
-        if key == "train_detail":
-            raise refuse("train_detail trains parts of a message; split the message, or write train for all of it")
         if key not in FLAGS:
-            looks_like_one = key not in FLAGS and isinstance(key, str) and FLAG_WORDS & set(re.split(r"[_\W]+", key))
+            looks_like_one = isinstance(key, str) and FLAG_WORDS & set(re.split(r"[_\W]+", key)) and key not in SPANS
             if looks_like_one and isinstance(value, (bool, list, float)):
                 raise refuse(f"{key} looks like a flag of training that is not known here; write train: true or false")
             continue
-        if isinstance(value, (int, float)) and value not in (0, 1):
-            raise refuse(f"{key} is {value}; write 0 or 1, or train instead of it (other weights make another loss)")
         if not isinstance(value, (bool, int, float)):
             alternative = "" if key == "train" else ", or train instead of it"
             raise refuse(f"{key} is {value!r:.60}; write true or false{alternative}")
-        said[key] = bool(value) == FLAGS[key]
-    if len(set(said.values())) > 1:
+        if key in WEIGHTS and not 0 <= value < float("inf"):
+            raise refuse(f"{key} is {value}; a weight of a loss is a finite number, 0 or more")
+        if key not in WEIGHTS and value not in (0, 1):
+            raise refuse(f"{key} is {value}; write 0 or 1, or a fraction as weight")
+        said[key] = float(value) if FLAGS[key] else float(not value)
+    # A switch that is on leaves the weight as it is; nothing else may differ.
+    weights = {key: value for key, value in said.items() if key in WEIGHTS or not value} or said
+    if len(set(weights.values())) > 1 or (0.0 in weights.values() and len(set(said.values())) > 1):
         raise refuse(f"{' and '.join(said)} contradict each other; keep one")
-    return next(iter(said.values()), None)
+    return next(iter(weights.values()), None)
 
 
 def read_thoughts(message: Mapping[str, Any], refuse: Refuse) -> str | None:
@@ -150,7 +162,7 @@ def unread(fields: Mapping[str, Any], read: Iterable[str]) -> list[str]:
     >>> unread({"content": "Hi", "mood": "good"}, {"content"})
     ['mood']
     """
-    known = {*read, *FLAGS, *THOUGHTS}
+    known = {*read, *FLAGS, *THOUGHTS, *SPANS}
     return [str(key) for key, value in fields.items() if key not in known and (carries_text(value) or value is True)]
 
 
@@ -163,28 +175,31 @@ def carries_text(value: Any) -> bool:
     return isinstance(value, (str, list, tuple, dict)) and not is_void(value)
 
 
-def read_parts(parts: Iterable[Any], refuse: Refuse) -> tuple[str, str | None]:
-    """(text, thought or None) of a content that is a list of parts.
+def read_parts(parts: Iterable[Any], refuse: Refuse) -> tuple[str, str | None, list | None]:
+    """(text, thought or None, spans or None) of a content that is a list of parts.
 
     Text: OpenAI {"type": "text", "text"}, Responses "input_text" and "output_text", Bedrock and Gemini {"text"}.
     Thoughts: Anthropic {"type": "thinking", "thinking": str}, Mistral the same with a list of text parts.
+    Spans: [[begin, end, weight], …] where a part of text has a flag (axolotl: train or weight of a content part).
 
     >>> read_parts([{"type": "thinking", "thinking": "easy"}, {"type": "text", "text": "2"}], ValueError)
-    ('2', 'easy')
+    ('2', 'easy', None)
+    >>> read_parts([{"text": "2", "train": False}, {"text": "3"}], ValueError)
+    ('23', None, [[0, 1, 0.0], [1, 2, 1.0]])
     """
     texts: list[str] = []
+    weights: list[float | None] = []
     thoughts: list[str] = []
     for number, part in enumerate(parts):
         fields = {k: v for k, v in part.items() if v is not None} if isinstance(part, Mapping) else {}
         kind = fields.get("type", "text")
-        if flags := FLAGS.keys() & fields.keys():
-            raise refuse(f"content part {number}: {min(flags)} trains a part of a message; write it for the message")
         thought = fields.get("thinking")
         if kind == "thinking" and isinstance(thought, list):
             thought = read_parts(thought, refuse)[0]
         if kind in ("text", "input_text", "output_text") and isinstance(fields.get("text"), str):
             texts.append(fields["text"])
-        elif kind == "thinking" and isinstance(thought, str) and not texts:
+            weights.append(read_weight(fields, partial(_in_part, refuse, number)))
+        elif kind == "thinking" and isinstance(thought, str) and not texts and not FLAGS.keys() & fields.keys():
             thoughts.append(thought)
         else:
             what = 'only {"type": "text", "text": …} can be trained on here'
@@ -194,7 +209,17 @@ def read_parts(parts: Iterable[Any], refuse: Refuse) -> tuple[str, str | None]:
                 "thinking": "; write the thought before the text, or into reasoning_content",
             }.get(kind if isinstance(kind, str) else "", "")
             raise refuse(f"content part {number}: {what}, found {part!r:.80}{hint}")
-    return "".join(texts), "".join(thoughts) if thoughts else None
+    ends = [0, *accumulate(map(len, texts))]
+    spans = [[begin, end, 1.0 if weight is None else weight]
+             for (begin, end), weight in zip(pairwise(ends), weights, strict=True) if begin < end]  # fmt: skip
+    if spans and not any(weight for _, _, weight in spans):
+        raise refuse("every part of the content weighs 0; write train: false for the message")
+    has_flags = any(weight is not None for weight in weights)
+    return "".join(texts), "".join(thoughts) if thoughts else None, spans if has_flags else None
+
+
+def _in_part(refuse: Refuse, number: int, said: str) -> Exception:
+    return refuse(f"content part {number}: {said}")
 
 
 def count_nulls(value: Any) -> int:

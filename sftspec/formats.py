@@ -26,6 +26,7 @@ from typing import Any
 
 from sftspec import fields
 from sftspec.conversation import Conversation, ConversationError, check_conversation, shown
+from sftspec.weights import weighing
 
 SHAREGPT_ROLES = {
     "system": "system",
@@ -116,10 +117,10 @@ def _with_what_stands_beside(
     mask = beside.get("mask")
     if isinstance(mask, str) and mask.lower() in ("user", "human"):  # NeMo: the speaker who is not trained
         beside = {key: value for key, value in beside.items() if key != "mask"}
-    train = fields.read_flags(beside, refuse)
+    weight = fields.read_weight(beside, refuse)
     if isinstance(messages, list):
         messages = [*_missing_system(beside, messages, refuse), *messages]
-        if train is False:
+        if weight == 0:
             messages = [{**item, "train": False} if isinstance(item, Mapping) else item for item in messages]
             remarks.append("a flag of the record says that nothing of it is trained")
         if drop_nulls:
@@ -128,6 +129,10 @@ def _with_what_stands_beside(
     read = {*fields.METADATA, *fields.SYSTEMS, *fields.TOOLS, "chat_template_kwargs"}
     remarks += [f"{key} of a record is not read" for key in fields.unread(beside, read)]
     conversation = check_conversation(messages, source, tools)
+    if weight not in (None, 0, 1):
+        weighed = weighing(conversation, weight)
+        conversation = Conversation(weighed, source, conversation.tools, None, conversation.remarks)
+        remarks.append("a weight of the record weighs the loss of all of it")
     remarks += conversation.remarks
     return Conversation(conversation, source, conversation.tools, dict(arguments) if arguments else None, remarks)
 
@@ -254,7 +259,7 @@ def _system(record: Mapping, refuse: fields.Refuse) -> list:
         if isinstance(value, Mapping):
             value = value.get("parts")
         if isinstance(value, list):
-            value, _ = fields.read_parts(value, refuse)
+            value = fields.read_parts(value, refuse)[0]
         if value is not None and not isinstance(value, str):
             raise refuse(f'{key} is {shown(value)}, not a string; write "" where it is empty')
         if value:

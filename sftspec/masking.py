@@ -40,6 +40,7 @@ class Encoded:
     owners     T indices into rendered.spans: the span in which each token starts
     rendered   the text and its spans
     truncated  number of tokens that max_length cut off
+    weights    T weights of the labels, 0 where a token is no target; None: every target weighs 1
     """
 
     input_ids: list[int]
@@ -47,6 +48,7 @@ class Encoded:
     owners: list[int]
     rendered: Rendered
     truncated: int = 0
+    weights: list[float] | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -93,13 +95,15 @@ def trained_spans(
     trained = trained_messages(messages, policy)
     kinds = conventions.trained_kinds()
     untrained = {index for index, message in enumerate(messages) if not message.get("train", True)}
-    return [
+    chosen = [
         # MK-SPAN: by the kind of its span, never by what the text or the ids look like.
         (message in trained or message < 0) if policy == "every-token"
         else kind in kinds if message in trained
         else policy == "all" and kind in MARKED_KINDS and message not in untrained
         for kind, message in zip(rendered.kinds, rendered.messages, strict=True)
     ]  # fmt: skip
+    # What weighs nothing is no target: its tokens would count where targets are counted.
+    return [on and weight > 0 for on, weight in zip(chosen, rendered.weights or [1.0] * len(chosen), strict=True)]
 
 
 def truncate(example: Encoded, max_length: int | None) -> Encoded:
@@ -121,6 +125,7 @@ def truncate(example: Encoded, max_length: int | None) -> Encoded:
         labels=example.labels[:max_length],
         owners=example.owners[:max_length],
         truncated=example.truncated + len(example) - max_length,
+        weights=example.weights and example.weights[:max_length],
     )
 
 
@@ -139,7 +144,7 @@ def encode(
     """Render, tokenize and mask one conversation.
 
     Args:
-        messages: dicts with `role`, `content` and optionally `train`.
+        messages: dicts with `role`, `content` and optionally `train`, `weight` or `weight_spans` (weights.py).
         template: name of a variant (`sftspec.templates.TEMPLATES`).
         tokenizer: `tokenizers.Tokenizer` or a fast Hugging Face tokenizer.
         special_tokens: "parse" turns control strings inside contents into control tokens, as Hugging Face does;
@@ -236,5 +241,16 @@ def masked(tokens: Tokens, rendered: Rendered, trained: list[bool]) -> Encoded:
         if is_trained:
             # MK-LABEL: the label of a target is the id of its own position.
             labels[start:stop] = tokens.ids[start:stop]
+    weights = _weights(tokens, rendered.weights, trained) if rendered.weights else None
     owners = np.arange(len(trained)).repeat(tokens.stops - np.concatenate(([0], tokens.stops[:-1])))
-    return Encoded(tokens.ids, labels, owners.tolist(), rendered)
+    return Encoded(tokens.ids, labels, owners.tolist(), rendered, weights=weights)
+
+
+def _weights(tokens: Tokens, of_spans: Sequence[float], trained: list[bool]) -> list[float]:
+    """The weight of each token: of the trained spans that it carries text of, the largest."""
+    weights = [0.0] * len(tokens.ids)
+    spans = zip(trained, of_spans, tokens.starts.tolist(), tokens.stops.tolist(), strict=True)
+    for is_trained, weight, start, stop in spans:
+        if is_trained:
+            weights[start:stop] = [max(weight, known) for known in weights[start:stop]]
+    return weights

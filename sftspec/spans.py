@@ -63,6 +63,7 @@ class Rendered:
     messages  of each, the message that it belongs to (-1: none)
     ends      of each, where it ends; it begins where the one before ends
     answers   the messages that the assistant wrote
+    weights   of each span, what its targets weigh (weights.py); None: all weigh 1
     """
 
     text: str
@@ -70,6 +71,7 @@ class Rendered:
     messages: tuple[int, ...]
     ends: tuple[int, ...]
     answers: frozenset[int] = frozenset()
+    weights: tuple[float, ...] | None = None
 
     @cached_property
     def spans(self) -> tuple[Span, ...]:
@@ -104,7 +106,8 @@ def without_final_separator(rendered: Rendered) -> Rendered:
     if rendered.kinds[-1:] != ("separator",):
         return rendered
     kinds, messages, ends = rendered.kinds[:-1], rendered.messages[:-1], rendered.ends[:-1]
-    return Rendered(rendered.text[: ends[-1] if ends else 0], kinds, messages, ends, rendered.answers)
+    weights = rendered.weights and rendered.weights[:-1]
+    return Rendered(rendered.text[: ends[-1] if ends else 0], kinds, messages, ends, rendered.answers, weights)
 
 
 def strip_pieces(pieces: Iterable[Piece]) -> list[Piece]:

@@ -53,7 +53,7 @@ def check_vocabulary(targets: Tensor, size: int) -> None:
         raise ValueError(f"a label lies outside the vocabulary of {size}; -100 marks what is ignored")
 
 
-def sft_loss(logits: Tensor, labels: Tensor, num_targets: int | None = None, weights: Tensor | None = None) -> Tensor:
+def sft_loss(logits: Tensor, labels: Tensor, num_targets: float | None = None, weights: Tensor | None = None) -> Tensor:
     """Token-mean cross-entropy of the next token.
 
     Args:
@@ -142,7 +142,7 @@ class StepReport:
     """What one optimizer step did.
 
     loss         nats per target over the whole step (nan when skipped)
-    num_targets  the denominator
+    num_targets  targets of the step; the loss is divided by their number, or by what they weigh together
     grad_norm    before clipping (0 when skipped)
     skipped      the step had no target: nothing was changed
     """
@@ -190,17 +190,20 @@ def sft_step(
     """
     # ST-ACC, ST-DP: the denominator is that of the whole step, known before the first micro-batch is computed.
     num_targets = sum(batch.num_targets for batch in batches)
+    denominator = sum(_weight_of(batch) for batch in batches)
     if group is not None:
         num_targets = int(_sum_over_ranks(torch.tensor(num_targets), group))
+        denominator = float(_sum_over_ranks(torch.tensor(denominator, dtype=torch.float64), group))
     # ST-ZERO_GRAD: nothing is left of the step before.
     optimizer.zero_grad(set_to_none=True)
-    if num_targets == 0:
-        return StepReport(float("nan"), 0, 0.0, skipped=True)
+    if not denominator > 0:
+        return StepReport(float("nan"), num_targets, 0.0, skipped=True)
     total = 0.0
     for batch in batches:
-        if batch.num_targets:
+        if _weight_of(batch) > 0:
             # Each part divides by the targets of the step: the parts add up, nothing is averaged.
-            part = loss(forward_logits(model, batch), batch.labels, num_targets=num_targets)
+            weighed = {"weights": batch.weights} if getattr(batch, "weights", None) is not None else {}
+            part = loss(forward_logits(model, batch), batch.labels, num_targets=denominator, **weighed)
             part.backward()
             total += float(part.detach())
     parameters = [parameter for parameters in optimizer.param_groups for parameter in parameters["params"]]
@@ -215,6 +218,11 @@ def sft_step(
     norm = clip(parameters, float("inf") if max_grad_norm is None else max_grad_norm)
     optimizer.step()
     return StepReport(total, num_targets, norm)
+
+
+def _weight_of(batch) -> float:
+    """What the targets of a batch weigh together; of a batch that knows no weights, their number."""
+    return batch.num_targets if getattr(batch, "weights", None) is None else batch.summed_weight
 
 
 def _sum_over_ranks(value: Tensor, group) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any
 from sftspec import chatml, llama
 from sftspec.conversation import Conversation, check_conversation
 from sftspec.spans import Piece, Rendered, Span, TemplateError, assemble
+from sftspec.weights import weighted
 
 __all__ = ["TEMPLATES", "Piece", "Rendered", "Span", "Template", "TemplateError", "find_template", "render"]
 
@@ -160,7 +161,8 @@ def render_checked(
     pieces = list(variant.pieces(conversation, add_generation_prompt))
     if bos == "tokenizer" and pieces and pieces[0][0] == "bos":
         del pieces[0]
-    return assemble(pieces, [index for index, item in enumerate(conversation) if item["role"] == "assistant"])
+    answers = [index for index, item in enumerate(conversation) if item["role"] == "assistant"]
+    return weighted(assemble(pieces, answers), conversation, variant.name)
 
 
 def _with_arguments(variant: Template, arguments: Mapping[str, Any]) -> Template:

@@ -124,7 +124,14 @@ def _edges(rendered: Rendered, tokenization: str) -> Collection[int]:
         ]
         of = [message if is_written else -1 for message, is_written in zip(rendered.messages, written, strict=True)]
         return {index for index in range(1, len(of)) if of[index] != of[index - 1]}
-    return range(len(rendered.kinds)) if tokenization == "segmented" else ()
+    if tokenization != "segmented":
+        return ()
+    spans = list(zip(rendered.kinds, rendered.messages, strict=True))
+    # Where only the weight changes within a content, it stays one piece.
+    return [
+        index for index in range(len(spans))
+        if not (rendered.weights and index and spans[index][0] == "content" and spans[index] == spans[index - 1])
+    ]  # fmt: skip
 
 
 def _stretches(rendered: Rendered, control: frozenset[str], edges: Collection[int]) -> Iterator[Stretch]:

@@ -160,6 +160,7 @@ class Auditor:
         summary.tokens += one.length
         summary.kept += one.kept
         summary.targets += one.targets
+        summary.weight += one.weight
         summary.lengths[one.length] += 1
         summary.target_counts[one.targets] += 1
         for name, (times, note) in one.found.items():
@@ -198,8 +199,12 @@ def as_line(record: Any) -> bytes:
     return b" ".join(text.split(b"\n")).strip() + b"\n"
 
 
-def _flags(conversation: Conversation) -> list[int]:
-    return [index for index, message in enumerate(conversation) if not message.get("train", True)]
+def _flags(conversation: Conversation) -> list:
+    """What of it is not trained, or weighs otherwise: the same text with other flags is no duplicate."""
+    untrained = [index for index, message in enumerate(conversation) if not message.get("train", True)]
+    weights = [(index, message.get("weight"), message.get("weight_spans")) for index, message in enumerate(conversation)
+               if "weight" in message or "weight_spans" in message]  # fmt: skip
+    return [*untrained, *weights]
 
 
 def _alike(conversation: Conversation) -> str:

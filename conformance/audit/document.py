@@ -15,7 +15,7 @@ import numpy as np
 
 import sftspec
 from sftspec.conformance.audit.batch import Settings
-from sftspec.conformance.audit.findings import FINDINGS, LIMITS, FindingError, finding_named
+from sftspec.conformance.audit.findings import FINDINGS, LIMITS, MILLION, FindingError, finding_named
 from sftspec.conformance.audit.shards import Source
 from sftspec.conformance.audit.summary import PLACES, Found, Summary, percentiles
 from sftspec.packing import pack
@@ -94,6 +94,7 @@ def make_document(
         "tokens": summary.tokens,
         "kept": summary.kept,
         "targets": summary.targets,
+        "weight": summary.weight / MILLION,
         "findings": findings,
         "failed": failed,
         "bad_lines": [{"place": places.name(place), "reason": said} for place, said in summary.bad],

@@ -15,7 +15,7 @@ from itertools import pairwise
 
 from sftspec.conversation import Conversation
 from sftspec.fields import count_nulls
-from sftspec.masking import trained_messages, trained_spans
+from sftspec.masking import masked, trained_messages, trained_spans
 from sftspec.spans import DATA_KINDS, Rendered
 from sftspec.templates import Template
 from sftspec.vocabulary import Tokens, Vocabulary
@@ -49,6 +49,7 @@ OWN_TAGS = frozenset(
     {"<think>", "</think>", "<tool_call>", "</tool_call>", "[THINK]", "[/THINK]", "<|tool_call|>", "[TOOL_CALLS]"}
 )
 THINK_TAGS = re.compile(r"</?think>")
+MILLION = 1_000_000  # sums of whole numbers do not depend on their order
 LIMITS = (1024, 2048, 4096, 8192)
 
 
@@ -73,6 +74,7 @@ class Examined:
     length, kept, targets  tokens; tokens that max_length keeps; targets that are scored among these
     found                  how often each finding occurs, and a note on the first of them
     roles                  (role, messages, tokens, targets) of what is kept
+    weight                 of these targets together, in millionths
     cut                    for each of LIMITS that it exceeds: (limit, tokens lost, targets lost, targets left)
     """
 
@@ -82,6 +84,7 @@ class Examined:
     found: dict[str, tuple[int, str]] = field(default_factory=dict)
     roles: dict[str, list[int]] = field(default_factory=dict)
     cut: list[tuple[int, int, int, int]] = field(default_factory=list)
+    weight: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,10 @@ class Examiner:
         ranges = [(a, b) for on, a, b in zip(trained, starts, stops, strict=True) if on and a < b]
         found = Examined(length, kept, _count(ranges, kept))
         found.roles = _roles(conversation, rendered, trained, starts, stops, kept)
+        found.weight = found.targets * MILLION
+        if rendered.weights is not None:
+            weights = masked(tokens, rendered, trained).weights or []
+            found.weight = round(sum(weights[1:kept]) * MILLION)
         if length > LIMITS[0]:
             targets = _count(ranges, length)
             found.cut = [(limit, length - limit, targets - (left := _count(ranges, limit)), left)

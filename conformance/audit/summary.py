@@ -53,6 +53,7 @@ class Summary:
 
     records        lines or rows that hold something
     conversations  those that were encoded; tokens, kept, targets are theirs
+    weight         what these targets weigh together in the loss, in millionths
     found          by finding
     bad            bad lines and refused conversations: (place, reason), the first LISTED
     where          (place, note) of what --where asked for, the first LISTED
@@ -77,6 +78,7 @@ class Summary:
     cut: dict[int, tuple[int, ...]] = field(default_factory=dict)
     remarks: dict[str, tuple[int, int]] = field(default_factory=dict)
     prints: list[np.ndarray] = field(default_factory=list)
+    weight: int = 0
 
     def __add__(self, other: Summary) -> Summary:
         total = Summary()
@@ -85,7 +87,7 @@ class Summary:
         return total
 
     def __iadd__(self, other: Summary) -> Summary:
-        for name in ("records", "conversations", "tokens", "kept", "targets"):
+        for name in ("records", "conversations", "tokens", "kept", "targets", "weight"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name, found in other.found.items():
             self.found[name] = self.found[name] + found if name in self.found else found + Found()

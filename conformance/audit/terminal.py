@@ -41,6 +41,9 @@ def _head(document: dict[str, Any], width: int) -> Iterator[Text]:
         f"{document['targets']:,} targets ({share:.1%} of the tokens are trained)",
         "bold",
     )
+    if document["weight"] != document["targets"]:
+        weight, count = f"{document['weight']:,.2f}", f"{document['targets']:,}"
+        yield Text(f"together the targets weigh {weight} in the loss, not {count}", "bold")
 
 
 def _findings(document: dict[str, Any], width: int) -> Iterator[Text]:

@@ -144,4 +144,6 @@ def box(cell: Cell, token: int, kind: str, showing: Showing) -> str:
     attribute = f' class="{names}"' if names else ""
     text = escape(cell.text).replace("␠", "·")  # a space that every font has
     # A line break where the text has one: the page is read as the conversation, not as a list of tokens.
-    return f'<span{attribute} title="{token}, {kind}">{text}</span>' + ("<br>" if cell.text.endswith("⏎") else "")
+    weight = f", weighs {cell.weight:g}" if cell.trained and cell.weight != 1 else ""
+    ends = "<br>" if cell.text.endswith("⏎") else ""
+    return f'<span{attribute} title="{token}, {kind}{weight}">{text}</span>{ends}'

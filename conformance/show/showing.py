@@ -50,6 +50,12 @@ class Shown:
         """Scored targets that are kept; the first token has no logits before it."""
         return 0 if self.encoded is None else sum(label != IGNORE for label in self.encoded.labels[1 : self.kept])
 
+    @cached_property
+    def weight(self) -> float:
+        """What these targets weigh together."""
+        weights = self.encoded.weights if self.encoded else None
+        return self.targets if weights is None else sum(weights[1 : self.kept])
+
     @property
     def rank(self) -> tuple[int, ...]:
         return tuple(-self.findings[name] for name in FINDINGS)
@@ -197,7 +203,8 @@ def cells_of(row: Shown, tokenizer: Tokens, first: int) -> list[Cell]:
     if row.encoded is None:
         return []
     labels = [IGNORE, *row.encoded.labels[1:first]]
+    weights = (row.encoded.weights or [1.0] * len(row.encoded))[:first]
     return [
-        Cell(tokenizer.text(token), trained=label != IGNORE and place < row.kept, present=place < row.kept)
-        for place, (token, label) in enumerate(zip(row.encoded.input_ids[:first], labels, strict=True))
+        Cell(tokenizer.text(token), label != IGNORE and place < row.kept, place < row.kept, weight=weight)
+        for place, (token, label, weight) in enumerate(zip(row.encoded.input_ids[:first], labels, weights, strict=True))
     ]

@@ -66,7 +66,8 @@ def says(row: Shown) -> str:
     if row.encoded is None:
         return "refused"
     found = [name if row.findings[name] == 1 else f"{row.findings[name]:,} × {name}" for name in +row.findings]
-    return "; ".join([f"{row.targets:,} of {row.kept:,} tokens trained", *found])
+    weighing = f", weighing {row.weight:,.2f}" if row.weight != row.targets else ""
+    return "; ".join([f"{row.targets:,} of {row.kept:,} tokens trained{weighing}", *found])
 
 
 def strip(row: Shown, showing: Showing, width: int) -> Iterator[Text]:
