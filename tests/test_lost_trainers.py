@@ -1,6 +1,7 @@
 """However a trainer ends, its scenario is named with what happened, and the others are judged.
 
-One trial, in which every second scenario goes wrong in another way (`lost_trainers.ACTS`).
+Two trials, in which every second scenario goes wrong in another way (`lost_trainers.ACTS`); the limit of time is short
+in the one that runs into it.
 """
 
 from __future__ import annotations
@@ -37,20 +38,30 @@ def scenario(name: str, seed: int) -> Scenario:
     return Scenario(name, frozenset(), few_conversations, {}, settings, areas=frozenset({"masking"}))
 
 
-@pytest.fixture(scope="module")
-def document():
+LATE = {"sleeps", "stopped"}  # these run to the limit
+
+
+def put_on_trial(numbers: dict[str, int], seconds: float) -> dict:
     asked = []
-    for number, name in enumerate(names(), 1):
+    for name, number in numbers.items():
         asked += [scenario(name, number), scenario(f"after {name}", 0)]
     properties.load()
-    with stage_of(str(FILE), {}, limits=Limits(seconds=50.0, gigabytes=3.0)) as stage:
+    with stage_of(str(FILE), {}, limits=Limits(seconds, gigabytes=3.0)) as stage:
         trainer = stage.trainer()
         trial = put_on_trial_apart(stage, trainer, [properties.REGISTRY[ASKED]], asked)
         return make_document(trial, stage.said["identity"], "sftspec check", 0)
 
 
+@pytest.fixture(scope="module")
+def documents():
+    numbers = {name: number for number, name in enumerate(names(), 1)}
+    late = {name: numbers.pop(name) for name in LATE}
+    return {True: put_on_trial(late, seconds=10.0), False: put_on_trial(numbers, seconds=50.0)}
+
+
 @pytest.mark.parametrize("name", names())
-def test_a_lost_trainer_is_named_and_the_next_scenario_is_judged(name, document):
+def test_a_lost_trainer_is_named_and_the_next_scenario_is_judged(name, documents):
+    document = documents[name in LATE]
     found = {item["name"]: item for item in document["scenarios"]}
     assert names()[name] in found[name]["error"]
     assert found[f"after {name}"]["error"] == ""

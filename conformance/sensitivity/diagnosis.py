@@ -11,6 +11,7 @@ more time than none.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -25,6 +26,7 @@ from sftspec.properties import REGISTRY
 LEAST = 0.7  # tests/test_diagnosis.py says what it lets through and what it keeps out
 AGREES = 0.5
 WORDS = re.compile(r"[^\W\d]+")
+JOINED = {item.name for item in SCENARIOS if item.joins}
 
 
 @dataclass(frozen=True)
@@ -82,19 +84,22 @@ def overlap(one: Mark, other: Mark) -> tuple[float, float]:
 def within(row: Signature, properties: Iterable[str], scenarios: Iterable[str]) -> Signature:
     """The part of a row that these properties show in these scenarios."""
     seen = {*scenarios, "drawn"}
-    cut = {
-        name: replace(row[name], scenarios={item: n for item, n in row[name].scenarios.items() if item in seen})
-        for name in properties
-        if name in row
-    }
-    return {name: mark for name, mark in cut.items() if mark.scenarios}
+    shown = {name: {item: n for item, n in row[name].scenarios.items() if item in seen} for name in properties}
+    return {name: replace(row[name], scenarios=found) for name, found in shown.items() if found}
 
 
 def scenarios_of(mutant: Mutant, row: Signature) -> set[str]:
     """The scenarios of a mutant's row: of those that join settings all or none (`matrix.kill_row`)."""
-    joined = {item.name for item in SCENARIOS if item.joins}
-    needed = any(row[name].scenarios.keys() <= joined for name in mutant.killed_by if name in row)
-    return {item.name for item in SCENARIOS if mutant.runs(item) and (needed or not item.joins)}
+    alone, joined = _scenarios_of(mutant.areas)
+    needed = any(row[name].scenarios.keys() <= JOINED for name in mutant.killed_by if name in row)
+    return alone | joined if needed else alone
+
+
+@functools.cache
+def _scenarios_of(areas: frozenset[str]) -> tuple[set[str], set[str]]:
+    """The scenarios of some areas: those that do not join settings, and those that do."""
+    found = {item.name for item in SCENARIOS if item.areas & areas}
+    return found - JOINED, found & JOINED
 
 
 def compare(found: Signature, row: Signature) -> tuple[int, int, float]:
@@ -120,8 +125,13 @@ def diagnose(
     candidates = []
     for mutant in load_mutants():
         whole = matrix.get(mutant.name, {})
-        asked = {item for item in properties if mutant.asks(REGISTRY[item])}
-        row, seen = (within(item, asked, scenarios & scenarios_of(mutant, whole)) for item in (whole, found))
+        if whole.keys().isdisjoint(found):
+            continue
+        shown = scenarios & scenarios_of(mutant, whole)
+        row, seen = (
+            within(item, [name for name in item if name in properties and mutant.asks(REGISTRY[name])], shown)
+            for item in (whole, found)
+        )
         agree, of, value = compare(seen, row) if row and seen else (0, 1, 0.0)
         if value >= LEAST:
             candidates.append(Diagnosis(mutant, agree, of, value))

@@ -11,12 +11,12 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import DEVNULL, Popen
 
 from sftspec.conformance.trial.output import Output
 from sftspec.conformance.trial.quiet_output import ENVIRONMENT
@@ -47,7 +47,7 @@ class Ranks:
     path: Sequence[str]
     folder: Path
     outputs: list[Output] = field(default_factory=list)
-    processes: list[subprocess.Popen] = field(default_factory=list)
+    processes: list[Popen] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.outputs = [Output() for _ in range(self.count)]
@@ -65,9 +65,9 @@ class Ranks:
             if self.count > 1:
                 environment |= torchrun(rank, self.count, port, environment)
             try:
-                process = subprocess.Popen(
+                process = Popen(
                     [self.python or sys.executable, "-c", code],
-                    stdin=subprocess.DEVNULL, stdout=self.outputs[rank].write, stderr=self.outputs[rank].write,
+                    stdin=DEVNULL, stdout=self.outputs[rank].write, stderr=self.outputs[rank].write,
                     start_new_session=True, env=environment,
                 )  # fmt: skip
             except OSError as error:
