@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import pytest
 
 from sftspec.conformance.commands.cli import main
 
-TITLE, CLEAR = "\x1b]0;owned\x07", "\x1b[2J"
+TITLE, CLEAR = "\x1b]0;owned\x07", "\x1b[2J\x9b2J"
 TURN = [{"role": "user", "content": f"hi {CLEAR}"}, {"role": "assistant", "content": f"a{TITLE} b"}]
 ODD = [{"role": f"us{CLEAR}er", "content": "x"}]
 TEMPLATE = "{%- for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}" + CLEAR + "<|im_end|>\n{% endfor %}"
@@ -39,11 +40,15 @@ def test_control_characters_are_shown_and_do_nothing(files, tmp_path, capsys, co
             "template/a-call-has-one-text-in-every-form",
         ],
     }[command]
-    main([*words, "--html", str(page)])
+    main([*words, "--html", str(page), *([] if command == "show" else ["--json", str(tmp_path / "found.json")])])
     printed = capsys.readouterr()
     assert len(printed.out) > 200 and page.stat().st_size > 1000
-    for text in (printed.out, printed.err, page.read_text(encoding="utf-8")):
-        assert "\x1b" not in text and "\x07" not in text
+    for text in (
+        printed.out,
+        printed.err,
+        *(item.read_text(encoding="utf-8") for item in (page, *tmp_path.glob("*.json"))),
+    ):
+        assert not re.search("[\x1b\x07\x9b]", text)
 
 
 @pytest.mark.parametrize("command", ["show", "audit"])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -15,7 +17,9 @@ from sftspec.conformance.ledger.asked import require_scenarios
 from sftspec.conformance.ledger.recording import load_trial
 from sftspec.conformance.ledger.store import RecordingError
 from sftspec.conformance.trial.scenarios import scenarios_for
-from sftspec.tests.benchmarks.fuzz_recordings import fuzz, is_fault, judged, record
+from sftspec.tests.benchmarks import fuzz_recordings
+from sftspec.tests.benchmarks.fuzz_recordings import BASES, Watch, fuzz, is_fault, judged, outcome, record
+from sftspec.tests.benchmarks.spoilt_files import ESCAPE, SENTINEL, Evil
 
 PADDING = frozenset({"padding"})
 
@@ -39,7 +43,7 @@ def edit(path, change) -> None:
 
 
 def test_the_recording_of_a_wrong_trainer_fails(recorded):
-    assert judged(recorded) == 1
+    assert judged(recorded)[0] == "fail"
 
 
 RUNS = {
@@ -149,9 +153,35 @@ def test_a_file_larger_than_any_is_not_read(copy):
 
 
 def test_mutated_recordings_do_nothing_that_none_may(tmp_path):
-    counts, faults = fuzz(60, seconds=60, seed=1, room=tmp_path)
-    assert not faults and counts["refused"] > 20
-    assert is_fault("HANG") and is_fault("exit 0") and is_fault("TRACEBACK KeyError: x")
+    tally = fuzz(60, seconds=60, seed=1, room=tmp_path, bases=BASES[:1])
+    assert not tally.faults and tally.counts["refused"] > 20 and tally.counts["fail"] > 5
+
+
+def unpickled(folder):
+    pickle.loads(pickle.dumps(Evil(str(folder / SENTINEL))))
+    raise RecordingError(f"{folder}: refused, but too late")
+
+
+def passes(folder):
+    return judged(folder)[0].replace("fail", "pass"), ""
+
+
+FAULTS = {
+    "TRACEBACK KeyError: 'x'": lambda folder: {}["x"],
+    "HANG": lambda folder: time.sleep(60),
+    "UNNAMED": lambda folder: (_ for _ in ()).throw(RecordingError("something is wrong")),
+    "CODE pickle.find_class": unpickled,
+    "CONTROL": lambda folder: ("fail", f"loop {ESCAPE}"),
+    "WRONG PASS": passes,
+}
+
+
+@pytest.mark.parametrize("said", FAULTS)
+def test_what_none_may_do_is_seen(copy, monkeypatch, said):
+    monkeypatch.setattr(fuzz_recordings, "LIMIT", 0.5)
+    monkeypatch.setattr(fuzz_recordings, "judged", lambda folder, name, prints: FAULTS[said](folder))
+    found = outcome(copy, watch=Watch())
+    assert found.startswith(said) and is_fault(found) and not is_fault("refused") and not is_fault("fail")
 
 
 def test_judging_takes_at_most_the_time_that_it_is_given(recorded, capsys):

@@ -18,6 +18,7 @@ from sftspec.conformance.audit.batch import Settings
 from sftspec.conformance.audit.findings import FINDINGS, LIMITS, MILLION, FindingError, finding_named
 from sftspec.conformance.audit.shards import Source
 from sftspec.conformance.audit.summary import PLACES, Found, Summary, percentiles
+from sftspec.conformance.report.printable import printable_json
 from sftspec.packing import pack
 
 FORM = "sftspec-audit/1"
@@ -169,4 +170,4 @@ def schema() -> dict[str, Any]:
 
 
 def write_document(document: dict[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    path.write_text(printable_json(json.dumps(document, ensure_ascii=False, indent=1)) + "\n", encoding="utf-8")

@@ -22,6 +22,7 @@ def run_prepared(args: Namespace) -> int:
     from sftspec.conformance.audit.rows import read_rows
     from sftspec.conformance.audit.shards import InputError
     from sftspec.conformance.commands.audit import AuditError
+    from sftspec.conformance.report.printable import printable_json
     from sftspec.conformance.report.terminal import make_console, print_lines
     from sftspec.conformance.show.inputs import choose_template, load_tokenizer
     from sftspec.conversation import ConversationError
@@ -45,7 +46,9 @@ def run_prepared(args: Namespace) -> int:
     console = make_console(sys.stdout)
     print_lines(report(document, console.width), console)
     if args.json:
-        args.json.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        args.json.write_text(
+            printable_json(json.dumps(document, ensure_ascii=False, indent=1)) + "\n", encoding="utf-8"
+        )
     if any(item["status"] == "error" for item in verdicts):
         return 2
     return 1 if failed or rows.bad or (run is None and not found.keys().isdisjoint(WRONG_ALONE)) else 0

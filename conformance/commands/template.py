@@ -22,7 +22,7 @@ from sftspec.conformance.commands.outputs import write_outputs
 from sftspec.conformance.report.document import identify, make_document
 from sftspec.conformance.report.form import validate
 from sftspec.conformance.report.outcome import EXIT_BROKEN, SEVERITY, exit_code
-from sftspec.conformance.report.printable import printable
+from sftspec.conformance.report.printable import printable, printable_json
 from sftspec.conformance.report.template_matrix import matrix, one
 from sftspec.conformance.report.template_page import template_page
 from sftspec.conformance.report.terminal import make_console, print_lines
@@ -197,6 +197,7 @@ def write_many(documents: list[dict[str, Any]], args: argparse.Namespace) -> Non
     if args.json is not None:
         for document in documents:
             validate(document, source=args.json.name)
-        args.json.write_text(json.dumps(documents, ensure_ascii=False, allow_nan=False, indent=1) + "\n", "utf-8")
+        text = json.dumps(documents, ensure_ascii=False, allow_nan=False, indent=1)
+        args.json.write_text(printable_json(text) + "\n", "utf-8")
     if args.markdown is not None:
         args.markdown.write_text(printable(template_page(documents)), "utf-8")

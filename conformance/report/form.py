@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sftspec.conformance.report.outcome import totals
+from sftspec.conformance.report.printable import printable_json
 
 FORMAT = 2
 
@@ -69,4 +70,4 @@ def write_document(document: Mapping[str, Any], path: Path) -> None:
 def json_text(document: Mapping[str, Any], source: str = "document") -> str:
     """A document as JSON. Raises DocumentError if it has not the form of its schema."""
     validate(document, source=source)
-    return json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    return printable_json(json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1)) + "\n"

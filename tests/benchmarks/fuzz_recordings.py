@@ -1,42 +1,58 @@
 """Mutated recordings: how many are read, how many refused in a sentence, and whether any does what none may.
 
-    python -m tests.benchmarks.fuzz_recordings --folders 10000 --seconds 1200
+    python -m tests.benchmarks.fuzz_recordings --folders 100000 --seconds 7200 --tally /tmp/tally.jsonl
 
-A small recording of a wrong trainer is spoilt in one place or several: bytes, JSON values (huge numbers, NaN, other
-types), files dropped and doubled, links, paths that lead out. None may end in a traceback, take longer than 5 s, or
-pass as a trainer without the fault.
+Recordings of wrong trainers (padded, packed, clipped, resumed, with adapters) are spoilt in one to three places each
+(`spoiling`), and judged; of the verdicts a part is printed, in every form. None may
+
+- end in an exception that is no sentence, or in a sentence that does not name the file,
+- take longer than 5 s, or the process more than 2 GB,
+- pass on the property that the trainer fails,
+- load a pickle, import a module of the folder, start a process, open a connection or read a file outside the folder,
+- print a control character that the recording brought.
 """
 
 from __future__ import annotations
 
 import argparse
+import faulthandler
+import gc
+import io
 import json
+import os
 import random
+import re
+import resource
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sftspec.conformance.commands.outputs import as_html, as_json, as_markdown
 from sftspec.conformance.ledger.recording import load_trial, save_trial
 from sftspec.conformance.ledger.store import RecordingError
 from sftspec.conformance.report.document import identify, make_document
-from sftspec.conformance.report.outcome import exit_code
+from sftspec.conformance.report.printable import printable
+from sftspec.conformance.report.terminal import make_console, print_report
+from sftspec.conformance.sensitivity.mutants import MUTANTS, load_mutants
 from sftspec.conformance.trial.judge import Trial, reach_verdicts, run_scenarios
 from sftspec.conformance.trial.scenarios import SCENARIOS
 from sftspec.conformance.trial.selection import select
 from sftspec.masking import encode
+from sftspec.tests.benchmarks.spoiling import spoil
+from sftspec.tests.benchmarks.spoilt_files import SENTINEL
 from sftspec.trainer import Pipeline
 
-SCENARIO, PROPERTY = "rate zero", "masking/end-of-turn-is-trained"
 LIMIT = 5  # seconds
-ODD: tuple[Any, ...] = (
-    None, True, -1, 0, 2**31, 10**30, 10**400, 1e308, "", "x", "../right", "/etc/passwd", "\x1b[2J", "\x00", [], {},
-    [[]], {"a": 1}, {"$float": "nan"}, {"$float": "inf"}, {"$float": "x"}, [1] * 1000, "a" * 100_000, 0.5, -0.0,
-)  # fmt: skip
+PRINTED = 4  # of so many verdicts one is printed, and all on texts with control sequences
+SCENARIO, PROPERTY = "rate zero", "masking/end-of-turn-is-trained"
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]")
 
 
 def forgetful(*arguments: Any, **options: Any) -> Any:
@@ -53,132 +69,76 @@ class Wrong(Pipeline):
     claims = frozenset({"padding"})
 
 
-def record(folder: Path) -> None:
-    """A small recording of a trainer that trains no end of turn."""
-    trainer = Wrong(encode=forgetful)
-    trial = run_scenarios(Trial(trainer), [item for item in SCENARIOS if item.name == SCENARIO], seed=0, max_replays=1)
+@dataclass(frozen=True)
+class Base:
+    """A recording to be spoilt: of a wrong trainer in one scenario, and the property that must never pass on it.
+
+    often  how many of a hundred copies are of it
+    """
+
+    scenario: str
+    property: str
+    mutant: str
+    often: int
+
+    def trainer(self) -> Any:
+        if not self.mutant:
+            return Wrong(encode=forgetful)
+        load_mutants()
+        return MUTANTS[self.mutant].make()
+
+
+BASES = (
+    Base(SCENARIO, PROPERTY, "", 80),
+    Base("clipping", "step/clipping-is-by-the-norm-of-the-whole-gradient", "step/never-clipped", 5),
+    Base("packed", "packing/examples-do-not-see-each-other", "packing/plain-causal-attention", 5),
+    Base("resume after one step", "step/resuming-equals-not-stopping", "step/resume-forgets-the-optimizer", 5),
+    Base("plain", "step/adapters-learn", "step/base-trained-beside-frozen-adapters", 5),
+)
+
+
+def record(folder: Path, base: Base = BASES[0]) -> None:
+    """A small recording of a wrong trainer."""
+    trainer = base.trainer()
+    scenarios = [item for item in SCENARIOS if item.name == base.scenario]
+    trial = run_scenarios(Trial(trainer), scenarios, seed=0, max_replays=1)
     save_trial(trial, identify(trainer, {}), 0, folder)
 
 
-def judged(folder: Path) -> int:
-    """The exit code of the one property on a recording. Raises RecordingError."""
+def judged(folder: Path, name: str = PROPERTY, prints: bool = True) -> tuple[str, str]:
+    """(status of the property on a recording, all that is printed of it in every form). Raises RecordingError."""
     trial, made = load_trial(folder)
     if not trial.runs:
-        return 3
-    reach_verdicts(trial, select([PROPERTY]))
+        return "no run", ""
+    reach_verdicts(trial, select([name]))
     document = make_document(trial, made["trainer"], "", made["seed"], recorded_on=made["environment"])
-    return exit_code(document)
+    (status,) = (item["status"] for item in document["verdicts"] if item["id"] == name)
+    if not prints:
+        return status, ""
+    stream, page = io.StringIO(), Path("page")
+    print_report(document, make_console(stream), {run.scenario: run.traceback for run in trial.runs if run.error})
+    return status, "\n".join([stream.getvalue(), *(make(document, page) for make in (as_json, as_markdown, as_html))])
 
 
-def places(value: Any, here: tuple = ()) -> list[tuple]:
-    """Places in a JSON value; of a long list a few."""
-    found = [here] if here else []
-    if isinstance(value, dict):
-        for key, item in value.items():
-            found += places(item, (*here, key))
-    if isinstance(value, list):
-        for place in sorted({0, 1, len(value) // 2, len(value) - 1} & set(range(len(value)))):
-            found += places(value[place], (*here, place))
-    return found
+class Watch:
+    """What a process did that no reading of data does, by Python's audit events."""
 
+    EVENTS = ("pickle.find_class", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "socket.connect")
 
-def spoil_json(chance: random.Random, path: Path) -> str:
-    value = json.loads(path.read_text(encoding="utf-8"))
-    place = chance.choice(places(value))
-    holder = value
-    for step in place[:-1]:
-        holder = holder[step]
-    how = chance.choice(("replace", "drop", "double", "nudge"))
-    old = holder[place[-1]]
-    if how == "drop":
-        del holder[place[-1]]
-    elif how == "double" and isinstance(holder, list):
-        holder.insert(place[-1], old)
-    elif how == "nudge" and isinstance(old, (int, float)) and not isinstance(old, bool):
-        holder[place[-1]] = old + chance.choice((-1, 1, 1000, 0.5))
-    else:
-        holder[place[-1]] = chance.choice(ODD)
-    try:
-        path.write_text(json.dumps(value), encoding="utf-8")
-    except ValueError:  # 10**400 has no text within Python's limit
-        path.write_text(json.dumps(value, default=str).replace('"x"', "1" * 5000), encoding="utf-8")
-    return f"json {how} {'.'.join(map(str, place))[:60]}"
+    def __init__(self) -> None:
+        self.folder = ""
+        self.seen: list[str] = []
+        sys.addaudithook(self)
 
-
-def spoil_text(chance: random.Random, path: Path) -> str:
-    text = path.read_text(encoding="utf-8", errors="replace")
-    at = chance.randrange(len(text))
-    piece = chance.choice(("NaN", "Infinity", "1e999", "[" * 5000, "{" * 200, '"', ",", '{"format": 1, "format": 1}'))
-    path.write_text(text[:at] + piece + text[at + chance.choice((0, 1, 5)) :], encoding="utf-8")
-    return f"text {path.name} {piece[:12]}"
-
-
-def spoil_bytes(chance: random.Random, path: Path) -> str:
-    data = bytearray(path.read_bytes())
-    for _ in range(chance.choice((1, 1, 8))):
-        at = chance.randrange(min(len(data), chance.choice((16, 4096, len(data)))))
-        data[at] = chance.randrange(256)
-    path.write_bytes(data[: chance.choice((len(data), len(data), chance.randrange(len(data) + 1)))])
-    return f"bytes {path.name}"
-
-
-def spoil_files(chance: random.Random, path: Path) -> str:
-    how = chance.choice(("drop", "empty", "link", "folder", "fifo", "swap"))
-    if how == "empty":
-        path.write_bytes(b"")
-        return f"file empty {path.name}"
-    path.unlink()
-    if how == "link":
-        path.symlink_to("/dev/zero")
-    elif how == "folder":
-        path.mkdir()
-    elif how == "fifo":
-        import os
-
-        os.mkfifo(path)
-    elif how == "swap":
-        others = [item for item in path.parent.rglob("*") if item.is_file()]
-        if others:
-            shutil.copy(chance.choice(sorted(others)), path)
-    return f"file {how} {path.name}"
-
-
-def spoil_trial(chance: random.Random, path: Path) -> str:
-    record = json.loads(path.read_text(encoding="utf-8"))
-    runs = record["runs"]
-    record["runs"] = chance.choice((
-        [], runs * 2, [f"../{path.parent.name}/{runs[0]}"], ["/etc"], [".."], [""], [None], runs[0],
-        [runs[0] + "/.."], 3,
-    ))  # fmt: skip
-    path.write_text(json.dumps(record), encoding="utf-8")
-    return f"runs {str(record['runs'])[:40]}"
-
-
-def spoilt(chance: random.Random, folder: Path) -> str:
-    """Spoil a recording in one to three places. Returns what was done."""
-    done = []
-    for _ in range(chance.choice((1, 1, 1, 2, 3))):
-        files = sorted(item for item in folder.rglob("*") if item.is_file() and not item.is_symlink())
-        if not files:
-            break
-        path = chance.choice(files)
-        ways: list[Callable[[random.Random, Path], str]] = [spoil_bytes, spoil_files]
-        run_files = [item for item in files if item.name in ("run.json", "trial.json")]
-        if run_files and chance.random() < 0.75:
-            path = chance.choice(run_files)
-            ways = [spoil_json, spoil_json, spoil_json, spoil_text]
-            ways += [spoil_trial] if path.name == "trial.json" else []
-        try:
-            done.append(chance.choice(ways)(chance, path))
-        except (
-            ValueError,
-            KeyError,
-            TypeError,
-            IndexError,
-            RecursionError,
-        ):  # too much to be spoilt again
-            break
-    return "; ".join(done)
+    def __call__(self, event: str, arguments: tuple) -> None:
+        if not self.folder:
+            return
+        if event in self.EVENTS:
+            self.seen.append(f"{event} {arguments!r:.80}")
+        elif event == "import" and isinstance(arguments[1], str) and arguments[1].startswith(self.folder):
+            self.seen.append(f"import {arguments[1]}")
+        elif event == "open" and str(arguments[0]) in ("/etc/passwd", "/dev/zero"):
+            self.seen.append(f"open {arguments[0]}")
 
 
 class Hang(BaseException):
@@ -189,46 +149,93 @@ def _alarm(number: int, frame: Any) -> None:
     raise Hang
 
 
-def outcome(folder: Path) -> str:
-    """What came of judging a folder: refused, exit 1, …; or the fault."""
-    signal.signal(signal.SIGALRM, _alarm)
+def outcome(folder: Path, name: str = PROPERTY, watch: Watch | None = None, prints: bool = True) -> str:
+    """What came of judging a folder: refused, a status, …; or the fault."""
+    before = signal.signal(signal.SIGALRM, _alarm)
     signal.setitimer(signal.ITIMER_REAL, LIMIT)
+    if watch is not None:
+        watch.folder, watch.seen = str(folder), []
     try:
-        return f"exit {judged(folder)}"
+        said, text = judged(folder, name, prints)
+        text.encode()  # half a surrogate pair cannot be written
+        if CONTROL.search(text):
+            return f"CONTROL {CONTROL.search(text)!r}"
     except RecordingError as error:
-        return "refused" if str(folder) in str(error) or "trial.json" in str(error) else f"UNNAMED {error}"
+        text = str(error)
+        said = "refused" if str(folder) in text or "trial.json" in text else f"UNNAMED {error}"
+        if CONTROL.search(printable(text)):
+            return f"CONTROL {error!r}"
     except Hang:
         return "HANG"
     except Exception as error:
         return f"TRACEBACK {type(error).__name__}: {str(error)[:120]}"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        if watch is not None:
+            watch.folder = ""
+    if watch is not None and watch.seen:
+        return f"CODE {watch.seen[0]}"
+    if next(folder.rglob(SENTINEL), None) is not None:
+        return "CODE a pickle was loaded"
+    return "WRONG PASS" if said == "pass" else said
+
+
+FAULTS = ("HANG", "TRACEBACK", "UNNAMED", "CONTROL", "CODE", "WRONG PASS")
 
 
 def is_fault(said: str) -> bool:
-    return said.startswith(("HANG", "TRACEBACK", "UNNAMED")) or said == "exit 0"
+    return said.startswith(FAULTS)
 
 
-def fuzz(folders: int, seconds: float, seed: int, room: Path) -> tuple[Counter[str], list[tuple[int, str, str]]]:
-    """(how often each outcome came, the faults: number, what was spoilt, what came of it)."""
-    base = room / "base"
-    record(base)
-    assert outcome(base) == "exit 1", "the recording itself must be judged, and fail"
-    counts: Counter[str] = Counter()
-    faults = []
+def peak() -> float:
+    """Gigabytes that this process had in memory at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+@dataclass
+class Tally:
+    """How often each outcome came, the slowest, and the faults: (number, what was spoilt, what came of it)."""
+
+    counts: Counter[str]
+    faults: list[tuple[int, str, str]]
+    slowest: float = 0.0
+
+    def line(self, number: int) -> str:
+        said = {"number": number, "counts": self.counts, "faults": self.faults}
+        return json.dumps(said | {"slowest": round(self.slowest, 2), "gigabytes": round(peak(), 2)})
+
+
+def fuzz(
+    folders: int, seconds: float, seed: int, room: Path, first: int = 0, bases: tuple[Base, ...] = BASES,
+    told: Callable[[int, Tally], None] = lambda number, tally: None, watch: Watch | None = None,
+) -> Tally:  # fmt: skip
+    """Judge so many spoilt copies, numbered from `first`, for at most so many seconds."""
+    for number, base in enumerate(bases):
+        record(room / f"base-{number}", base)
+        said = outcome(room / f"base-{number}", base.property)
+        assert said == "fail", f"the recording itself must be judged, and fail: {base}: {said}"
+    gc.freeze()  # what is there so far is not looked through again and again
+    tally = Tally(Counter(), [])
     began = time.perf_counter()
-    for number in range(folders):
+    for number in range(first, first + folders):
         if time.perf_counter() - began > seconds:
             break
-        copy = room / "copy"
-        shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(base, copy)
-        done = spoilt(random.Random(seed * 10**6 + number), copy)
-        said = outcome(copy)
-        counts[said if not said.startswith("TRACEBACK") else "TRACEBACK"] += 1
+        chance = random.Random(seed * 10**6 + number)
+        which = chance.choices(range(len(bases)), [base.often for base in bases])[0]
+        copy = room / "copies" / "copy"  # in a folder of its own: it may be moved
+        shutil.rmtree(copy.parent, ignore_errors=True)
+        shutil.copytree(room / f"base-{which}", copy, copy_function=os.link)
+        done = spoil(chance, copy)
+        started = time.perf_counter()
+        prints = number % PRINTED == 0 or "control" in done
+        said = outcome(copy, bases[which].property, watch, prints)
+        tally.slowest = max(tally.slowest, time.perf_counter() - started)
+        tally.counts[said.partition(" ")[0] if is_fault(said) else said] += 1
         if is_fault(said):
-            faults.append((number, done, said))
-    return counts, faults
+            tally.faults.append((number, f"{bases[which].scenario}: {done}", said))
+        told(number, tally)
+    return tally
 
 
 def main() -> int:
@@ -236,13 +243,27 @@ def main() -> int:
     arguments.add_argument("--folders", type=int, default=10_000)
     arguments.add_argument("--seconds", type=float, default=1200)
     arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--first", type=int, default=0, help="the number of the first copy")
+    arguments.add_argument("--tally", type=Path, help="append the counts to this file, every 500 copies")
     asked = arguments.parse_args()
+
+    def told(number: int, tally: Tally) -> None:
+        faulthandler.dump_traceback_later(60, exit=True)  # a hang that no signal ends says where it is
+        if asked.tally and ((number + 1) % 500 == 0 or (tally.faults and tally.faults[-1][0] == number)):
+            with asked.tally.open("a") as file:
+                file.write(tally.line(number) + "\n")
+
     with tempfile.TemporaryDirectory() as room:
-        counts, faults = fuzz(asked.folders, asked.seconds, asked.seed, Path(room))
-    for number, done, said in faults[:40]:
+        tally = fuzz(
+            asked.folders, asked.seconds, asked.seed, Path(room), asked.first, told=told, watch=Watch()
+        )  # fmt: skip
+    faulthandler.cancel_dump_traceback_later()
+    for number, done, said in tally.faults[:40]:
         print(f"{number}: {done}: {said}")
-    print(f"{sum(counts.values())} folders: {dict(counts.most_common())}; {len(faults)} faults")
-    return int(bool(faults))
+    counts = ", ".join(f"{name} {count:,}" for name, count in tally.counts.most_common())
+    print(f"{sum(tally.counts.values()):,} recordings: {counts}; {len(tally.faults)} faults")
+    print(f"slowest {tally.slowest:.2f} s, at most {peak():.2f} GB")
+    return int(bool(tally.faults) or peak() > 2)
 
 
 if __name__ == "__main__":
