@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,12 @@ from sftspec.conformance.gate.shared_trial import document_once
 from sftspec.conformance.report.form import read_document, validate
 
 PLUGIN = "sftspec.conformance.gate.pytest_plugin"
+RATE = "step/rate-zero-changes-nothing"
+DIES = """
+class Dies:
+    claims = {"padding"}
+    def train(self, job): os._exit(3)
+"""
 SELECT = "packing/no-pack-exceeds-its-capacity"
 TRAINER = """
 import os, pathlib
@@ -75,10 +82,11 @@ def pytest_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 def test_workers_share_one_trial_and_junit_names_each_property(folder):
     trainer = ("--sft-trainer", "packer.py", "--sft-select", SELECT)
-    done = pytest_in(folder, *trainer, "-n", "2", "--junitxml", "junit.xml")
+    done = pytest_in(folder, *trainer, "-n", "2", "--junitxml", "junit.xml", "--testrunuid", folder.name)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout
     assert len(set((folder / "asked").read_text().split())) == 1
+    assert not list(Path(tempfile.gettempdir()).glob(f"sftspec-tests-{folder.name}*"))
     junit = (folder / "junit.xml").read_text()
     assert f'name="{SELECT}"' in junit and 'name="conclusion"' in junit and 'failures="0"' in junit
 
@@ -110,9 +118,28 @@ def test_packer(check):
     assert "PASSED test_packer.py::test_packer[conclusion]" in done.stdout
 
 
+def test_a_trainer_that_cannot_be_imported_is_a_sentence_and_no_end_of_pytest(folder):
+    (folder / "dies.py").write_text("import os\nos._exit(3)\n")
+    done = pytest_in(folder, "--sft-trainer", "dies.py", "--sft-python", sys.executable, "--sft-select", RATE)
+    assert done.returncode == 4 and "dies.py cannot be imported: the trainer ended its process (exit 3)" in done.stderr
+
+
+def test_a_trainer_that_ends_its_process_is_a_sentence_and_no_end_of_pytest(folder):
+    (folder / "test_own.py").write_text(f"""import os, sftspec
+{DIES}
+@sftspec.parametrize_with_properties(Dies, select=["{RATE}"])
+def test_own(check): check()
+""")
+    done = pytest_in(folder, "test_own.py")
+    assert done.returncode == 1 and "the trainer ended its process (exit 3)" in done.stdout, done.stdout
+    with pytest.raises(TrainerError, match="only a trainer that is named by its place"):
+        sftspec.parametrize_with_properties(object(), python="python3")
+
+
 def test_what_cannot_be_had_is_refused_before_anything_runs(folder):
-    done = pytest_in(folder, "--sft-trainer", "nobody")
-    assert done.returncode == 4 and "unknown trainer 'nobody'; known: reference, " in done.stderr
+    for more in ((), ("-n", "2")):
+        done = pytest_in(folder, "--sft-trainer", "nobody", *more)
+        assert done.returncode == 4 and "unknown trainer 'nobody'; known: reference, " in done.stderr
     file = str(folder / "packer.py")
     for changes, message in (
         ({"--sft-set": ["pair=true"]}, "no setting 'pair'"),
@@ -120,7 +147,14 @@ def test_what_cannot_be_had_is_refused_before_anything_runs(folder):
         ({"--sft-select": ["pakcing"]}, "unknown area 'pakcing'"),
         ({"--sft-baseline": folder / "b.toml"}, "b.toml: no such file"),
     ):
-        asked = {"--sft-trainer": file, "--sft-set": [], "--sft-select": [], "--sft-seed": 0, "--sft-baseline": None}
+        asked = {
+            "--sft-trainer": file,
+            "--sft-python": "",
+            "--sft-set": [],
+            "--sft-select": [],
+            "--sft-seed": 0,
+            "--sft-baseline": None,
+        }
         with pytest.raises(pytest.UsageError, match=message):
             suite_of(SimpleNamespace(getoption=(asked | changes).get))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
-import importlib.util
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,9 +13,7 @@ from typing import Any
 
 from rich.text import Text
 
-from sftspec.conformance.adapters.field import FIELD
-from sftspec.conformance.environments.build import find_python
-from sftspec.conformance.environments.lock import PinnedError
+from sftspec.conformance.environments.build import python_of
 from sftspec.conformance.report.printable import printable
 from sftspec.conformance.trial.selection import select
 from sftspec.conformance.witness.shrink import read_config
@@ -136,21 +133,6 @@ def options_of(args: argparse.Namespace) -> list[str]:
         ("--timeout", "" if args.timeout == 120.0 else f"{args.timeout:g}"),
     ]
     return [word for option, value in given if value for word in (option, value)]
-
-
-def python_of(trainer: str, asked: str) -> str:
-    """The interpreter that a trainer runs in: the one asked for, or that of its pinned environment; "" is this one.
-
-    Raises PinnedError with the command that makes the environment, where it is not there and the trainer neither.
-    """
-    if asked or trainer not in FIELD:
-        return asked
-    try:
-        return str(find_python(trainer))
-    except PinnedError:
-        if all(importlib.util.find_spec(name) for name in FIELD[trainer][1]):
-            return ""
-        raise
 
 
 @contextlib.contextmanager

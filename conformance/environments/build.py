@@ -7,6 +7,7 @@ whole when the lock that it was made from lies in it, which is written last.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from sftspec.conformance.adapters.field import FIELD
 from sftspec.conformance.environments.lock import Lock, PinnedError, locks, read_lock
 
 MADE_FROM = "sftspec.lock"
@@ -58,6 +60,21 @@ def find_python(name: str, place: Path | None = None) -> Path:
         again = "" if state == "missing" else " --again"
         raise PinnedError(f"the environment {name!r} {says[state]}: make it with: sftspec env create {name}{again}")
     return python_in(place / name)
+
+
+def python_of(trainer: str, asked: str) -> str:
+    """The interpreter that a trainer runs in: the one asked for, or that of its pinned environment; "" is this one.
+
+    Raises PinnedError with the command that makes the environment, where it is not there and the trainer neither.
+    """
+    if asked or trainer not in FIELD:
+        return asked
+    try:
+        return str(find_python(trainer))
+    except PinnedError:
+        if all(importlib.util.find_spec(name) for name in FIELD[trainer][1]):
+            return ""
+        raise
 
 
 def create(

@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sftspec.conformance.adapters import Candidate, candidate_for
 from sftspec.conformance.gate.baseline import hold_against, read_baseline
-from sftspec.conformance.gate.check import document_of
+from sftspec.conformance.gate.on_trial import Apart, Here, is_a_trial, on_trial
 from sftspec.conformance.gate.shared_trial import document_once
 
 CONCLUSION = "conclusion"
@@ -30,7 +29,7 @@ WIDTH = 100
 class Suite:
     """A trainer and what is asked of it, as tests."""
 
-    candidate: Candidate
+    trainer: Apart | Here
     select: Sequence[str] = ()
     seed: int = 0
     baseline: Path | None = None
@@ -39,26 +38,22 @@ class Suite:
         if self.baseline is not None:
             read_baseline(self.baseline)  # refused before anything runs
 
-    @property
     def ids(self) -> list[str]:
         """The properties that can say something of the trainer (functions that it does not offer are left out), and
-        the conclusion.
+        the conclusion. Raises TrainerError for one that cannot be had.
         """
-        from sftspec.conformance.trial.functions import part_of
-        from sftspec.conformance.trial.selection import select
-
-        chosen = select(self.select)
-        offered = [item for item in chosen if item.seam == "run" or part_of(self.candidate.trainer, item) is not None]
-        return [*(item.id for item in offered), CONCLUSION]
+        found = document_once(f"ids of {self.key}", lambda: {"ids": self.trainer.ids(self.select)})
+        return [*found["ids"], CONCLUSION]
 
     @property
     def document(self) -> dict[str, Any]:
         """The document of its trial, made once, under its baseline."""
-        key = repr(
-            (self.candidate.place, sorted(self.candidate.setting.items(), key=str), list(self.select), self.seed)
-        )
-        document = document_once(key, lambda: document_of(self.candidate, self.select, self.seed))
+        document = document_once(self.key, lambda: self.trainer.document(self.select, self.seed))
         return document if self.baseline is None else hold_against(document, read_baseline(self.baseline))
+
+    @property
+    def key(self) -> str:
+        return repr((self.trainer.key, list(self.select), self.seed))
 
     def check(self, identifier: str) -> None:
         """Pass, or raise as pytest wants it: a failure, a skip or an expected failure."""
@@ -91,10 +86,14 @@ def parametrize_with_properties(
     select: Sequence[str] = (),
     seed: int = 0,
     baseline: str | Path | None = None,
+    python: str = "",
 ) -> Callable[[Callable], Callable]:
     """Make a test function into one test for each property: its argument `check` is called, and passes or fails.
 
     trainer, settings, select, seed, baseline  as in `sftspec.check`
+    python  the interpreter of the trainer's own environment, for a trainer that is named by its place
+
+    A place, and a class that an import finds, is put on trial in a process of its own; an object in this one.
 
     >>> @parametrize_with_properties("trl", settings={"packing": "bfd"}, select=["packing"])  # doctest: +SKIP
     ... def test_trl(check):
@@ -102,8 +101,11 @@ def parametrize_with_properties(
     """
     import pytest
 
-    suite = Suite(candidate_for(trainer, settings or {}), tuple(select), seed, Path(baseline) if baseline else None)
-    return pytest.mark.parametrize("check", [pytest.param(Check(suite, name), id=name) for name in suite.ids])
+    if is_a_trial():
+        return pytest.mark.parametrize("check", [])
+    known = Path(baseline) if baseline else None
+    suite = Suite(on_trial(trainer, settings or {}, python), tuple(select), seed, known)
+    return pytest.mark.parametrize("check", [pytest.param(Check(suite, name), id=name) for name in suite.ids()])
 
 
 def outcome_of(document: Mapping[str, Any], identifier: str) -> tuple[str, str]:

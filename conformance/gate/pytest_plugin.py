@@ -6,10 +6,13 @@ It does nothing without the option, and imports nothing heavy for it.
 from __future__ import annotations
 
 import os
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from sftspec.conformance.gate.shared_trial import TEST_RUN, forget
 
 if TYPE_CHECKING:
     from sftspec.conformance.gate.properties_as_tests import Suite
@@ -19,6 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("sftspec", "a trainer for supervised fine-tuning on trial, one test a property")
     group.addoption("--sft-trainer", metavar="TRAINER", help="as in `sftspec check`: a name, file.py:Name, module:Name")
     group.addoption("--sft-set", metavar="KEY=VALUE", action="append", default=[], help="a setting of the trainer")
+    group.addoption("--sft-python", metavar="INTERPRETER", default="", help="of the trainer's own environment")
     group.addoption("--sft-select", metavar="AREA|ID", action="append", default=[], help="test only these")
     group.addoption("--sft-seed", metavar="N", type=int, default=0, help="of corpus, model and order (default 0)")
     group.addoption("--sft-baseline", metavar="FILE", type=Path, help="what is known to fail: expected failures")
@@ -26,24 +30,38 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -k and -m choose among the tests
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--sft-trainer") is not None:
-        suite = suite_of(config)
+    suite = suite_of(config)
+    if suite is not None:
         parent = Properties.from_parent(session, name="sftspec", nodeid="sftspec", suite=suite)
         items.extend(parent.collect())
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist starts its workers
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """With xdist: the test run has an id that its controller knows too, who asks first whether there is a trainer."""
+    config = session.config
+    if config.pluginmanager.hasplugin("dsession"):
+        config.option.testrunuid = os.environ[TEST_RUN] = config.getoption("testrunuid") or uuid.uuid4().hex
+        try:
+            suite_of(config)
+        except pytest.UsageError:
+            forget(os.environ.pop(TEST_RUN))
+            raise
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    test_run = os.environ.get("PYTEST_XDIST_TESTRUNUID") or getattr(session.config.option, "testrunuid", None)
-    if test_run and not hasattr(session.config, "workerinput"):
-        from sftspec.conformance.gate.shared_trial import forget
-
-        forget(test_run)
+    if session.config.pluginmanager.hasplugin("dsession"):
+        forget(os.environ.pop(TEST_RUN, ""))
 
 
-def suite_of(config: pytest.Config) -> Suite:
-    """What the options ask for. Raises pytest.UsageError for what cannot be had."""
-    from sftspec.conformance.adapters import TrainerError, resolve
+def suite_of(config: pytest.Config) -> Suite | None:
+    """What the options ask for, if they ask for it. Raises pytest.UsageError for what cannot be had."""
+    if config.getoption("--sft-trainer") is None:
+        return None
+    from sftspec.conformance.adapters import TrainerError
+    from sftspec.conformance.environments.lock import PinnedError
     from sftspec.conformance.gate.baseline import BaselineError
+    from sftspec.conformance.gate.on_trial import on_trial
     from sftspec.conformance.gate.properties_as_tests import Suite
     from sftspec.conformance.trial.selection import SelectionError, select
 
@@ -54,9 +72,12 @@ def suite_of(config: pytest.Config) -> Suite:
     try:
         chosen = tuple(config.getoption("--sft-select"))
         select(chosen)
-        candidate = resolve(config.getoption("--sft-trainer"), dict(text.split("=", 1) for text in asked))
-        return Suite(candidate, chosen, config.getoption("--sft-seed"), config.getoption("--sft-baseline"))
-    except (TrainerError, SelectionError, BaselineError) as error:
+        settings = dict(text.split("=", 1) for text in asked)
+        trainer = on_trial(config.getoption("--sft-trainer"), settings, config.getoption("--sft-python"))
+        suite = Suite(trainer, chosen, config.getoption("--sft-seed"), config.getoption("--sft-baseline"))
+        suite.ids()  # where the trainer cannot be had, it is known now
+        return suite
+    except (TrainerError, SelectionError, BaselineError, PinnedError) as error:
         raise pytest.UsageError(str(error)) from None
 
 
@@ -68,7 +89,7 @@ class Properties(pytest.Collector):
         self.suite = suite
 
     def collect(self) -> list[pytest.Item]:
-        return [PropertyItem.from_parent(self, name=name) for name in self.suite.ids]
+        return [PropertyItem.from_parent(self, name=name) for name in self.suite.ids()]
 
 
 class PropertyItem(pytest.Item):

@@ -53,4 +53,5 @@ def _by_one_of_several(folder: Path, key: str, make: Callable[[], dict[str, Any]
 
 def forget(test_run: str) -> None:
     """Remove what the workers of a test run shared."""
-    shutil.rmtree(folder_of(test_run), ignore_errors=True)
+    if test_run:
+        shutil.rmtree(folder_of(test_run), ignore_errors=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 from subprocess import DEVNULL, Popen
 
 from sftspec.conformance.trial.output import Output
-from sftspec.conformance.trial.quiet_output import ENVIRONMENT
+from sftspec.conformance.trial.quiet_output import ENVIRONMENT, ON_TRIAL
 
 BOOT = (
     "import sys; sys.path[:0] = {path!r}\n"
@@ -57,7 +57,7 @@ class Ranks:
         port = free_port()
         for rank in range(self.count):
             code = BOOT.format(path=list(self.path), folder=str(self.folder), start=start, rank=rank)
-            environment = {**os.environ, **ENVIRONMENT, "PYTHONUNBUFFERED": "1"}
+            environment = {**os.environ, **ENVIRONMENT, ON_TRIAL: "1", "PYTHONUNBUFFERED": "1"}
             if self.python:  # what the judge's path holds is not for another interpreter
                 environment["PYTHONPATH"] = self.path[0]
                 environment.pop("PYTHONHOME", None)

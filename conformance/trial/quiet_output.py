@@ -24,6 +24,8 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
+ON_TRIAL = "SFTSPEC_ON_TRIAL"  # set in the process of a trainer
+
 LAST = 2000  # characters shown of what was printed before an interrupt
 
 
