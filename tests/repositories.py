@@ -1,4 +1,4 @@
-"""Three small repositories as people have them, and the one place that a plain loop leaves open, filled."""
+"""Small repositories as people have them, and the one place that a plain loop leaves open, filled."""
 
 LOOP = """\
 import torch
@@ -47,6 +47,66 @@ def batches_of(job):
             yield fill(ids, job.tokenizer.pad_token_id), fill(mask, 0), fill(labels, -100)
 
     return batches
+"""
+
+SCRIPT = """\
+import argparse
+import json
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import AutoModelForCausalLM, AutoTokenizer, get_cosine_schedule_with_warmup
+
+
+def rows(path, tokenizer, max_len):
+    for line in open(path):
+        out = tokenizer.apply_chat_template(
+            json.loads(line)["messages"], return_dict=True, return_assistant_tokens_mask=True
+        )
+        labels = [token if on else -100 for token, on in zip(out["input_ids"], out["assistant_masks"])]
+        yield {"input_ids": out["input_ids"][:max_len], "labels": labels[:max_len]}
+
+
+def collate(batch, pad):
+    width = max(len(row["input_ids"]) for row in batch)
+    fill = lambda key, value: torch.tensor([row[key] + [value] * (width - len(row[key])) for row in batch])
+    mask = torch.tensor([[1] * len(row["input_ids"]) + [0] * (width - len(row["input_ids"])) for row in batch])
+    return {"input_ids": fill("input_ids", pad), "labels": fill("labels", -100), "attention_mask": mask}
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", default="Qwen/Qwen2.5-0.5B")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--output", default="out")
+    parser.add_argument("--lr", type=float, default=2e-5)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--max-len", type=int, default=1024)
+    parser.add_argument("--verbose", action="store_true")
+    args = parser.parse_args()
+
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    model = AutoModelForCausalLM.from_pretrained(args.model)
+    loader = DataLoader(
+        list(rows(args.data, tokenizer, args.max_len)), batch_size=args.batch_size, shuffle=True,
+        collate_fn=lambda batch: collate(batch, tokenizer.pad_token_id),
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.0)
+    scheduler = get_cosine_schedule_with_warmup(optimizer, 2, 100)
+    model.train()
+    for _ in range(args.epochs):
+        for batch in loader:
+            model(**batch).loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+    model.save_pretrained(args.output)
+
+
+if __name__ == "__main__":
+    main()
 """
 
 TRANSFORMERS = """\

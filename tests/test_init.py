@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import pytest
 from sftspec.conformance.commands.cli import main
 from sftspec.conformance.gate.found import found_in
 from sftspec.conformance.gate.start import open_places
-from sftspec.tests.repositories import LOOP, TRANSFORMERS, TRL
+from sftspec.tests.repositories import LOOP, SCRIPT, TRANSFORMERS, TRL
 
 
 def write(folder, **files):
@@ -106,6 +107,35 @@ def test_how_a_loop_is_called(tmp_path, text):
     adapter = (folder / "sftspec_adapter.py").read_text(encoding="utf-8")
     assert CALLS[text] in adapter and "colour" not in adapter
     imported(folder)
+
+
+RATE, SGD = "step/the-learning-rate-is-the-jobs", "step/sgd-subtracts-rate-times-gradient"
+CLIPPING = "step/clipping-is-by-the-norm-of-the-whole-gradient"
+
+
+def test_a_script_with_a_command_line_is_run_as_it_is(tmp_path, capsys):
+    """Nothing is left to fill in, and what it fixes (AdamW, its schedule, a norm of 1) is what the job asks for."""
+    folder = write(tmp_path / "mine", finetune=SCRIPT)
+    assert main(["init", str(folder)]) == 0
+    assert "fill in sftspec_adapter.py" not in capsys.readouterr().out
+    words = [word for name in (RATE, SGD, CLIPPING) for word in ("--select", name)]
+    words += ["--scenario", "plain", "--scenario", "AdamW, clipped"]
+    assert main(["check", str(folder / "sftspec_adapter.py"), *words]) == 0
+    said = capsys.readouterr().out
+    for name in (RATE, SGD, CLIPPING):
+        assert re.search(rf"{name.partition('/')[2]} +must +pass", said), said
+
+
+def test_of_a_script_without_a_function_the_imports_are_replaced_where_it_looks_for_them(tmp_path):
+    script = SCRIPT.replace("def main():", "if True:").partition("\nif __name__")[0]
+    folder = write(tmp_path / "mine", finetune=script.replace("torch.optim.AdamW(", "AdamW("))
+    (folder / "finetune.py").write_text("from torch.optim import AdamW\n" + (folder / "finetune.py").read_text())
+    assert main(["init", str(folder)]) == 0
+    text = (folder / "sftspec_adapter.py").read_text(encoding="utf-8")
+    assert 'runpy.run_path("finetune.py", run_name="__main__")' in text
+    for name in ("torch.optim.AdamW", "transformers.get_cosine_schedule_with_warmup", "torch.nn.utils.clip_grad_norm_"):
+        assert f'mock.patch("{name}"' in text
+    assert imported(folder).startswith("['adamw', 'chat-template', 'clipping'")
 
 
 def test_an_open_place_stops_the_trial_with_what_is_to_be_done(tmp_path, capsys):

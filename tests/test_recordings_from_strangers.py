@@ -87,6 +87,11 @@ SPOILT = {
     "a conversation too many": (lambda run: run["rows"]["example"].__setitem__(3, 99), "has no token"),
     "a huge number": (lambda run: run["rows"]["column"].__setitem__(3, 10**30), "no whole number in its range"),
     "a truth for a number": (lambda run: run["rows"]["row"].__setitem__(3, False), "no whole number in its range"),
+    "targets elsewhere": (
+        lambda run: run["rows"].update(target=[*run["rows"]["target"][1:], None]),
+        "a target has a fit, and what is",
+    ),
+    "a fit of its own": (lambda run: run["rows"]["fit"].__setitem__(3, "perfect"), "fit is 'perfect'; known"),
     "a call too far": (lambda run: run["replays"][0].update(forward=99), "model calls"),
     "other conventions": (lambda run: run["conventions"].update(separator=True), r"are not those of trial\.json"),
     "a way to cut text of its own": (lambda run: run.update(cut={"tokenization": "segmented"}), "cut is|has no token"),
@@ -178,7 +183,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("said", FAULTS)
 def test_what_none_may_do_is_seen(copy, monkeypatch, said):
-    monkeypatch.setattr(fuzz_recordings, "LIMIT", 0.5)
+    monkeypatch.setattr(fuzz_recordings, "WAIT", 0.5)
     monkeypatch.setattr(fuzz_recordings, "judged", lambda folder, name, prints: FAULTS[said](folder))
     found = outcome(copy, watch=Watch())
     assert found.startswith(said) and is_fault(found) and not is_fault("refused") and not is_fault("fail")

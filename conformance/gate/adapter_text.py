@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from sftspec.conformance.gate.found import Found, Parameter
+from sftspec.conformance.gate.script_text import decided_text, fixes, is_script, script_body
 from sftspec.conformance.gate.trainer_text import mark, module_of, policy_of, trainer_body
 
 # What a parameter is called, and what it is given.
@@ -83,11 +84,15 @@ def optimizer_of(job):
 
 def adapter_text(found: Found, root: Path, name: str, version: str) -> str:
     """The text of the adapter, to be written into `root`, from which the file of the place is imported."""
-    body = loop_body(found, root) if found.kind == "loop" else trainer_body(found, root)
+    body = body_of(found, root)
     helpers = "".join(helper(key, found) for key in wanted(body))
     marked = "fill_in(" in body
     head = HEAD.format(place=f"{place_of(found, root)}, line {found.line}", marked=MARKED if marked else "")
-    head += ("\nimport json\n" if "json.dumps" in helpers else "") + "\n\n" + (FILL_IN if marked else "")
+    decided = decided_text(found) if found.kind == "loop" and "decided_by(job)" in body else ""
+    needed = {"contextlib": decided, "json": helpers, "runpy": body}
+    imports = [f"import {name}\n" for name, text in needed.items() if f"{name}." in text]
+    imports += ["from unittest import mock\n"] * ("mock." in decided + body)
+    head += "".join(["\n" * bool(imports), *imports, "\n\n", FILL_IN if marked else ""]) + decided
     claims = ["padding", *found.claims]
     if found.kind != "loop":
         claims = [*dict.fromkeys([*claims, "accumulation", "clipping", "adamw", "frozen", "log"])]
@@ -104,6 +109,12 @@ def adapter_text(found: Found, root: Path, name: str, version: str) -> str:
     if policy != "all":
         lines.append(f"    policy = {policy!r}  # which turns are trained\n".replace("'", '"'))
     return head + helpers + "".join(lines) + "\n" + body
+
+
+def body_of(found: Found, root: Path) -> str:
+    if found.kind != "loop":
+        return trainer_body(found, root)
+    return script_body(found, root) if is_script(found) else loop_body(found, root)
 
 
 def wanted(body: str) -> list[str]:
@@ -188,14 +199,14 @@ def loop_body(found: Found, root: Path) -> str:
             f"{found.owner} takes no parameter for {', '.join(missing)}: give it one and pass job's, then take this out"
         )
         lines.append(f"        {mark(what)}\n")
-    if "adamw" in found.claims and "job.optimizer" not in every and "optimizer_of(job)" not in every:
-        what = f"{place}:{found.claims['adamw']} makes AdamW itself; most jobs ask for plain SGD: "
-        what += "take the optimizer as a parameter, run sftspec init --force again"
-        lines.append(f"        {mark(what)}\n")
     if "job.save_model()" in every:
-        what = "the class of the model that is loaded, such as LlamaForCausalLM, in job.listen_to(...)"
-        lines.append(f"        job.listen_to({mark(what)})\n")
-    lines.append(f"        {call}\n")
+        lines.append("        job.listen_to(type(job.model))  # it is loaded from there\n")
+    if fixes(found):
+        lines.append("        with decided_by(job):\n")
+        call = call.replace("\n", "\n    ")
+        lines.append(f"            {call}\n")
+    else:
+        lines.append(f"        {call}\n")
     lines.append(
         '        # To have its log judged: claim "log", and job.report(losses=[the mean loss of each step]).\n'
     )

@@ -7,6 +7,7 @@ inherits from one), or a loop with `backward` and an optimizer's `step`. What it
 from __future__ import annotations
 
 import ast
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ SIGNS = {
     "accumulation": ("accum",),
     "clipping": ("clip_grad_norm", "max_grad_norm"),
     "adamw": ("AdamW", "adamw"),
-    "truncation": ("truncat", "max_length", "max_seq", "seq_len", "block_size"),
+    "truncation": ("truncat", "max_length", "max_len", "max_seq", "seq_len", "block_size"),
     "packing": ("cu_seqlens", "packing", "packed", "DataCollatorWithFlattening"),
     "chat-template": ("apply_chat_template",),
 }
@@ -41,6 +42,15 @@ class Parameter:
     steps: bool = False  # its step() is called: an optimizer, not the name of one
 
 
+@dataclass(frozen=True)
+class Flag:
+    """An option of a command line: "--batch-size", its name "batch_size"."""
+
+    option: str
+    name: str
+    required: bool = False
+
+
 @dataclass
 class Found:
     """A place that trains.
@@ -53,6 +63,10 @@ class Found:
     open      those that are not: what only the user knows
     claims    claim to the line that shows it; notes: the same, of what is worth saying
     own       the repository's own subclass of the trainer
+    flags     the options of its command line that take a value
+    adamw     the name under which it makes AdamW itself, such as "torch.optim.AdamW"; "" if it does not
+    clips     the name under which it clips to a norm that it fixes; "" if it does not
+    schedule  the name under which it makes a schedule of the learning rate; "" if it does not
     texts     the string literals of the file: how it names the columns of its data
     """
 
@@ -68,6 +82,10 @@ class Found:
     claims: dict[str, int] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
     own: str = ""
+    flags: list[Flag] = field(default_factory=list)
+    adamw: str = ""
+    clips: str = ""
+    schedule: str = ""
     texts: frozenset[str] = frozenset()
 
     @property
@@ -108,6 +126,7 @@ def found_in(path: Path) -> list[Found]:
     for item in places.values():
         read_definition(item, tree)
         read_file(item, tree)
+        read_fixed(item, tree)
     return list(places.values())
 
 
@@ -224,3 +243,44 @@ def read_file(item: Found, tree: ast.Module) -> None:
             if lines:
                 table[said] = min(lines)
     item.texts = frozenset(texts)
+
+
+def read_fixed(item: Found, tree: ast.Module) -> None:
+    """The options of the command line, and what the loop fixes although a job decides it."""
+    # A function finds what was imported in its module; a script that is run imports it then.
+    imports = {
+        alias.asname or alias.name: f"{item.file.stem}.{alias.asname or alias.name}"
+        if item.owner
+        else f"{node.module}.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = last_name(node.func)
+        if name == "add_argument":
+            item.flags += flags(node)
+        here = imports.get(name, "") if isinstance(node.func, ast.Name) else ""
+        if renamed(tree).get(name, name) == "AdamW":
+            item.adamw = here or "torch.optim.AdamW"
+        if re.fullmatch(r"get_(\w+_)?schedule(r|_\w+)?|\w+LR", name):
+            item.schedule = here or f"torch.optim.lr_scheduler.{name}"
+        if name == "clip_grad_norm_" and any(isinstance(value, ast.Constant) for value in limits_of(node)):
+            item.clips = here or "torch.nn.utils.clip_grad_norm_"
+
+
+def limits_of(call: ast.Call) -> list[ast.expr]:
+    return [*call.args[1:2], *(item.value for item in call.keywords if item.arg == "max_norm")]
+
+
+def flags(call: ast.Call) -> list[Flag]:
+    """The option that a call of add_argument adds, if it takes a value."""
+    texts = [item.value for item in call.args if isinstance(item, ast.Constant) and isinstance(item.value, str)]
+    given = {item.arg: item.value for item in call.keywords}
+    option = next((text for text in texts if text.startswith("--")), "")
+    if not option or "action" in given:
+        return []
+    required = given.get("required")
+    return [Flag(option, option[2:].replace("-", "_"), isinstance(required, ast.Constant) and bool(required.value))]

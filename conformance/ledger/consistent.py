@@ -12,6 +12,7 @@ from sftspec.conformance.ledger.store import RecordingError
 from sftspec.properties.ledger.run import Run
 
 LARGEST = 2**31
+FITS = ("", "cross-entropy", "label-smoothing", "ambiguous")
 WHOLE = ("step", "forward", "rank", "row", "column", "token", "position_id", "example", "offset")
 
 
@@ -84,6 +85,10 @@ def rows(run: Run) -> Iterator[str]:
             yield f"{here}.target is no token id"
         elif not (is_number(row.weight) and is_number(row.nll) and isinstance(row.fit, str)):
             yield f"{here}: weight, nll or fit is of another type"
+        elif row.fit not in FITS:
+            yield f"{here}.fit is {row.fit!r:.80}; known: {', '.join(FITS)}"
+        elif (row.target is None) != (row.fit == "") or (row.target is None and (row.weight, row.nll) != (0, 0)):
+            yield f"{here}: a target has a fit, and what is no target has no fit, no weight and no nll"
         elif not isinstance(row.attended, bool):
             yield f"{here}.attended is neither true nor false"
 

@@ -198,6 +198,6 @@ def spoil(chance: random.Random, folder: Path) -> str:
         way = chance.choice(ways_for(chance, path))
         try:
             done.append(f"{path.name} {way(chance, path)}")
-        except (ValueError, KeyError, TypeError, IndexError, RecursionError, AttributeError, OSError):
+        except Exception:
             break  # it is spoilt too much to be spoilt again
     return "; ".join(done)
