@@ -22,7 +22,8 @@ LOCK = f"# python: {HERE}\n# variable: SAID=twice 1\n# module: unused\ntorch==0\
 def test_every_trainer_of_the_field_has_a_lock_with_exact_pins():
     for name in FIELD:
         found = read_lock(name)
-        assert found.torch and len(found.pins) > 5, name
+        assert found.torch or name in ("mlx-lm", "tunix"), name
+        assert len(found.pins) > 5, name
         assert len({pin.partition("==")[0].lower() for pin in found.pins}) == len(found.pins), name
 
 
@@ -40,7 +41,7 @@ def test_every_adapter_of_the_field_is_shipped_and_imports_in_a_process_that_has
     ("text", "says"),
     [
         ("torch==2.13.0\nnumpy>=2\n", "line 2: 'numpy>=2' is no pin; write NAME==VERSION"),
-        ("numpy==2.4.6\n", "pins no torch"),
+        ("numpy==2.4.6\n", "pins none of torch, jax, mlx"),
         ("# variable: TWICE\ntorch==2.13.0\n", "variable 'TWICE'; write KEY=VALUE"),
     ],
     ids=["a range", "no torch", "no value"],

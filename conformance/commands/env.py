@@ -42,6 +42,6 @@ def list_environments(place: Path) -> int:
     width = max(len(name) for name in names)
     for name in names:
         lock = read_lock(name)
-        print(f"{name:{width}}  {state_of(name, place):12}  {len(lock.pins)} distributions, torch {lock.torch}")
+        print(f"{name:{width}}  {state_of(name, place):12}  {len(lock.pins)} distributions, {lock.framework}")
     print(f"in {place}")
     return 0

@@ -99,11 +99,12 @@ def create(
         raise PinnedError(f"{folder} is there already: add --again to make it anew")
     shutil.rmtree(folder, ignore_errors=True)
     place.mkdir(parents=True, exist_ok=True)
-    shared = shared_torch(lock.torch, place, tell)
+    shared = shared_torch(lock.torch, place, tell) if lock.torch else None
     tell(f"{folder}: {len(lock.pins)} distributions")
     venv.EnvBuilder(with_pip=True, symlinks=os.name != "nt").create(folder)
     site = site_of(folder)
-    (site / PTH).write_text(f"{shared}\n", encoding="utf-8")
+    if shared:
+        (site / PTH).write_text(f"{shared}\n", encoding="utf-8")
     if lock.variables:
         given = "; ".join(f"os.environ.setdefault({key!r}, {value!r})" for key, value in lock.variables)
         (site / START).write_text(f"import os; {given}\n", encoding="utf-8")

@@ -18,6 +18,7 @@ from pathlib import Path
 FOLDERS = (Path(__file__).parents[1] / "adapters" / "field",)  # where lock files lie
 PIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*")
 KEYS = ("python", "variable", "module", "note")
+FRAMEWORKS = ("torch", "jax", "mlx")  # one of them computes
 
 
 class PinnedError(ValueError):
@@ -29,7 +30,7 @@ class Lock:
     """What a lock file says.
 
     name       of the environment: the file's name without `.lock`
-    pins       "name==version" of every distribution, torch among them
+    pins       "name==version" of every distribution, torch, jax or mlx among them
     python     versions "3.11" that it was made for; none: any
     variables  set whenever its interpreter starts
     modules    names of empty modules
@@ -45,8 +46,13 @@ class Lock:
 
     @property
     def torch(self) -> str:
-        """The version of torch, which environments share."""
-        return next(pin.partition("==")[2] for pin in self.pins if pin.startswith("torch=="))
+        """The version of torch, which environments share; "" of a trainer in another framework."""
+        return self.version_of("torch")
+
+    @property
+    def framework(self) -> str:
+        """What computes, with its version: "torch 2.13.0"."""
+        return next(f"{name} {self.version_of(name)}" for name in FRAMEWORKS if self.version_of(name))
 
     def version_of(self, distribution: str) -> str:
         """The version of a distribution; "" if it is not among them."""
@@ -89,8 +95,8 @@ def parse_lock(name: str, text: str) -> Lock:
             pins.append(line.strip())
         elif line.strip():
             raise PinnedError(f"{name}.lock, line {number}: {line.strip()!r} is no pin; write NAME==VERSION")
-    if not any(pin.startswith("torch==") for pin in pins):
-        raise PinnedError(f"{name}.lock pins no torch: add a line torch==VERSION")
+    if not any(pin.partition("==")[0] in FRAMEWORKS for pin in pins):
+        raise PinnedError(f"{name}.lock pins none of {', '.join(FRAMEWORKS)}: add a line torch==VERSION")
     pythons = tuple(version.strip() for value in said["python"] for version in value.split(","))
     variables = []
     for value in said["variable"]:

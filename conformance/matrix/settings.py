@@ -56,6 +56,9 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
     "ms-swift": (Setting(), Setting({"loss_scale": "last_round"}), Setting({"loss_scale": "all"})),
     "fms-hf-tuning": (Setting(),),
     "unsloth": (Setting(), Setting({"responses_only": "false"}, SECOND_END)),
+    "axolotl": (Setting(), Setting({"sample_packing": "true"}), Setting({"train_on_inputs": "true"})),
+    "tunix": (Setting(),),
+    "mlx-lm": (Setting({"mask_prompt": "true"}), Setting()),
     "trl-0.19.1": (Setting(),),
     "trl-0.25.1": (Setting(),),
 }

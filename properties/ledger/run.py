@@ -327,12 +327,25 @@ class Run:
             lines.setdefault((row.forward, row.row), []).append(row)
         return lines
 
+    def is_fed_without_its_last(self, row: Row) -> bool:
+        """Does a row of the batch end at this position, trained on the token that follows it in its conversation? So
+        do inputs ids[:-1] with targets ids[1:]: the last token is a target and no input.
+        """
+        ends = self.lines[row.forward, row.row][-1] is row
+        return ends and row.target is not None and row.target == self.next_token(row)
+
+    def next_token(self, row: Row) -> int | None:
+        """The token that follows a position in its conversation; None at the end, and of one from nowhere."""
+        ids = self.streams[row.example].input_ids if row.example >= 0 else []
+        return ids[row.offset + 1] if row.offset + 1 < len(ids) else None
+
     def expected_target(self, piece: Piece, row: Row) -> int | None:
         """The token on which a position is to be trained under the job's policy; None where it is not.
 
-        The last position of a piece has no successor in its own example, so it is never trained.
+        The last position of a piece has no successor in its own example, so it is never trained, unless the row was
+        fed without its last token.
         """
-        if row.offset + 1 >= piece.end:
+        if row.offset + 1 >= piece.end and not self.is_fed_without_its_last(row):
             return None
         label = self.streams[piece.example].labels[row.offset + 1]
         return None if label == IGNORE else label

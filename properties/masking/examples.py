@@ -28,11 +28,13 @@ def a_cut_example_is_a_prefix(run):
             last = piece.rows[-1]
             line = run.lines[last.forward, last.row]
             after = takewhile(lambda row: row.example < 0, line[line.index(last) + 1 :])
-            clean = last.target is None and all(row.target is None for row in after)
+            beyond = run.is_fed_without_its_last(last)  # a token that is no target may have been left out unseen
+            end = piece.end + (beyond or (piece.end == limit - 1 and not run.is_target(first.example, piece.end)))
+            clean = (last.target is None or beyond) and all(row.target is None for row in after)
             yield (
                 first,
-                first.start == 0 and piece.end == limit and clean,
-                (f"expected tokens 0 to {limit} and nothing trained after them, saw {first.start} to {piece.end}"),
+                first.start == 0 and end == limit and clean,
+                (f"expected tokens 0 to {limit} and nothing trained after them, saw {first.start} to {end}"),
             )
 
 
@@ -66,8 +68,10 @@ def every_conversation_with_a_target_is_trained(run):
     limit = run.job.max_length
     seen: dict[tuple[int, int], int] = {}
     for number, piece in enumerate(run.pieces):
-        for row in piece.rows if number not in run.fillers else ():
-            seen[row.example, row.offset] = seen.get((row.example, row.offset), 0) + 1
+        last = piece.rows[-1]
+        beyond = (last.offset + 1,) if run.is_fed_without_its_last(last) else ()
+        for offset in (*range(piece.start, piece.end), *beyond) if number not in run.fillers else ():
+            seen[piece.example, offset] = seen.get((piece.example, offset), 0) + 1
     for pieces in run.appearances:
         for one, two in pairwise(pieces):
             for offset in range(one.end, two.start) if run.is_same_text(one, two) else ():

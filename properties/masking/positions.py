@@ -30,8 +30,10 @@ def nothing_else_is_trained(run):
     headers in the loss (trl#4201, maxtext#3284). Llama-2, arXiv:2307.09288 section 3.1.
     """
     for piece, row, expected in run.expected():
-        if expected is None:
-            role, kind = role_of(run, piece, min(row.offset + 1, len(run.streams[piece.example]) - 1))
+        if expected is None and row.offset + 1 == len(run.streams[piece.example]):
+            yield row, row.target is None, "trained on what stands behind the conversation's last token"
+        elif expected is None:
+            role, kind = role_of(run, piece, row.offset + 1)
             yield row, row.target is None, f"trained on a token of the {role}'s {kind}, which is not to be trained"
 
 
@@ -63,7 +65,7 @@ def each_target_is_the_next_token(run):
     """
     for line in run.lines.values():
         for row, following in zip(line, [*line[1:], None], strict=True):
-            token = following.token if following else None
+            token = following.token if following else run.next_token(row)
             if row.target is not None and row.target == token:
                 yield row, True
             elif row.target is not None:

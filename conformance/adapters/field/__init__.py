@@ -15,6 +15,9 @@ FIELD: dict[str, tuple[str, tuple[str, ...], str]] = {
     "ms-swift": ("field.ms_swift:MsSwift", ("swift",), "ms-swift"),
     "fms-hf-tuning": ("field.fms_hf_tuning:FmsHfTuning", ("tuning", "trl"), "fms-hf-tuning"),
     "unsloth": ("field.unsloth:Unsloth", ("unsloth",), "unsloth"),
+    "axolotl": ("field.axolotl:Axolotl", ("axolotl",), "axolotl"),
+    "mlx-lm": ("field.mlx_lm:MlxLm", ("mlx_lm",), "mlx-lm"),
+    "tunix": ("field.tunix:Tunix", ("tunix",), "google-tunix"),
     "litgpt": ("field.litgpt:LitGPT", ("litgpt",), "litgpt"),
 }
 
