@@ -22,6 +22,7 @@ MODULES = (
     "sftspec.handover",
     "sftspec.job",
     "sftspec.spans",
+    "sftspec.weights",
     "sftspec.conformance",
     "sftspec.conformance.adapters",
     "sftspec.conformance.adapters.transformers_trainer",
