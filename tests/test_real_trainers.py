@@ -18,7 +18,7 @@ def verdicts(trainer, *names: str) -> dict[str, str]:
     """Status by property id after the scenarios named (all that the trainer claims, if none is)."""
     chosen = [item for item in properties.load("masking", "packing", "step") if item.seam == "run"]
     scenarios = [scenario for scenario in SCENARIOS if scenario.name in names] if names else None
-    trial = put_on_trial(trainer, chosen, scenarios=scenarios)
+    trial = put_on_trial(trainer, chosen, scenarios=scenarios, areas=("masking", "packing", "step"))
     assert not [run.error for run in trial.runs if run.error]
     return {verdict.property.id: verdict.status for verdict in trial.verdicts}
 

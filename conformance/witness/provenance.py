@@ -9,7 +9,7 @@ nothing was not in any conversation.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 WORD = 4
@@ -98,8 +98,12 @@ class Provenance:
             if origins[place][1] > 0 and (place == 0 or origins[place - 1] == NOWHERE)
         }
         seen = Counter(origin for origins in resolved for origin in origins)
+        candidates: dict[int, list[Origin]] = {}  # by the token that they begin with
+        for example, offset in (*((example, 0) for example in range(len(self.streams))), *sorted(ends)):
+            if offset < len(self.streams[example]):
+                candidates.setdefault(self.streams[example][offset], []).append((example, offset))
         for row, origins in zip(rows, resolved):
-            self._fill(row, origins, ends, begins, seen)
+            self._fill(row, origins, candidates, begins, seen)
         for row, origins in zip(rows, resolved):
             # Padding behind an example that was cut just before its end-of-turn looks like that token.
             for place in range(len(row) - 1, -1, -1):
@@ -145,12 +149,16 @@ class Provenance:
         return origins
 
     def _fill(
-        self, row: Sequence[int], origins: list[Origin], ends: set[Origin], begins: set[Origin], seen: Counter[Origin]
+        self,
+        row: Sequence[int],
+        origins: list[Origin],
+        candidates: Mapping[int, list[Origin]],
+        begins: set[Origin],
+        seen: Counter[Origin],
     ) -> None:
         """Resolve stretches without an anchor that equal a whole stream, go on where another piece was cut, or are what
         another piece was cut from. Of pieces that may go on alike, the one that was seen to go on least often does.
         """
-        candidates = [*((example, 0) for example in range(len(self.streams))), *sorted(ends)]
         place = 0
         while place < len(row):
             if origins[place] != NOWHERE:
@@ -166,7 +174,7 @@ class Provenance:
                 place = stop  # it stands in place of that example's own tokens, and is of no other
                 continue
             best: tuple[int, Origin] = (0, NOWHERE)
-            for example, offset in candidates:
+            for example, offset in candidates.get(row[place], ()):
                 stream = self.streams[example]
                 length = 0
                 while (
