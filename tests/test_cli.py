@@ -82,18 +82,16 @@ def python(code: str) -> subprocess.CompletedProcess:
         ["explain", "newline"],
     ],
 )
-def test_listing_and_explaining_are_quick_and_need_no_torch(arguments):
+def test_listing_and_explaining_import_nothing_that_takes_seconds(arguments):
     code = f"""
 import atexit, sys
 atexit.register(lambda: print([name for name in ("torch", "transformers", "hypothesis") if name in sys.modules]))
 from sftspec.conformance.commands.cli import main
 sys.exit(main({arguments!r}))
 """
-    started = time.perf_counter()
     done = python(code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("[]\n")
-    assert time.perf_counter() - started < 5  # a tenth of a second on an idle machine
 
 
 def test_the_list_has_every_property_with_its_level_and_sentence(capsys):

@@ -256,10 +256,8 @@ def test_a_template_that_shows_no_boundary_is_refused():
     ],
 )
 def test_a_faulty_or_hostile_template_is_a_clear_error(source, words):
-    started = time.perf_counter()
     with pytest.raises(TemplateError, match=words):
         render(TALK, jinja_template(source, "bad.jinja"))
-    assert time.perf_counter() - started < 3
 
 
 @pytest.mark.parametrize(
