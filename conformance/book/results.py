@@ -1,4 +1,4 @@
-"""What was found: the trainers on trial, the defects in them, the releases with a known bug.
+"""What was found: the trainers and the templates on trial, the defects in them, the releases with a known bug.
 
 These pages stand in the repository (conformance/results/). A book made of an installed package has none of them.
 """
@@ -14,9 +14,10 @@ from sftspec.conformance.book import Page
 
 RESULTS = Path(conformance.__file__).parent / "results"
 PAGES = (
-    (f"{SPEC_REVISION}/README.md", "Trainers on trial"),
-    ("FINDINGS.md", "Findings"),
-    ("timemachine.md", "Releases with a known bug"),
+    (f"{SPEC_REVISION}/README.md", "index", "Trainers on trial"),
+    ("FINDINGS.md", "findings", "Findings"),
+    (f"{SPEC_REVISION}/templates/README.md", "templates", "Chat templates on trial"),
+    ("timemachine.md", "timemachine", "Releases with a known bug"),
 )
 HEADING = re.compile(r"^(#{2,4}) (.+)$", re.M)
 LINK = re.compile(r"\[([^\]]*)\]\((?!https?://)([^)]*)\)")
@@ -24,12 +25,11 @@ LINK = re.compile(r"\[([^\]]*)\]\((?!https?://)([^)]*)\)")
 
 def pages(folder: Path = RESULTS) -> Iterator[Page]:
     """A page for each of the files that are there."""
-    for place, title in PAGES:
+    for place, name, title in PAGES:
         path = folder / place
         if path.is_file():
             _, _, text = path.read_text(encoding="utf-8").partition("\n")  # the book says the title itself
-            name = f"results/{Path(place).stem.lower().replace('readme', 'index')}.md"
-            yield Page(name, title, anchored(text.strip(), Path(name).name), ("Results",), boost=0.5)
+            yield Page(f"results/{name}.md", title, anchored(text.strip(), f"{name}.md"), ("Results",), boost=0.5)
 
 
 def anchored(text: str, page: str) -> str:
