@@ -95,6 +95,10 @@ def paragraphs(docstring: str | None) -> tuple[str, str]:
     return " ".join(first.split()), rest.strip()
 
 
+class NotMeasuredError(Exception):
+    """Raised by a property where what it reads cannot be read; says why."""
+
+
 REGISTRY: dict[str, Property] = {}
 
 

@@ -390,3 +390,29 @@ def test_a_trainer_that_is_not_heard_stops_after_its_first_scenario(tmp_path, ca
     assert "no training call of job.model was seen" in errors[0] and len(errors) > 3
     assert set(errors[1:]) == {"not performed: nothing was heard of the trainer in 'plain'"}
     assert not any("seconds" in item for item in document["scenarios"][1:])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["check", "reference", "--procceses", "2"], "did you mean --processes?"),
+        (["check", "reference", "--selct=step", "--qick"], "did you mean --select, --quick?"),
+        (["judge", "folder", "--colour"], "unrecognized arguments: --colour\n"),
+    ],
+)
+def test_an_option_that_is_mistyped_is_refused_with_the_one_that_was_meant(words, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_what_adapters_import_of_the_suite_is_where_it_is_said_to_be():
+    from sftspec.conformance import distil
+    from sftspec.conformance.distilled_steps import distil as earlier
+    from sftspec.conformance.provenance import Provenance
+    from sftspec.conformance.trial import distiller
+    from sftspec.conformance.witness import provenance
+
+    assert distil is earlier is distiller.distil and Provenance is provenance.Provenance
+    with pytest.raises(ImportError):
+        from sftspec.conformance import nothing_of_that_name  # noqa: F401

@@ -67,6 +67,38 @@ def test_a_planted_fault_is_named_first_on_another_seed(name):
     assert named(MUTANTS[name].make())[:1] == [name]
 
 
+PAIRS = [  # of different stages, with scenarios that show both
+    ("masking/end-of-turn-masked", "step/clipped-per-parameter", "plain; clipping"),
+    ("masking/tool-results-trained", "step/mean-of-means", "plain; accumulation"),
+    ("masking/shifted-twice", "step/clipped-per-parameter", "plain; clipping"),
+    ("packing/plain-causal-attention", "masking/end-of-turn-masked", "plain; packed"),
+    ("packing/boundary-one-token-late", "step/mean-of-means", "packed; accumulation"),
+    ("masking/first-answer-token-lost", "step/labels-smoothed", "plain; accumulation"),
+    ("packing/plain-causal-attention", "step/clipped-per-parameter", "packed; clipping"),
+]
+
+
+def both(one: str, other: str):
+    """A trainer with two bugs: what the one replaces in the reference, and what the other does."""
+    first, second, reference = MUTANTS[one].make(), MUTANTS[other].make(), Pipeline()
+    names = [field.name for field in dataclasses.fields(reference)]
+    changed = {name: getattr(second, name) for name in names if getattr(second, name) != getattr(reference, name)}
+    assert type(second) is Pipeline and all(getattr(first, name) == getattr(reference, name) for name in changed)
+    return replace(first, **changed)
+
+
+@pytest.mark.parametrize(("one", "other", "scenarios"), PAIRS)
+def test_two_planted_faults_at_once_are_told_apart(one, other, scenarios):
+    assert set(named(both(one, other), scenarios.split("; "))[:2]) == {one, other}
+
+
+@pytest.mark.parametrize("name", ["masking/end-of-turn-masked", "step/mean-of-means", "packing/plain-causal-attention"])
+def test_one_fault_is_not_taken_for_two(name):
+    row, matrix = signatures.load()[name], signatures.load()
+    everything = [item.id for item in properties.load()], [*JOBS]
+    assert [item.beside for item in diagnose(row, *everything, matrix)][:1] == [""]
+
+
 def contents(change):
     """The reference that reads other contents: change(content, role)."""
 

@@ -26,7 +26,7 @@ from sftspec.trainer import Pipeline
 V = 320
 
 
-def distil(make, tmp_path, kind="rope", **settings):
+def distil(make, tmp_path, kind="rope", declared="", **settings):
     """(what was read, the job, the tap) of the first step of make(teacher) on four conversations of unequal lengths."""
     teacher = make_model(kind, seed=7)
     talks = [talk for talk in unequal_conversations(Writer(0)) if len(talk) > 1][:4]
@@ -36,7 +36,7 @@ def distil(make, tmp_path, kind="rope", **settings):
     with StudentTap(job.model, teacher) as tap:
         make(teacher).train(job)
     calls = tap.calls[: job.accumulation]
-    return read_distillation(calls, head, teacher), job, tap
+    return read_distillation(calls, head, teacher, declared=declared), job, tap
 
 
 def ours(temperature, alpha, **options):
@@ -263,6 +263,79 @@ def test_a_property_holds_for_the_reference_and_fails_for_what_it_is_about(name)
     assert judge(PROPERTIES[name], Ours(), []).status == "pass"
     for how, (trainer, fails) in BROKEN.items():
         assert judge(PROPERTIES[name], trainer, []).status == ("fail" if name in fails else "pass"), how
+
+
+@dataclass(frozen=True)
+class Skewed(Ours):
+    """KL(p, a p + (1 - a) q), a = 0.1 (Ko et al. 2024, arXiv:2402.03898, eq. 4), whose gradient is not known here."""
+
+    divergence: str = "skewed KL(0.1)"
+
+    def step(self, model, batches, optimizer, *_):
+        total = sum(batch.num_targets for batch in batches)
+        for batch in batches:
+            teacher = frozen_logits(self.teacher, **batch.model_inputs())[:, :-1].softmax(-1)
+            student = forward_logits(model, batch)[:, :-1].softmax(-1)
+            each = (teacher * (teacher / (0.1 * teacher + 0.9 * student)).log()).sum(-1)
+            (each * (batch.labels[:, 1:] != -100)).sum().div(total).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return StepReport(0.0, total, 0.0)
+
+
+@dataclass(frozen=True)
+class WithEntropy(Ours):
+    """A bonus for the student's entropy, at every position, beside the divergence."""
+
+    conventions = Conventions(separator=True, auxiliary="entropy bonus")
+
+    def step(self, model, batches, optimizer, *_):
+        total = sum(batch.num_targets for batch in batches)
+        for batch in batches:
+            logits, teacher = forward_logits(model, batch), frozen_logits(self.teacher, **batch.model_inputs())
+            log_p = logits.log_softmax(-1)
+            bonus = 1e-3 * (log_p.exp() * log_p).sum(-1) * batch.attention_mask
+            (distillation_loss(logits, teacher, batch.labels, 2.0, 1.0, num_targets=total) + bonus.sum()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return StepReport(0.0, total, 0.0)
+
+
+ARITHMETIC = {
+    "the-declared-divergence-is-distilled", "the-declared-cross-entropy-stands-beside-it",
+    "every-distilled-token-weighs-the-same", "the-cut-of-a-step-leaves-its-weights",
+    "the-weights-of-pure-distillation-add-up-to-one",
+}  # fmt: skip
+POSITIONS = {"the-completion-is-distilled-and-nothing-else", "the-head-moves-by-the-gradient-of-its-step"}
+
+
+@pytest.mark.parametrize(
+    ("trainer", "unread", "reason"),
+    [
+        (Skewed(), ARITHMETIC, "the divergence 'skewed KL(0.1)' is not known"),
+        (WithEntropy(), ARITHMETIC | POSITIONS, "'entropy bonus' is declared beside the divergence"),
+    ],
+)
+def test_a_loss_that_is_not_known_is_not_measured(trainer, unread, reason):
+    verdicts = {name: judge(item, trainer, []) for name, item in PROPERTIES.items()}
+    assert {name: item.status for name, item in verdicts.items()} == {
+        name: "not-measured" if name in unread else "pass" for name in PROPERTIES
+    }
+    assert all(verdicts[name].reason.startswith(reason) for name in unread)
+
+
+def test_what_is_wrong_beside_a_loss_that_is_not_known_fails():
+    trainer = Skewed(distils_all=True)
+    assert judge(PROPERTIES["the-completion-is-distilled-and-nothing-else"], trainer, []).status == "fail"
+    undeclared = Skewed(divergence="forward KL")
+    assert judge(PROPERTIES["the-declared-divergence-is-distilled"], undeclared, []).status == "fail"
+
+
+def test_a_jsd_of_any_beta_is_known(tmp_path):
+    seen, *_ = distil(ours(1.0, 1.0, divergence="jsd", beta=0.3), tmp_path)
+    assert seen.divergence == "ambiguous"
+    seen, *_ = distil(ours(1.0, 1.0, divergence="jsd", beta=0.3), tmp_path, declared="JSD(0.3)")
+    assert seen.divergence == "JSD(0.3)" and seen.runner_up >= 1000 * seen.residual
 
 
 @pytest.mark.parametrize("make", ["GKD", "Distillation"])

@@ -22,6 +22,8 @@ from sftspec.conformance.trial.two_processes import put_on_trial_apart, stage_of
 from sftspec.conformance.witness.listening import Heard
 from sftspec.conformance.witness.shards import Place
 from sftspec.conformance.witness.tap import StepRecord
+from sftspec.tests.on_trial import found, not_passed, trial_of
+from sftspec.tests.sequence_parallel import SequenceParallel
 
 FILE = Path(__file__).with_name("rank_trainers.py")
 WRONG = {
@@ -131,3 +133,30 @@ def test_a_number_of_ranks_that_cannot_be_is_refused(capsys):
         with pytest.raises(SystemExit):
             main(["check", "reference", "--processes", asked])
         assert f"{asked} is no number of ranks from 1 to 64" in capsys.readouterr().err
+
+
+SHARED_ROWS = "plain; accumulation"
+
+
+def test_ranks_that_share_rows_are_heard_as_one():
+    trial = trial_of(SequenceParallel(), SHARED_ROWS, "masking", "packing", "step")
+    assert not_passed(trial) == {}
+    passed = found(trial, "pass")
+    assert passed >= {
+        "masking/everything-chosen-is-trained", "packing/positions-restart-with-each-example",
+        "step/every-target-of-a-step-weighs-the-same",
+        "step/every-parameter-gets-its-gradient", "step/every-rank-holds-the-same-parameters",
+    }  # fmt: skip
+    assert "packing/examples-do-not-see-each-other" in found(trial, "not-measured")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "property_"),
+    [
+        ("shift", "masking/everything-chosen-is-trained"),
+        ("positions", "packing/positions-restart-with-each-example"),
+        ("attention", "packing/hidden-states-equal-those-alone"),
+    ],
+)
+def test_a_bug_between_the_stretches_of_a_row_fails(wrong, property_):
+    assert property_ in found(trial_of(SequenceParallel(wrong), "plain", "masking", "packing"), "fail")

@@ -176,7 +176,7 @@ def test_every_status_is_counted_and_none_is_lumped():
 
 
 def test_refused_conversations_are_counted():
-    assert "not given   2 of 30 conversations, in 1 scenarios: this setting does not accept them" in printed(DOCUMENT)
+    assert "data        refused: 2 of 15 conversations (plain)" in printed(DOCUMENT)
 
 
 def test_an_error_is_shown_once_with_what_the_trainer_said():

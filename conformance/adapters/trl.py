@@ -1,9 +1,11 @@
 """TRL's `SFTTrainer`: padded, packed (`bfd`, `bfd_split`, `wrapped`; `ffd` before 0.20) or padding-free; three ways to
-choose targets. Releases from 0.19 on.
+choose targets. Releases from 0.19 on; of earlier ones, to 0.11, what they have: no assistant_only_loss.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,14 @@ CHOICES = {
     "dataset": ("messages", "prompt-completion"),
     "loss_type": ("nll", "dft"),
     "peft": ("none", "lora", "rslora", "dora"),
+}
+
+# What to ask of a release that is older than a setting.
+SETTINGS = {
+    "padding_free": "padding_free=false",
+    "assistant_only_loss": "assistant_only_loss=false",
+    "packing_strategy": "packing=none",
+    "loss_type": "loss_type=nll",
 }
 
 
@@ -89,23 +99,28 @@ class TRL:
         from datasets import Dataset
         from trl import SFTConfig, SFTTrainer
 
-        newer: dict[str, str] = {} if self.packing == "none" else {"packing_strategy": self.packing}
-        if self.loss_type != "nll":
-            newer["loss_type"] = self.loss_type
-        arguments = SFTConfig(
-            **training_arguments(job),
-            max_length=job.max_length,
-            packing=self.packing != "none",
-            padding_free=self.padding_free,
-            assistant_only_loss=self.assistant_only_loss and self.dataset == "messages",
-            **newer,
-        )
+        known = {item.name for item in dataclasses.fields(SFTConfig)}
+        asked: dict[str, Any] = {"packing": self.packing != "none"}
+        asked["max_length" if "max_length" in known else "max_seq_length"] = job.max_length
+        newer = {  # and what they are where nothing is asked of them
+            "padding_free": (self.padding_free, False),
+            "assistant_only_loss": (self.assistant_only_loss and self.dataset == "messages", False),
+            "packing_strategy": (self.packing, "none"),
+            "loss_type": (self.loss_type, "nll"),
+        }
+        for name, (value, nothing) in newer.items():
+            if value != nothing and name not in known:
+                raise ValueError(f"TRL {self.version} has no {name}: use --set {SETTINGS[name]}")
+            if value != nothing:
+                asked[name] = value
+        takes = inspect.signature(SFTTrainer.__init__).parameters
+        named = "processing_class" if "processing_class" in takes else "tokenizer"
         return SFTTrainer(
             model=job.model,
-            args=arguments,
+            args=SFTConfig(**training_arguments(job), **asked),
             train_dataset=Dataset.from_list([self.record(list(talk)) for talk in job.conversations]),
-            processing_class=job.tokenizer,
             peft_config=None if self.peft == "none" else self.adapters(),
+            **{named: job.tokenizer},
         )
 
     def adapters(self) -> Any:

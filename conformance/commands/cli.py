@@ -33,6 +33,7 @@ from sftspec.conformance.commands.init import add_init_arguments, run_init
 from sftspec.conformance.commands.limits import limited
 from sftspec.conformance.commands.matrix import add_matrix_arguments, run_matrix_command
 from sftspec.conformance.commands.mutants import MutantsError, add_mutants_arguments, run_mutants
+from sftspec.conformance.commands.options import Parser
 from sftspec.conformance.commands.outputs import OutputError, add_output_arguments, require_places, write_outputs
 from sftspec.conformance.commands.show import ShowError, add_show_arguments, run_show
 from sftspec.conformance.commands.tested import installed_here, untested
@@ -64,7 +65,7 @@ examples:
 
 
 def parser() -> argparse.ArgumentParser:
-    main = argparse.ArgumentParser(
+    main = Parser(
         prog="sftspec",
         description="Put a trainer for supervised fine-tuning on trial: what was trained, on which token, how much.",
         epilog=EPILOG,

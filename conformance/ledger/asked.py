@@ -15,6 +15,7 @@ from typing import Any
 
 from sftspec.conformance.ledger.store import RecordingError
 from sftspec.conformance.trial.scenarios import MOST_RANKS, SCENARIOS, Scenario, make_job, scenarios_for
+from sftspec.conformance.witness.identity import SEQUENCE
 from sftspec.conventions import Conventions
 from sftspec.conversation import Conversation, ConversationError
 from sftspec.job import Job
@@ -41,8 +42,11 @@ class _Asked:
         return same
 
 
-def job_asked(record: Mapping[str, Any], place: str, claims: frozenset[str], seed: int, is_twin: bool) -> Job:
-    """The job of a recorded scenario. Raises RecordingError where the recorded one differs.
+def job_asked(
+    record: Mapping[str, Any], place: str, claims: frozenset[str], seed: int, is_twin: bool
+) -> tuple[Job, list[Conversation]]:
+    """The job of a recorded scenario, and what the trainer did not accept. Raises RecordingError where the recorded job
+    is another one.
 
     record  of the run: its scenario and its job
     place   names the file
@@ -59,13 +63,15 @@ def job_asked(record: Mapping[str, Any], place: str, claims: frozenset[str], see
         raise RecordingError(f"{place}: job.settings.policy is {policy!r:.80}; known: {', '.join(POLICIES)}")
     trainer = _Asked(claims, policy, Conventions(**record["conventions"]), record["job"]["conversations"])
     changes = dict(scenario.twin or {}) if is_twin else {}
-    if "processes" in claims:  # how many is the recording's own choice, and the same in every run
+    if (
+        "processes" in claims and SEQUENCE not in claims
+    ):  # how many is the recording's own choice, and the same in every run
         changes["world_size"] = count = record["job"]["settings"]["world_size"]
         if not (type(count) is int and 2 <= count <= MOST_RANKS):
             raise RecordingError(f"{place}: job.settings.world_size is {count!r:.80}, not 2 to {MOST_RANKS} ranks")
     with tempfile.TemporaryDirectory(prefix="sftspec-") as folder:
         try:
-            job, _ = make_job(scenario, trainer, seed, Path(folder), **changes)
+            job, refused = make_job(scenario, trainer, seed, Path(folder), **changes)
         except ConversationError:
             said = f"none of the conversations that scenario {scenario.name!r} has with seed {seed} is recorded"
             raise RecordingError(f"{place}: job.conversations: {said}") from None
@@ -79,7 +85,7 @@ def job_asked(record: Mapping[str, Any], place: str, claims: frozenset[str], see
             said = f"{value!r:.80}; scenario {scenario.name!r} asks {asked!r}"
             raise RecordingError(f"{place}: job.settings.{name} is {said}")
     _same_model(record["job"]["model"], job.model, place)
-    return job
+    return job, refused
 
 
 COMPARED = {  # of the configurations that the witness has, whatever the version of transformers writes beside them

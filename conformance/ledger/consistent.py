@@ -5,10 +5,12 @@ What comes from a stranger's folder is checked here once, so that whoever reads 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from sftspec.conformance.ledger.store import RecordingError
+from sftspec.conventions import TOLD
 from sftspec.properties.ledger.run import Run
 
 LARGEST = 2**31
@@ -23,6 +25,10 @@ def require_consistent(run: Run, place: str) -> None:
 
 
 def faults(run: Run) -> Iterator[str]:
+    told = run.job.reported.get(TOLD)
+    if told is not None and not is_weights(told, [len(talk) for talk in run.job.conversations]):
+        yield "job.reported.weights is no list of a number for each message of each conversation"
+        return
     yield from recut(run)
     yield from calls(run)
     yield from rows(run)
@@ -38,6 +44,15 @@ def is_whole(value: Any, least: int = 0) -> bool:
 def is_number(value: Any) -> bool:
     """A number that a float can hold; NaN and the infinities are numbers here."""
     return type(value) in (int, float) and (isinstance(value, float) or abs(value) < 10**15)
+
+
+def is_weights(told: Any, lengths: list[int]) -> bool:
+    is_list = isinstance(told, list) and all(isinstance(item, list) for item in told)
+    return (
+        is_list
+        and list(map(len, told)) == lengths
+        and all(is_number(value) and math.isfinite(value) for item in told for value in item)
+    )
 
 
 def recut(run: Run) -> Iterator[str]:

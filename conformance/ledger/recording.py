@@ -30,6 +30,8 @@ from sftspec.conformance.report.form import DocumentError, validate
 from sftspec.conformance.report.json_values import without_paths
 from sftspec.conformance.trial.judge import Trial
 from sftspec.conformance.trial.performer import require_known_claims
+from sftspec.conformance.trial.scenarios import MOST_RANKS
+from sftspec.conformance.witness.identity import SEQUENCE
 from sftspec.job import Job
 from sftspec.masking import Conventions
 from sftspec.properties.ledger.run import Forward, Replay, Row, Run, Step
@@ -57,7 +59,7 @@ def save_run(run: Run, folder: Path) -> None:
         "scenario": run.scenario,
         "error": without_paths(run.error),
         "traceback": without_paths(run.traceback),
-        "conventions": dataclasses.asdict(run.conventions),
+        "conventions": run.conventions.said(),
         "job": _job_record(run.job),
         "rows": {name: [getattr(row, name) for row in run.rows] for name in COLUMNS},
         "steps": [
@@ -122,7 +124,7 @@ def _run(record: Mapping[str, Any], folder: Path, place: str, claims: frozenset[
         raise RecordingError(f"{place}: a second run has no second run")
     tensors = Tensors(_stored(folder / TENSORS), record["equal"], str(folder / TENSORS))
     present(folder / TOKENIZER / "tokenizer.json")  # written for whoever looks; the one of the scenario is used
-    job = job_asked(record, place, claims, seed, is_twin)
+    job, refused = job_asked(record, place, claims, seed, is_twin)
     job.reported = record["job"]["reported"]
     run = Run(
         job=job,
@@ -159,7 +161,8 @@ def _run(record: Mapping[str, Any], folder: Path, place: str, claims: frozenset[
         unread=record["unread"],
         cut=record["cut"],
         recut={int(index): ids for index, ids in record["recut"].items()},
-        processes=job.world_size if "processes" in claims else 1,
+        processes=_processes(record, job, claims),
+        refused=refused,
     )
     if record.get("processes", 1) != run.processes:
         raise RecordingError(f"{place}: it has {record['processes']} processes; its claims say otherwise")
@@ -169,6 +172,14 @@ def _run(record: Mapping[str, Any], folder: Path, place: str, claims: frozenset[
     if run.final or not run.error:  # a trainer that was ended while it trained left no parameters
         _load_parameters(run.job.model, run.final, run.adapters, place)
     return run
+
+
+def _processes(record: Mapping[str, Any], job: Job, claims: frozenset[str]) -> int:
+    """How many ranks did the job: as many as it asks for, or, where they share rows, as the recording says."""
+    if "processes" not in claims:
+        return 1
+    said = record.get("processes", 1)
+    return said if SEQUENCE in claims and is_whole(said, 2) and said <= MOST_RANKS else job.world_size
 
 
 def _stored(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ The document names no folder, user or host of the machine that made it. Its form
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -78,6 +79,8 @@ def scenario_record(
         "conversations": len(run.job.conversations),
         "refused": refused.get(run.scenario, 0),
     }
+    if run.untaken:
+        record["untaken"] = [dataclasses.asdict(item) for item in run.untaken]
     if run.scenario in seconds:
         record["seconds"] = round(seconds[run.scenario], 3)
     return record
@@ -115,4 +118,5 @@ def diagnosis_record(item: Diagnosis) -> dict[str, Any]:
         "seen_in": item.mutant.seen_in,
         "effect": item.mutant.effect,
         "fix": item.mutant.fix,
+        **({"beside": item.beside} if item.beside else {}),
     }

@@ -13,6 +13,7 @@ from importlib import resources
 from typing import Any
 
 from sftspec.conformance.report.failures import entries, pairs, where
+from sftspec.conformance.report.fates import fates
 from sftspec.conformance.report.isolation import leaks
 from sftspec.conformance.report.links import links
 from sftspec.conformance.report.outcome import exit_code
@@ -78,7 +79,6 @@ def head(document: Mapping[str, Any]) -> Iterator[str]:
     if not_counted(document):
         yield f'<p class="quiet">{escape(not_counted(document))}.</p>'
     trainer, on = document["trainer"], document["environment"]
-    refused = sum(scenario["refused"] for scenario in document["scenarios"])
     given = sum(scenario["conversations"] for scenario in document["scenarios"])
     said = {
         "setting": pairs(trainer["setting"]),
@@ -86,7 +86,7 @@ def head(document: Mapping[str, Any]) -> Iterator[str]:
         "conventions": pairs(trainer["conventions"]),
         "specification": f"{document['spec_revision']}, seed {document['seed']}",
         "was given": f"{given:,} conversations in {len(document['scenarios'])} scenarios",
-        "not given": f"{refused:,} conversations: this setting does not accept them" if refused else "",
+        **fates(document),
         "on": ", ".join(f"{key} {value}" for key, value in on.items() if value),
     }
     yield "<details><summary>Who was on trial, and how</summary>"
@@ -250,6 +250,7 @@ def likeliest(document: Mapping[str, Any]) -> Iterator[str]:
     for item in document["diagnosis"]:
         yield f'<div class="card"><h3>{escape(item["mutant"])}</h3>'
         agree = f"{item['agree']} of {item['of']} failing properties agree, likeness {item['likeness']:.2f}"
+        agree += f", together with {item['beside']}" if item.get("beside") else ""
         said = {"breaks": item["breaks"], "seen in": item["seen_in"], "effect": item["effect"], "fix": item["fix"]}
         yield from definitions({label: linked(text) for label, text in said.items()} | {"how alike": agree})
         yield "</div>"

@@ -26,6 +26,7 @@ from sftspec.conformance.report.failures import (
     shortened,
     style_of,
 )
+from sftspec.conformance.report.fates import fates
 from sftspec.conformance.report.json_values import without_paths
 from sftspec.conformance.report.outcome import (
     EXIT_BROKEN,
@@ -188,21 +189,20 @@ def likeliest(document: Mapping[str, Any], width: int) -> Iterator[Text]:
         yield from labelled("looks like", none, width)
     for place, item in enumerate(document["diagnosis"]):
         agree = f"{item['agree']} of {item['of']} failing properties agree, likeness {item['likeness']:.2f}"
-        said = f"{item['mutant']} ({agree}): {item['breaks']}"
-        if place == 0:
+        beside = item.get("beside")
+        said = f"{item['mutant']} ({agree}{f', together with {beside}' if beside else ''}): {item['breaks']}"
+        if place == 0 or beside:
             said += f" Seen in: {item['seen_in']}; effect: {item['effect']}; fix: {item['fix']}."
-        yield from labelled("or" if place else "looks like", said, width, "" if place else "bold")
+        yield from labelled(
+            ("and" if beside else "or") if place else "looks like", said, width, "" if place else "bold"
+        )
 
 
 def refusals(document: Mapping[str, Any], width: int) -> Iterator[Text]:
-    """How many conversations the setting does not accept: they were never given to the trainer."""
-    refused = [scenario for scenario in document["scenarios"] if scenario["refused"]]
-    if refused:
-        lost = sum(scenario["refused"] for scenario in refused)
-        total = lost + sum(scenario["conversations"] for scenario in document["scenarios"])
-        said = f"{lost} of {total} conversations, in {len(refused)} scenarios: this setting does not accept them"
-        yield Text()
-        yield from labelled("not given", said, width)
+    """What became of the conversations that it did not take, in four words (sftspec.properties.masking.untaken)."""
+    for number, (how, said) in enumerate(fates(document).items()):
+        yield from (() if number else (Text(),))
+        yield from labelled("" if number else "data", f"{how}: {said}", width)
 
 
 def baseline_problems(document: Mapping[str, Any], width: int) -> Iterator[Text]:

@@ -7,11 +7,15 @@ as far as it is equally far off on both, on the same kinds of token. Only what b
 the matrix holds the scenarios and functions of its mutant's areas. What a failure says counts where it measures
 nothing: one property that fails everywhere would be like any other. Below LEAST nothing is said: a wrong name costs
 more time than none.
+
+Two faults at once fail together as the union of their rows does, coordinate by coordinate the longer one. Two are said
+where their union is much more alike than any single row, and each of them is seen nearly whole.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -25,6 +29,10 @@ from sftspec.properties import REGISTRY
 
 LEAST = 0.7  # tests/test_diagnosis.py says what it lets through and what it keeps out
 AGREES = 0.5
+WHOLE = 0.8  # of a row's length that is seen, of each of two bugs that are named together
+TOGETHER = 0.85  # likeness of two, at least
+GAIN = 0.05  # by which two are more alike than one
+FEW = 40  # rows that are tried in pairs: those that explain most
 WORDS = re.compile(r"[^\W\d]+")
 JOINED = {item.name for item in SCENARIOS if item.joins}
 
@@ -34,12 +42,14 @@ class Diagnosis:
     """A planted bug that a trainer looks like: of `of` failing properties, `agree` fail in the same way on both.
 
     likeness  in [0, 1]
+    beside    the other one, where two together are what it looks like
     """
 
     mutant: Mutant
     agree: int
     of: int
     likeness: float
+    beside: str = ""
 
 
 def ruzicka(one: Mapping[str, float], other: Mapping[str, float]) -> float:
@@ -122,20 +132,93 @@ def diagnose(
     properties, scenarios = set(properties), set(scenarios)
     if not found or len(properties) == 1:  # one property that was asked alone makes no pattern
         return []
-    candidates = []
+    candidates, parts = [], []
     for mutant in load_mutants():
         whole = matrix.get(mutant.name, {})
         if whole.keys().isdisjoint(found):
             continue
-        shown = scenarios & scenarios_of(mutant, whole)
+        known = scenarios & scenarios_of(mutant, whole)
         row, seen = (
-            within(item, [name for name in item if name in properties and mutant.asks(REGISTRY[name])], shown)
+            within(item, [name for name in item if name in properties and mutant.asks(REGISTRY[name])], known)
             for item in (whole, found)
         )
-        agree, of, value = compare(seen, row) if row and seen else (0, 1, 0.0)
+        if not (row and seen):
+            continue
+        agree, of, value = compare(seen, row)
         if value >= LEAST:
             candidates.append(Diagnosis(mutant, agree, of, value))
+        parts.append(Part(mutant, row, frozenset(known | {"drawn"})))
+    if two := together(within(found, properties & found.keys(), scenarios), parts):
+        return two
     return sorted(candidates, key=lambda item: (-item.likeness, -item.of)) or exactly(found, matrix)
+
+
+def union(one: Signature, other: Signature) -> Signature:
+    """How two bugs that are planted at once fail, if neither hides the other: each coordinate as the longer has it."""
+
+    def longer(first: Mark, second: Mark) -> Mark:
+        names = first.scenarios.keys() | second.scenarios.keys()
+        shares = {name: max(first.scenarios.get(name, 0.0), second.scenarios.get(name, 0.0)) for name in names}
+        more, less = sorted((first, second), key=lambda mark: -sum(mark.scenarios.values()))
+        return replace(more, scenarios=shares, measures=less.measures | more.measures)
+
+    return {
+        name: longer(one[name], other[name]) if name in one and name in other else (one | other)[name]
+        for name in one.keys() | other.keys()
+    }
+
+
+@dataclass(frozen=True)
+class Part:
+    """A planted bug that may be one of two.
+
+    row    how it fails, as far as it may be compared
+    known  the scenarios in which that is known
+    """
+
+    mutant: Mutant
+    row: Signature
+    known: frozenset[str]
+
+    def fails(self, name: str, scenario: str) -> bool:
+        return name in self.row and scenario in self.row[name].scenarios
+
+
+def seen_by(found: Signature, one: Part, other: Part) -> Signature:
+    """What fails, as far as two rows tell: where both know, or one of them fails as well."""
+
+    def tells(name: str, scenario: str) -> bool:
+        both = scenario in one.known and scenario in other.known
+        return both or one.fails(name, scenario) or other.fails(name, scenario)
+
+    cut = {
+        name: replace(mark, scenarios={key: share for key, share in mark.scenarios.items() if tells(name, key)})
+        for name, mark in found.items()
+    }
+    return {name: mark for name, mark in cut.items() if mark.scenarios}
+
+
+def together(found: Signature, parts: Iterable[Part]) -> list[Diagnosis]:
+    """The two planted bugs whose union a trainer looks like; none, unless that is clearly more alike than one is."""
+    explained = []
+    for part in parts if len(found) > 1 else ():
+        common = sum(overlap(found[name], mark)[0] for name, mark in part.row.items() if name in found)
+        if common >= WHOLE * sum(overlap(mark, mark)[1] for mark in part.row.values()):
+            explained.append((common, part))
+    explained.sort(key=lambda item: -item[0])
+    most, best = 0.0, list[Diagnosis]()
+    for (_, one), (_, other) in itertools.combinations(explained[:FEW], 2):
+        seen, row = seen_by(found, one, other), union(one.row, other.row)
+        agree, of, value = compare(seen, row)
+        common = sum(overlap(mark, row[name])[0] for name, mark in seen.items() if name in row)
+        alone = max(compare(seen, part.row)[2] for part in (one, other))
+        if value >= max(TOGETHER, alone + GAIN) and common > most:  # of two pairs, the one that explains more
+            most = common
+            best = [
+                Diagnosis(one.mutant, agree, of, value, other.mutant.name),
+                Diagnosis(other.mutant, agree, of, value, one.mutant.name),
+            ]
+    return best
 
 
 WEIGHTS = "step/every-target-of-a-step-weighs-the-same"

@@ -7,6 +7,7 @@ whatever breaks trainers: control strings, outer whitespace, empty contents, man
 
 from __future__ import annotations
 
+import itertools
 import random
 import string
 from collections.abc import Callable
@@ -232,6 +233,22 @@ def flagged_conversations(writer: Writer) -> list[Conversation]:
     beside[-1]["train"] = True
     spoken[0]["train"] = spoken[2]["train"] = silent[-1]["train"] = False
     return [*talks, called, twice, asked, kept, beside, spoken, silent]
+
+
+def weighted_conversations(writer: Writer) -> list[Conversation]:
+    """Conversations whose messages weigh unlike: fractions, 0, 1 or nothing said; in one all weigh the same, in two
+    only the last answer weighs anything.
+    """
+    talks = [
+        writer.talk(1 + number % 3, write=lambda count=1 + number % 5: writer.words(count)) for number in range(12)
+    ]
+    weights = itertools.cycle((0.5, None, 0.25, 1.0, 0.0, 0.75, 0.125))
+    for number, talk in enumerate(talks):
+        for message in talk:
+            weight = 0.3 if number == 4 else 0.0 if number in (5, 8) and message is not talk[-1] else next(weights)
+            if weight is not None:
+                message["weight"] = weight
+    return talks
 
 
 def one_long_conversation(words: int) -> Callable[[Writer], list[Conversation]]:

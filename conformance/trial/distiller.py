@@ -17,10 +17,12 @@ from torch import Tensor
 
 from sftspec.conformance.trial.corpora import Writer, unequal_conversations
 from sftspec.conformance.witness.distillation_recovery import (
+    DIVERGENCES,
     TEMPERATURES,
     Distilled,
     StudentCall,
     StudentTap,
+    divergence_named,
     read_distillation,
 )
 from sftspec.conformance.witness.model import make_model, make_tokenizer
@@ -45,6 +47,8 @@ class DistilledStep:
     astray                 by how much the head moved elsewhere than this step's gradient and rate say, in units of what
                            rounding explains
     unmoved                the student's parameters that the whole run left as they were
+    unknown                why the arithmetic of its loss is not known ("": it is)
+    auxiliary              the loss that the trainer declares beside its own
     """
 
     seen: Distilled
@@ -57,6 +61,8 @@ class DistilledStep:
     student_is_in_training: bool
     astray: float
     unmoved: list[str]
+    unknown: str = ""
+    auxiliary: str = ""
 
 
 def distil(
@@ -91,13 +97,23 @@ def distil(
     hypotheses = [sorted({*TEMPERATURES, said}), *[sorted({1.0, said})] * len(steps)]  # a later step is to confirm
     return [
         DistilledStep(
-            read_distillation(calls, before, teacher, temperatures), trainer.divergence, said,
+            read_distillation(calls, before, teacher, temperatures, trainer.divergence), trainer.divergence, said,
             getattr(trainer, "cross_entropy", 0.0), _completions(calls, job, conventions), _rows(calls),
             tap.teacher_is_untouched, all(call.training for call in calls),
-            _astray(calls, before, after, job.learning_rate), unmoved,
+            _astray(calls, before, after, job.learning_rate), unmoved, unknown(trainer.divergence, conventions),
+            conventions.auxiliary,
         )
         for calls, before, after, temperatures in zip(steps, heads, heads[1:], hypotheses, strict=False)
     ]  # fmt: skip
+
+
+def unknown(divergence: str, conventions: Conventions) -> str:
+    """Why nothing can be said of a loss that is declared to be of this divergence; "" where it can."""
+    if conventions.auxiliary:
+        return f"{conventions.auxiliary!r} is declared beside the divergence, and its gradient is not known"
+    if divergence_named(divergence) is None:
+        return f"the divergence {divergence!r:.80} is not known; known: {', '.join(DIVERGENCES)}, JSD of any beta"
+    return ""
 
 
 def _steps(calls: Sequence[StudentCall]) -> list[list[StudentCall]]:

@@ -18,6 +18,7 @@ from sftspec.conformance.trial.launch import death, free_port, torchrun
 from sftspec.conformance.trial.merging import merged
 from sftspec.conformance.witness.exchange import read_heard, write_heard
 from sftspec.conformance.witness.groups import meeting_at
+from sftspec.conformance.witness.identity import SEQUENCE, claims_of
 from sftspec.conformance.witness.listening import Heard, listen
 from sftspec.conformance.witness.provenance import Provenance
 from sftspec.job import Job
@@ -26,27 +27,29 @@ LIMIT = 120.0  # seconds
 
 
 def listen_to_ranks(trainer: Any, job: Job, provenance: Provenance, max_replays: int, seed: int) -> Heard:
-    """Let a trainer do a job as job.world_size ranks. What was heard has an error where one of them is lost."""
-    port = free_port()
+    """Let a trainer do a job as its ranks. What was heard has an error where one of them is lost."""
+    port, shared = free_port(), SEQUENCE in claims_of(trainer)
     with tempfile.TemporaryDirectory(prefix="sftspec-") as name:
         folder, children = Path(name), []
-        for rank in range(job.world_size):
+        for rank in range(trainer.processes):
             child = os.fork()
             if not child:
                 _be(rank, port, folder, trainer, job, provenance, max_replays, seed)
             children.append(child)
         lost = _wait(children)
-        return Heard(error=lost) if lost else merged([read_heard(folder, rank) for rank in range(len(children))])
+        heard = [] if lost else [read_heard(folder, rank) for rank in range(len(children))]
+        return Heard(error=lost) if lost else merged(heard, shared)
 
 
 def _be(rank: int, port: int, folder: Path, trainer: Any, job: Job, *how: Any) -> None:
     """Be this rank, and end."""
     code = 1
     try:
-        os.environ.update(torchrun(rank, job.world_size, port, os.environ))
+        os.environ.update(torchrun(rank, trainer.processes, port, os.environ))
         provenance, max_replays, seed = how
         with meeting_at(port):
-            heard = listen(trainer, job, provenance, max_replays, seed + rank)
+            replays = 0 if SEQUENCE in claims_of(trainer) else max_replays
+            heard = listen(trainer, job, provenance, replays, seed + rank)
         heard.accepted = list(range(len(job.conversations)))
         write_heard(folder, heard, rank)
         code = 0

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sftspec
-from sftspec.properties import Property
+from sftspec.properties import NotMeasuredError, Property
 from sftspec.properties.variations import VARIATIONS, NotAsked, Variation
 
 RESERVE = 3  # times as many are drawn where most are refused
@@ -59,7 +59,8 @@ def part_of(trainer: Any, item: Property):
 def draw(item: Property, function: Any, max_examples: int) -> Drawn:
     """Explicit examples first, then what hypothesis draws, until one does not hold; a drawn one is shrunk.
 
-    A function that raises UnsatisfiedAssumption is not asked what it was given.
+    A function that raises UnsatisfiedAssumption is not asked what it was given. Raises NotMeasuredError where the
+    property does.
     """
     from hypothesis.errors import Unsatisfiable, UnsatisfiedAssumption
 
@@ -98,6 +99,8 @@ def draw(item: Property, function: Any, max_examples: int) -> Drawn:
                     if asked >= max_examples:
                         break
                     asked += is_asked(arguments)
+        except NotMeasuredError:
+            raise
         except Exception:  # shrunk
             _hypothesis(strategies, judge, max_examples)
             raise
@@ -116,6 +119,8 @@ def draw(item: Property, function: Any, max_examples: int) -> Drawn:
                 except Exception:
                     _hypothesis(strategies, lambda **arguments: is_asked(arguments), max_examples)
                     raise
+    except NotMeasuredError:
+        raise
     except Exception as error:
         if smallest:
             return Drawn(held, smallest)

@@ -21,7 +21,7 @@ from sftspec.conformance.trial.functions import draw, part_of
 from sftspec.conformance.trial.performer import perform, require_known_claims
 from sftspec.conformance.trial.scenarios import GOLDENS, SCENARIOS, Scenario, scenarios_for
 from sftspec.conformance.witness.identity import claims_of
-from sftspec.properties import Property
+from sftspec.properties import NotMeasuredError, Property
 from sftspec.properties.ledger.run import Run
 
 MADE_FOR = {scenario.name: scenario.areas for scenario in SCENARIOS}
@@ -152,8 +152,8 @@ def read_run(verdicts: Iterable[Verdict], run: Run) -> None:
 
 
 def block(trial: Trial) -> None:
-    """What needs a property that fails cannot be read, nor can what needs that."""
-    unread = {verdict.property.id for verdict in trial.verdicts if verdict.status == "fail"}
+    """What needs a property that fails, or is ambiguous, cannot be read, nor can what needs that."""
+    unread = {verdict.property.id for verdict in trial.verdicts if verdict.status in ("fail", "ambiguous")}
     # What needs a blocked property is blocked as well, so go on until nothing more is.
     while found := [item for item in trial.verdicts if item.status != "blocked" and unread & set(item.property.needs)]:
         for verdict in found:
@@ -225,6 +225,8 @@ def settle(verdict: Verdict, trainer: Any, runs: list[Run], max_examples: int) -
     if verdict.property.seam != "run":
         try:
             return _judge_seam(verdict.property, trainer, max_examples)
+        except NotMeasuredError as error:
+            return Verdict(verdict.property, "not-measured", str(error))
         except Exception as error:
             return Verdict(verdict.property, "error", _broke(error))
     if verdict.failures:

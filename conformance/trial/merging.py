@@ -1,6 +1,7 @@
 """What was heard of several ranks, as one: the calls of all of them, step by step, and one state of the parameters.
 
-A step's calls stand in the order in which the ranks make them side by side. A parameter that is kept whole on each rank
+A step's calls stand in the order in which the ranks make them side by side; where ranks share rows, a call is theirs
+together. A parameter that is kept whole on each rank
 is rank 0's, one that is sharded is joined; wherever two ranks hold the same element, it is looked whether they hold the
 same bits. What a trainer says through job.report is what its rank 0 says.
 """
@@ -21,15 +22,18 @@ from sftspec.conformance.witness.tensor_file import is_same
 State = Mapping[str, Tensor]
 
 
-def merged(heard: Sequence[Heard]) -> Heard:
-    """What was heard of all ranks together. Raises ValueError where their shards do not make up the whole."""
+def merged(heard: Sequence[Heard], rows_are_shared: bool = False) -> Heard:
+    """What was heard of all ranks together. Raises ValueError where their shards do not make up the whole.
+
+    rows_are_shared: each rank holds a stretch of the columns of every row, which are joined.
+    """
     first = heard[0]
     if len(heard) == 1:
         return first
     error, trace = _error(heard)
     if error:  # a rank that was lost leaves the others in the middle of a step
         heard = [_up_to(item, min(len(item.steps) for item in heard)) for item in heard]
-    calls, numbers = _calls(heard)
+    calls, numbers = (_joined_calls(heard), {}) if rows_are_shared else _calls(heard)
     places = [item.places for item in heard]
     steps = [_step(heard, index) for index in range(max(len(item.steps) for item in heard))]
     for index, step in enumerate(steps):
@@ -41,7 +45,9 @@ def merged(heard: Sequence[Heard]) -> Heard:
         calls=calls,
         steps=steps,
         replays=[
-            replace(item, call=numbers[rank, item.call]) for rank, one in enumerate(heard) for item in one.replays
+            replace(item, call=numbers[rank, item.call])
+            for rank, one in enumerate(heard)
+            for item in (() if rows_are_shared else one.replays)  # made on one rank, they wait for the others
         ],
         unheard="" if calls else next(filter(None, (item.unheard for item in heard)), ""),
         final=dict(steps[-1].after) if error and steps else _whole([item.final for item in heard], places),
@@ -68,6 +74,41 @@ def _calls(heard: Sequence[Heard]) -> tuple[list[Call], dict[tuple[int, int], in
     made.sort(key=lambda item: item[:3])
     numbers = {(rank, call.index): number for number, (*_, rank, call) in enumerate(made)}
     return [replace(call, index=number, rank=rank) for number, (*_, rank, call) in enumerate(made)], numbers
+
+
+def _joined_calls(heard: Sequence[Heard]) -> list[Call]:
+    """The calls of ranks that share rows, each of them once. Raises ValueError where ranks made unlike calls."""
+    shapes = [[(call.step, len(call.input_ids)) for call in item.calls] for item in heard]
+    if odd := [rank for rank, made in enumerate(shapes) if made != shapes[0]]:
+        raise ValueError(f"rank {odd[0]} made other calls than rank 0, and they are to share rows")
+    return [_joined_call(calls) for calls in zip(*(item.calls for item in heard), strict=True)]
+
+
+def _joined_call(calls: Sequence[Call]) -> Call:
+    """Stretches of rows, rank after rank; where positions say so (each of a row's once), in their order."""
+    places = torch.cat([call.position_ids for call in calls], 1)
+    order = places.argsort(dim=1, stable=True)
+    whole = torch.arange(places.shape[1])
+    if not bool((places.gather(1, order) == whole).all()):
+        order = whole.expand(places.shape)
+
+    def join(parts: Sequence[Tensor]) -> Tensor:
+        joined = torch.cat(list(parts), 1)
+        index = order if joined.dim() == 2 else order[..., None].expand(joined.shape)
+        return joined.gather(1, index)
+
+    reached = any(call.gradient is not None for call in calls)
+    gradients = [torch.zeros_like(call.hidden) if call.gradient is None else call.gradient for call in calls]
+    return replace(
+        calls[0],
+        input_ids=join([call.input_ids for call in calls]),
+        position_ids=join([call.position_ids for call in calls]),
+        hidden=join([call.hidden for call in calls]),
+        attended=join([call.attended for call in calls]),
+        gradient=join(gradients) if reached else None,
+        drew=any(call.drew for call in calls),
+        overflowed=any(call.overflowed for call in calls),
+    )
 
 
 def _step(heard: Sequence[Heard], index: int) -> StepRecord:

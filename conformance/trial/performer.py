@@ -19,18 +19,19 @@ from sftspec.conformance.trial.corpora import ALPHABET
 from sftspec.conformance.trial.cut import as_cut
 from sftspec.conformance.trial.forking import listen_to_ranks
 from sftspec.conformance.trial.scenarios import GOLDENS, SCENARIOS, WITHOUT, Scenario, make_job, spare_of
-from sftspec.conformance.witness.asked import even
-from sftspec.conformance.witness.identity import claims_of
+from sftspec.conformance.witness.asked import even, said_by
+from sftspec.conformance.witness.identity import SEQUENCE, claims_of, weights_told
 from sftspec.conformance.witness.listening import Heard, listen
 from sftspec.conformance.witness.provenance import Provenance
 from sftspec.conformance.witness.recovery import WitnessError, build_run
+from sftspec.conventions import TOLD
 from sftspec.masking import Conventions
 from sftspec.properties.ledger.run import Run
 
 
 def require_known_claims(trainer: Any) -> None:
     """A claim with a typo would be reported as not claimed. Raises TrainerError with those that there are."""
-    known = {"padding", *WITHOUT.values()}.union(
+    known = {"padding", SEQUENCE, *WITHOUT.values()}.union(
         *(item.claims for item in SCENARIOS), (item.claim for item in properties.load())
     ) - {""}
     for claim in sorted(claims_of(trainer) - known):
@@ -92,21 +93,26 @@ def replays_in(scenario: Scenario, max_replays: int) -> int:
 
 def _perform_once(trainer, scenario, seed, workdir, max_replays, /, **changes) -> Performance:
     processes = getattr(trainer, "processes", 1)
-    if processes > 1:
+    if processes > 1 and SEQUENCE not in claims_of(trainer):
         changes = {**changes, "world_size": processes}
     job, refused = make_job(scenario, trainer, seed, workdir, **changes)
     conventions = getattr(trainer, "conventions", None) or Conventions()
     if processes > 1:
         count, spare = len(job.conversations), spare_of(scenario, job, seed)
-        del job.conversations[len(even(range(count), count - spare, job.batch_size * processes)) :]
-    run = Run(job, conventions, scenario=scenario.name, processes=processes)
+        del job.conversations[len(even(range(count), count - spare, job.batch_size * job.world_size)) :]
+    run = Run(job, conventions, scenario=scenario.name, processes=processes, refused=refused)
     provenance = provenance_of(run)
     run.initial = {name: item.detach().clone() for name, item in job.model.named_parameters()}
     asked = copy.deepcopy(job.model.config)
+    try:
+        weights = weights_told(trainer, job)
+    except Exception as error:
+        return performed(run, Heard(error=f"conventions.weights: {said_by(error)}"), provenance, len(refused))
     hear = listen if processes == 1 else listen_to_ranks
     heard = hear(trainer, job, provenance, max_replays, seed)
+    heard.reported = heard.reported | weights
     job.model.config = asked  # what a trainer writes into it (dropout, rope) is not what was asked
-    return performed(run, heard, provenance, refused)
+    return performed(run, heard, provenance, len(refused))
 
 
 def provenance_of(run: Run) -> Provenance:
@@ -127,4 +133,6 @@ def alphabet_of(tokenizer: Any) -> list[int]:
 def performed(run: Run, heard: Heard, provenance: Provenance, refused: int) -> Performance:
     """A performance of what was heard, in this process or in another one."""
     run.error, run.traceback, run.final, run.job.reported = heard.error, heard.traceback, heard.final, heard.reported
+    if TOLD in heard.reported:  # what weighs nothing is no target
+        run.__dict__.pop("streams", None)
     return Performance(run, heard, provenance, refused)

@@ -27,6 +27,7 @@ from sftspec.conformance.trial.corpora import (
     one_long_conversation,
     seven_packs,
     unequal_conversations,
+    weighted_conversations,
 )
 from sftspec.conventions import Conventions
 from sftspec.conversation import Conversation
@@ -157,6 +158,9 @@ SCENARIOS = (
               ("ranks", "frozen", "policy", "clipping", "resume", "padding"), few_conversations, {"dropout": 0.1},
               {"resume_at": None}, frozen=FROZEN, policy="last", max_grad_norm=0.25, batch_size=1, world_size=2,
               resume_at=3, epochs=2, joins=True),
+    _scenario("turns that weigh", "masking step", ("weights",), weighted_conversations, batch_size=3),
+    _scenario("turns that weigh, accumulation", "step", ("weights", "accumulation"), weighted_conversations,
+              batch_size=1, accumulation=5),
     _scenario("packed", "masking packing", ("packing",), hostile_conversations, twin={},
               packing=True, batch_size=2),
     _scenario("packed, pad is end-of-turn", "masking packing", ("packing",), hostile_conversations,
@@ -206,8 +210,10 @@ def scenarios_for(claims: frozenset[str], areas: Iterable[str] = ()) -> list[Sce
     ]
 
 
-def make_job(scenario: Scenario, trainer: Any, seed: int, workdir: Path, /, **changes: Any) -> tuple[Job, int]:
-    """The job of a scenario for a trainer, and how many conversations its setting does not accept."""
+def make_job(
+    scenario: Scenario, trainer: Any, seed: int, workdir: Path, /, **changes: Any
+) -> tuple[Job, list[Conversation]]:
+    """The job of a scenario for a trainer, and the conversations that its setting does not accept."""
     import torch
 
     from sftspec.conformance.witness.model import make_model, make_tokenizer
@@ -226,7 +232,10 @@ def make_job(scenario: Scenario, trainer: Any, seed: int, workdir: Path, /, **ch
     writer = Writer(seed)
     written = scenario.corpus(writer) + spare_conversations(scenario, settings, getattr(trainer, "claims", ()), writer)
     accepts = getattr(trainer, "accepts", lambda conversation: True)
-    corpus = [conversation for conversation in written if accepts(conversation)]
+    corpus: list[Conversation] = []
+    refused: list[Conversation] = []
+    for conversation in written:
+        (corpus if accepts(conversation) else refused).append(conversation)
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "corpus.jsonl"
     for number, conversation in enumerate(corpus, 1):
@@ -251,7 +260,7 @@ def make_job(scenario: Scenario, trainer: Any, seed: int, workdir: Path, /, **ch
         workdir=workdir,
         **settings,
     )
-    return job, len(written) - len(corpus)
+    return job, refused
 
 
 USUAL = 128.0  # targets of a step, about: a sum steps so many times as far as their mean

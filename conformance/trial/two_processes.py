@@ -34,6 +34,7 @@ from sftspec.conformance.trial.process import Ended, Limits, Performer
 from sftspec.conformance.trial.scenarios import Scenario, make_job, spare_of
 from sftspec.conformance.witness.asked import keep
 from sftspec.conformance.witness.exchange import read_heard, write_job
+from sftspec.conformance.witness.identity import SEQUENCE
 from sftspec.conformance.witness.mailbox import FIRST, ORDER, TWIN, job_folder, write_whole
 from sftspec.conventions import Conventions
 from sftspec.properties import Property
@@ -274,7 +275,7 @@ class Desk:
 
     def _asked(self, scenario: Scenario, folder: Path, replays: int, changes: Mapping[str, Any]) -> Run:
         processes = self.stage.processes
-        if processes > 1:
+        if processes > 1 and SEQUENCE not in self.trainer.claims:
             changes = {**changes, "world_size": processes}
         job, _ = make_job(scenario, self.trainer, self.seed, folder, **changes)
         spare = spare_of(scenario, job, self.seed)
@@ -294,9 +295,10 @@ class Desk:
             run.error, run.twin = ended.died, None
         else:
             try:
-                first = heard_of(run, folder / FIRST, self.stage.processes)
+                shared = SEQUENCE in self.trainer.claims
+                first = heard_of(run, folder / FIRST, self.stage.processes, shared)
                 if run.twin is not None:
-                    first.twin = heard_of(run.twin, folder / TWIN, self.stage.processes)
+                    first.twin = heard_of(run.twin, folder / TWIN, self.stage.processes, shared)
                 self.refused[run.scenario] = first.refused
                 run = first.read()
             except (OSError, ValueError, KeyError, TypeError) as error:
@@ -306,10 +308,12 @@ class Desk:
         return run
 
 
-def heard_of(run: Run, folder: Path, processes: int) -> Performance:
+def heard_of(run: Run, folder: Path, processes: int, rows_are_shared: bool) -> Performance:
     """What was heard of a trainer, on all of its ranks, with the job of a run that is blank so far."""
-    heard = merged([read_heard(folder, rank) for rank in range(processes)])
+    heard = merged([read_heard(folder, rank) for rank in range(processes)], rows_are_shared)
     job, streams = run.job, run.streams
+    run.refused = [talk for number, talk in enumerate(job.conversations) if number not in heard.accepted]
+    run.refused = run.refused[: heard.refused]  # what is left out beside them only made batches come out even
     job.conversations = keep(job.conversations, heard.accepted)
     run.__dict__["streams"] = [streams[number] for number in heard.accepted]
     return performed(run, heard, provenance_of(run), heard.refused)
@@ -326,7 +330,7 @@ def is_unheard(run: Run) -> bool:
 def lightened(run: Run, verdicts: Sequence[Verdict]) -> Run:
     """What is told of a run that was read: all but its tensors where it holds a counterexample, else its name."""
     shown = [item.counterexample for item in verdicts if item.counterexample and item.counterexample.get("run") is run]
-    arithmetic = run.arithmetic if run.final else ""  # read when a verdict is settled
+    arithmetic, told = run.arithmetic if run.final else "", run.untaken  # read when verdicts are settled and told
     run.job.model = SimpleNamespace(config=run.job.model.config)
     if run.twin is not None:
         run.twin = Run(run.twin.job, run.conventions, scenario=run.scenario, error=run.twin.error)
@@ -334,7 +338,7 @@ def lightened(run: Run, verdicts: Sequence[Verdict]) -> Run:
     if not shown:
         light = Run(run.job, run.conventions, scenario=run.scenario, error=run.error, traceback=run.traceback)
         light.unread = run.unread
-        light.twin, light.__dict__["arithmetic"] = run.twin, arithmetic
+        light.twin, light.__dict__["arithmetic"], light.__dict__["untaken"] = run.twin, arithmetic, told
         return light
     run.initial = run.final = {}
     run.forwards = [dataclasses.replace(item, hidden=None) for item in run.forwards]

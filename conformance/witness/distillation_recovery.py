@@ -11,6 +11,7 @@ A trainer may say T and beta and train others: what it says is not read here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +30,16 @@ DIVERGENCES = {
     "reverse KL": reverse_kl,
     **{f"JSD({beta:g})": partial(generalised_jsd, beta=beta) for beta in BETAS},
 }
+
+
+def divergence_named(name: str) -> Any:
+    """The divergence that a trainer says, "JSD(beta)" of any beta in (0, 1) among them; None for one that is not known.
+
+    >>> divergence_named("JSD(0.3)") is not None, divergence_named("Wasserstein") is None
+    (True, True)
+    """
+    beta = re.fullmatch(r"JSD\((0?\.\d+)\)", name)
+    return partial(generalised_jsd, beta=float(beta[1])) if beta and float(beta[1]) else DIVERGENCES.get(name)
 
 
 @dataclass(frozen=True)
@@ -112,13 +123,18 @@ class Distilled:
 
 
 def read_distillation(
-    calls: Sequence[StudentCall], head: Tensor, teacher: Any, temperatures: Sequence[float] = TEMPERATURES
+    calls: Sequence[StudentCall],
+    head: Tensor,
+    teacher: Any,
+    temperatures: Sequence[float] = TEMPERATURES,
+    declared: str = "",
 ) -> Distilled:
     """Read the calls of one optimizer step.
 
     Args:
         head: (V, H), the student's output head when it was called.
         teacher: any causal LM over the same vocabulary; it is asked anew, on the student's own inputs.
+        declared: a divergence that is tried beside those in DIVERGENCES, if it is known.
     Raises:
         ValueError: nothing was trained.
     """
@@ -140,9 +156,11 @@ def read_distillation(
         raise ValueError("no position has a gradient: train the model itself, not a copy of it")
     u, z, y, t = (torch.cat(parts) for parts in (gradients, logits, targets, teachers))
     hard = z.softmax(-1) - torch.nn.functional.one_hot(y, z.shape[-1])
+    said = divergence_named(declared)
+    tried = DIVERGENCES | ({} if said is None else {declared: said})
     fits = sorted(
         (*_fit(u, direction(divergence, z, t, temperature), hard), name, temperature)
-        for name, divergence in DIVERGENCES.items()
+        for name, divergence in tried.items()
         for temperature in temperatures
     )
     residual, soft_weight, hard_weight, name, temperature = fits[0]

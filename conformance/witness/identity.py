@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import platform
 import reprlib
 import sys
@@ -11,7 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from sftspec.conformance.adapters import TrainerError
-from sftspec.conventions import Conventions
+from sftspec.conventions import TOLD, Conventions
+from sftspec.job import Job
+
+SEQUENCE = "sequence-parallel"  # the claim of a trainer whose ranks share each row
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 200
@@ -29,15 +31,21 @@ def identify(trainer: Any, setting: Mapping[str, Any]) -> dict[str, Any]:
     """Who was judged. A verdict belongs to a trainer's version and setting, never to its name alone."""
     package = sys.modules.get(type(trainer).__module__.partition(".")[0])
     conventions = getattr(trainer, "conventions", None) or Conventions()
-    if not dataclasses.is_dataclass(conventions) or isinstance(conventions, type):
+    if not isinstance(conventions, Conventions):
         raise TrainerError(f"conventions is a {type(conventions).__name__}: give sftspec.Conventions(...)")
     return {
         "name": str(getattr(trainer, "name", "") or type(trainer).__name__),
         "version": str(getattr(trainer, "version", "") or getattr(package, "__version__", "")),
         "setting": {name: _plain(value) for name, value in setting.items()},
         "claims": sorted(claims_of(trainer)),
-        "conventions": dataclasses.asdict(conventions),
+        "conventions": conventions.said(),
     }
+
+
+def weights_told(trainer: Any, job: Job) -> dict[str, Any]:
+    """What a trainer's function says that each message of a job weighs, to stand beside its reports; {} without one."""
+    weights = (getattr(trainer, "conventions", None) or Conventions()).weights_for(job.conversations)
+    return {} if weights is None else {TOLD: weights}
 
 
 def _plain(value: Any) -> Any:

@@ -21,7 +21,7 @@ from typing import Any
 from sftspec.conformance.adapters import TrainerError, resolve
 from sftspec.conformance.witness.asked import even, keep, said_by
 from sftspec.conformance.witness.groups import meeting_at
-from sftspec.conformance.witness.identity import environment, identify
+from sftspec.conformance.witness.identity import SEQUENCE, claims_of, environment, identify, weights_told
 from sftspec.conformance.witness.leftovers import Watch
 from sftspec.conformance.witness.mailbox import (
     DONE,
@@ -141,9 +141,14 @@ def perform(trainer: Any, folder: Path, rank: int) -> Any:
     refused = len(everything) - len(numbers)
     numbers = even(numbers, len(everything) - asked.spare, asked.job.batch_size * asked.job.world_size)
     job, provenance = asked.accepted(numbers)
+    try:
+        weights = weights_told(trainer, job)
+    except Exception as error:
+        return listening.Heard(error=f"conventions.weights: {said_by(error)}")
     # Processes that nobody seeds draw other random numbers each.
-    heard = listening.listen(trainer, job, provenance, asked.max_replays, asked.seed + rank)
-    heard.accepted, heard.refused = numbers, refused
+    replays = 0 if SEQUENCE in claims_of(trainer) else asked.max_replays  # one rank's alone would wait for the others
+    heard = listening.listen(trainer, job, provenance, replays, asked.seed + rank)
+    heard.accepted, heard.refused, heard.reported = numbers, refused, heard.reported | weights
     return heard
 
 

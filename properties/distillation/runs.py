@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sftspec.properties import must
+from sftspec.properties import NotMeasuredError, must
 
 WHOLE = {"batch_size": 4, "accumulation": 1}
 IN_THREE = {"batch_size": 2, "accumulation": 3}
@@ -28,6 +28,22 @@ def steps_of(distil: Callable) -> Iterator[tuple[tuple, Any]]:
             yield (settings, number), step
 
 
+def steps_read(distil: Callable) -> Iterator[tuple[tuple, Any]]:
+    """The same, of a loss whose gradient is known. Raises NotMeasuredError for another."""
+    for place, step in steps_of(distil):
+        if step.unknown:
+            raise NotMeasuredError(step.unknown)
+        yield place, step
+
+
+def steps_alone(distil: Callable) -> Iterator[tuple[tuple, Any]]:
+    """The same, of a loss that stands alone. Raises NotMeasuredError where another one is declared beside it."""
+    for place, step in steps_of(distil):
+        if step.auxiliary:
+            raise NotMeasuredError(step.unknown)
+        yield place, step
+
+
 @must(seam="distil", claim="distillation", laws=("KD-VAL", "KD-DIR"), floor=4)
 def the_declared_divergence_is_distilled(distil):
     """The student's gradient is that of the declared divergence, at the declared temperature of both models.
@@ -36,7 +52,7 @@ def the_declared_divergence_is_distilled(distil):
     the loss looks plausible, and the gradient is that of another one. In a later step T may have been annealed, or the
     teacher's logits be those that were kept of another batch.
     """
-    for place, step in steps_of(distil):
+    for place, step in steps_read(distil):
         seen = f"seen {step.seen.divergence} at T = {step.seen.temperature}"
         right = (step.seen.divergence, step.seen.temperature) == (step.divergence, step.temperature)
         yield place, right, f"declared {step.divergence} at T = {step.temperature}, {seen}"
@@ -48,7 +64,7 @@ def the_declared_cross_entropy_stands_beside_it(distil):
 
     A step of another library adds it where none was asked for (ms-swift#6857).
     """
-    for place, step in steps_of(distil):
+    for place, step in steps_read(distil):
         gap = float((step.seen.hard - step.cross_entropy * step.seen.soft).abs().max())
         mixed = gap <= WEIGHT * float(step.seen.soft.abs().max())
         yield place, mixed, f"cross-entropy {step.cross_entropy} times the divergence is declared, and off by {gap}"
@@ -60,7 +76,7 @@ def every_distilled_token_weighs_the_same(distil):
 
     trl#4719, #6006: the divergence was averaged over each micro-batch, so that short answers weighed more.
     """
-    for place, step in steps_of(distil):
+    for place, step in steps_read(distil):
         seen, middle = step.seen, float(step.seen.soft.mean())
         for position, weight in zip(seen.positions, seen.soft.tolist(), strict=True):
             yield (*place, position), abs(weight - middle) <= WEIGHT * abs(middle), f"weight {weight}, mean {middle}"
@@ -73,7 +89,7 @@ def the_cut_of_a_step_leaves_its_weights(distil):
     Times the micro-batches, or by those that are not there, a sum is another rate. Equal weights do not show it.
     """
     whole = float(distil(**WHOLE)[0].seen.soft.sum())
-    for place, step in steps_of(distil):
+    for place, step in steps_read(distil):
         total = float(step.seen.soft.sum())
         yield place, abs(total - whole) <= WEIGHT * abs(whole), f"{total}, and {whole} in one step of one batch"
 
@@ -85,7 +101,7 @@ def the_weights_of_pure_distillation_add_up_to_one(distil):
     A sum that is divided by the wrong number is a learning rate that nobody chose: times the tokens (ms-swift#6600), by
     the vocabulary (trl#4105). AdamW hides it (trap H5).
     """
-    for place, step in steps_of(distil):
+    for place, step in steps_read(distil):
         if not step.cross_entropy:
             total = float(step.seen.soft.sum())
             gap = min(abs(total / factor - 1) for factor in (1.0, step.temperature**2))
@@ -99,7 +115,7 @@ def the_completion_is_distilled_and_nothing_else(distil):
     Distillation passes by the model's own shift and mask: padding was learnt (trl#2058), the mask was off by one
     (ms-swift#8436).
     """
-    for place, step in steps_of(distil):
+    for place, step in steps_alone(distil):
         trained = set(step.seen.positions)
         for position in sorted(trained | step.completions):
             where = "distilled, not of the completion" if position in trained else "of the completion, not distilled"
@@ -129,7 +145,7 @@ def the_head_moves_by_the_gradient_of_its_step(distil):
 
     A gradient that is not set to zero leaves all that the loss says as it was.
     """
-    for place, step in steps_of(distil):
+    for place, step in steps_alone(distil):
         yield place, step.astray <= 1, f"the head is astray by {step.astray} times what rounding explains"
 
 

@@ -39,9 +39,16 @@ class Oracle:
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """The dtype whose rounding is measured. float32 for a float64 model: transformers' norms reduce in float32."""
-        found = next(iter(self.run.final.values())).dtype
+        """The dtype whose rounding is measured: the parameters', or that of the copies that computed in their place.
+        float32 for a float64 model: transformers' norms reduce in float32.
+        """
+        found = getattr(torch, self.run.lowered) if self.run.lowered else self.kept
         return torch.float32 if found == torch.float64 else found
+
+    @property
+    def kept(self) -> torch.dtype:
+        """The dtype of the parameters."""
+        return next(iter(self.run.final.values())).dtype
 
     @cached_property
     def autocast(self) -> torch.dtype | None:
@@ -50,13 +57,13 @@ class Oracle:
 
     @property
     def stored(self) -> float:
-        """Unit roundoff of the parameters, which an optimizer writes."""
-        return torch.finfo(self.dtype).eps / 2
+        """Unit roundoff of the parameters, which an optimizer writes; float32's, where that is finer."""
+        return max(torch.finfo(self.kept).eps / 2, 2.0**-24)
 
     @property
     def roundoff(self) -> float:
         """Unit roundoff of the arithmetic: of the parameters' dtype, or of the autocast's."""
-        return max(self.stored, torch.finfo(self.autocast).eps / 2 if self.autocast else 0.0)
+        return max(torch.finfo(dtype).eps / 2 for dtype in (self.dtype, self.autocast) if dtype is not None)
 
     @property
     def slack(self) -> float:
@@ -97,9 +104,10 @@ class Oracle:
     def steps(self) -> list[Step]:
         """The steps that are computed again: all of them where they are few or the gradient is clipped, else some that
         are drawn from the job's seed, so that no step is known to be left out. None under dropout, whose masks are the
-        trainer's; none where something trains of which it is not known how it enters the weights.
+        trainer's, or noise that is declared; none where something trains of which it is not known how it enters the
+        weights.
         """
-        known = not (self.run.dropout or self.run.unread)
+        known = not (self.run.dropout or self.run.unread or self.run.is_noisy)
         steps = [step for step in self.run.steps if known and self.run.targets_of_step[step.index]]
         if self.run.job.max_grad_norm is not None or len(steps) <= FEW:
             return steps

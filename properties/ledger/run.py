@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from sftspec.adapters import Adapter
+from sftspec.conversation import Conversation
 from sftspec.job import Job, has_dropout
 from sftspec.masking import IGNORE, Conventions, Encoded, encode, masked, trained_spans
+from sftspec.properties.ledger.weights import as_trained, shares_of, weights_of
 from sftspec.vocabulary import Tokens, carriers
 
 
@@ -153,6 +155,7 @@ class Run:
     cut             the conventions by which its text was seen to be cut into tokens, where they are not those declared
     recut           the tokens of each conversation whose text was seen in others, and as no convention says
     processes       how many processes shared its steps, each a rank
+    refused         the conversations that the trainer does not accept, and was not given
     """
 
     job: Job
@@ -173,6 +176,14 @@ class Run:
     cut: Mapping[str, Any] = field(default_factory=dict)
     recut: Mapping[int, list[int]] = field(default_factory=dict)
     processes: int = 1
+    refused: list[Conversation] = field(default_factory=list)
+
+    @cached_property
+    def untaken(self) -> list[Any]:
+        """What became of the conversations that were not taken as they are (sftspec.properties.masking.untaken)."""
+        from sftspec.properties.masking.untaken import untaken
+
+        return untaken(self)
 
     @property
     def pad(self) -> int | None:
@@ -183,6 +194,12 @@ class Run:
     def dropout(self) -> bool:
         """Does the model's configuration ask for dropout, or an adapter?"""
         return has_dropout(self.job.model.config) or any(adapter.dropout for adapter in self.adapters)
+
+    @property
+    def is_noisy(self) -> bool:
+        """Does the trainer declare something beside the cross-entropy, and draw random numbers without dropout?"""
+        drew = any(call.drew for call in self.forwards if call.trained)
+        return bool(self.conventions.auxiliary) and not self.dropout and drew
 
     @property
     def is_merged(self) -> bool:
@@ -202,7 +219,17 @@ class Run:
     @cached_property
     def arithmetic(self) -> str:
         """The coarsest dtype that computed: autocast's, or that of the parameters. Such as "bfloat16"."""
-        return self.autocast or str(next(iter(self.final.values())).dtype).removeprefix("torch.")
+        return self.autocast or self.lowered or str(next(iter(self.final.values())).dtype).removeprefix("torch.")
+
+    @cached_property
+    def lowered(self) -> str:
+        """The dtype of 16 bits in which copies of the parameters computed, as fully_shard makes them by a
+        MixedPrecisionPolicy; "" where they computed as they are, or under autocast.
+        """
+        states = [call.hidden for call in self.forwards[:1] if call.hidden is not None]
+        if not states or self.autocast or states[0].element_size() >= next(iter(self.final.values())).element_size():
+            return ""
+        return str(states[0].dtype).removeprefix("torch.")
 
     @cached_property
     def oracle(self):
@@ -405,12 +432,22 @@ class Run:
 
     @cached_property
     def shares(self) -> dict[int, list[float]]:
-        """The weight that the declared denominator gives each trained position of a step, in the order of `targets`."""
+        """The weight that is declared for each trained position of a step, in the order of `targets`."""
         return {index: shares_of(self, rows) for index, rows in self.targets.items()}
 
     def declared_total(self, index: int) -> float:
         """What the weights of a step's targets sum to, as declared: 1, unless the denominator is not theirs."""
         return sum(self.shares[index]) or 1.0
+
+    @property
+    def weights(self) -> list[list[float]]:
+        """The weight of each message of each conversation, as the data or the trainer's conventions say."""
+        return weights_of(self.job)
+
+    @cached_property
+    def is_weighted(self) -> bool:
+        """Does a message weigh anything but 1, and 0, which takes it out?"""
+        return any(weight not in (0.0, 1.0) for talk in self.weights for weight in talk)
 
     @cached_property
     def empty(self) -> frozenset[int]:
@@ -421,19 +458,11 @@ class Run:
         )
 
 
-def shares_of(run: Run, rows: list[Row]) -> list[float]:
-    """1 over the declared denominator of each target of a step; a conversation in two rows counts for two."""
-    if run.conventions.denominator == "conversations":
-        counts = Counter((row.forward, row.row, row.example) for row in rows)
-        return [1 / (len(counts) * counts[row.forward, row.row, row.example]) for row in rows]
-    return [1 / run.conventions.divisor(len(rows)) for _ in rows]
-
-
 def streams_of(job: Job, conventions: Conventions) -> list[Encoded]:
     """The whole token stream of each conversation, and its labels."""
     return [
         encode(
-            conversation,
+            as_trained(conversation, weights),
             template=job.template,
             tokenizer=job.tokenizer,
             special_tokens=conventions.special_tokens,
@@ -441,7 +470,7 @@ def streams_of(job: Job, conventions: Conventions) -> list[Encoded]:
             policy=job.policy,
             conventions=conventions,
         )
-        for conversation in job.conversations
+        for conversation, weights in zip(job.conversations, weights_of(job), strict=True)
     ]
 
 
@@ -453,5 +482,6 @@ def recut(stream: Encoded, ids: list[int], job: Job, index: int, conventions: Co
     if stops[-1] != ends[-1]:
         return stream
     starts = stops - [len(token) for token in tokens]
-    trained = trained_spans(rendered, job.conversations[index], job.policy, conventions)
+    messages = as_trained(job.conversations[index], weights_of(job)[index])
+    trained = trained_spans(rendered, messages, job.policy, conventions)
     return masked(Tokens(ids, *carriers(starts, stops, ends)), rendered, trained)

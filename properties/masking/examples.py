@@ -11,6 +11,7 @@ from sftspec.masking import IGNORE
 from sftspec.properties import must, should
 from sftspec.properties.ledger.run import Token, streams_of
 from sftspec.properties.masking.traits import in_common
+from sftspec.properties.masking.untaken import counted
 
 
 @must(laws=("MK-TRUNC",), claim="truncation", floor=5)
@@ -60,8 +61,8 @@ def every_conversation_with_a_target_is_trained(run):
 
     Conversations otherwise vanish in silence: the whole one masked on a length mismatch (FastChat#2996), the last
     partial batch dropped, packing that throws away long examples (trl#4554). One that stands in the corpus twice is
-    seen twice: it is to weigh more. On several ranks, what fills up the last batches is
-    step/no-example-fills-up-the-last-batches.
+    seen twice: it is to weigh more. Those that a trainer says it dropped are shown beside the verdicts. On several
+    ranks, what fills up the last batches is step/no-example-fills-up-the-last-batches.
     """
     if run.error:
         return
@@ -80,13 +81,14 @@ def every_conversation_with_a_target_is_trained(run):
     for index in run.copies:
         labels = run.streams[index].labels[:limit]
         targets[index] = [offset for offset, label in enumerate(labels) if offset and label != IGNORE]
-    asked = [index for index, offsets in targets.items() if offsets and not run.lost[index]]
+    told = counted(run)
+    asked = [index for index, offsets in targets.items() if offsets and not run.lost[index] and index not in told]
     lost = [index for index in asked if not any((index, offset) in seen for offset in targets[index])]
     vanished = f"the whole conversation is lost, as {len(lost)} of {len(asked)} are"
     if shared := in_common(run, lost, [index for index in asked if index not in lost]):
         vanished += f": {shared}"
     for index, copies in run.copies.items():
-        for offset in targets[index]:
+        for offset in targets[index] if index not in told else ():
             count, times = seen.get((index, offset), 0) + run.lost[index], copies * run.job.epochs
             note = vanished if index in lost else f"token {offset} was seen {count} times"
             yield Token(index, offset), count == times, note, count / times
@@ -101,8 +103,12 @@ def lost_data_is_counted(run):
     """
     limit = run.job.max_length or 10**9
     unseen = run.empty - {piece.example for piece in run.pieces}
-    cut = [len(stream) - limit for stream in run.streams if len(stream) > limit]
-    counts = {"examples_dropped": {len(unseen), len(run.empty)}, "tokens_truncated": {sum(cut)}}
+    told = counted(run)
+    cut = [
+        len(stream) - limit for number, stream in enumerate(run.streams) if len(stream) > limit and number not in told
+    ]
+    gone = sum(run.copies[index] for index in told)
+    counts = {"examples_dropped": {gone + len(unseen), gone + len(run.empty)}, "tokens_truncated": {sum(cut)}}
     if "examples_truncated" in run.job.reported:  # it may be left out, and not be wrong
         counts["examples_truncated"] = {len(cut)}
     for name, expected in counts.items():

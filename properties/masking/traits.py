@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
 
-def traits_of(run: Any, index: int) -> Iterator[str]:
-    """What can be said of one conversation, in words."""
-    messages = run.job.conversations[index]
+def traits_of(messages: Sequence[dict[str, Any]], control: Sequence[str]) -> Iterator[str]:
+    """What can be said of one conversation, in words. control: the control strings of its tokenizer."""
     answers = [item["content"] or "" for item in messages if item["role"] == "assistant"]
     contents = [item["content"] or "" for item in messages]
-    control = [run.job.tokenizer.decode([token]) for token in run.job.tokenizer.all_special_ids]
     for role in sorted({item["role"] for item in messages}):
         yield f"a turn of role {role!r}"
     yield f"a first turn of role {messages[0]['role']!r}"
@@ -45,13 +43,12 @@ def in_common(run: Any, lost: list[int], kept: list[int]) -> str:
 
     With a handful lost a trait may be theirs by chance, so one that fewer than two share is a place and no trait.
     """
+    control = [run.job.tokenizer.decode([token]) for token in run.job.tokenizer.all_special_ids]
+    sides = [[list(traits_of(run.job.conversations[index], control)) for index in part] for part in (lost, kept)]
     if len(lost) < 2 or not kept:
         return ""
-    elsewhere = {trait for index in kept for trait in traits_of(run, index)}
-    shared = [trait for trait in traits_of(run, lost[0]) if all(trait in traits_of(run, index) for index in lost[1:])]
-    for trait in shared:
-        if trait not in elsewhere:
-            return f"all of them, and no other, have {trait}"
+    if said := shared_trait(*sides):
+        return said
     for name in ("tokens", "messages", "targets"):
         gone, left = ([sizes_of(run, index)[name] for index in part] for part in (lost, kept))
         if min(gone) > max(left):
@@ -59,3 +56,12 @@ def in_common(run: Any, lost: list[int], kept: list[int]) -> str:
         if max(gone) < min(left):
             return f"all of them, and no other, have fewer than {min(left)} {name}"
     return ""
+
+
+def shared_trait(lost: Sequence[Sequence[str]], kept: Sequence[Sequence[str]]) -> str:
+    """The first trait that all of at least two conversations have and none of the others; "" if there is none."""
+    if len(lost) < 2 or not kept:
+        return ""
+    elsewhere = {trait for traits in kept for trait in traits}
+    shared = (trait for trait in lost[0] if trait not in elsewhere and all(trait in traits for traits in lost[1:]))
+    return next((f"all of them, and no other, have {trait}" for trait in shared), "")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 
 from sftspec.properties import must, should
+from sftspec.properties.ledger.weights import message_of
 
 
 def roundoff(run) -> float:
@@ -53,11 +54,46 @@ def the_loss_is_cross_entropy(run):
             yield row, holds, f"the gradient is that of {row.fit}", row.weight * run.targets_of_step[row.step]
 
 
+COUNTED = ("targets", "count")  # one number, where no message weighs more than another
+
 UNITS = {
     "rank": lambda row: row.rank,
     "micro-batch": lambda row: row.forward,
     "row": lambda row: (row.forward, row.row),
 }
+
+
+def apart(rows, unit) -> dict:
+    """The targets of a step by their unit."""
+    parts: dict = {}
+    for row in rows:
+        parts.setdefault(unit(row), []).append(row)
+    return parts
+
+
+def is_even(run, part) -> bool:
+    """Do these targets weigh the same?"""
+    mean = sum(row.weight for row in part) / len(part)
+    return all(abs(row.weight - mean) <= 2 * run.oracle.weight_error([row]) * abs(mean) for row in part)
+
+
+def differ_by(run) -> str:
+    """The largest unit of a step within which all targets weigh the same, in every step: "rank", "micro-batch",
+    "conversation" or "message"; "" where none is, or too few targets show it.
+    """
+    rows = [row for of_step in run.targets.values() for row in of_step]
+    units = {
+        "step": lambda row: row.step,
+        "rank": lambda row: (row.step, row.rank),
+        "micro-batch": lambda row: row.forward,
+        "conversation": lambda row: (row.step, row.example),
+        "message": lambda row: (row.step, row.example, message_of(run, row)),
+    }
+    for name, unit in units.items():
+        parts = apart(rows, unit).values()
+        if sum(len(part) > 1 for part in parts) > 3 and all(is_even(run, part) for part in parts):
+            return name.replace("step", "")
+    return ""
 
 
 def equal_units(run, rows) -> tuple[str, ...]:
@@ -66,19 +102,12 @@ def equal_units(run, rows) -> tuple[str, ...]:
     """
     found = []
     for name, unit in UNITS.items():
-        parts: dict = {}
-        for row in rows:
-            parts.setdefault(unit(row), []).append(row)
-        if len(set(map(len, parts.values()))) < 2:
+        parts = apart(rows, unit).values()
+        if len(set(map(len, parts))) < 2:
             continue
-        error = 2 * max(run.oracle.weight_error(part) for part in parts.values())
-        means = {key: sum(row.weight for row in part) / len(part) for key, part in parts.items()}
-        totals = [means[key] * len(part) for key, part in parts.items()]
-        even = all(
-            abs(row.weight - means[key]) <= 2 * run.oracle.weight_error([row]) * abs(means[key])
-            for key, part in parts.items()
-            for row in part
-        )
+        error = 2 * max(run.oracle.weight_error(part) for part in parts)
+        totals = [sum(row.weight for row in part) for part in parts]
+        even = all(is_even(run, part) for part in parts)
         if even and max(totals) - min(totals) <= error * abs(max(totals)):
             found.append(name)
     return tuple(found)
@@ -97,13 +126,18 @@ def every_target_of_a_step_weighs_the_same(run):
     A mean of micro-batch means weighs a token in a short micro-batch more (transformers#34191, torchtune#1875;
     relative gradient error 1.3 at counts of 1 to 32); so does a denominator per rank (transformers#34242).
     """
-    if run.conventions.denominator != "targets":
+    if run.conventions.denominator not in COUNTED or run.is_weighted:
         return
+    unit = differ_by(run)
     for rows in filter(None, run.targets.values()):
         middle = sorted(rows, key=lambda row: row.weight)[len(rows) // 2]
         units, said = equal_units(run, rows), ""
         if units:
             said = f": each {' (which is a '.join(units)}{')' * (len(units) - 1)} weighs the same, whatever it holds"
+        elif unit:
+            said = f": weights differ by {unit}"
+            if unit in ("conversation", "message"):
+                said += ", which may be declared (sftspec.Conventions(weights=...), or the claim 'weights')"
         for row in rows:
             ratio = row.weight / middle.weight if middle.weight else math.inf
             yield (
@@ -129,7 +163,7 @@ def the_denominator_is_the_number_of_targets(run):
     positions, by rows, by targets counted before the shift, per rank (transformers#34373), by segments twice
     (unsloth-zoo#1066). AdamW hides it; the learning rate is silently another one.
     """
-    if run.job.max_grad_norm is not None or run.conventions.denominator != "targets":
+    if run.job.max_grad_norm is not None or run.conventions.denominator not in COUNTED or run.is_weighted:
         return
     for step in run.steps:
         count = run.targets_of_step[step.index]
@@ -145,18 +179,19 @@ def the_denominator_is_the_number_of_targets(run):
 
 @must(laws=("ST-ACC", "MK-WEIGHT"), bounded=True, alone=True, floor=200, needs=("step/the-loss-is-cross-entropy",))
 def targets_weigh_as_declared(run):
-    """Under another denominator than its targets, each target of a step weighs as that declares.
+    """Under declared weights, or another denominator than its targets, each target of a step weighs as they say.
 
-    A mean over conversations of their means, a plain sum, a constant: each is a choice, and each has its own wrong
-    forms: a mean over rows or micro-batches in its place (transformers#34191), a sum averaged over ranks
-    (transformers#34242), a constant per micro-batch.
+    Weights that are left out, squared, or counted as targets are not. A mean over conversations of their means, a plain
+    sum, a constant: each is a choice, and each has its own wrong forms: a mean over rows or micro-batches in its place
+    (transformers#34191), a sum averaged over ranks (transformers#34242), a constant per micro-batch.
     """
-    if run.conventions.denominator == "targets" or run.job.max_grad_norm is not None:
+    if (run.conventions.denominator in COUNTED and not run.is_weighted) or run.job.max_grad_norm is not None:
         return
+    whose = "what is declared" if run.is_weighted else "the declared denominator"
     for index, shares in run.shares.items():
         for row, share in zip(run.targets[index], shares, strict=True):
-            ratio = row.weight / share
-            note = f"weighs {row.weight:.6g}; the declared denominator gives it {share:.6g}"
+            ratio = row.weight / share if share else math.inf
+            note = f"weighs {row.weight:.6g}; {whose} gives it {share:.6g}"
             yield row, abs(ratio - 1) <= 2 * run.oracle.weight_error([row]), note, abs(ratio - 1)
 
 
@@ -167,7 +202,7 @@ def first_tokens_are_not_counted(run):
     Counted before the shift it is too large by one for each such row, so it depends on how rows were cut. transformers
     5.23.0 counts after the shift for classes named ...ForCausalLM and before it for others, GPT2LMHeadModel among them.
     """
-    if run.job.max_grad_norm is not None or run.conventions.denominator != "targets":
+    if run.job.max_grad_norm is not None or run.conventions.denominator not in COUNTED or run.is_weighted:
         return
     for step in run.steps:
         count, labels = run.targets_of_step[step.index], run.labels_of_step[step.index]

@@ -1,0 +1,261 @@
+"""No false alarm in the ways in which people train: each way, right, on the plain, packed and accumulated jobs of
+many seeds.
+
+    python tests/benchmarks/honest_ways.py --seeds 5
+    python tests/benchmarks/honest_ways.py --ways lora,ddp-2 --jobs plain --seeds 20 --first 6
+
+A way is the reference's own pipeline with one thing done as people do it, so that a failure of a must, an ambiguous
+verdict, a property that breaks or a run that breaks is an alarm, and a fault of the suite's (or of this script's). It
+prints each alarm as it comes, then a line for each way and job: seeds, alarms, properties that passed, seconds of CPU.
+Exits with 1 if there was an alarm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gc
+import os
+import sys
+import warnings
+from dataclasses import dataclass, replace
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+import torch.distributed as ranks
+
+from sftspec import properties
+from sftspec.attention import NAME as PACKED_ATTENTION
+from sftspec.collation import collate
+from sftspec.conformance.adapters import resolve
+from sftspec.conformance.sensitivity.mutants.data_parallel import DataParallel
+from sftspec.conformance.trial.judge import put_on_trial
+from sftspec.conformance.trial.scenarios import SCENARIOS
+from sftspec.masking import Conventions, encode
+from sftspec.packing import pack
+from sftspec.step import StepReport, clip_gradients, forward_logits, sft_loss, sft_step
+from sftspec.tests.sequence_parallel import SequenceParallel
+from sftspec.trainer import Pipeline, make_optimizer
+
+REFERENCE = Pipeline()
+JOBS = ("plain", "packed", "accumulation")
+ALARMS = ("fail", "ambiguous", "error")
+
+
+def scaled_step(model, batches, optimizer, max_grad_norm=None, loss=sft_loss, clip=clip_gradients) -> StepReport:
+    """float16 and a GradScaler; what overflows is left out."""
+    count, total = sum(batch.num_targets for batch in batches), 0.0
+    optimizer.zero_grad(set_to_none=True)
+    if not count:
+        return StepReport(float("nan"), 0, 0.0, skipped=True)
+    scaler = model.scaler
+    for batch in batches:
+        if batch.num_targets:
+            with torch.autocast("cpu", torch.float16):
+                part = loss(forward_logits(model, batch), batch.labels, num_targets=count)
+            scaler.scale(part).backward()
+            total += float(part.detach())
+    scaler.unscale_(optimizer)
+    scaler.step(optimizer)
+    scaler.update()
+    return StepReport(total, count, 0.0)
+
+
+class Scaled:
+    name, claims, conventions = "float16", Pipeline.claims - {"log"}, Conventions()
+
+    def train(self, job):
+        job.model.scaler = torch.amp.GradScaler("cpu")
+        Pipeline(step=scaled_step).train(job)
+
+
+class Around:
+    """The reference on a model that was changed first."""
+
+    claims, conventions = Pipeline.claims - {"log"}, Conventions()
+
+    def __init__(self, change, pipeline=REFERENCE):
+        self.change, self.pipeline = change, pipeline
+
+    def train(self, job):
+        self.pipeline.train(replace(job, model=self.change(job)))
+
+
+def in_bfloat16(job):
+    """float32 weights; each forward pass in bfloat16, as accelerate does it. A context around several steps would keep
+    the casts of the first: that is a fault, and is seen.
+    """
+    job.model.forward = torch.autocast("cpu", torch.bfloat16)(job.model.forward)
+    return job.model
+
+
+def with_adapters(job):
+    from peft import LoraConfig, get_peft_model
+
+    options = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear", "lora_dropout": 0.0}
+    return get_peft_model(job.model, LoraConfig(task_type="CAUSAL_LM", **options))
+
+
+def with_a_frozen_head(job):
+    job.model.get_output_embeddings().weight.requires_grad_(False)
+    return job.model
+
+
+def checkpointed(job):
+    job.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return job.model
+
+
+def compiled(job):
+    """Graphs are captured and differentiated ahead of time; their code is not generated, which takes a minute each."""
+    torch._dynamo.reset()
+    job.model.compile(backend="aot_eager", dynamic=True)
+    return job.model
+
+
+def loaded(job):
+    from transformers import AutoModelForCausalLM, LlamaForCausalLM
+
+    folder = job.save_model()
+    job.listen_to(LlamaForCausalLM)
+    return AutoModelForCausalLM.from_pretrained(folder)
+
+
+def with_an_average(job):
+    job.model.average = [copy.deepcopy(job.model)]  # in a list, so that it is no part of the model
+    return job.model
+
+
+@torch.no_grad()
+def averaging_step(model, *rest):
+    with torch.enable_grad():
+        report = sft_step(model, *rest)
+    for kept, now in zip(model.average[0].parameters(), model.parameters(), strict=True):
+        kept.lerp_(now, 0.1)
+    return report
+
+
+@dataclass(frozen=True)
+class Ranks(DataParallel):
+    """Rows of one example, or packs, dealt out to the ranks."""
+
+    claims = frozenset({"padding", "packing", "accumulation", "processes"})
+
+    def train(self, job):
+        if not job.packing:
+            return super().train(job)
+        ranks.init_process_group("gloo")
+        job.model.set_attn_implementation(PACKED_ATTENTION)
+        model, optimizer = self.wrap(job.model), make_optimizer(job)
+        model.train()
+        given = {"tokenizer": job.tokenizer, "template": job.template, "max_length": job.max_length}
+        examples = [encode(talk, policy=job.policy, **given) for talk in job.conversations]
+        examples = [example for example in examples if example.num_targets]
+        for _ in range(job.epochs):
+            bins = pack([len(example) for example in examples], job.max_length)
+            whole = job.batch_size * ranks.get_world_size()
+            for start in range(0, len(bins), whole):
+                mine = bins[start : start + whole][ranks.get_rank() :: ranks.get_world_size()]
+                batches = [collate(examples, mine, pad_token_id=job.tokenizer.pad_token_id)] if mine else []
+                self.step(model, batches or [empty(job, examples)], optimizer, job)
+        ranks.destroy_process_group()
+
+
+def empty(job, examples):
+    """A batch without a target, for a rank for which no pack is left: every rank takes part in every reduction."""
+    batch = collate(examples, [[0]], pad_token_id=job.tokenizer.pad_token_id)
+    return replace(batch, labels=torch.full_like(batch.labels, -100))
+
+
+def sharded(model):
+    from torch.distributed.fsdp import fully_shard
+
+    for layer in model.model.layers:
+        fully_shard(layer)
+    return fully_shard(model)
+
+
+def sharded_in_16_bits(model):
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    for layer in model.model.layers:
+        fully_shard(layer, mp_policy=policy)
+    return fully_shard(model, mp_policy=policy)
+
+
+def trl(packing):
+    return resolve("trl", {"peft": "lora"} | ({"packing": "bfd"} if packing else {})).trainer
+
+
+WAYS = {
+    "autocast": lambda packing: Around(in_bfloat16),
+    "float16": lambda packing: Scaled(),
+    "lora": lambda packing: Around(with_adapters),
+    "lora-trl": trl,
+    "frozen-head": lambda packing: Around(with_a_frozen_head),
+    "ddp-2": lambda packing: Ranks(processes=2),
+    "ddp-4": lambda packing: Ranks(processes=4),
+    "fsdp2-2": lambda packing: Ranks(wrap=sharded, processes=2),
+    "fsdp2-4": lambda packing: Ranks(wrap=sharded, processes=4),
+    "fsdp2-bf16-2": lambda packing: Ranks(wrap=sharded_in_16_bits, processes=2),
+    "sequence-2": lambda packing: SequenceParallel(),
+    "ema": lambda packing: Around(with_an_average, Pipeline(step=averaging_step)),
+    "compile": lambda packing: Around(compiled),
+    "checkpointing": lambda packing: Around(checkpointed),
+    "by-path": lambda packing: Around(loaded),
+    "prompt-apart": lambda packing: Pipeline(conventions=Conventions(tokenization="answers")),
+}
+
+
+def alarms_of(trial) -> list[str]:
+    found = [f"{run.scenario} broke: {run.error}" for run in trial.runs if run.error]
+    for verdict in trial.verdicts:
+        if verdict.status in ALARMS and (verdict.property.level == "must" or verdict.status == "error"):
+            note = verdict.reason or (verdict.counterexample or {}).get("note", "")
+            found.append(f"{verdict.property.id} {verdict.status}: {note}")
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ways", default=",".join(WAYS))
+    parser.add_argument("--jobs", default=",".join(JOBS))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first", type=int, default=1)
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    chosen = [item for item in properties.load("masking", "packing", "step") if item.seam == "run"]
+    scenarios = {scenario.name: scenario for scenario in SCENARIOS}
+    table, total = [], 0
+    for way in arguments.ways.split(","):
+        for job in arguments.jobs.split(","):
+            began, alarms, passed = cpu(), 0, 0
+            for seed in range(arguments.first, arguments.first + arguments.seeds):
+                trial = put_on_trial(WAYS[way](job.startswith("packed")), chosen, seed, [scenarios[job]])
+                for said in alarms_of(trial):
+                    alarms += 1
+                    print(f"ALARM {way}, {job}, seed {seed}: {said}", flush=True)
+                passed += sum(verdict.status == "pass" for verdict in trial.verdicts)
+                del trial
+                gc.collect()  # runs, jobs and models refer to one another
+            total += alarms
+            table.append((way, job, arguments.seeds, alarms, passed / arguments.seeds, cpu() - began))
+            print(
+                "{:14} {:14} {:3} seeds {:3} alarms, {:5.1f} properties passed, {:6.1f} CPU s".format(*table[-1]),
+                flush=True,
+            )
+    print(f"{total} alarms in {sum(row[2] for row in table)} trials")
+    return 1 if total else 0
+
+
+def cpu() -> float:
+    """Seconds of CPU of this process and of those that it started and that have ended."""
+    return sum(os.times()[:4])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
