@@ -61,6 +61,13 @@ def test_runs_are_plain_names_each_once(copy, case):
         load_trial(copy)
 
 
+def test_a_convention_that_is_none_is_refused(copy):
+    nan = {"$float": "nan"}
+    edit(copy / "trial.json", lambda trial: trial["trainer"]["conventions"].update(denominator=nan))
+    with pytest.raises(RecordingError, match=r"trial\.json: denominator is nan; known"):
+        load_trial(copy)
+
+
 def test_every_scenario_that_the_claims_ask_for_is_there_once(recorded):
     names = [scenario.name for scenario in scenarios_for(PADDING)]
     require_scenarios(names, PADDING, "trial.json")

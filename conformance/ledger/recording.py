@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from sftspec.adapters import Adapter
-from sftspec.conformance.adapters import TrainerError
 from sftspec.conformance.ledger.asked import job_asked, require_scenarios
 from sftspec.conformance.ledger.consistent import is_whole, require_consistent
 from sftspec.conformance.ledger.origins import require_origins
@@ -303,12 +302,11 @@ def load_trial(folder: Path, complete: bool = False) -> tuple[Trial, dict[str, A
         raise RecordingError(str(error)) from None
     _require_plain(record, place)
     identity = record["trainer"]
-    trainer = Recorded(
-        **identity | {"claims": frozenset(identity["claims"]), "conventions": Conventions(**identity["conventions"])}
-    )
     try:
+        conventions = Conventions(**identity["conventions"])
+        trainer = Recorded(**identity | {"claims": frozenset(identity["claims"]), "conventions": conventions})
         require_known_claims(trainer)
-    except TrainerError as error:
+    except ValueError as error:  # a TrainerError, or that of a convention
         raise RecordingError(f"{place}: {error}") from None
     runs = [load_run(folder / name, trainer.claims, record["seed"]) for name in record["runs"]]
     if complete:
