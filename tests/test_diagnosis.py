@@ -18,6 +18,7 @@ from sftspec.collation import collate
 from sftspec.conformance.adapters import resolve
 from sftspec.conformance.sensitivity import signatures
 from sftspec.conformance.sensitivity.diagnosis import compare, diagnose, diagnose_trial, nearness, overlap, ruzicka
+from sftspec.conformance.sensitivity.matrix import replays_of
 from sftspec.conformance.sensitivity.mutants import load_mutants
 from sftspec.conformance.sensitivity.mutants.breaking import additive as as_floats
 from sftspec.conformance.sensitivity.mutants.breaking import (
@@ -46,7 +47,7 @@ def named(trainer, names: list[str] = SEEN, seed: int = 1) -> list[str]:
     """Names of the mutants that a trainer is said to look like, the likeliest first."""
     chosen = [item for item in properties.load("masking", "packing", "step") if item.seam == "run"]
     jobs = [JOBS[name] for name in names if JOBS[name].claims <= trainer.claims]
-    trial = put_on_trial(trainer, chosen, seed, jobs)
+    trial = put_on_trial(trainer, chosen, seed, jobs, max_replays=replays_of(trainer))
     assert any(item.failed_in for item in trial.verdicts), "the fault is not seen at all"
     return [item.mutant.name for item in diagnose_trial(trial, signatures.load())]
 

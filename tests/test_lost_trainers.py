@@ -48,7 +48,7 @@ def put_on_trial(numbers: dict[str, int], seconds: float) -> dict:
     properties.load()
     with stage_of(str(FILE), {}, limits=Limits(seconds, gigabytes=3.0)) as stage:
         trainer = stage.trainer()
-        trial = put_on_trial_apart(stage, trainer, [properties.REGISTRY[ASKED]], asked)
+        trial = put_on_trial_apart(stage, trainer, [properties.REGISTRY[ASKED]], asked, max_replays=0)
         return make_document(trial, stage.said["identity"], "sftspec check", 0)
 
 
@@ -56,7 +56,7 @@ def put_on_trial(numbers: dict[str, int], seconds: float) -> dict:
 def documents():
     numbers = {name: number for number, name in enumerate(names(), 1)}
     late = {name: numbers.pop(name) for name in LATE}
-    return {True: put_on_trial(late, seconds=10.0), False: put_on_trial(numbers, seconds=50.0)}
+    return {True: put_on_trial(late, seconds=15.0), False: put_on_trial(numbers, seconds=50.0)}
 
 
 @pytest.mark.parametrize("name", names())

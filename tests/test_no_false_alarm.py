@@ -14,6 +14,7 @@ import torch
 
 from sftspec import properties
 from sftspec.collation import Batch, collate
+from sftspec.conformance.sensitivity.matrix import replays_of
 from sftspec.conformance.sensitivity.mutants.breaking import KeepsAll, additive, with_inputs
 from sftspec.conformance.trial.judge import put_on_trial
 from sftspec.conformance.trial.scenarios import CUT, SCENARIOS, make_job
@@ -28,7 +29,7 @@ JOBS = {scenario.name: scenario for scenario in SCENARIOS}
 def alarms(trainer, names: list[str], seed: int = 0) -> dict[str, str]:
     """Properties of a run that do not hold, with the note of the counterexample; "error" where the run broke."""
     chosen = [item for item in properties.load(*AREAS) if item.seam == "run"]
-    trial = put_on_trial(trainer, chosen, seed, [JOBS[name] for name in names])
+    trial = put_on_trial(trainer, chosen, seed, [JOBS[name] for name in names], max_replays=replays_of(trainer))
     found = {item.property.id: str(item.counterexample) for item in trial.verdicts if item.failed_in}
     found |= {item.property.id: item.reason for item in trial.verdicts if item.status == "error"}
     return found | {run.scenario: run.error for run in trial.runs if run.error}

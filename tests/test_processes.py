@@ -58,7 +58,7 @@ def trial():
     chosen = [item for item in properties.load("masking", "packing", "step") if item.id in ASKED]
     asked = [scenario(name, seed) for name, seed in RIGHT.items()]
     asked += [scenario(name, seed) for name, (seed, _) in (WRONG | LOST).items()]
-    with stage_of(f"{FILE}:Several", {}, limits=Limits(seconds=20.0), processes=2) as stage:
+    with stage_of(f"{FILE}:Several", {}, limits=Limits(seconds=30.0), processes=2) as stage:
         return put_on_trial_apart(stage, stage.trainer(), chosen, asked), stage.said["identity"]
 
 
