@@ -61,6 +61,14 @@ def test_options_of_the_trainer_are_kept_and_those_of_the_job_are_not(tmp_path):
     assert "2048" not in text and "Qwen" not in text
 
 
+def test_a_prompt_of_all_messages_but_the_last_is_a_policy(tmp_path):
+    text = TRANSFORMERS.replace("def main", "def rows(messages):\n    return messages[:-1], messages[-1]\n\n\ndef main")
+    folder = write(tmp_path / "mine", train=text)
+    assert main(["init", str(folder)]) == 0
+    assert imported(folder).endswith("last")
+    assert "def accepts(self, messages)" in (folder / "sftspec_adapter.py").read_text(encoding="utf-8")
+
+
 def test_nothing_is_overwritten_without_force(tmp_path, capsys):
     folder = write(tmp_path / "mine", train=LOOP)
     (folder / "sftspec_adapter.py").write_text("mine", encoding="utf-8")

@@ -67,6 +67,7 @@ class Found:
     adamw     the name under which it makes AdamW itself, such as "torch.optim.AdamW"; "" if it does not
     clips     the name under which it clips to a norm that it fixes; "" if it does not
     schedule  the name under which it makes a schedule of the learning rate; "" if it does not
+    last      it takes all messages but the last for the prompt: messages[:-1]
     texts     the string literals of the file: how it names the columns of its data
     """
 
@@ -86,6 +87,7 @@ class Found:
     adamw: str = ""
     clips: str = ""
     schedule: str = ""
+    last: bool = False
     texts: frozenset[str] = frozenset()
 
     @property
@@ -234,6 +236,7 @@ def read_file(item: Found, tree: ast.Module) -> None:
             read_options(item, node, "config", tree)
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             texts.add(node.value)
+        item.last |= isinstance(node, ast.Subscript) and ast.unparse(node).endswith("messages[:-1]")
         for name in (getattr(node, "id", ""), getattr(node, "attr", ""), getattr(node, "arg", "")):
             if isinstance(name, str) and name:
                 named.append((name, getattr(node, "lineno", item.line)))

@@ -38,7 +38,9 @@ def policy_of(found: Found) -> str:
         if {"prompt", "completion"} <= found.texts and "messages" not in found.texts:
             return "last"
         return "all" if found.options.get(("config", "assistant_only_loss")) == "True" else "every-token"
-    return "every-token" if found.kind == "transformers" and collator_of(found)[1] else "all"
+    if found.kind == "transformers" and collator_of(found)[1]:
+        return "every-token"
+    return "last" if found.last else "all"
 
 
 def collator_of(found: Found) -> tuple[str, bool]:
@@ -75,7 +77,7 @@ TRAIN = """\
 {options}        )
 """
 
-ACCEPTS = {  # what TRL refuses with an error is no example of the job
+ACCEPTS = {  # what TRL, or the function that makes the rows, refuses with an error is no example of the job
     "all": """\
     def accepts(self, messages):
         return any(message["role"] == "assistant" for message in messages)
@@ -92,7 +94,7 @@ ENCODE = """\
 
     def encode(self, job, messages):
         {mark}
-        # for example, if that is how yours does it:
+        # for example, if that is how yours does it (what it refuses with an error, accepts() refuses before):
         out = job.tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
         ids, marks = out["input_ids"][: job.max_length], out["assistant_masks"][: job.max_length]
         return {{"input_ids": ids, "labels": [token if on else -100 for token, on in zip(ids, marks)]}}
@@ -133,4 +135,5 @@ def trainer_body(found: Found, root: Path) -> str:
     )
     if is_trl:
         return ACCEPTS.get(policy_of(found), "") + text
-    return text + ENCODE.format(mark=mark(what))
+    accepts = ACCEPTS["last"] if policy_of(found) == "last" else ""
+    return accepts + text + ENCODE.format(mark=mark(what))
