@@ -63,13 +63,14 @@ class MlxLm:
         adamw = optim.AdamW(job.learning_rate, weight_decay=job.weight_decay, bias_correction=True)
         rows = [{"messages": list(item)} for item in job.conversations]
         np.random.seed(job.seed), mx.random.seed(job.seed)
+        iterations = job.epochs * (len(rows) // job.batch_size)  # a last batch that is not full is left out
         train(
             model,
             adamw if job.optimizer == "adamw" else optim.SGD(job.learning_rate),
             CacheDataset(ChatDataset(rows, job.tokenizer, mask_prompt=self.mask_prompt)),
             args=TrainingArgs(
                 batch_size=job.batch_size,
-                iters=job.epochs * (len(rows) // job.batch_size),  # a last batch that is not full is left out
+                iters=iterations,
                 steps_per_report=job.accumulation,
                 steps_per_save=NO_LIMIT,
                 max_seq_length=job.max_length or NO_LIMIT,
@@ -78,4 +79,4 @@ class MlxLm:
             ),
             training_callback=Losses(),
         )
-        job.report(losses=losses)
+        job.report(losses=losses[: iterations // job.accumulation])  # the last iteration tells one without a step

@@ -5,7 +5,7 @@ import os
 import tempfile
 from pathlib import Path
 
-os.environ.update({"AXOLOTL_DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"})
+os.environ.update({"AXOLOTL_DO_NOT_TRACK": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"})
 
 import torch
 from axolotl.cli.config import load_cfg
