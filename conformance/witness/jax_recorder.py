@@ -89,7 +89,7 @@ class Recorder:
     def optimizer(self, inner: Any, weights: Weights, learning_rate: float | Callable[[int], Any]) -> Any:
         """An optax optimizer that is heard: what it is given, and the parameters before.
 
-        inner          what makes the step; put clipping and accumulation before it (optax.chain, optax.MultiSteps)
+        inner          what makes the step; put clipping before it (optax.chain)
         weights        parameters -> arrays by Hugging Face's names, as the trainer exports them: they may be renamed,
                        split, joined, transposed. Gradients go through it as well
         learning_rate  a number, or a schedule: optimizer steps made so far -> number
