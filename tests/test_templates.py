@@ -312,11 +312,11 @@ def test_a_worker_that_has_to_wait_is_not_slow():
 
 def test_a_worker_that_never_answers_is_ended(monkeypatch):
     template = jinja_template(CHATML, "mine")
-    monkeypatch.setattr(jinja_templates, "WALL_SECONDS", 0.3)
     os.kill(worker().process.pid, signal.SIGSTOP)
-    with pytest.raises(RenderBudgetError, match="no answer within"):
+    with monkeypatch.context() as short, pytest.raises(RenderBudgetError, match="no answer within"):
+        short.setattr(jinja_templates, "WALL_SECONDS", 0.3)
         render(TALK, template)
-    assert render(TALK, template).text
+    assert render(TALK, template).text  # by another worker, which may take its time to start
 
 
 def worker():
