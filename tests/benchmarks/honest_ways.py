@@ -233,6 +233,8 @@ def main() -> int:
     table, total = [], 0
     for way in arguments.ways.split(","):
         for job in arguments.jobs.split(","):
+            if not scenarios[job].claims <= WAYS[way](job.startswith("packed")).claims:
+                continue
             began, alarms, passed = cpu(), 0, 0
             for seed in range(arguments.first, arguments.first + arguments.seeds):
                 trial = put_on_trial(WAYS[way](job.startswith("packed")), chosen, seed, [scenarios[job]])
