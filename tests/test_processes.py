@@ -7,6 +7,7 @@ One trial in two processes, as `sftspec check TRAINER --processes 2` holds it; e
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from sftspec.conformance.trial.two_processes import put_on_trial_apart, stage_of
 from sftspec.conformance.witness.listening import Heard
 from sftspec.conformance.witness.shards import Place
 from sftspec.conformance.witness.tap import StepRecord
+from sftspec.properties.step.epochs import the_same_job_gives_the_same_model
 from sftspec.tests.on_trial import found, not_passed, trial_of
 from sftspec.tests.sequence_parallel import SequenceParallel
 
@@ -160,3 +162,11 @@ def test_ranks_that_share_rows_are_heard_as_one():
 )
 def test_a_bug_between_the_stretches_of_a_row_fails(wrong, property_):
     assert property_ in found(trial_of(SequenceParallel(wrong), "plain", "masking", "packing"), "fail")
+
+
+def test_a_second_run_that_was_lost_breaks_no_property():
+    """On a busy machine a rank of it may not come back in time."""
+    job = SimpleNamespace(seed=0, resume_at=None)
+    lost = SimpleNamespace(job=job, final={}, error="rank 1 of 2 was lost")
+    run = SimpleNamespace(job=job, twin=lost, final={"w": torch.zeros(2)})
+    assert list(the_same_job_gives_the_same_model(run)) == []

@@ -181,7 +181,7 @@ class Weighing(Pipeline):
 
 
 def test_the_reference_weighs_as_the_data_say():
-    trial = trial_of(Weighing(), WEIGHED, "masking", "step")
+    trial = trial_of(Weighing(), "turns that weigh", "masking", "step")
     assert not_passed(trial) == {} and DECLARED in found(trial, "pass")
 
 
@@ -193,7 +193,7 @@ def test_a_rule_that_is_declared_is_what_targets_are_to_weigh(rule):
 
 @pytest.mark.parametrize("wrong", ["left out", "squared", "count"])
 def test_messages_that_weigh_otherwise_than_declared_fail(wrong):
-    missed = not_passed(trial_of(Weighted(wrong=wrong), WEIGHED, "masking", "step"))
+    missed = not_passed(trial_of(Weighted(wrong=wrong), "turns that weigh", "step"))
     assert DECLARED in missed and "what is declared gives it" in missed[DECLARED]
 
 

@@ -208,6 +208,9 @@ def together(found: Signature, parts: Iterable[Part]) -> list[Diagnosis]:
     explained.sort(key=lambda item: -item[0])
     most, best = 0.0, list[Diagnosis]()
     for (_, one), (_, other) in itertools.combinations(explained[:FEW], 2):
+        shared = one.row.keys() & other.row.keys()
+        if not (found.keys() & one.row.keys() - shared and found.keys() & other.row.keys() - shared):
+            continue  # each has to explain a property that the other does not
         seen, row = seen_by(found, one, other), union(one.row, other.row)
         agree, of, value = compare(seen, row)
         common = sum(overlap(mark, row[name])[0] for name, mark in seen.items() if name in row)
