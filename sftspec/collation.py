@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import accumulate
 from typing import Any
 
@@ -68,6 +68,15 @@ class Batch:
         """What its targets weigh together: their number, where none has a weight of its own."""
         # MK-WEIGHT: the denominator of a weighted mean.
         return self.num_targets if self.weights is None else float(self.weights[..., 1:].double().sum())
+
+    def to(self, device: str) -> Batch:
+        """The same batch with its tensors on a device."""
+        moved = {
+            item.name: value.to(device)
+            for item in fields(self)
+            if isinstance(value := getattr(self, item.name), Tensor)
+        }
+        return replace(self, **moved)
 
     def model_inputs(self) -> dict[str, Tensor]:
         """Arguments for a Hugging Face causal LM; `segment_ids` are read by the attention of `sftspec.attention`."""

@@ -59,6 +59,9 @@ class Job:
     seed             of the order of the examples
     resume_at        save everything after so many optimizer steps, forget it, load it, and go on
     workdir          a folder that the trainer may write to
+    device           where the model is, and where its inputs go: "cpu", "cuda" or "cuda:N"
+    autocast         compute under torch.autocast in "bfloat16" or "float16", keep the weights as they are; "": do not
+    attention        the model's attention implementation is set to this one, and stays; "": the trainer chooses
     """
 
     model: Any
@@ -83,6 +86,9 @@ class Job:
     workdir: Path = Path("sftspec-workdir")
     reported: dict[str, Any] = field(default_factory=dict)
     handover: Handover = field(default_factory=Handover, repr=False)
+    device: str = "cpu"
+    autocast: str = ""
+    attention: str = ""
 
     def __post_init__(self) -> None:
         if not self.conversations:

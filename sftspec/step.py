@@ -11,7 +11,7 @@ another loss as soon as the counts differ (transformers#34191, torchtune#1875; r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,7 @@ from sftspec.job import RANK
 from sftspec.row_losses import Places, sum_over_rows
 
 IGNORE = -100
+FLOAT16_SCALE = 2.0**10
 
 
 class NoTargetsError(ValueError):
@@ -161,6 +162,7 @@ def sft_step(
     loss: Callable[..., Tensor] = sft_loss,
     clip: Callable[..., float] = clip_gradients,
     group=None,
+    autocast: str = "",
 ) -> StepReport:
     """Forward, backward and one update over the micro-batches of one optimizer step.
 
@@ -171,6 +173,8 @@ def sft_step(
         max_grad_norm: clip the accumulated gradient to this norm; None leaves it.
         loss, clip: the parts above, replaceable.
         group: a torch.distributed process group; every rank of it takes part, also one whose batches have no target.
+        autocast: "bfloat16" or "float16": the model computes under torch.autocast, the loss in float32. Gradients of
+            float16 are scaled by a power of two on their way back (Micikevicius et al. 2018, arXiv:1710.03740, 3.2).
     Returns:
         StepReport of the whole step (over all ranks).
     Raises:
@@ -192,28 +196,35 @@ def sft_step(
     num_targets = sum(batch.num_targets for batch in batches)
     denominator = sum(_weight_of(batch) for batch in batches)
     if group is not None:
-        num_targets = int(_sum_over_ranks(torch.tensor(num_targets), group))
-        denominator = float(_sum_over_ranks(torch.tensor(denominator, dtype=torch.float64), group))
+        place = next(model.parameters()).device
+        num_targets = int(_sum_over_ranks(torch.tensor(num_targets, device=place), group))
+        denominator = float(_sum_over_ranks(torch.tensor(denominator, dtype=torch.float64, device=place), group))
     # ST-ZERO_GRAD: nothing is left of the step before.
     optimizer.zero_grad(set_to_none=True)
     if not denominator > 0:
         return StepReport(float("nan"), num_targets, 0.0, skipped=True)
-    total = 0.0
+    total, scale = 0.0, FLOAT16_SCALE if autocast == "float16" else 1.0
     for batch in batches:
         if _weight_of(batch) > 0:
+            with computing_in(model, autocast):
+                logits = forward_logits(model, batch)
             # Each part divides by the targets of the step: the parts add up, nothing is averaged.
             weighed = {"weights": batch.weights} if getattr(batch, "weights", None) is not None else {}
-            part = loss(forward_logits(model, batch), batch.labels, num_targets=denominator, **weighed)
-            part.backward()
+            part = loss(logits, batch.labels, num_targets=denominator, **weighed)
+            (part * scale).backward()
             total += float(part.detach())
     parameters = [parameter for parameters in optimizer.param_groups for parameter in parameters["params"]]
     if group is not None:
-        total = float(_sum_over_ranks(torch.tensor(total, dtype=torch.float64), group))
+        total = float(_sum_over_ranks(torch.tensor(total, dtype=torch.float64, device=place), group))
         for parameter in parameters:
             # Every rank takes part in every sum, also where its own batches do not reach a parameter.
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             _sum_over_ranks(parameter.grad, group)
+    if scale != 1:
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad /= scale
     # ST-CLIPORDER: accumulated and reduced first, then clipped, once.
     norm = clip(parameters, float("inf") if max_grad_norm is None else max_grad_norm)
     optimizer.step()
@@ -223,6 +234,19 @@ def sft_step(
 def _weight_of(batch) -> float:
     """What the targets of a batch weigh together; of a batch that knows no weights, their number."""
     return batch.num_targets if getattr(batch, "weights", None) is None else batch.summed_weight
+
+
+def computing_in(model: torch.nn.Module, autocast: str) -> AbstractContextManager:
+    """torch.autocast in this dtype on the model's device; "": none.
+
+    >>> model = torch.nn.Linear(1, 1)
+    >>> with computing_in(model, "bfloat16"):
+    ...     model(torch.zeros(1)).dtype
+    torch.bfloat16
+    """
+    if not autocast:
+        return nullcontext()
+    return torch.autocast(next(model.parameters()).device.type, getattr(torch, autocast))
 
 
 def _sum_over_ranks(value: Tensor, group) -> Tensor:

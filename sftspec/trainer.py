@@ -157,6 +157,7 @@ class Pipeline:
             "policy",
             "train-flag",
             "chat-template",
+            "autocast",
         }
         | {"report", "log"}
     )
@@ -167,18 +168,18 @@ class Pipeline:
         optimizer, group = self.optimizer(job), process_group(job)
         # ST-EVAL: dropout is on again, whatever came before.
         job.model.train()
-        if job.packing:
+        if job.packing and not job.attention:
             job.model.set_attn_implementation(PACKED_ATTENTION)
         reports: list[StepReport] = []
         for number, batches in enumerate(self.batches(job, examples)):
             if number == job.resume_at:
                 optimizer = self.resume(job, optimizer, self.optimizer)
-            ranks = {}
+            asked: dict[str, Any] = {"autocast": job.autocast} if job.autocast else {}
             if group is not None:
                 batches = [batch for batch in batches if batch.rank == torch.distributed.get_rank(group)]
-                ranks["group"] = group
+                asked["group"] = group
             given = (job.model, batches, optimizer, job.max_grad_norm, self.loss, self.clip)
-            reports.append(self.step(*given, **ranks))
+            reports.append(self.step(*given, **asked))
         job.report(
             losses=[report.loss for report in reports],
             grad_norms=[report.grad_norm for report in reports],
@@ -239,7 +240,7 @@ class Pipeline:
                         if job.packing
                         else self.collate([examples[index] for (index,) in bins], pad_token_id=pad),
                         rank=number % job.world_size,
-                    )
+                    ).to(job.device)
                     for number, bins in enumerate(step)
                 ]
 

@@ -30,7 +30,8 @@ def training_arguments(job: Job) -> dict[str, Any]:
         "weight_decay": job.weight_decay,
         "max_grad_norm": job.max_grad_norm or 0.0,
         "seed": job.seed,
-        "bf16": False,
+        "bf16": job.autocast == "bfloat16",
+        "fp16": job.autocast == "float16",
         "logging_steps": 1,
         "disable_tqdm": True,
         "report_to": "none",
@@ -89,7 +90,18 @@ class TransformersTrainer:
 
     @property
     def claims(self) -> frozenset[str]:
-        claims = {"padding", "accumulation", "truncation", "clipping", "adamw", "frozen", "bf16", "resume", "log"}
+        claims = {
+            "padding",
+            "accumulation",
+            "truncation",
+            "clipping",
+            "adamw",
+            "frozen",
+            "bf16",
+            "resume",
+            "log",
+            "autocast",
+        }
         return frozenset(claims | {"chat-template"})
 
     @property

@@ -72,7 +72,7 @@ class TRL:
         layout = {"padding", "truncation"} if self.packing == "none" else {"packing"}
         if self.padding_free:
             layout.discard("truncation")
-        does = {"accumulation", "clipping", "adamw", "frozen", "bf16", "resume", "log", "chat-template"}
+        does = {"accumulation", "clipping", "adamw", "frozen", "bf16", "resume", "log", "chat-template", "autocast"}
         if self.peft != "none":
             does -= {"resume"}  # a second SFTTrainer around the same model would put in adapters twice
         return frozenset(layout | does)

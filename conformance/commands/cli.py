@@ -30,6 +30,7 @@ from sftspec.conformance.commands.diff import add_diff_arguments, run_diff
 from sftspec.conformance.commands.env import add_env_arguments, run_env
 from sftspec.conformance.commands.explain import ExplainError, add_explain_arguments, run_explain
 from sftspec.conformance.commands.init import add_init_arguments, run_init
+from sftspec.conformance.commands.kernels import KernelsError, add_kernels_arguments, run_kernels
 from sftspec.conformance.commands.limits import limited
 from sftspec.conformance.commands.matrix import add_matrix_arguments, run_matrix_command
 from sftspec.conformance.commands.mutants import MutantsError, add_mutants_arguments, run_mutants
@@ -126,6 +127,7 @@ def parser() -> argparse.ArgumentParser:
     add_explain_arguments(command("explain", "explain a property, a law, a trap, a bug; or find what mentions a word"))
     add_break_arguments(command("break", "make a mistake on purpose, and see what it does to a model"))
     add_mutants_arguments(command("mutants", "plant the known bugs, and show which properties kill them"))
+    add_kernels_arguments(command("kernels", "hold every attention and every loss of this machine against float64"))
     add_timemachine_arguments(command("timemachine", "put released versions with a known bug on trial again"))
     add_audit_arguments(command("audit", "say what files of conversations train, what is wrong with them, and where"))
     add_show_arguments(command("show", "show which tokens of a file are trained, and what is wrong with it"))
@@ -223,7 +225,7 @@ COMMANDS = {
     "check": check, "init": init, "baseline": baseline, "diff": run_diff, "record": record, "judge": judge,
     "list": list_properties, "explain": run_explain, "break": run_break, "show": run_show, "audit": run_audit,
     "mutants": run_mutants, "book": run_book, "env": run_env,
-    "matrix": run_matrix_command, "timemachine": run_timemachine,
+    "matrix": run_matrix_command, "timemachine": run_timemachine, "kernels": run_kernels,
 }  # fmt: skip
 
 VERDICTS = ("check", "baseline", "record", "judge")  # commands whose outcome hangs on the releases installed
@@ -231,6 +233,7 @@ VERDICTS = ("check", "baseline", "record", "judge")  # commands whose outcome ha
 REFUSALS = (
     UsageError, OutputError, SelectionError, TrainerError, BaselineError, DocumentError, RecordingError, BreakError,
     ShowError, MutantsError, ModelError, ExplainError, BookError, InitError, PinnedError,
+    KernelsError,
     TimeMachineError,
 )  # fmt: skip
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from sftspec.conformance.environments.build import python_of
 from sftspec.conformance.report.printable import printable
+from sftspec.conformance.trial.machine import OF_WEIGHTS, Machine
 from sftspec.conformance.trial.selection import select
 from sftspec.conformance.witness.shrink import read_config
 
@@ -43,6 +44,15 @@ def add_limits(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--processes", metavar="N", type=several, default=1,
         help="run the trainer as N ranks, started as torchrun does (default 1: alone)",
+    )  # fmt: skip
+    command.add_argument("--device", metavar="DEVICE", default="", help="where the model is: cpu, cuda or cuda:N")
+    command.add_argument("--dtype", choices=OF_WEIGHTS, default="", help="of the weights (default: as a scenario says)")
+    command.add_argument(
+        "--autocast", choices=OF_WEIGHTS[1:], default="", help="compute under torch.autocast, with weights in float32"
+    )
+    command.add_argument(
+        "--attention", metavar="NAME", default="",
+        help="the model's: eager, sdpa, flex_attention, …; sdpa:math, sdpa:flash, sdpa:efficient, sdpa:cudnn",
     )  # fmt: skip
     command.add_argument("--workers", metavar="N", type=int, default=1, help="trainers at work at once (default 1)")
 
@@ -132,7 +142,11 @@ def options_of(args: argparse.Namespace) -> list[str]:
         ("--processes", "" if args.processes == 1 else str(args.processes)),
         ("--timeout", "" if args.timeout == 120.0 else f"{args.timeout:g}"),
     ]
-    return [word for option, value in given if value for word in (option, value)]
+    return [word for option, value in given if value for word in (option, value)] + machine_of(args).options
+
+
+def machine_of(args: argparse.Namespace) -> Machine:
+    return Machine(args.device, args.dtype, args.autocast, args.attention)
 
 
 @contextlib.contextmanager
@@ -154,7 +168,13 @@ def performing(args: argparse.Namespace) -> Iterator[tuple[Any, Any, Callable[[i
     with (
         kept_aside(console) as diary,
         stage_of(
-            args.trainer, settings, python_of(args.trainer, args.python), limits, max(1, args.workers), args.processes
+            args.trainer,
+            settings,
+            python_of(args.trainer, args.python),
+            limits,
+            max(1, args.workers),
+            args.processes,
+            machine_of(args),
         ) as stage,
     ):
         yield stage, diary, tell
@@ -175,7 +195,8 @@ def record(args: argparse.Namespace) -> int:
         trial = put_on_trial_apart(
             stage, trainer, [], scenarios_for(trainer.claims), args.seed, diary.begin, finished=tell, keep=recorder.save
         )  # fmt: skip
-        recorder.finish(stage.said["identity"], stage.said["environment"], args.seed, trial.refused)
+        made = stage.said["identity"], stage.said["environment"]
+        recorder.finish(*made, args.seed, trial.refused, stage.machine)
     print(f"{args.out}: {len(trial.runs)} runs in {trial.seconds:.0f} s; judge them with: sftspec judge {args.out}")
     broken = [run for run in trial.runs if run.error]
     for run in broken:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sftspec.conformance.ledger.store import RecordingError
+from sftspec.conformance.trial.machine import HERE, Machine, on_machine
 from sftspec.conformance.trial.scenarios import MOST_RANKS, SCENARIOS, Scenario, make_job, scenarios_for
 from sftspec.conformance.witness.identity import SEQUENCE
 from sftspec.conventions import Conventions
@@ -43,15 +44,20 @@ class _Asked:
 
 
 def job_asked(
-    record: Mapping[str, Any], place: str, claims: frozenset[str], seed: int, is_twin: bool
+    record: Mapping[str, Any],
+    place: str,
+    claims: frozenset[str],
+    seed: int,
+    is_twin: bool,
+    machine: Machine = HERE,
 ) -> tuple[Job, list[Conversation]]:
-    """The job of a recorded scenario, and what the trainer did not accept. Raises RecordingError where the recorded job
-    is another one.
+    """The job of a recorded scenario on a machine, and what the trainer did not accept. Raises RecordingError where the
+    recorded job is another one.
 
     record  of the run: its scenario and its job
     place   names the file
     """
-    scenario = next((item for item in SCENARIOS if item.name == record["scenario"]), None)
+    scenario = next((item for item in on_machine(SCENARIOS, machine) if item.name == record["scenario"]), None)
     if scenario is None:
         raise RecordingError(f"{place}: scenario {record['scenario']!r:.80} is none of this version: record again")
     if is_twin and scenario.twin is None:
@@ -106,9 +112,9 @@ def _same_model(record: Mapping[str, Any], model: Any, place: str) -> None:
             raise RecordingError(f"{place}: job.model.config.{name} is {found!r:.80}; the witness has {asked!r}")
 
 
-def require_scenarios(names: Sequence[str], claims: frozenset[str], place: str) -> None:
+def require_scenarios(names: Sequence[str], claims: frozenset[str], place: str, machine: Machine = HERE) -> None:
     """Every scenario that the claims ask for is there, once, and no other. Raises RecordingError."""
-    asked: list[Scenario] = scenarios_for(claims)
+    asked: list[Scenario] = list(on_machine(scenarios_for(claims), machine))
     for scenario in asked:
         count = names.count(scenario.name)
         if count != 1:

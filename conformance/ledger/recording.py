@@ -28,6 +28,7 @@ from sftspec.conformance.report.document import environment
 from sftspec.conformance.report.form import DocumentError, validate
 from sftspec.conformance.report.json_values import without_paths
 from sftspec.conformance.trial.judge import Trial
+from sftspec.conformance.trial.machine import HERE, OF_WEIGHTS, Machine, require_asked
 from sftspec.conformance.trial.performer import require_known_claims
 from sftspec.conformance.trial.scenarios import MOST_RANKS
 from sftspec.conformance.witness.identity import SEQUENCE
@@ -37,8 +38,9 @@ from sftspec.properties.ledger.run import Forward, Replay, Row, Run, Step
 
 RUN, TENSORS, TOKENIZER, TWIN, TRIAL = "run.json", "tensors.safetensors", "tokenizer", "twin", "trial.json"
 
+ON_MACHINE = ("device", "autocast", "attention")  # of all runs of a trial, and said there
 COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
-NOT_SETTINGS = ("model", "tokenizer", "conversations", "path", "workdir", "reported", "handover")
+NOT_SETTINGS = ("model", "tokenizer", "conversations", "path", "workdir", "reported", "handover", *ON_MACHINE)
 SETTINGS = tuple(field.name for field in dataclasses.fields(Job) if field.name not in NOT_SETTINGS)
 CALL = ("index", "step", "rank", "input_ids", "arguments", "trained", "random", "drew", "autocast", "lost")
 DTYPES = ("torch.float32", "torch.float64", "torch.bfloat16", "torch.float16")
@@ -100,9 +102,16 @@ def save_run(run: Run, folder: Path) -> None:
 
 
 def load_run(
-    folder: Path, claims: frozenset[str] = frozenset({"padding"}), seed: int = 0, is_twin: bool = False
+    folder: Path,
+    claims: frozenset[str] = frozenset({"padding"}),
+    seed: int = 0,
+    is_twin: bool = False,
+    machine: Machine = HERE,
 ) -> Run:
-    """Read a run from a folder: of a trainer with these claims, on trial with this seed. Raises RecordingError."""
+    """Read a run from a folder: of a trainer with these claims, on trial with this seed on this machine.
+
+    Raises RecordingError.
+    """
     place = str(folder / RUN)
     record = read_json(folder / RUN)
     try:
@@ -110,7 +119,7 @@ def load_run(
     except DocumentError as error:
         raise RecordingError(str(error)) from None
     try:
-        return _run(record, folder, place, claims, seed, is_twin)
+        return _run(record, folder, place, claims, seed, is_twin, machine)
     except RecordingError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RuntimeError) as error:
@@ -118,12 +127,20 @@ def load_run(
         raise RecordingError(f"{place}: it cannot be read ({said})") from None
 
 
-def _run(record: Mapping[str, Any], folder: Path, place: str, claims: frozenset[str], seed: int, is_twin: bool) -> Run:
+def _run(
+    record: Mapping[str, Any],
+    folder: Path,
+    place: str,
+    claims: frozenset[str],
+    seed: int,
+    is_twin: bool,
+    machine: Machine,
+) -> Run:
     if record["twin"] and is_twin:
         raise RecordingError(f"{place}: a second run has no second run")
     tensors = Tensors(_stored(folder / TENSORS), record["equal"], str(folder / TENSORS))
     present(folder / TOKENIZER / "tokenizer.json")  # written for whoever looks; the one of the scenario is used
-    job, refused = job_asked(record, place, claims, seed, is_twin)
+    job, refused = job_asked(record, place, claims, seed, is_twin, machine)
     job.reported = record["job"]["reported"]
     run = Run(
         job=job,
@@ -153,7 +170,7 @@ def _run(record: Mapping[str, Any], folder: Path, place: str, claims: frozenset[
         error=record["error"],
         initial=tensors.take("initial", record["initial"]),
         final=tensors.take("final", record["final"]),
-        twin=load_run(folder / TWIN, claims, seed, is_twin=True) if record["twin"] else None,
+        twin=load_run(folder / TWIN, claims, seed, True, machine) if record["twin"] else None,
         traceback=record["traceback"],
         adapters=tuple(Adapter(**item) for item in record["adapters"]),
         saved=tuple(record["saved"]),
@@ -168,6 +185,7 @@ def _run(record: Mapping[str, Any], folder: Path, place: str, claims: frozenset[
     tensors.check_all_taken()
     require_consistent(run, place)
     require_origins(run, place)
+    require_asked(run)
     if run.final or not run.error:  # a trainer that was ended while it trained left no parameters
         _load_parameters(run.job.model, run.final, run.adapters, place)
     return run
@@ -257,7 +275,12 @@ class Recorder:
         self.runs.append(name)
 
     def finish(
-        self, identity: Mapping[str, Any], environment: Mapping[str, str], seed: int, refused: Mapping[str, int]
+        self,
+        identity: Mapping[str, Any],
+        environment: Mapping[str, str],
+        seed: int,
+        refused: Mapping[str, int],
+        machine: Machine = HERE,
     ) -> None:
         record = {
             "format": FORMAT,
@@ -266,6 +289,7 @@ class Recorder:
             "seed": seed,
             "refused": refused,
             "runs": self.runs,
+            "machine": machine.asked,
         }
         write_json(self.folder / TRIAL, record)
 
@@ -293,6 +317,7 @@ def load_trial(folder: Path, complete: bool = False) -> tuple[Trial, dict[str, A
     place = folder / TRIAL
     record = read_json(place)
     known = {"format", "trainer", "environment", "seed", "refused", "runs"}
+    machine = _machine(record.pop("machine", {}), place)
     if record.keys() != known:
         raise RecordingError(f"{place}: has {', '.join(sorted(record))}; expected {', '.join(sorted(known))}")
     try:
@@ -308,15 +333,28 @@ def load_trial(folder: Path, complete: bool = False) -> tuple[Trial, dict[str, A
         require_known_claims(trainer)
     except ValueError as error:  # a TrainerError, or that of a convention
         raise RecordingError(f"{place}: {error}") from None
-    runs = [load_run(folder / name, trainer.claims, record["seed"]) for name in record["runs"]]
+    runs = [load_run(folder / name, trainer.claims, record["seed"], False, machine) for name in record["runs"]]
     if complete:
-        require_scenarios([run.scenario for run in runs], trainer.claims, str(place))
+        require_scenarios([run.scenario for run in runs], trainer.claims, str(place), machine)
     for name, run in zip(record["runs"], runs, strict=True):
         if run.conventions != trainer.conventions:
             raise RecordingError(f"{folder / name / RUN}: its conventions are not those of {TRIAL}")
         if run.processes != runs[0].processes:
             raise RecordingError(f"{folder / name / RUN}: it has {run.processes} ranks, others {runs[0].processes}")
     return Trial(trainer, runs, record["refused"]), record
+
+
+def _machine(record: Any, place: Path) -> Machine:
+    """The machine that a trial was asked for. Raises RecordingError."""
+    known = [item.name for item in dataclasses.fields(Machine)]
+    if not isinstance(record, dict) or not all(isinstance(value, str) for value in record.values()):
+        raise RecordingError(f"{place}: machine is a table of texts")
+    if odd := sorted(record.keys() - set(known)):
+        raise RecordingError(f"{place}: machine has {odd[0]!r:.80}; known: {', '.join(known)}")
+    for name in ("dtype", "autocast"):
+        if record.get(name, OF_WEIGHTS[0]) not in OF_WEIGHTS:
+            raise RecordingError(f"{place}: machine.{name} is {record[name]!r:.80}; known: {', '.join(OF_WEIGHTS)}")
+    return Machine(**record)
 
 
 def _require_plain(record: Mapping[str, Any], place: Path) -> None:

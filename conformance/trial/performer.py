@@ -31,7 +31,7 @@ from sftspec.properties.ledger.run import Run
 
 def require_known_claims(trainer: Any) -> None:
     """A claim with a typo would be reported as not claimed. Raises TrainerError with those that there are."""
-    known = {"padding", SEQUENCE, *WITHOUT.values()}.union(
+    known = {"padding", "autocast", SEQUENCE, *WITHOUT.values()}.union(
         *(item.claims for item in SCENARIOS), (item.claim for item in properties.load())
     ) - {""}
     for claim in sorted(claims_of(trainer) - known):

@@ -21,6 +21,7 @@ from typing import Any
 from sftspec.conformance.adapters import TrainerError, resolve
 from sftspec.conformance.trial.judge import Trial, Verdict, block, open_verdicts, read_run, settle
 from sftspec.conformance.trial.launch import StartError
+from sftspec.conformance.trial.machine import HERE, Machine, on_machine, require_able, require_asked
 from sftspec.conformance.trial.merging import merged
 from sftspec.conformance.trial.performer import (
     Performance,
@@ -72,6 +73,7 @@ class Stage:
     results: queue.Queue
     python: str = ""
     processes: int = 1
+    machine: Machine = HERE
     said: dict[str, Any] = field(default_factory=dict)
 
     def trainer(self) -> Described:
@@ -87,6 +89,8 @@ class Stage:
         if self.processes > 1:  # what ranks in one process show, several show as well
             identity["claims"] = sorted({*identity["claims"], "ranks", "processes"})
             identity["setting"] = {**identity["setting"], "processes": self.processes}
+        require_able(self.machine, frozenset(identity["claims"]))
+        identity["setting"] = {**identity["setting"], **self.machine.asked}
         # The functions of a trainer are judged here, and so in this interpreter alone.
         has_functions = self.said["functions"] and not self.python
         described = Described(
@@ -115,15 +119,16 @@ def stage_of(
     limits: Limits = LIMITS,
     workers: int = 1,
     processes: int = 1,
+    machine: Machine = HERE,
 ) -> Iterator[Stage]:
     """Start the trainer's processes; end them, and all that they started, when this is left.
 
-    processes: ranks of each worker.
+    processes: ranks of each worker. machine: where and how it computes.
     """
     folder = Path(tempfile.mkdtemp(prefix="sftspec-"))
     jobs: queue.Queue = queue.Queue()
     results: queue.Queue = queue.Queue()
-    stage = Stage(place, settings, folder, [], jobs, results, python, processes)
+    stage = Stage(place, settings, folder, [], jobs, results, python, processes, machine)
     try:
         write_whole(folder / ORDER, {"place": place, "settings": dict(settings), "processes": processes})
         try:
@@ -157,13 +162,13 @@ def put_on_trial_apart(
     trial, started = Trial(trainer), time.perf_counter()
     verdicts = open_verdicts(chosen, trainer)
     seams = [place for place, item in enumerate(verdicts) if item.property.seam != "run"]
-    desk = Desk(stage, trainer, seed, max_replays, list(scenarios))
+    desk = Desk(stage, trainer, seed, max_replays, list(on_machine(scenarios, stage.machine)))
     try:
         for run in desk.runs(lambda: _judge_one_seam(verdicts, seams, trainer, max_examples, progress), progress):
             read_run(verdicts, run)
             keep(run)
             trial.runs.append(lightened(run, verdicts))
-            finished(len(trial.runs), len(scenarios), run, desk.seconds.get(run.scenario, 0.0))
+            finished(len(trial.runs), len(desk.scenarios), run, desk.seconds.get(run.scenario, 0.0))
         while seams:
             _judge_one_seam(verdicts, seams, trainer, max_examples, progress)
     except KeyboardInterrupt:
@@ -301,6 +306,7 @@ class Desk:
                     first.twin = heard_of(run.twin, folder / TWIN, self.stage.processes, shared)
                 self.refused[run.scenario] = first.refused
                 run = first.read()
+                require_asked(run)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 run.error, run.twin = f"what was heard cannot be read: {type(error).__name__}: {error}", None
             run.error = run.error or ended.left

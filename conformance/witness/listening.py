@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sftspec.adapters import Adapter
 from sftspec.conformance.witness.asked import said_by
+from sftspec.conformance.witness.place import PlaceError, kernel, place
 from sftspec.conformance.witness.provenance import Provenance
 from sftspec.conformance.witness.replay import Replay
 from sftspec.conformance.witness.shards import Place
@@ -69,11 +70,17 @@ def listen(trainer: Any, job: Job, provenance: Provenance, max_replays: int, see
     torch.set_num_threads(1)  # tensors are tiny: a second thread only waits, and may reorder sums
     heard = Heard()
     torch.manual_seed(seed)
+    try:
+        place(job)
+    except PlaceError as error:
+        heard.error = said_by(error)
+        return heard
     # What a trainer writes into its job, or into the conversations, changes nothing of what was asked of it.
     given = replace(job, conversations=copy.deepcopy(job.conversations), tokenizer=copy.deepcopy(job.tokenizer))
     with Tap(job, provenance, max_replays) as tap:
         try:
-            trainer.train(given)
+            with kernel(job.attention):
+                trainer.train(given)
         except KeyboardInterrupt:
             raise
         except BaseException as error:

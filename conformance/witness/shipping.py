@@ -39,6 +39,7 @@ MODULES = (
     "sftspec.conformance.witness.listening",
     "sftspec.conformance.witness.mailbox",
     "sftspec.conformance.witness.performer",
+    "sftspec.conformance.witness.place",
     "sftspec.conformance.witness.provenance",
     "sftspec.conformance.witness.replay",
     "sftspec.conformance.witness.shards",

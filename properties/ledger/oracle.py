@@ -190,18 +190,29 @@ class Oracle:
         return self._gradients[key]
 
     def compare_hidden(self) -> Iterator[tuple[Piece, float, float]]:
-        """(piece, largest difference of its hidden states from those alone in float64, bound)."""
+        """(piece, difference of its hidden states from those alone in float64, bound).
+
+        The largest of an entry. In 16 bits, where one entry may lose all its digits, the norm over the piece as a share
+        of its states': so many roundings are alike in their norm, whatever the kernel. Where a piece has lost less than
+        the pieces of its step on average, it might have lost that much.
+        """
         for step in self.steps:
             exact, same = self.hidden(step, torch.float64), self.hidden(step, self.dtype)
             largest = max(float(state.abs().max()) for _, state in exact)
             own = max(
                 float((rounded - state).abs().max()) for (_, state), (_, rounded) in zip(exact, same, strict=True)
             )
-            for piece, state in exact:
+            lost = [float((rounded - state).norm()) for (_, state), (_, rounded) in zip(exact, same, strict=True)]
+            average = math.sqrt(sum(item**2 for item in lost) / sum(len(piece) for piece, _ in exact))
+            for (piece, state), norm in zip(exact, lost, strict=True):
                 first = piece.rows[0]
                 hidden = self.run.forwards[first.forward].hidden[first.row, first.column : first.column + len(piece)]
-                error = float((hidden.cpu().double() - state).abs().max())
-                yield piece, error, 4 * own + 8 * self.roundoff * largest
+                difference = hidden.cpu().double() - state
+                if self.is_coarse:
+                    bound = 4 * max(norm, average * math.sqrt(len(piece)))
+                    yield piece, float(difference.norm() / state.norm()), bound / float(state.norm())
+                else:
+                    yield piece, float(difference.abs().max()), 4 * own + 8 * self.roundoff * largest
 
     def gradient_bounds(self, step: Step) -> dict[str, float]:
         """The relative error that rounding explains in a step's gradients, by parameter; none for a gradient of zero.

@@ -112,8 +112,8 @@ def hidden_states_equal_those_alone(run):
     """An example's hidden states in a batch equal those it has alone, within the rounding of the dtype.
 
     Whatever changes them (a leak, a position, a sliding window in place of the block mask, axolotl#732) is seen here.
-    BOUND-SELF: four times the error of the example alone against its own float64 run, plus 8
-    roundings.
+    BOUND-SELF: four times the error of the example alone against its own float64 run, plus 8 roundings; in 16 bits
+    of the norm over the example.
     """
     for piece, error, bound in run.oracle.compare_hidden():
         yield piece, error <= bound, f"differs by {error:.2e}, {bound:.2e} is rounding", error

@@ -33,7 +33,9 @@ class Accelerate:
 
     name = "accelerate"
     conventions = Conventions()
-    claims = frozenset({"padding", "accumulation", "truncation", "clipping", "adamw", "bf16", "log", "chat-template"})
+    claims = frozenset(
+        {"padding", "accumulation", "truncation", "clipping", "adamw", "bf16", "autocast", "log", "chat-template"}
+    )
 
     @property
     def version(self) -> str:
@@ -49,7 +51,9 @@ class Accelerate:
 
         AcceleratorState._reset_state(True)  # of the job before, in the same process
         GradientState._reset_state()
-        accelerator = Accelerator(cpu=True, gradient_accumulation_steps=job.accumulation)
+        precision = {"": "no", "bfloat16": "bf16", "float16": "fp16"}[job.autocast]
+        given = {"cpu": job.device == "cpu", "mixed_precision": precision}
+        accelerator = Accelerator(gradient_accumulation_steps=job.accumulation, **given)
         rows = [TransformersTrainer().example(job, list(talk)) for talk in job.conversations]
         for row in rows:
             row["attention_mask"] = [1] * len(row["input_ids"])

@@ -1,0 +1,57 @@
+"""A model is put where it is to compute, before the trainer gets it: on which device, by which attention.
+
+What is asked for and is not there is an error, never another place in silence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+# One of the kernels behind scaled_dot_product_attention, and no other: their names in torch.nn.attention.SDPBackend.
+KERNELS = {
+    "sdpa:math": "MATH",
+    "sdpa:flash": "FLASH_ATTENTION",
+    "sdpa:efficient": "EFFICIENT_ATTENTION",
+    "sdpa:cudnn": "CUDNN_ATTENTION",
+}
+
+
+class PlaceError(RuntimeError):
+    """A device or an attention that is not to be had here; says what is."""
+
+
+def place(job: Any) -> None:
+    """Put job.model on job.device, and give it job.attention. Raises PlaceError."""
+    try:
+        device = torch.device(job.device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        here = "cpu" + (f", {torch.cuda.device_count()} of cuda" if torch.cuda.is_available() else "")
+        said = str(error).partition("\n")[0].rstrip(".")
+        raise PlaceError(f"no device {job.device!r} here ({said}); there is {here}") from None
+    if device.type != "cpu":
+        job.model.to(device)
+    family, _, one = job.attention.partition(":")
+    if one and job.attention not in KERNELS:
+        raise PlaceError(f"no attention {job.attention!r}; known beside those of transformers: {', '.join(KERNELS)}")
+    if family:
+        try:
+            job.model.set_attn_implementation(family)
+        except (ValueError, ImportError) as error:
+            raise PlaceError(f"no attention {job.attention!r} here: {error}") from None
+
+
+@contextlib.contextmanager
+def kernel(attention: str) -> Iterator[None]:
+    """Attention goes through this kernel of scaled_dot_product_attention, where one is named."""
+    if attention not in KERNELS:
+        yield
+        return
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with sdpa_kernel(getattr(SDPBackend, KERNELS[attention])):
+        yield
