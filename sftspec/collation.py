@@ -71,7 +71,7 @@ class Batch:
 
     def to(self, device: str) -> Batch:
         """The same batch with its tensors on a device."""
-        moved = {
+        moved: dict[str, Any] = {
             item.name: value.to(device)
             for item in fields(self)
             if isinstance(value := getattr(self, item.name), Tensor)

@@ -111,8 +111,8 @@ def on_trial(kind: str, dtypes: Sequence[str], device: str) -> Iterator[Any]:
     from sftspec.conformance.kernels.attention import attention_on_trial
     from sftspec.conformance.kernels.losses import losses_on_trial
 
-    trial = {"attention": attention_on_trial, "losses": losses_on_trial}[kind]
-    return trial([getattr(torch, name) for name in dtypes], device)
+    chosen = [getattr(torch, name) for name in dtypes]
+    return attention_on_trial(chosen, device) if kind == "attention" else losses_on_trial(chosen, device)
 
 
 def machine(device: str) -> dict[str, str]:

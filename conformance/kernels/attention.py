@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -109,7 +110,7 @@ def flex(compiled: bool, query: Tensor, key: Tensor, value: Tensor, way: Way) ->
 
 
 @cache
-def flex_function(compiled: bool) -> Callable[..., Tensor]:
+def flex_function(compiled: bool) -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
     return torch.compile(flex_attention) if compiled else flex_attention
@@ -121,8 +122,10 @@ def variable_length(query: Tensor, key: Tensor, value: Tensor, way: Way) -> Tens
 
     starts, longest = cu_seqlens(way, str(query.device))
     window = (way.window - 1, 0) if way.window else (-1, 0)
-    flat = (item[0].transpose(0, 1) for item in (query, *repeated(way, key, value)))
-    return varlen_attn(*flat, starts, starts, longest, longest, window_size=window).transpose(0, 1)[None]
+    q, k, v = (item[0].transpose(0, 1) for item in (query, *repeated(way, key, value)))
+    out = varlen_attn(q, k, v, starts, starts, longest, longest, window_size=window)
+    assert isinstance(out, Tensor)  # a pair only where more is asked for
+    return out.transpose(0, 1)[None]
 
 
 def flash(query: Tensor, key: Tensor, value: Tensor, way: Way) -> Tensor:
@@ -174,7 +177,8 @@ def inputs(way: Way, dtype: torch.dtype, device: str, seed: int = 0) -> list[Ten
 def both_ways(kernel: Kernel, tensors: Sequence[Tensor], way: Way, backwards: bool = True) -> list[Tensor]:
     """The output, and the gradients of query, key and value; padding's output gets no gradient."""
     leaves = [item.detach().clone().requires_grad_(backwards) for item in tensors[:3]]
-    out = kernel(*leaves, way)
+    query, key, value = leaves
+    out = kernel(query, key, value, way)
     gradient = tensors[3].clone()
     gradient[:, :, : way.padding] = 0
     found = torch.autograd.grad(out, leaves, gradient.to(out.dtype)) if backwards else ()

@@ -4,7 +4,7 @@
 
 Value and gradients, of the hidden states and of the head, equal those in float64 (BOUND-SELF); the gradient of a
 position that is no target is zero, bit for bit (MK-ZERO). A loss over no target is 0 with a gradient of 0, or refused,
-and no NaN (MK-EMPTY). What is computed in 16 bits is held against the plain way in 16 bits.
+and no NaN (MK-NONEMPTY). What is computed in 16 bits is held against the plain way in 16 bits.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ NAMES = ("loss", "gradient of hidden states", "gradient of the head")
 def both_ways(loss: Loss, hidden: Tensor, head: Tensor, labels: Tensor) -> list[Tensor]:
     """The loss, and the gradients of hidden states and head."""
     leaves = [item.detach().clone().requires_grad_() for item in (hidden, head)]
-    value = loss(*leaves, labels)
+    value = loss(leaves[0], leaves[1], labels)
     value.backward()
     return [value.detach(), *(item.grad if item.grad is not None else torch.zeros_like(item) for item in leaves)]
 
