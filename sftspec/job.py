@@ -31,6 +31,24 @@ def has_dropout(config: Any) -> bool:
     return any(getattr(config, name, 0.0) for name in DROPOUTS)
 
 
+def weights_in(model: Any, dtype: Any) -> Any:
+    """The same model with weights in a torch dtype and buffers in float32 at least, as `from_pretrained(dtype=...)`
+    gives it. `model.to(torch.bfloat16)` rounds the frequencies of rotary positions as well, and positions beyond a few
+    hundred go astray (transformers#29285).
+
+    >>> import torch
+    >>> norm = weights_in(torch.nn.BatchNorm1d(1), torch.bfloat16)
+    >>> norm.weight.dtype, norm.running_mean.dtype
+    (torch.bfloat16, torch.float32)
+    """
+    import torch
+
+    model.to(torch.promote_types(dtype, torch.float32))
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
+
+
 class JobError(ValueError):
     """A job that nobody can do as it stands; says what is missing."""
 

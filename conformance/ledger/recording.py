@@ -32,7 +32,7 @@ from sftspec.conformance.trial.machine import HERE, OF_WEIGHTS, Machine, require
 from sftspec.conformance.trial.performer import require_known_claims
 from sftspec.conformance.trial.scenarios import MOST_RANKS
 from sftspec.conformance.witness.identity import SEQUENCE
-from sftspec.job import Job
+from sftspec.job import Job, weights_in
 from sftspec.masking import Conventions
 from sftspec.properties.ledger.run import Forward, Replay, Row, Run, Step
 
@@ -242,7 +242,7 @@ def _load_parameters(model: Any, final: Mapping[str, Any], adapters: Sequence[Ad
     if parameters.keys() != final.keys():
         name = sorted(parameters.keys() ^ final.keys())[0]
         raise RecordingError(f"{place}: the parameter {name:.80} is in one of model and tensors only")
-    model.to(next(iter(final.values())).dtype)
+    weights_in(model, next(iter(final.values())).dtype)
     with torch.no_grad():
         for name, value in final.items():
             model.get_parameter(name).copy_(value)

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from sftspec.conformance.witness.ear import Ear
+from sftspec.job import weights_in
 
 ROUNDINGS = 256  # by which the copy's states may be off the trainer's, at the first call
 
@@ -26,7 +27,7 @@ class BareEar(Ear):
     def like(self, ear: Ear, hidden: Tensor) -> BareEar:
         """As the trainer has set its model by now: configuration, mode, and the dtype that computes."""
         self.model.config.__dict__.update(copy.deepcopy(ear.model.config).__dict__)
-        self.model.to(hidden.device, hidden.dtype).train(ear.model.training)
+        weights_in(self.model.to(hidden.device), hidden.dtype).train(ear.model.training)
         return self
 
 

@@ -29,7 +29,7 @@ from sftspec.conformance.witness.tap import Call, StepRecord
 from sftspec.conformance.witness.tensor_file import is_same, read_tensors, write_tensors
 from sftspec.conversation import Conversation
 from sftspec.handover import Handover
-from sftspec.job import Job
+from sftspec.job import Job, weights_in
 
 NOT_SETTINGS = ("model", "tokenizer", "conversations", "path", "workdir", "reported", "handover")
 TOKENIZER_SETTINGS = (
@@ -111,7 +111,7 @@ def _model(record: Mapping[str, Any], state: dict[str, Tensor], frozen: Sequence
     before = torch.get_rng_state()
     model = kind(kind.config_class.from_dict(config))
     torch.set_rng_state(before)
-    model = model.to(next(iter(state.values())).dtype)
+    model = weights_in(model, next(iter(state.values())).dtype)
     parameters = dict(model.named_parameters())
     if parameters.keys() != state.keys():
         odd = sorted(parameters.keys() ^ state.keys())[0]

@@ -17,6 +17,7 @@ import torch
 
 from sftspec.conformance.witness.shrink import make_shrunk
 from sftspec.golden import small_tokenizer
+from sftspec.job import weights_in
 
 END_OF_TURN = "<|im_end|>"
 LOGIT_SCALE = 1.5
@@ -98,4 +99,4 @@ def _made(kind: str, seed: int, dtype: torch.dtype, dropout: float, size: int, c
         head.mul_(LOGIT_SCALE)
     torch.set_rng_state(state)
     model.generation_config.pad_token_id = model.config.pad_token_id
-    return model.to(dtype).eval()  # as from_pretrained gives it: whoever trains says so
+    return weights_in(model, dtype).eval()  # as from_pretrained gives it: whoever trains says so

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from sftspec.adapters import computing, gains_of, pulled_back
+from sftspec.job import weights_in
 from sftspec.properties.ledger.run import Piece, Row, Run, Step
 from sftspec.squash import squash_of
 
@@ -129,7 +130,7 @@ class Oracle:
 
     def _at(self, step: Step, dtype: torch.dtype) -> tuple[Any, list[list[Piece]]]:
         """The model as it was before a step, and the step's pieces, grouped so that little is padding."""
-        model, weights = self.model.to(dtype), self._weights(step, dtype)
+        model, weights = weights_in(self.model, dtype), self._weights(step, dtype)
         adapted = bool(self.run.adapters)  # an adapter's error is held against its whole module, frozen as that is
         with torch.no_grad():
             for name, parameter in model.named_parameters():

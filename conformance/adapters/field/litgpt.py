@@ -58,7 +58,9 @@ class LitGPT:
     # Prompt and output are encoded apart, nothing stands after the output's end, rows are filled up with 0.
     conventions = Conventions(final_separator=False, tokenization="answers", pad=0)
     # Its GPT is built from a config of its own: neither learned positions nor dropout. It refuses train.max_norm.
-    claims = frozenset({"padding", "accumulation", "adamw", "truncation", "log", "no-learned-positions", "no-dropout"})
+    claims = frozenset(
+        {"padding", "accumulation", "adamw", "truncation", "log", "no-learned-positions", "no-dropout", "bf16"}
+    )
 
     @property
     def version(self) -> str:
@@ -99,7 +101,7 @@ class LitGPT:
             setup(
                 folder,
                 out_dir=job.workdir / "out",
-                precision="32-true",
+                precision="bf16-true" if job.model.dtype == torch.bfloat16 else "32-true",
                 data=JSON(
                     data(job), mask_prompt=self.mask_prompt, prompt_style=Default(), num_workers=0, seed=job.seed
                 ),

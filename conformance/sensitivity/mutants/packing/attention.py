@@ -18,6 +18,7 @@ from sftspec.conformance.sensitivity.mutants.breaking import (
     collated,
     with_inputs,
 )
+from sftspec.job import Job
 from sftspec.trainer import Pipeline
 
 
@@ -100,6 +101,22 @@ def sliding_window():
 def window_of_512():
     """A window of 512 tokens limits attention within the example."""
     return windowed(512)
+
+
+class Cast(Pipeline):
+    """The reference, which casts the whole model once more."""
+
+    def train(self, job: Job) -> None:
+        job.model.to(next(job.model.parameters()).dtype)
+        super().train(job)
+
+
+@killed_by("hidden-states-equal-those-alone")
+@seen_in("huggingface/transformers#29285")
+@effect("positions of long rows go astray", fix="cast weights, and keep buffers in float32")
+def rotary_frequencies_rounded():
+    """The frequencies of rotary positions are rounded to bfloat16 with the weights."""
+    return Cast()
 
 
 @killed_by("examples-do-not-see-each-other")
