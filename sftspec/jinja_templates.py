@@ -24,7 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,7 +141,7 @@ class Call:
 
     tools: list | None
     left: float
-    started: float = field(default_factory=time.thread_time)
+    started: float | None = None  # by the first rendering: what is remembered takes none
 
     @classmethod
     def of(cls, messages: list[dict]) -> Call:
@@ -152,7 +152,9 @@ class Call:
 
     def ask(self, name: str, request: dict) -> dict:
         """The reply of the worker. Its time and that of this thread, which takes the text apart, are one budget."""
-        left = self.left - (time.thread_time() - self.started)
+        now = time.thread_time()
+        self.started = now if self.started is None else self.started
+        left = self.left - (now - self.started)
         if left <= 0:
             raise RenderBudgetError(f"{name}: rendering one conversation, turn by turn, took too much processor time")
         reply = _worker.ask(request, max(0.01, min(left, SECONDS_ONCE)))

@@ -319,3 +319,54 @@ def test_what_does_not_belong_together_is_refused(trl, capsys, options, words):
     assert main(["audit", "--prepared", str(trl / "plain.jsonl"), *options]) == 2
     assert words in capsys.readouterr().err
     assert main(["audit"]) == 2 and "give files of conversations" in capsys.readouterr().err
+
+
+ASK, SAY = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "AB CD"}
+
+
+def differing(folder, conversations, rows, *options):
+    """{(what, where): (rows, times, the texts)} of rows against their conversations, and what the report says."""
+    (folder / "talks.jsonl").write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in conversations))
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = ["--prepared", str(folder / "rows.jsonl"), "--data", str(folder / "talks.jsonl")]
+    main(["audit", *files, "--template", "chatml/openai", "--json", str(folder / "out.json"), *options])
+    found = json.loads((folder / "out.json").read_text())["differences"]
+    return {(item["what"], item["where"]): (item["rows"], item["times"], dict(item["texts"])) for item in found}
+
+
+def row_of(example, **more):
+    return {"input_ids": list(example.input_ids), "labels": list(example.labels), **more}
+
+
+def test_every_difference_from_the_reference_is_named_and_counted(tmp_path, capsys):
+    talks = [[ASK, SAY, ASK, {**SAY, "content": f"EF {number}"}] for number in "123"]
+    right = [row_of(example) for example in encode_batch(talks, tokenizer=small_tokenizer.load())]
+    assert differing(tmp_path, talks, right) == {}
+    assert "no difference from the reference, in 3 rows" in capsys.readouterr().out
+    wrong = json.loads(json.dumps(right))
+    ends = [place for place, token in enumerate(wrong[0]["input_ids"]) if token == END]
+    wrong[0]["labels"][ends[-1]] = -100  # the last end of turn is not trained
+    wrong[1]["labels"][ends[0]] = END  # and a user's is
+    for row in wrong[2].values():  # the last newline is left out
+        del row[-1]
+    assert differing(tmp_path, talks, wrong) == {
+        ("not trained", "end_of_turn of the last message"): (1, 1, {"'<|im_end|>'": 1}),
+        ("trained", "end_of_turn"): (1, 1, {"'<|im_end|>'": 1}),
+        ("left out", "separator of the last message"): (1, 1, {"'\\n'": 1}),
+    }
+
+
+def test_weights_of_rows_are_compared_with_those_of_their_conversations(tmp_path):
+    """As ms-swift writes them: labels, and loss_scale beside them; as Fireworks renders them: token_weights."""
+    talks = [[ASK, {**SAY, "weight": 0.5}], [ASK, {**SAY, "content": "EF"}]]
+    examples = encode_batch(talks, tokenizer=small_tokenizer.load())
+    weights = [example.weights or [float(label >= 0) for label in example.labels] for example in examples]
+    pairs = list(zip(examples, weights, strict=True))
+    for rows in (
+        [row_of(example, loss_scale=scale) for example, scale in pairs],
+        [{"token_ids": list(example.input_ids), "token_weights": scale} for example, scale in pairs],
+    ):
+        assert differing(tmp_path, talks, rows) == {}
+    found = differing(tmp_path, talks, [row_of(example) for example in examples])
+    assert set(found) == {("weighs 1 for 0.5", "content of the last message"),
+                          ("weighs 1 for 0.5", "end_of_turn of the last message")}  # fmt: skip

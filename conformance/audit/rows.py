@@ -5,6 +5,8 @@ Rule of this file: what a column means is found out from the rows and said. Labe
 counted, never assumed where it can be counted.
 
     input_ids          and one of labels | loss_mask | completion_mask | assistant_masks | weights
+    labels and a weight beside them: loss_scale (ms-swift), weights
+    token_ids, token_weights   Fireworks' render samples (docs/fine-tuning/debug-sft-tokenization)
     attention_mask     0: padding
     position_ids       or what they follow from: seq_idx | segment_ids, cu_seqlens, seq_lengths (TRL)
 
@@ -25,7 +27,8 @@ from sftspec.masking import IGNORE
 
 IDS = ("input_ids", "tokens", "token_ids")
 LABELS = ("labels", "label_ids", "target_ids", "targets")
-MASKS = ("loss_mask", "completion_mask", "assistant_masks", "assistant_mask", "weights", "loss_weights")
+WEIGHTS = ("weights", "loss_weights", "loss_scale", "token_weights")
+MASKS = ("loss_mask", "completion_mask", "assistant_masks", "assistant_mask", *WEIGHTS)
 SEGMENTS = ("seq_idx", "segment_ids", "sequence_ids", "cu_seqlens", "cu_seq_lens_q", "seq_lengths")
 
 
@@ -37,6 +40,7 @@ class PreparedRow:
     attended   T, False for padding
     positions  T position_ids, or None where the row says nothing of them
     starts     where its segments begin, or None
+    weights    T weights of its labels, where it has both
     """
 
     place: str
@@ -45,6 +49,7 @@ class PreparedRow:
     attended: list[bool]
     positions: list[int] | None
     starts: list[int] | None
+    weights: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,8 @@ class Rows:
             return None
         mark = row.marks[at]
         if self.labels:
-            return None if mark == IGNORE else (int(mark), 1.0)
+            weight = row.weights[at] if row.weights else 1.0
+            return None if mark == IGNORE or not weight else (int(mark), weight)
         return (row.ids[place + 1], float(mark)) if mark else None
 
 
@@ -157,6 +163,8 @@ def _row(place: str, record: Any) -> tuple[str, PreparedRow]:
     if not ids:
         raise ValueError(f"it has no {IDS[0]}; it has {', '.join(map(str, record))[:120]}")
     column, marks = _marks(record, len(ids))
+    beside = next((key for key in WEIGHTS if key in record), None) if column in LABELS else None
+    weights = _numbers(record, beside, len(ids), floats=True) if beside else None
     attended = [bool(value) for value in _numbers(record, "attention_mask", len(ids)) or [1] * len(ids)]
     segments = next((key for key in SEGMENTS if key in record), None)
     starts = None if segments is None else _starts(segments, _numbers(record, segments, None), len(ids))
@@ -164,7 +172,7 @@ def _row(place: str, record: Any) -> tuple[str, PreparedRow]:
     if positions is None and starts is not None:
         edges = [*starts, len(ids)]
         positions = [place - start for start, stop in pairwise(edges) for place in range(start, stop)]
-    return column, PreparedRow(place, ids, marks, attended, positions, starts)
+    return column, PreparedRow(place, ids, marks, attended, positions, starts, weights)
 
 
 def _marks(record: Mapping[str, Any], length: int) -> tuple[str, list[float]]:

@@ -76,6 +76,7 @@ def make_document(
     args: Namespace, rows: Any, run: Any, template: Any, found: dict, verdicts: list[dict], failed: list[str]
 ) -> dict[str, Any]:
     """What was found, as JSON; the report is printed from it."""
+    from sftspec.conformance.audit.differences import as_records, differences
     from sftspec.conformance.audit.prepared import ROW_FINDINGS
     from sftspec.conformance.audit.summary import Found
 
@@ -86,6 +87,7 @@ def make_document(
         return {"name": name, "effect": ROW_FINDINGS[name], "rows": item.conversations, "times": item.times,
                 "examples": examples}  # fmt: skip
 
+    differing, compared = ({}, None) if run is None else differences(run, rows)
     return {
         "form": FORM,
         "rows": len(rows.rows),
@@ -104,6 +106,8 @@ def make_document(
         "distinct": None if run is None else len(run.copies),
         "bad_rows": [{"place": place, "reason": why} for place, why in rows.bad],
         "findings": [finding(name) for name in ROW_FINDINGS],
+        "compared": compared,
+        "differences": as_records(differing),
         "verdicts": verdicts,
         "failed": failed,
     }
@@ -141,6 +145,7 @@ def report(document: dict[str, Any], width: int) -> Iterator[Any]:
                 yield Text(printable(f"{'':11}{example['place']}  {example['note']}"))
     nothing = ", ".join(item["name"] for item in document["findings"] if not item["rows"])
     yield from labelled("not found", nothing, width, "dim")
+    yield from _differences(document, width)
     verdicts = [item for item in document["verdicts"] if item["status"] != "not-measured"]
     size = max((len(item["id"].partition("/")[2]) for item in verdicts), default=0)
     for area in ("masking", "packing"):
@@ -155,6 +160,26 @@ def report(document: dict[str, Any], width: int) -> Iterator[Any]:
     for reason, names in unread.items():
         yield from labelled("not-measured", f"{reason}: {', '.join(names)}", width, "dim")
     yield from failures({"verdicts": verdicts, "baseline": None}, width)
+
+
+def _differences(document: dict[str, Any], width: int) -> Iterator[Any]:
+    """How the rows differ from what the reference makes of their conversations under these conventions."""
+    from rich.text import Text
+
+    from sftspec.conformance.audit.progress import printable
+
+    if not document["compared"]:
+        return
+    count = len(document["differences"])
+    yield Text()
+    said = f"{count} kinds of difference from the reference" if count else "no difference from the reference"
+    yield Text(f"{said}, in {document['compared']:,} rows of one conversation", "bold")
+    for item in document["differences"]:
+        line = Text(f"{item['rows']:>9,}  {item['where']}: {item['what']}", "yellow")
+        yield line.append(f"  {item['times']:,} times" if item["times"] != item["rows"] else "", "dim")
+        for text, times in item["texts"]:
+            yield Text(printable(f"{'':11}{times:,} × {text}")[: max(width, 60)], "dim")
+        yield Text(printable(f"{'':11}{item['examples'][0]['place']}"), "dim")
 
 
 def conventions_asked(texts: list[str]) -> Any:

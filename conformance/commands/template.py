@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -103,6 +104,7 @@ def contents_of(tokenizer: str | None) -> str:
 
 def judge_place(item: Place, asked: Question, begin: Callable[[str], None] = lambda text: None) -> list[dict[str, Any]]:
     """The documents of what is at a place: one, or one for each renderer of a library."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # short texts, which threads only slow down
     chosen = read_functions(select(asked.select))
     documents = []
     for candidate, setting in candidates_at(item, asked):
