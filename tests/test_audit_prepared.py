@@ -370,3 +370,14 @@ def test_weights_of_rows_are_compared_with_those_of_their_conversations(tmp_path
     found = differing(tmp_path, talks, [row_of(example) for example in examples])
     assert set(found) == {("weighs 1 for 0.5", "content of the last message"),
                           ("weighs 1 for 0.5", "end_of_turn of the last message")}  # fmt: skip
+
+
+def test_packed_rows_are_not_compared(tmp_path):
+    """Two conversations in a row, though nothing tells where the second begins."""
+    talks = [[ASK, SAY], [{**ASK, "content": "R"}, {**SAY, "content": "EF"}]]
+    one, two = encode_batch(talks, tokenizer=small_tokenizer.load())
+    both = {name: [*getattr(one, name), *getattr(two, name)] for name in ("input_ids", "labels")}
+    assert differing(tmp_path, talks, [both]) == {}
+    assert json.loads((tmp_path / "out.json").read_text())["compared"] == 0
+    assert differing(tmp_path, talks, [row_of(one)]) == {}
+    assert json.loads((tmp_path / "out.json").read_text())["compared"] == 1

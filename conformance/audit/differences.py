@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from sftspec.conformance.audit.rows import PreparedRow, Rows
-from sftspec.masking import Encoded
+from sftspec.masking import Encoded, encode
 from sftspec.properties.ledger.run import Run
 
 EXAMPLES, SHOWN = 3, 90
@@ -46,12 +46,12 @@ def differences(run: Run, rows: Rows) -> tuple[dict[Kind, Difference], int]:
     compared = 0
     for number, row in enumerate(rows.rows):
         examples = Counter(position.example for position in run.lines[0, number] if position.example >= 0)
-        if not examples or (row.starts and len(row.starts) > 1):
+        if not examples or (row.starts and len(row.starts) > 1) or _is_packed(run, number, examples):
             continue
         example = _nearest(run, row, number, examples, len(rows.rows))
         compared += 1
         in_row: set[Kind] = set()
-        for kind, text in _of_row(run, rows, row, run.streams[example]):
+        for kind, text in _of_row(run, rows, row, _with_weights(run, example)):
             item = found.setdefault(kind, Difference())
             item.times += 1
             item.texts[text] += 1
@@ -60,6 +60,12 @@ def differences(run: Run, rows: Rows) -> tuple[dict[Kind, Difference], int]:
             if len(item.examples) < EXAMPLES:
                 item.examples.append((row.place, text))
     return dict(sorted(found.items(), key=lambda pair: -pair[1].rows)), compared
+
+
+def _is_packed(run: Run, number: int, examples: Counter[int]) -> bool:
+    """Do two conversations begin in a row? So they may, though no segment is told."""
+    begun = {at.example for at in run.lines[0, number] if at.example >= 0 and at.offset == 0}
+    return len(begun) > 1 and all(2 * examples[example] > len(run.streams[example]) for example in begun)
 
 
 def _nearest(run: Run, row: PreparedRow, number: int, examples: Counter[int], count: int) -> int:
@@ -72,6 +78,22 @@ def _nearest(run: Run, row: PreparedRow, number: int, examples: Counter[int], co
     likeness = {at: SequenceMatcher(None, run.streams[at].input_ids, row.ids, autojunk=False).ratio()
                 for at in (number, example)}  # fmt: skip
     return max(likeness, key=lambda at: likeness[at])
+
+
+def _with_weights(run: Run, example: int) -> Encoded:
+    """A conversation's stream with the weights of its messages and spans, which a run's own streams leave out."""
+    job, conventions, talk = run.job, run.conventions, run.job.conversations[example]
+    if not any("weight" in message or "weight_spans" in message for message in talk):
+        return run.streams[example]
+    return encode(
+        talk,
+        template=job.template,
+        tokenizer=job.tokenizer,
+        special_tokens=conventions.special_tokens,
+        tokenization=conventions.tokenization,
+        policy=job.policy,
+        conventions=conventions,
+    )
 
 
 def _of_row(run: Run, rows: Rows, row: PreparedRow, stream: Encoded) -> Iterator[tuple[Kind, str]]:
