@@ -55,7 +55,9 @@ class Server:
         self._here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         code = SERVE.format(path=[item or os.getcwd() for item in sys.path], number=there.fileno())
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-        self.process = subprocess.Popen([sys.executable, "-c", code], pass_fds=[there.fileno()], env=environment)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code], pass_fds=[there.fileno()], env=environment, start_new_session=True
+        )
         there.close()
         self._lock = threading.Lock()
 
@@ -71,15 +73,18 @@ def serve(number: int) -> str:
     from sftspec.conformance.witness.exchange import load_libraries
 
     load_libraries()
-    asked = socket.socket(fileno=number)
+    asked, codes = socket.socket(fileno=number), {}
     while True:
         said, given, *_ = socket.recv_fds(asked, 2**20, 1)
         if not said:
             os._exit(0)
         order = json.loads(said)
         if "ended" in order:
-            pid, status = os.waitpid(order["ended"], os.WNOHANG)
-            asked.send(json.dumps(os.waitstatus_to_exitcode(status) if pid else None).encode())
+            pid = order["ended"]
+            if pid not in codes:  # two threads may ask for one process
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                codes |= {pid: os.waitstatus_to_exitcode(status)} if ended else {}
+            asked.send(json.dumps(codes.get(pid)).encode())
         elif pid := os.fork():
             os.close(given[0])
             asked.send(json.dumps(pid).encode())

@@ -148,7 +148,9 @@ def diagnose(
         if value >= LEAST:
             candidates.append(Diagnosis(mutant, agree, of, value))
         parts.append(Part(mutant, row, frozenset(known | {"drawn"})))
-    if two := together(within(found, properties & found.keys(), scenarios), parts):
+    # A row of the matrix itself is one bug, whatever two others are together.
+    exact = any(item.likeness == 1 and item.agree == item.of == len(found) for item in candidates)
+    if not exact and (two := together(within(found, properties & found.keys(), scenarios), parts)):
         return two
     return sorted(candidates, key=lambda item: (-item.likeness, -item.of)) or exactly(found, matrix)
 

@@ -9,6 +9,7 @@ import torch
 from sftspec.collation import Batch, collate
 from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.breaking import KeepsAll, masked_where, relabelled, trained_where, turn_of
+from sftspec.job import Job
 from sftspec.masking import Encoded, encode
 from sftspec.step import IGNORE, StepReport, forward_logits, sft_loss
 from sftspec.trainer import Pipeline
@@ -42,6 +43,15 @@ def end_of_turn_not_appended():
     return Pipeline(encode=broken)
 
 
+class Unsaid(Pipeline):
+    """The reference, which does not count what it drops."""
+
+    def prepare(self, job: Job) -> list[Encoded]:
+        examples = super().prepare(job)
+        job.report(examples_dropped=0)
+        return examples
+
+
 @killed_by("every-conversation-with-a-target-is-trained")
 @seen_in("huggingface/trl#588")
 @effect("answers of one shape are never learned", fix="take the mask from the spans, not from a search for markers")
@@ -51,7 +61,7 @@ def marker_not_found():
     def lost(example, messages, position) -> bool:
         return any(item["role"] == "assistant" and item["content"].startswith("\n") for item in messages)
 
-    return masked_where(lost)
+    return Unsaid(encode=masked_where(lost).encode)
 
 
 @killed_by("nothing-else-is-trained everything-chosen-is-trained")
