@@ -41,9 +41,15 @@ for trainer in reference transformers trl; do
         step "$trainer ${how#--}" $SFTSPEC check "$trainer" --device "$DEVICE" $how --quick \
             --select masking --select packing --select step --json "$OUT/$trainer-${how##* }-${how%% *}.json"
     done
+    # Packed rows where there are such, and padded ones.
+    case $trainer in
+        reference) rows="--scenario plain --scenario packed" ;;
+        transformers) rows="--set collator=flattening --scenario plain" ;;
+        trl) rows="--set packing=bfd --scenario packed" ;;
+    esac
     for attention in eager sdpa:math sdpa:flash sdpa:efficient sdpa:cudnn flex_attention flash_attention_2; do
         step "$trainer $attention" $SFTSPEC check "$trainer" --device "$DEVICE" --dtype bfloat16 --attention "$attention" \
-            --select packing --scenario plain --scenario packed --json "$OUT/$trainer-$attention.json"
+            --select packing $rows --json "$OUT/$trainer-$attention.json"
     done
 done
 LENGTHS=${LENGTHS:-}
