@@ -15,8 +15,8 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from sftspec.conformance.audit.rows import PreparedRow, Rows
-from sftspec.masking import Encoded, encode
-from sftspec.properties.ledger.run import Run
+from sftspec.masking import Encoded
+from sftspec.properties.ledger.run import Run, stream_of
 
 EXAMPLES, SHOWN = 3, 90
 
@@ -82,18 +82,10 @@ def _nearest(run: Run, row: PreparedRow, number: int, examples: Counter[int], co
 
 def _with_weights(run: Run, example: int) -> Encoded:
     """A conversation's stream with the weights of its messages and spans, which a run's own streams leave out."""
-    job, conventions, talk = run.job, run.conventions, run.job.conversations[example]
+    talk = run.job.conversations[example]
     if not any("weight" in message or "weight_spans" in message for message in talk):
         return run.streams[example]
-    return encode(
-        talk,
-        template=job.template,
-        tokenizer=job.tokenizer,
-        special_tokens=conventions.special_tokens,
-        tokenization=conventions.tokenization,
-        policy=job.policy,
-        conventions=conventions,
-    )
+    return stream_of(talk, run.job, run.conventions)
 
 
 def _of_row(run: Run, rows: Rows, row: PreparedRow, stream: Encoded) -> Iterator[tuple[Kind, str]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sftspec.conformance.report.printable import printable
+from sftspec.conformance.trial.machine import OF_WEIGHTS
 
 EPILOG = """\
 exit codes: 0 nothing fails; 1 a kernel fails; 2 the device is not there; 3 nothing was measured
@@ -22,7 +23,6 @@ examples:
   sftspec kernels attention --device cuda --dtype bfloat16 --dtype float32 --json kernels.json
 """
 KINDS = ("attention", "losses")
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 class KernelsError(ValueError):
@@ -33,17 +33,23 @@ def add_kernels_arguments(command: ArgumentParser) -> None:
     command.epilog, command.formatter_class = EPILOG, RawDescriptionHelpFormatter
     command.add_argument("kinds", metavar="attention|losses", nargs="*", help="only these (default: both)")
     command.add_argument("--device", metavar="DEVICE", default="cpu", help="cpu (default), cuda or cuda:N")
-    command.add_argument("--dtype", choices=DTYPES, action="append", help="may be repeated (default: the first two)")
+    command.add_argument(
+        "--dtype", choices=OF_WEIGHTS, action="append", help="may be repeated (default: the first two)"
+    )
     command.add_argument("--json", metavar="FILE", type=Path, help="write the outcomes, and the machine, as JSON")
 
 
 def run_kernels(args: Namespace) -> int:
     from sftspec.conformance.report.terminal import make_console
+    from sftspec.conformance.witness.place import PlaceError, require_device
 
     if odd := [kind for kind in args.kinds if kind not in KINDS]:
         raise KernelsError(f"no kind {odd[0]!r}; known: {', '.join(KINDS)}")
-    require_device(args.device)
-    console, dtypes = make_console(sys.stdout), args.dtype or DTYPES[:2]
+    try:
+        require_device(args.device)
+    except PlaceError as error:
+        raise KernelsError(str(error)) from None
+    console, dtypes = make_console(sys.stdout), args.dtype or OF_WEIGHTS[:2]
     outcomes = []
     for kind in args.kinds or KINDS:
         found = list(on_trial(kind, dtypes, args.device))
@@ -94,15 +100,6 @@ def beside(figures: list[dict[str, float]]) -> str:
     """What else was measured."""
     memory = f", {max(item['MB'] for item in figures):.0f} MB" if figures and "MB" in figures[0] else ""
     return memory + (", not the same twice" if any(item.get("bitwise") == 0 for item in figures) else "")
-
-
-def require_device(device: str) -> None:
-    import torch
-
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise KernelsError(f"no device {device!r} here: {str(error).partition(chr(10))[0]}") from None
 
 
 def on_trial(kind: str, dtypes: Sequence[str], device: str) -> Iterator[Any]:

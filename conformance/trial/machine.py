@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
 
 from sftspec.conformance.adapters import TrainerError
-from sftspec.conformance.trial.scenarios import Scenario
-from sftspec.properties.ledger.run import Run
+
+if TYPE_CHECKING:  # every command reads this module to say its options
+    from sftspec.conformance.trial.scenarios import Scenario
+    from sftspec.properties.ledger.run import Run
 
 OF_WEIGHTS = ("float32", "bfloat16", "float16")
 

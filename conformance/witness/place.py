@@ -24,17 +24,20 @@ class PlaceError(RuntimeError):
     """A device or an attention that is not to be had here; says what is."""
 
 
-def place(job: Any) -> None:
-    """Put job.model on job.device, and give it job.attention. Raises PlaceError."""
+def require_device(name: str) -> None:
+    """Raise PlaceError for a device that is not there."""
     try:
-        device = torch.device(job.device)
-        torch.empty(1, device=device)
+        torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
         here = "cpu" + (f", {torch.cuda.device_count()} of cuda" if torch.cuda.is_available() else "")
         said = str(error).partition("\n")[0].rstrip(".")
-        raise PlaceError(f"no device {job.device!r} here ({said}); there is {here}") from None
-    if device.type != "cpu":
-        job.model.to(device)
+        raise PlaceError(f"no device {name!r} here ({said}); there is {here}") from None
+
+
+def place(job: Any) -> None:
+    """Put job.model on job.device, and give it job.attention. Raises PlaceError."""
+    require_device(job.device)
+    job.model.to(job.device)
     family, _, one = job.attention.partition(":")
     if one and job.attention not in KERNELS:
         raise PlaceError(f"no attention {job.attention!r}; known beside those of transformers: {', '.join(KERNELS)}")

@@ -461,17 +461,22 @@ class Run:
 def streams_of(job: Job, conventions: Conventions) -> list[Encoded]:
     """The whole token stream of each conversation, and its labels."""
     return [
-        encode(
-            as_trained(conversation, weights),
-            template=job.template,
-            tokenizer=job.tokenizer,
-            special_tokens=conventions.special_tokens,
-            tokenization=conventions.tokenization,
-            policy=job.policy,
-            conventions=conventions,
-        )
+        stream_of(as_trained(conversation, weights), job, conventions)
         for conversation, weights in zip(job.conversations, weights_of(job), strict=True)
     ]
+
+
+def stream_of(conversation: Conversation, job: Job, conventions: Conventions) -> Encoded:
+    """The whole token stream of a conversation as a job asks for it, with labels, and weights where it has some."""
+    return encode(
+        conversation,
+        template=job.template,
+        tokenizer=job.tokenizer,
+        special_tokens=conventions.special_tokens,
+        tokenization=conventions.tokenization,
+        policy=job.policy,
+        conventions=conventions,
+    )
 
 
 def recut(stream: Encoded, ids: list[int], job: Job, index: int, conventions: Conventions) -> Encoded:

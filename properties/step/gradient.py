@@ -113,6 +113,17 @@ def equal_units(run, rows) -> tuple[str, ...]:
     return tuple(found)
 
 
+def pattern(run, rows) -> tuple[tuple[str, ...], str]:
+    """By which units the targets of a step that weigh unlike do so, and that in words."""
+    units = equal_units(run, rows)
+    if units:
+        each = f"{' (which is a '.join(units)}{')' * (len(units) - 1)}"
+        return units, f": each {each} weighs the same, whatever it holds"
+    unit = differ_by(run)
+    declared = ", which may be declared (sftspec.Conventions(weights=...), or the claim 'weights')"
+    return (), f": weights differ by {unit}{declared if unit in ('conversation', 'message') else ''}" if unit else ""
+
+
 @must(
     laws=("ST-ACC", "ST-CE", "ST-DUP", "MK-WEIGHT"),
     bounded=True,
@@ -128,25 +139,16 @@ def every_target_of_a_step_weighs_the_same(run):
     """
     if run.conventions.denominator not in COUNTED or run.is_weighted:
         return
-    unit = differ_by(run)
     for rows in filter(None, run.targets.values()):
         middle = sorted(rows, key=lambda row: row.weight)[len(rows) // 2]
-        units, said = equal_units(run, rows), ""
-        if units:
-            said = f": each {' (which is a '.join(units)}{')' * (len(units) - 1)} weighs the same, whatever it holds"
-        elif unit:
-            said = f": weights differ by {unit}"
-            if unit in ("conversation", "message"):
-                said += ", which may be declared (sftspec.Conventions(weights=...), or the claim 'weights')"
-        for row in rows:
-            ratio = row.weight / middle.weight if middle.weight else math.inf
-            yield (
-                row,
-                abs(ratio - 1) <= 2 * run.oracle.weight_error([row, middle]),
-                f"weighs {ratio:.4g} times the median target of its step{said}",
-                abs(ratio - 1),
-                units,
-            )
+        ratios = [row.weight / middle.weight if middle.weight else math.inf for row in rows]
+        holds = [
+            abs(ratio - 1) <= 2 * run.oracle.weight_error([row, middle])
+            for row, ratio in zip(rows, ratios, strict=True)
+        ]
+        units, said = ((), "") if all(holds) else pattern(run, rows)
+        for row, ratio, equal in zip(rows, ratios, holds, strict=True):
+            yield row, equal, f"weighs {ratio:.4g} times the median target of its step{said}", abs(ratio - 1), units
 
 
 @must(
