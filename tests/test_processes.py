@@ -6,6 +6,7 @@ One trial in two processes, as `sftspec check TRAINER --processes 2` holds it; e
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from sftspec.conformance.trial.merging import merged
 from sftspec.conformance.trial.process import Limits
 from sftspec.conformance.trial.scenarios import Scenario
 from sftspec.conformance.trial.two_processes import put_on_trial_apart, stage_of
+from sftspec.conformance.witness import groups
 from sftspec.conformance.witness.listening import Heard
 from sftspec.conformance.witness.shards import Place
 from sftspec.conformance.witness.tap import StepRecord
@@ -170,3 +172,15 @@ def test_a_second_run_that_was_lost_breaks_no_property():
     lost = SimpleNamespace(job=job, final={}, error="rank 1 of 2 was lost")
     run = SimpleNamespace(job=job, twin=lost, final={"w": torch.zeros(2)})
     assert list(the_same_job_gives_the_same_model(run)) == []
+
+
+def test_a_group_that_a_trainer_destroys_lives_until_its_job_is_over(monkeypatch):
+    for name, value in torchrun(0, 1, port := free_port(), {}).items():
+        monkeypatch.setenv(name, value)
+    with groups.meeting_at(port):
+        torch.distributed.init_process_group("gloo")
+        opened = weakref.ref(torch.distributed.group.WORLD)
+        groups.hold()
+        torch.distributed.destroy_process_group()
+        assert opened() is not None  # a DistributedDataParallel model is dropped here
+    assert opened() is None

@@ -2,6 +2,11 @@
 
 What a job leaves open is closed after it, so that the next one meets at another port, and a rank that waits for one
 that raised an error is told so by its connection.
+
+No group ends before its job does. DistributedDataParallel holds its group too, and what lets go of it last ends it: a
+model that is dropped after destroy_process_group() does so with the interpreter's lock in its hand, while gloo's
+thread waits for that lock (PyTorch's issue 56297, open since 2021). Such a rank hangs, and the trainer would be
+blamed for it.
 """
 
 from __future__ import annotations
@@ -10,6 +15,9 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
+
+_HELD: list[Any] = []
 
 
 @contextlib.contextmanager
@@ -25,6 +33,17 @@ def meeting_at(port: int | None) -> Iterator[None]:
     finally:
         if not were_met:
             _part()
+        _HELD.clear()
+
+
+def hold() -> None:
+    """Hold the groups that are open now, until the job is over."""
+    if _have_met():
+        from torch.distributed import distributed_c10d
+
+        for group in distributed_c10d._world.pg_map:
+            if group not in _HELD:
+                _HELD.append(group)
 
 
 def _have_met() -> bool:

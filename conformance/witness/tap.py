@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sftspec.adapters import Adapter
+from sftspec.conformance.witness import groups
 from sftspec.conformance.witness.bare import BareEar, are_alike
 from sftspec.conformance.witness.ear import Ear, Hook, LoadedEar, StandInEar, require_hidden_states, states
 from sftspec.conformance.witness.provenance import Provenance
@@ -224,6 +225,7 @@ class Tap:
         if not self.calls and isinstance(self.ear, StandInEar) and not self._rates:
             with drawing_from(self._states):
                 require_hidden_states(self.ear, self.job.model, input_ids)
+        groups.hold()
         began = _digest(self._states)
         call = Call(
             len(self.calls),
