@@ -203,13 +203,36 @@ def test_an_unknown_fault_is_given_no_name(name):
 
 
 def test_of_the_planted_faults_nineteen_in_twenty_are_named_first():
-    """Each row against the whole matrix. Those that are not have a twin: another bug with the same failures."""
+    """Each row against the whole matrix. Those that are not have a twin, another bug with the same failures, or fail
+    one property alone that measures nothing: that would be a guess.
+    """
     matrix = signatures.load()
     everything = [item.id for item in properties.load()], [*JOBS]
-    first = {name: diagnose(row, *everything, matrix)[0].mutant.name for name, row in matrix.items()}
-    other = {name for name, found in first.items() if name != found}
-    assert len(other) <= len(matrix) / 20
-    assert all(matrix[name] == matrix[first[name]] for name in other)
+    found = {name: diagnose(row, *everything, matrix) for name, row in matrix.items()}
+    silent = {name for name, named in found.items() if not named}
+    other = {name for name, named in found.items() if named and named[0].mutant.name != name}
+    assert len(silent) + len(other) <= len(matrix) / 10 and len(other) <= len(matrix) / 20
+    assert all(matrix[name] == matrix[found[name][0].mutant.name] for name in other)
+    assert all(len(matrix[name]) == 1 and not measures(matrix[name]) for name in silent)
+    assert not any(
+        named[0].likeness == 1 and len(matrix[name]) == 1 and not measures(matrix[name])
+        for name, named in found.items()
+        if named
+    )
+
+
+def measures(row) -> bool:
+    return all(mark.measures for mark in row.values())
+
+
+def test_one_failing_property_without_a_measure_is_never_wholly_alike():
+    """Nine planted bugs fail in the words "differs from the uninterrupted run": none of them is named."""
+    matrix, name = signatures.load(), "step/resuming-equals-not-stopping"
+    asked = [item.id for item in properties.load("step")], [*JOBS]
+    found = {name: Mark({"resume after one step": 0.9545}, {"": 1.0}, {}, matrix["step/resume-thaws"][name].note)}
+    assert diagnose(found, *asked, matrix) == []
+    drawn = matrix["step/evaluation-multiplied"]
+    assert 0.9 < diagnose(drawn, *asked, matrix)[0].likeness < 1.0
 
 
 MASKS = 'labels = [token if on else -100 for token, on in zip(out["input_ids"], out["assistant_masks"])]'

@@ -66,6 +66,17 @@ class Deaf(Pipeline):
         job.autocast = ""
         super().train(job)
 
+class Forgetful(Pipeline):
+    """Computes under autocast for one call, and then no more."""
+    def train(self, job):
+        asked, job.autocast, forward = getattr(torch, job.autocast), "", job.model.forward
+        def once(*args, **given):
+            job.model.forward = forward
+            with torch.autocast("cpu", asked):
+                return forward(*args, **given)
+        job.model.forward = once
+        super().train(job)
+
 class Leaky(Pipeline):
     """Packs, and attends over the whole row."""
     def train(self, job):
@@ -84,10 +95,19 @@ def wrong(tmp_path):
     return path
 
 
-def test_a_trainer_that_does_not_read_the_autocast_that_it_claims_has_no_verdict(wrong):
-    trial, _ = trial_of(f"{wrong}:Deaf", Machine(autocast="bfloat16"))
-    assert trial.runs[0].error == "witness: autocast in bfloat16 was asked for, and the trainer computed without it"
+@pytest.mark.parametrize(("name", "where"), [("Deaf", ""), ("Forgetful", " in 13 of 14 calls")])
+def test_a_trainer_that_does_not_use_the_autocast_that_it_claims_has_no_verdict(wrong, name, where):
+    trial, _ = trial_of(f"{wrong}:{name}", Machine(autocast="bfloat16"))
+    said = f"witness: autocast in bfloat16 was asked for, and the trainer computed without it{where}"
+    assert trial.runs[0].error == said
     assert set(statuses(trial).values()) == {"not-measured"}
+
+
+def test_autocast_goes_on_in_a_trainer_that_is_built_again_to_resume():
+    """The second SFTTrainer around a model computes without it, unless what the first one left is taken away."""
+    asked = ["resume after one step"], ["step/resuming-equals-not-stopping"]
+    trial, _ = trial_of("trl", Machine(autocast="bfloat16"), *asked)
+    assert statuses(trial) == {asked[1][0]: "pass"}
 
 
 def test_a_leak_is_told_from_the_rounding_of_16_bits(wrong):

@@ -14,6 +14,9 @@ from sftspec.conventions import Conventions
 from sftspec.job import Job
 
 COLLATORS = ("padded", "flattening", "language-modeling")
+# accelerate's autocast around forward, and its mark that this is done. Where the mark stays, nothing is done again, and
+# TRL, which puts in a forward of its own, goes on in float32.
+LEFT_ON_THE_MODEL = ("forward", "_original_forward", "_is_accelerate_prepared")
 
 
 def training_arguments(job: Job) -> dict[str, Any]:
@@ -44,7 +47,8 @@ def training_arguments(job: Job) -> dict[str, Any]:
 def run_trainer(trainer: Any, job: Job, rebuild: Any) -> None:
     """Train, resume from the checkpoint of step `resume_at` if the job says so, and report what was logged.
 
-    rebuild: makes the trainer anew around the same model, as a restarted process would.
+    rebuild: makes the trainer anew around the same model, without what the first one hung on it, as a restarted
+             process would
     """
     from transformers import PrinterCallback
 
@@ -54,6 +58,8 @@ def run_trainer(trainer: Any, job: Job, rebuild: Any) -> None:
     else:
         trainer.args.max_steps = job.resume_at
         trainer.train()
+        for left in LEFT_ON_THE_MODEL:
+            vars(job.model).pop(left, None)
         trainer = rebuild()
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(job.workdir / "output" / f"checkpoint-{job.resume_at}"))

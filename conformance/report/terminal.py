@@ -176,7 +176,8 @@ def errors(document: Mapping[str, Any], width: int, output: Mapping[str, str]) -
 
 def likeliest(document: Mapping[str, Any], width: int) -> Iterator[Text]:
     """The planted bugs that fail most alike; or that none does."""
-    if not any(verdict["status"] in ("fail", "ambiguous") for verdict in document["verdicts"]):
+    failing = sum(verdict["status"] in ("fail", "ambiguous") for verdict in document["verdicts"])
+    if not failing:
         return
     yield Text()
     if not document["diagnosis"]:
@@ -184,6 +185,8 @@ def likeliest(document: Mapping[str, Any], width: int) -> Iterator[Text]:
         none = (
             "more has to be asked to tell"
             if alone
+            else "not known: one property that fails does not tell by which bug"
+            if failing == 1
             else "no planted bug (sftspec mutants) fails in so similar a way that its name would help"
         )
         yield from labelled("looks like", none, width)

@@ -5,8 +5,9 @@ there: what is seen everywhere weighs most, what is seen rarely still counts. Tw
 lengths overlap (Ruzicka's index: the sum of the smaller over the sum of the larger ones), and a coordinate overlaps
 as far as it is equally far off on both, on the same kinds of token. Only what both have measured counts, and a row of
 the matrix holds the scenarios and functions of its mutant's areas. What a failure says counts where it measures
-nothing: one property that fails everywhere would be like any other. Below LEAST nothing is said: a wrong name costs
-more time than none.
+nothing: one property that fails everywhere would be like any other. Where that property is all that fails, it is a
+pattern only as far as it has details (`facts`), and never a certain one. Below LEAST nothing is said: a wrong name
+costs more time than none.
 
 Two faults at once fail together as the union of their rows does, coordinate by coordinate the longer one. Two are said
 where their union is much more alike than any single row, and each of them is seen nearly whole.
@@ -119,6 +120,26 @@ def compare(found: Signature, row: Signature) -> tuple[int, int, float]:
     return agree, len(pairs), sum(common for common, _ in pairs) / sum(whole for _, whole in pairs)
 
 
+def facts(mark: Mark) -> int:
+    """How many details a failure has that measures nothing: the words of the smallest counterexample of a function, or
+    the kinds of token on which it fails. Of anything else its own sentence is all that is known.
+    """
+    kinds = mark.kinds.keys() - {""}
+    return len(set(mark.note.split())) if "drawn" in mark.scenarios else len(kinds)
+
+
+def certainty(seen: Signature, row: Signature) -> float:
+    """The most that a likeness can be, in [0, 1]: below 1 where one property is all that fails, and measures nothing.
+
+    Of n details that agree, the next one might not: n / (n + 1).
+    """
+    if len(seen) > 1 or not seen.keys() <= row.keys():
+        return 1.0
+    ((name, mark),) = seen.items()
+    least = min(facts(mark), facts(row[name]))
+    return 1.0 if mark.measures and row[name].measures else least / (least + 1)
+
+
 def diagnose(
     found: Signature, properties: Iterable[str], scenarios: Iterable[str], matrix: Mapping[str, Signature]
 ) -> list[Diagnosis]:
@@ -145,6 +166,7 @@ def diagnose(
         if not (row and seen):
             continue
         agree, of, value = compare(seen, row)
+        value = min(value, certainty(seen, row))
         if value >= LEAST:
             candidates.append(Diagnosis(mutant, agree, of, value))
         parts.append(Part(mutant, row, frozenset(known | {"drawn"})))
