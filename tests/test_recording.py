@@ -93,7 +93,7 @@ def test_equal_tensors_are_stored_once(folder):
 
 def test_what_is_not_finite_survives(live, tmp_path):
     run = dataclasses.replace(live.runs[0], twin=None)
-    job = dataclasses.replace(run.job, reported={"losses": [math.nan, math.inf, -math.inf, 0.1], "note": "nan"})
+    job = dataclasses.replace(run.job, reported={"losses": [math.nan, math.inf, -math.inf, 0.1]})
     save_run(dataclasses.replace(run, job=job), tmp_path / "run")
     losses = load_run(tmp_path / "run").job.reported["losses"]
     assert math.isnan(losses[0]) and losses[1:] == [math.inf, -math.inf, 0.1]

@@ -104,6 +104,15 @@ SPOILT = {
     "a way to cut text of its own": (lambda run: run.update(cut={"tokenization": "segmented"}), "cut is|has no token"),
     "a conversation in other tokens": (lambda run: run.update(recut={"0": [5] * 400}), r"recut is \{0: .* say \{\}"),
     "an origin of its own": (lambda run: run["rows"]["offset"].__setitem__(3, 0), "its model call says token 3 of"),
+    "a count that is none": (
+        lambda run: run["job"]["reported"].update(examples_dropped={"$float": "nan"}),
+        r"reported\.examples_dropped is no whole number",
+    ),
+    "a loss of no step": (
+        lambda run: run["job"]["reported"].update(losses={"a": 1.0}),
+        r"reported\.losses is no list of a number for each step",
+    ),
+    "a report of its own": (lambda run: run["job"]["reported"].update(loss=[1.0]), r"loss is read by nobody"),
     "a second run": (lambda run: run.update(twin=True), "no such file"),
 }
 

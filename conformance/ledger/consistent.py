@@ -11,6 +11,7 @@ from typing import Any
 
 from sftspec.conformance.ledger.store import RecordingError
 from sftspec.conventions import TOLD
+from sftspec.job import COUNTS, PER_STEP
 from sftspec.properties.ledger.run import Run
 
 LARGEST = 2**31
@@ -25,9 +26,8 @@ def require_consistent(run: Run, place: str) -> None:
 
 
 def faults(run: Run) -> Iterator[str]:
-    told = run.job.reported.get(TOLD)
-    if told is not None and not is_weights(told, [len(talk) for talk in run.job.conversations]):
-        yield "job.reported.weights is no list of a number for each message of each conversation"
+    if (said := misreported(run)) is not None:  # what is read of a run hangs on it
+        yield f"job.reported.{said}"
         return
     yield from recut(run)
     yield from calls(run)
@@ -44,6 +44,22 @@ def is_whole(value: Any, least: int = 0) -> bool:
 def is_number(value: Any) -> bool:
     """A number that a float can hold; NaN and the infinities are numbers here."""
     return type(value) in (int, float) and (isinstance(value, float) or abs(value) < 10**15)
+
+
+def misreported(run: Run) -> str | None:
+    """What `job.report` would not have taken: its name, and what it is not."""
+    for name, figure in run.job.reported.items():
+        if name == TOLD:
+            if not is_weights(figure, [len(talk) for talk in run.job.conversations]):
+                return f"{name} is no list of a number for each message of each conversation"
+        elif name in PER_STEP:
+            if not (isinstance(figure, list) and all(map(is_number, figure))):
+                return f"{name} is no list of a number for each step"
+        elif name not in {*COUNTS, "bytes_in_workdir"}:
+            return f"{name:.80} is read by nobody"
+        elif not (type(figure) is int and is_number(figure)):
+            return f"{name} is no whole number"
+    return None
 
 
 def is_weights(told: Any, lengths: list[int]) -> bool:
