@@ -63,6 +63,18 @@ def test_an_entry_of_what_passes_is_stale(document):
     assert exit_code(held) == 1 and status_of(held, ORIGIN) == "stale" and kinds(held) == [(ORIGIN, "stale")]
 
 
+def test_what_passes_in_part_of_a_trial_is_not_stale(document):
+    """Under --quick the scenario in which it fails may be one that was not run."""
+    entries = baseline_of(*known(*failing(document), ORIGIN))
+    assert status_of(document, ORIGIN) == "pass"
+    held = hold_against({**document, "partial": "--quick"}, entries, TODAY)
+    validate(held)
+    assert status_of(held, ORIGIN) == "pass" and exit_code(held) == 0 and not kinds(held)
+    assert exit_code(hold_against(document, entries, TODAY)) == 1
+    text = "\n".join(('spec_revision = "2026-12"', *known(*failing(document), ORIGIN)))
+    assert ORIGIN in written({**document, "partial": "--quick"}, text) and ORIGIN not in written(document, text)
+
+
 def test_an_entry_of_what_is_not_claimed_is_stale(document):
     unclaimed = next(item["id"] for item in document["verdicts"] if item["status"] == "not-claimed")
     assert kinds(hold_against(document, baseline_of(*known(unclaimed)), TODAY)) == [(unclaimed, "stale")]

@@ -113,7 +113,9 @@ def put_on_trial(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, st
             said_of_quick(trial, len(scenarios), showing)
         words = [*shlex.split(stage.said["command"]), *options_of(args), "--seed", str(args.seed)]
         identity, environment = stage.said["identity"], stage.said["environment"]
-        document = make_document(trial, identity, shlex.join(words), args.seed, environment, isolation.record())
+        document = make_document(
+            trial, identity, shlex.join(words), args.seed, environment, isolation.record(), partial_of(args)
+        )
     if trial.interrupted:
         printed = trial.printed.get(trial.interrupted_in, "").strip()
         tail = f"; the trainer had printed:\n{printed}" if printed else ""
@@ -121,6 +123,12 @@ def put_on_trial(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, st
         print(printable(said), file=sys.stderr)
     broken = {run.scenario: run.traceback for run in trial.runs if run.error}
     return document, {name: f"{trial.printed.get(name, '')}\n{text}" for name, text in broken.items()}
+
+
+def partial_of(args: argparse.Namespace) -> str:
+    """The options by which less is run than the claims ask for."""
+    words = [word for name in args.scenario for word in ("--scenario", name)]
+    return shlex.join([*words, *(["--quick"] if args.quick else [])])
 
 
 def named_scenarios(names: Sequence[str], known: Sequence[Any]) -> list[Any]:
@@ -141,6 +149,7 @@ def options_of(args: argparse.Namespace) -> list[str]:
         ("--model", str(args.model or "")),
         ("--processes", "" if args.processes == 1 else str(args.processes)),
         ("--timeout", "" if args.timeout == 120.0 else f"{args.timeout:g}"),
+        ("--memory", "" if args.memory == 16.0 else f"{args.memory:g}"),
     ]
     return [word for option, value in given if value for word in (option, value)] + machine_of(args).options
 

@@ -11,7 +11,7 @@
 
 With it only a change is red: a failure that is not listed, and an entry that no longer says what is so. An entry is
 unknown (no such property), stale (it says fails, and the property passes) or expired (its day is over): each fails
-the check until a person looks at it. Properties newer than the baseline's revision are reported and decide nothing,
+the check until a person looks at it. Of a trial in part (`--quick`, `--scenario`) no entry is stale because it passes. Properties newer than the baseline's revision are reported and decide nothing,
 so that an update of sftspec alone turns nobody red.
 """
 
@@ -158,7 +158,7 @@ def hold_against(document: Mapping[str, Any], baseline: Baseline, today: datetim
             verdicts.append(dict(verdict))
         else:
             others = [found.get(name) for name in successors(entry.id)]
-            verdicts.append(_read(verdict, entry, others, baseline.source))
+            verdicts.append(_read(verdict, entry, others, baseline.source, document.get("partial", "")))
     frozen = ids_of_revision(baseline.spec_revision, baseline.source)
     return {
         **document,
@@ -173,14 +173,23 @@ def hold_against(document: Mapping[str, Any], baseline: Baseline, today: datetim
     }
 
 
-def _read(verdict: Mapping[str, Any], entry: Known, found: Sequence[str | None], source: str) -> dict[str, Any]:
-    """A verdict under its entry. found: the statuses of all that the entry speaks of (of a retired id, several)."""
+def _read(
+    verdict: Mapping[str, Any], entry: Known, found: Sequence[str | None], source: str, partial: str
+) -> dict[str, Any]:
+    """A verdict under its entry.
+
+    found    the statuses of all that the entry speaks of (of a retired id, several)
+    partial  the options by which less was run: what passes there may fail in the rest
+    """
     if verdict["status"] in FAILS:
         until = f" (until {entry.until})" if entry.until else ""
         return {**verdict, "status": "known-fail", "reason": entry.reason + until}
     may_pass = entry.flaky and verdict["status"] == "pass"
     if may_pass or any(status in (*FAILS, *CANNOT_SAY) for status in found):
         return dict(verdict)
+    if partial and verdict["status"] == "pass":
+        said = f"known to fail, passes in what {partial} runs; the whole trial says whether its entry is stale"
+        return {**verdict, "reason": "; ".join(filter(None, (verdict["reason"], said)))}
     says = "it passes" if verdict["status"] == "pass" else "the trainer does not claim it"
     return {**verdict, "status": "stale", "reason": f"{says}: take the entry of {entry.id} out of {source}"}
 

@@ -33,6 +33,7 @@ def make_document(
     seed: int,
     recorded_on: Mapping[str, str] | None = None,
     isolation: Mapping[str, Any] | None = None,
+    partial: str = "",
 ) -> dict[str, Any]:
     """The document of a trial.
 
@@ -40,6 +41,7 @@ def make_document(
     command      that judges the same trainer again, with the seed
     recorded_on  the environment in which the trainer ran, if not this one
     isolation    who sees whom in a packed row, where the runs are no more; else it is read off them
+    partial      the options by which less was run than the claims ask for, such as "--quick"
     """
     verdicts = [verdict_record(verdict, command) for verdict in trial.verdicts]
     is_judged = any(verdict.property.id == TRAINED for verdict in trial.verdicts)
@@ -57,6 +59,7 @@ def make_document(
         "diagnosis": [diagnosis_record(item) for item in diagnose_trial(trial, signatures.load())[:3]],
         "baseline": None,
         "isolation": isolation or isolation_record(trial.runs),
+        **({"partial": partial} if partial else {}),
     }
 
 
