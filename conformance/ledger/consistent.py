@@ -89,6 +89,8 @@ def calls(run: Run) -> Iterator[str]:
             yield f"{here}.index is {call.index}; calls are numbered from 0 without a gap"
         if not (is_whole(call.step) and is_whole(call.rank)):
             yield f"{here}: step or rank is no whole number"
+        if any(example >= len(run.job.conversations) for example in call.lost):
+            yield f"{here}.lost names a conversation that is not there"
         lengths = {len(row) if isinstance(row, list) else -1 for row in call.input_ids}
         if len(lengths) != 1 or min(lengths) < 1:
             yield f"{here}.input_ids is no table of B rows of T token ids"
