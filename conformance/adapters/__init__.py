@@ -26,6 +26,7 @@ from types import ModuleType
 from typing import Any
 
 from sftspec.conformance.adapters.field import FIELD
+from sftspec.conformance.witness.shadowing import FILE_PREFIX, with_hint
 
 
 class TrainerError(ValueError):
@@ -53,9 +54,6 @@ BUILT_IN = {
         for name, (place, requires, _) in FIELD.items()
     },
 }
-
-
-FILE_PREFIX = "sftspec_trainer_"  # of a file's module: trl.py next to you is not the package trl
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +183,7 @@ def _imported(name: str, load: Callable[[], ModuleType]) -> ModuleType:
     try:
         return load()
     except Exception as error:
-        raise TrainerError(f"{name} cannot be imported: {type(error).__name__}: {error}") from error
+        raise TrainerError(with_hint(f"{name} cannot be imported: {type(error).__name__}: {error}", error)) from error
 
 
 def is_recipe(target: Any) -> bool:

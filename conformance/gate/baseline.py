@@ -11,8 +11,9 @@
 
 With it only a change is red: a failure that is not listed, and an entry that no longer says what is so. An entry is
 unknown (no such property), stale (it says fails, and the property passes) or expired (its day is over): each fails
-the check until a person looks at it. Of a trial in part (`--quick`, `--scenario`) no entry is stale because it passes. Properties newer than the baseline's revision are reported and decide nothing,
-so that an update of sftspec alone turns nobody red.
+the check until a person looks at it. What passes in part of a trial (`--quick`, `--scenario`) may fail in the rest, and
+makes no entry stale. Properties newer than the baseline's revision are reported and decide nothing, so that an update
+of sftspec alone turns nobody red.
 """
 
 from __future__ import annotations

@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from sftspec.conformance.adapters import FILE_PREFIX, Candidate, TrainerError, candidate_for, is_recipe
+from sftspec.conformance.adapters import Candidate, TrainerError, candidate_for, is_recipe
 from sftspec.conformance.environments.build import python_of
 from sftspec.conformance.gate.check import document_of
 from sftspec.conformance.trial.quiet_output import ENVIRONMENT, ON_TRIAL
 from sftspec.conformance.trial.selection import select as properties_of
+from sftspec.conformance.witness.shadowing import FILE_PREFIX
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from subprocess import DEVNULL, Popen
 from sftspec.conformance.trial.output import Output
 from sftspec.conformance.trial.quiet_output import ENVIRONMENT, ON_TRIAL
 
+# The folder that we are in stands last on the path: a types.py in it is no library.
 BOOT = (
-    "import sys; sys.path[:0] = {path!r}\n"
+    "import sys; sys.path[:] = [*{path!r}, *filter(None, sys.path), '']\n"
     "from pathlib import Path\n"
     "from sftspec.conformance.witness.performer import main\n"
     "main(Path({folder!r}), {start}, {rank})"

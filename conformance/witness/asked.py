@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sftspec.conformance.witness.provenance import Provenance
+from sftspec.conformance.witness.shadowing import with_hint
 from sftspec.conversation import Conversation
 from sftspec.job import Job
 
@@ -79,6 +80,6 @@ def said_by(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"SystemExit: the trainer called sys.exit({error.code!r})"
     try:
-        return f"{type(error).__name__}: {error}"
+        return with_hint(f"{type(error).__name__}: {error}", error)
     except Exception:  # its text is the trainer's code
         return type(error).__name__

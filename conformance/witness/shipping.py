@@ -42,6 +42,7 @@ MODULES = (
     "sftspec.conformance.witness.place",
     "sftspec.conformance.witness.provenance",
     "sftspec.conformance.witness.replay",
+    "sftspec.conformance.witness.shadowing",
     "sftspec.conformance.witness.shards",
     "sftspec.conformance.witness.tap",
     "sftspec.conformance.witness.tensor_file",
