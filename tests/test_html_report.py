@@ -145,7 +145,7 @@ def test_the_difference_names_each_change_and_gates(document, tmp_path, capsys):
         places[-1].write_text(json_text(found), encoding="utf-8")
     assert main(["diff", *map(str, places)]) == 0
     said = capsys.readouterr().out
-    assert f"{verdict['id']}  must    fail → pass\n" in said and "1 properties changed, 0 musts got worse" in said
+    assert f"{verdict['id']}  must    fail → pass\n" in said and "1 property changed, 0 musts got worse" in said
     assert main(["diff", *map(str, reversed(places))]) == 1
     assert "pass → fail  worse" in capsys.readouterr().out
     assert changes(document, document) == []

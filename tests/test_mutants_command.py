@@ -39,7 +39,7 @@ def test_one_mutant_is_planted_and_its_kills_are_shown(tmp_path, capsys):
     assert main(["mutants", TWICE, *options]) == 0
     said, progress = capsys.readouterr()
     assert progress.startswith("seed 0: 1 of 1 in ") and f"{TWICE}, killed by " in progress
-    assert "✓ one-bos-opens-the-sequence" in said and "1 of 1 mutants killed by all that they name, on seeds 0" in said
+    assert "✓ one-bos-opens-the-sequence" in said and "1 of 1 mutant killed by all that they name, on seeds 0" in said
     assert signatures.load(paths[0]).keys() == {TWICE} and ONE_BOS in signatures.load(paths[0])[TWICE]
     assert "bos-doubled" in paths[1].read_text(encoding="utf-8")
     signatures.load.cache_clear()

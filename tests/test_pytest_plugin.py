@@ -218,6 +218,6 @@ def test_every_status_has_its_outcome():
         assert said == outcome and re.search("why", text)
     document["scenarios"][0]["error"] = "OSError: no"
     assert outcome_of(document, "conclusion") == (
-        "fail", "the run itself broke in 1 scenarios: no verdict on Loop 3; 3 must fail in what did run (exit 2), "
+        "fail", "the run itself broke in 1 scenario: no verdict on Loop 3; 3 must fail in what did run (exit 2), "
         f"{document['seconds']:.0f} s\nplain: OSError: no",
     )  # fmt: skip

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 
+from sftspec.conformance.counted import counted
 from sftspec.conversation import Conversation
 from sftspec.fields import count_nulls
 from sftspec.masking import masked, trained_messages, trained_spans
@@ -129,9 +130,9 @@ class Examiner:
         """(finding, how often, a note)."""
         yield "no target", int(not found.targets), ""
         if found.kept < found.length:
-            yield "tokens cut off", found.length - found.kept, f"{found.length:,} tokens"
+            yield "tokens cut off", found.length - found.kept, counted(found.length, "token")
             lost = _count(ranges, found.length) - found.targets
-            yield "cut targets", lost, f"{lost:,} of {lost + found.targets:,} targets"
+            yield "cut targets", lost, f"{lost:,} of {counted(lost + found.targets, 'target')}"
         open_ends = self._untrained_ends(conversation, rendered, trained, starts, stops, found.kept)
         yield "end of turn untrained", len(open_ends), f"message {open_ends[0]}" if open_ends else ""
         if self.template.bos:

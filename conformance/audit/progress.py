@@ -8,6 +8,7 @@ from typing import Any
 
 from sftspec.conformance.audit.batch import Batch
 from sftspec.conformance.audit.document import Places
+from sftspec.conformance.counted import counted
 from sftspec.conformance.report.terminal import make_console
 
 QUIET = 1.0  # seconds: what is done by then needs no progress
@@ -48,7 +49,7 @@ class Progress:
     def state(self) -> str:
         rate = self.records / max(time.perf_counter() - self.started, 1e-9)
         share = f"{min(1, self.done / self.total):.0%}, " if self.total else ""
-        return f"{share}{self.records:,} records, {rate:,.0f} a second"
+        return f"{share}{counted(self.records, 'record')}, {rate:,.0f} a second"
 
     def show(self) -> None:
         if self.bar is None:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from sftspec.conformance.audit.findings import UNITS
 from sftspec.conformance.audit.progress import printable
+from sftspec.conformance.counted import counted
 from sftspec.conformance.report.failures import labelled
 from sftspec.conformance.report.terminal import print_lines
 
@@ -37,8 +38,9 @@ def _head(document: dict[str, Any], width: int) -> Iterator[Text]:
     share = document["targets"] / document["kept"] if document["kept"] else 0
     yield Text()
     yield Text(
-        f"{document['conversations']:,} conversations in {document['records']:,} records, {document['kept']:,} tokens, "
-        f"{document['targets']:,} targets ({share:.1%} of the tokens are trained)",
+        f"{counted(document['conversations'], 'conversation')} in {counted(document['records'], 'record')},"
+        f" {counted(document['kept'], 'token')}, {counted(document['targets'], 'target')}"
+        f" ({share:.1%} of the tokens are trained)",
         "bold",
     )
     if document["weight"] != document["targets"]:

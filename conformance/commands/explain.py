@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import sftspec
+from sftspec.conformance.counted import counted
 from sftspec.properties.articles import BOUND, ISSUE, LAW, ROW, TRAP, Article, article, articles, plain
 from sftspec.properties.catalogue import Entry, catalogue
 from sftspec.properties.revisions import changes
@@ -94,7 +95,7 @@ def of_property(item: Entry) -> Iterator[str]:
         "reads": "a recorded run" if item.seam == "run" else f"the function {item.seam}",
         "claim": item.claim,
         "needs": ", ".join(item.needs),
-        "floor": f"{item.floor} pieces of evidence",
+        "floor": counted(item.floor, "piece of evidence"),
     }
     yield "".join(f"{name:6} {said}\n" for name, said in says.items() if said)
     for law in filter(None, map(article, item.laws)):

@@ -15,6 +15,8 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from sftspec.conformance.counted import counted
+
 EPILOG = """\
 A row is a mutant with the properties that fail on it. With --json FILE each row is kept there as soon as it is known,
 beside the rows of other mutants, which stay. A run that is stopped goes on from there when the same command is given
@@ -100,7 +102,7 @@ def run_mutants(args: Namespace) -> int:
 def _go_on(file) -> None:
     """Say what is taken from the file, and what is left out of it."""
     if taken := len(file.asked) - len(file.left):
-        print(f"{taken} rows of a stopped run are in {file.path} (--anew makes them again)", file=sys.stderr)
+        print(f"{counted(taken, 'row')} of a stopped run in {file.path} (--anew makes them again)", file=sys.stderr)
     for name in file.gone:
         print(f"{name}: there is no such mutant any more, its row goes", file=sys.stderr)
 
@@ -144,5 +146,6 @@ def lines(rows: Mapping, missed: Mapping[tuple[str, int], list[str]], idle: list
     for identifier in idle:
         yield f"IDLE {identifier}: kills no mutant"
     lived = len({name for name, _ in missed})
-    alive = f"{len(rows) - lived} of {len(rows)} mutants killed by all that they name"
-    yield f"{alive}, on seeds {', '.join(map(str, seeds))}; {len(killers)} properties kill"
+    alive = f"{len(rows) - lived} of {counted(len(rows), 'mutant')} killed by all that they name"
+    kill = "kills" if len(killers) == 1 else "kill"
+    yield f"{alive}, on seeds {', '.join(map(str, seeds))}; {counted(len(killers), 'property')} {kill}"

@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+from sftspec.conformance.counted import counted
+
 FORM = "sftspec-prepared/1"
 # Without the conversations these speak for themselves.
 WRONG_ALONE = ("labels of other tokens", "padding trained", "boundaries trained", "ids outside the vocabulary",
@@ -125,7 +127,7 @@ def report(document: dict[str, Any], width: int) -> Iterator[Any]:
     yield Text("prepared rows, without their conversations" if alone else "prepared rows on trial", "bold cyan")
     stands = "one place before its token" if document["shifted"] else "in line with its token"
     said = {
-        "rows": f"{document['rows']:,}, {document['tokens']:,} tokens, the longest {document['longest']:,}",
+        "rows": f"{document['rows']:,}, {counted(document['tokens'], 'token')}, the longest {document['longest']:,}",
         "targets": f"{document['column']}, each {stands} ({document['how']})",
         "template": f"{document['template']}, policy {document['policy']}",
     }
@@ -173,7 +175,7 @@ def _differences(document: dict[str, Any], width: int) -> Iterator[Any]:
     count = len(document["differences"])
     yield Text()
     said = f"{count} kinds of difference from the reference" if count else "no difference from the reference"
-    yield Text(f"{said}, in {document['compared']:,} rows of one conversation", "bold")
+    yield Text(f"{said}, in {counted(document['compared'], 'row')} of one conversation", "bold")
     for item in document["differences"]:
         line = Text(f"{item['rows']:>9,}  {item['where']}: {item['what']}", "yellow")
         yield line.append(f"  {item['times']:,} times" if item["times"] != item["rows"] else "", "dim")

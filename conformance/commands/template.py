@@ -20,6 +20,7 @@ from sftspec.conformance.adapters.encoders import LIBRARIES, Encoder, encoders_a
 from sftspec.conformance.adapters.templates import places_at, templates_at
 from sftspec.conformance.commands.baseline import baseline_of
 from sftspec.conformance.commands.outputs import write_outputs
+from sftspec.conformance.counted import counted
 from sftspec.conformance.report.document import identify, make_document
 from sftspec.conformance.report.form import validate
 from sftspec.conformance.report.outcome import EXIT_BROKEN, SEVERITY, exit_code
@@ -62,12 +63,15 @@ def check_templates(args: argparse.Namespace) -> int:
         try:
             for item, found in judged(items, judge, kept, min(args.workers, len(items))):
                 documents += found
-                diary.begin(f"{len(documents)} of {len(items)} templates, {item.name}")
+                diary.begin(f"{len(documents)} of {counted(len(items), 'template')}, {item.name}")
         except KeyboardInterrupt:
             interrupted = True
     if interrupted:
         goes_on = f", and are kept in {args.keep}" if args.keep else "; --keep DIR would keep them"
-        print(f"sftspec: interrupted; {len(documents)} of {len(items)} templates are judged{goes_on}", file=sys.stderr)
+        print(
+            f"sftspec: interrupted; {len(documents)} of {counted(len(items), 'template')} judged{goes_on}",
+            file=sys.stderr,
+        )
     if not documents:
         return EXIT_BROKEN
     if args.baseline is not None and len(documents) != 1:

@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.text import Text
 
+from sftspec.conformance.counted import counted
 from sftspec.conformance.environments.build import python_of
 from sftspec.conformance.report.printable import printable
 from sftspec.conformance.trial.machine import OF_WEIGHTS, Machine
@@ -206,7 +207,9 @@ def record(args: argparse.Namespace) -> int:
         )  # fmt: skip
         made = stage.said["identity"], stage.said["environment"]
         recorder.finish(*made, args.seed, trial.refused, stage.machine)
-    print(f"{args.out}: {len(trial.runs)} runs in {trial.seconds:.0f} s; judge them with: sftspec judge {args.out}")
+    print(
+        f"{args.out}: {counted(len(trial.runs), 'run')} in {trial.seconds:.0f} s; judge with: sftspec judge {args.out}"
+    )
     broken = [run for run in trial.runs if run.error]
     for run in broken:
         print(printable(f"broken: {run.scenario}: {run.error}"))

@@ -21,7 +21,7 @@ CONFIGS = {"SFTConfig", "TrainingArguments", "Seq2SeqTrainingArguments"}
 # claim: what its code calls or names
 SIGNS = {
     "accumulation": ("accum",),
-    "clipping": ("clip_grad_norm", "max_grad_norm"),
+    "clipping": ("clip_grad", "grad_clip", "clip_norm", "max_grad_norm"),
     "adamw": ("AdamW", "adamw"),
     "truncation": ("truncat", "max_length", "max_len", "max_seq", "seq_len", "block_size"),
     "packing": ("cu_seqlens", "packing", "packed", "DataCollatorWithFlattening"),

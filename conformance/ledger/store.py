@@ -134,4 +134,5 @@ class Tensors:
     def check_all_taken(self) -> None:
         unknown = sorted((self.stored.keys() | self.equal.keys()) - self._taken)
         if unknown:
-            raise RecordingError(f"{self.source}: unknown tensor {unknown[0]}, and {len(unknown) - 1} more")
+            more = f", and {len(unknown) - 1} more" if unknown[1:] else ""
+            raise RecordingError(f"{self.source}: unknown tensor {unknown[0]}{more}")

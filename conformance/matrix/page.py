@@ -10,6 +10,7 @@ from html import escape
 from importlib import resources
 from typing import Any
 
+from sftspec.conformance.counted import counted
 from sftspec.conformance.report.failures import pairs
 from sftspec.conformance.report.html import POLICY
 from sftspec.conformance.report.markdown import code, escaped
@@ -115,7 +116,8 @@ def given(entry: Mapping[str, Any]) -> str:
     refused = f", {entry['refused']} are not accepted by this setting" if entry["refused"] else ""
     versions = ", ".join(f"{name} {version}" for name, version in entry["environment"].items() if version)
     quick = " (a quick trial: few of its scenarios)" if entry["quick"] else ""
-    return f"{entry['conversations']} conversations in {entry['scenarios']} scenarios{quick}{refused}; {versions}."
+    tried = f"{counted(entry['conversations'], 'conversation')} in {counted(entry['scenarios'], 'scenario')}"
+    return f"{tried}{quick}{refused}; {versions}."
 
 
 def reproduce(item: Mapping[str, Any], entry: Mapping[str, Any]) -> str:

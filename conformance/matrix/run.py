@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from sftspec.conformance.counted import counted
 from sftspec.conformance.matrix.results import add, entry_from, entry_of, entry_of_error, path_of, read
 from sftspec.conformance.matrix.settings import Setting, settings_of
 from sftspec.conformance.report.json_values import without_paths
@@ -63,7 +64,7 @@ def run_matrix(
     lock = threading.Lock()
     asked = [(trainer, setting) for trainer in trainers for setting in settings_of(trainer)]
     open_ones = [(name, item) for name, item in asked if again or not is_kept(folder, name, item, quick)]
-    tell(f"{len(open_ones)} of {len(asked)} settings are to be tried")
+    tell(f"{len(open_ones)} of {counted(len(asked), 'setting')} to be tried")
 
     def attempt(job: tuple[str, Setting]) -> None:
         trainer, setting = job

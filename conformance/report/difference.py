@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
+from sftspec.conformance.counted import counted
 from sftspec.conformance.report.failures import STYLES, labelled
 
 GOOD, BAD = ("pass", "stale"), ("fail", "ambiguous", "error")  # what is stale passes, against its baseline
@@ -47,4 +48,7 @@ def difference_lines(old: Mapping[str, Any], new: Mapping[str, Any], width: int)
         line.append(before, STYLES.get(before, "dim")).append(" → ").append(after, STYLES.get(after, "dim"))
         yield line.append("  worse", "bold red") if is_worse(level, before, after) else line
     worse = sum(is_worse(*change) for _, *change in found)
-    yield Text(f"{len(found)} properties changed, {worse} musts got worse", "bold red" if worse else "bold")
+    yield Text(
+        f"{counted(len(found), 'property')} changed, {counted(worse, 'must')} got worse",
+        "bold red" if worse else "bold",
+    )

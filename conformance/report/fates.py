@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sftspec.conformance.counted import counted
+
 
 def fates(document: Mapping[str, Any]) -> dict[str, str]:
     """What became of how many, by the word for it.
@@ -30,8 +32,8 @@ def fates(document: Mapping[str, Any]) -> dict[str, str]:
 
 def _said(items: list[tuple[str, Mapping[str, Any]]]) -> str:
     count, total = (sum(item[name] for _, item in items) for name in ("count", "of"))
-    where = items[0][0] if len(items) == 1 else f"in {len(items)} scenarios"
-    said = f"{count:,} of {total:,} conversations ({where})"
+    where = items[0][0] if len(items) == 1 else f"in {counted(len(items), 'scenario')}"
+    said = f"{count:,} of {counted(total, 'conversation')} ({where})"
     _, first = items[0]
     if first["first"]:
         said += f", the first at {first['first']}" + (f" of {items[0][0]}" if len(items) > 1 else "")

@@ -12,12 +12,14 @@ from html import escape
 from importlib import resources
 from typing import Any
 
+from sftspec.conformance.counted import counted
 from sftspec.conformance.report.failures import entries, pairs, where
 from sftspec.conformance.report.fates import fates
 from sftspec.conformance.report.isolation import leaks
 from sftspec.conformance.report.links import links
 from sftspec.conformance.report.outcome import exit_code
 from sftspec.conformance.report.terminal import (
+    agreement,
     conclusion,
     evidence_of,
     is_unseen,
@@ -85,7 +87,7 @@ def head(document: Mapping[str, Any]) -> Iterator[str]:
         "claims": ", ".join(trainer["claims"]),
         "conventions": pairs(trainer["conventions"]),
         "specification": f"{document['spec_revision']}, seed {document['seed']}",
-        "was given": f"{given:,} conversations in {len(document['scenarios'])} scenarios",
+        "was given": f"{counted(given, 'conversation')} in {counted(len(document['scenarios']), 'scenario')}",
         **fates(document),
         "on": ", ".join(f"{key} {value}" for key, value in on.items() if value),
     }
@@ -158,7 +160,7 @@ def failure(document: Mapping[str, Any], verdict: Mapping[str, Any]) -> Iterator
             if found["arguments"]
             else "",
             "found": f"<b>{escape(found['note'] or verdict['reason'] or 'does not hold')}</b>",
-            "evidence": f"{found['failures']:,} pieces do not hold, {held:,} do",
+            "evidence": f"{counted(found['failures'], 'piece')} against it, {held:,} for it",
         }
     if item is not None and item.why:
         said["why"] = linked(item.why)
@@ -181,7 +183,9 @@ def stretches(pieces: list[Mapping[str, int]], this: int | None = None) -> str:
         length = item["end"] - item["start"]
         mark = ' class="this"' if item["conversation"] == this else ""
         name = f"{item['conversation']}[{item['start']}:{item['end']}]"
-        boxes.append(f'<span{mark} style="flex:{max(1, length)}" title="{name}, {length} tokens">{name}</span>')
+        boxes.append(
+            f'<span{mark} style="flex:{max(1, length)}" title="{name}, {counted(length, "token")}">{name}</span>'
+        )
     return f'<div class="row">{"".join(boxes)}</div>'
 
 
@@ -249,7 +253,7 @@ def likeliest(document: Mapping[str, Any]) -> Iterator[str]:
         yield "<h2>It looks like</h2>"
     for item in document["diagnosis"]:
         yield f'<div class="card"><h3>{escape(item["mutant"])}</h3>'
-        agree = f"{item['agree']} of {item['of']} failing properties agree, likeness {item['likeness']:.2f}"
+        agree = agreement(item)
         agree += f", together with {item['beside']}" if item.get("beside") else ""
         said = {"breaks": item["breaks"], "seen in": item["seen_in"], "effect": item["effect"], "fix": item["fix"]}
         yield from definitions({label: linked(text) for label, text in said.items()} | {"how alike": agree})
@@ -259,7 +263,7 @@ def likeliest(document: Mapping[str, Any]) -> Iterator[str]:
 def errors(document: Mapping[str, Any]) -> Iterator[str]:
     broken = [scenario for scenario in document["scenarios"] if scenario["error"]]
     if broken:
-        yield f"<h2>The run broke in {len(broken)} of {len(document['scenarios'])} scenarios</h2>"
+        yield f"<h2>The run broke in {len(broken)} of {counted(len(document['scenarios']), 'scenario')}</h2>"
     for scenario in broken:
         yield f'<div class="card must"><h3>{escape(scenario["name"])}</h3>{pre(scenario["error"])}</div>'
 

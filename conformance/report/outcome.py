@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from sftspec.conformance.counted import counted
+
 LEVELS = ("must", "should")
 STATUSES = (
     "pass",
@@ -64,11 +66,12 @@ def too_little(document: Mapping[str, Any]) -> str:
     given = sum(scenario["conversations"] for scenario in document["scenarios"])
     refused = sum(scenario["refused"] for scenario in document["scenarios"])
     if refused > given:
-        return f"the trainer refuses {refused} of {given + refused} conversations"
+        return f"the trainer refuses {refused} of {counted(given + refused, 'conversation')}"
     counts = [sum(level[status] for level in document["totals"].values()) for status in STATUSES]
     number = dict(zip(STATUSES, counts, strict=True))
     unmeasured = number["not-measured"] + number["blocked"]
     claimed = sum(counts) - number["not-claimed"]
     if not claimed:
         return "nothing of what was asked is claimed"
-    return f"{unmeasured} of {claimed} properties were not measured" if 2 * unmeasured > claimed else ""
+    were = "was" if unmeasured == 1 else "were"
+    return f"{unmeasured} of {counted(claimed, 'property')} {were} not measured" if 2 * unmeasured > claimed else ""

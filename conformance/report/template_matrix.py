@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
+from sftspec.conformance.counted import counted
 from sftspec.conformance.report.failures import STYLES, failures, heading, labelled, shortened, style_of
 from sftspec.conformance.report.outcome import exit_code
 from sftspec.conformance.report.terminal import evidence_of, summary
@@ -43,7 +44,7 @@ def one(document: dict[str, Any], width: int) -> Iterator[Text]:
 def matrix(documents: Sequence[dict[str, Any]], width: int) -> Iterator[Text]:
     """A row for each template, a column for each property; then what does not hold, in a line each."""
     properties = [verdict["id"] for verdict in documents[0]["verdicts"]]
-    yield Text(f"{len(documents)} templates on trial", "bold cyan")
+    yield Text(f"{counted(len(documents), 'template')} on trial", "bold cyan")
     for number, identifier in enumerate(properties, 1):
         yield Text(f"{number:>4}  {identifier}")
     yield Text("      ✓ pass  ✗ fail  · not measured  ! error", "dim")
@@ -63,7 +64,10 @@ def matrix(documents: Sequence[dict[str, Any]], width: int) -> Iterator[Text]:
         yield from failing(identifier, documents, width)
     failed = sum(exit_code(document) == 1 for document in documents)
     yield Text()
-    yield Text(f"{failed} of {len(documents)} templates do not conform", STYLES["fail"] if failed else STYLES["pass"])
+    yield Text(
+        f"{failed} of {counted(len(documents), 'template')} {'does' if failed == 1 else 'do'} not conform",
+        STYLES["fail"] if failed else STYLES["pass"],
+    )
     if len(documents) > 1 and failed:
         yield Text("one in full: sftspec check template NAME", "dim")
 

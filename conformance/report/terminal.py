@@ -16,6 +16,7 @@ from typing import IO, Any
 from rich.console import Console
 from rich.text import Text
 
+from sftspec.conformance.counted import counted
 from sftspec.conformance.report.failures import (
     STYLES,
     entries,
@@ -89,11 +90,12 @@ def report_lines(document: Mapping[str, Any], width: int, output: Mapping[str, s
 def header(document: Mapping[str, Any], width: int) -> Iterator[Text]:
     trainer, versions = document["trainer"], document["environment"]
     yield Text(f"{name_of(document)} on trial", "bold cyan")
+    scenarios = counted(len(document["scenarios"]), "scenario")
     lines = {
         "setting": pairs(trainer["setting"]),
         "claims": ", ".join(trainer["claims"]),
         "conventions": pairs(trainer["conventions"]),
-        "spec": f"{document['spec_revision']}, seed {document['seed']}, {len(document['scenarios'])} scenarios",
+        "spec": f"{document['spec_revision']}, seed {document['seed']}, {scenarios}",
         "on": ", ".join(f"{key} {value}" for key, value in versions.items() if value),
     }
     for label, said in lines.items():
@@ -162,7 +164,7 @@ def errors(document: Mapping[str, Any], width: int, output: Mapping[str, str]) -
         yield heading(Text("the run broke", STYLES["error"]), width)
         names = [scenario["name"] for scenario in scenarios]
         shown = "; ".join(names[:4]) + (f"; and {len(names) - 4} more" if len(names) > 4 else "")
-        yield from labelled("in", f"{len(names)} of {len(document['scenarios'])} scenarios: {shown}", width)
+        yield from labelled("in", f"{len(names)} of {counted(len(document['scenarios']), 'scenario')}: {shown}", width)
         yield from labelled("error", scenarios[0]["error"], width, "red")
         said = without_paths(output.get(names[0], "")).strip().splitlines()[-PRINTED_LINES:]
         if said and number == 0:
@@ -191,7 +193,7 @@ def likeliest(document: Mapping[str, Any], width: int) -> Iterator[Text]:
         )
         yield from labelled("looks like", none, width)
     for place, item in enumerate(document["diagnosis"]):
-        agree = f"{item['agree']} of {item['of']} failing properties agree, likeness {item['likeness']:.2f}"
+        agree = agreement(item)
         beside = item.get("beside")
         said = f"{item['mutant']} ({agree}{f', together with {beside}' if beside else ''}): {item['breaks']}"
         if place == 0 or beside:
@@ -199,6 +201,12 @@ def likeliest(document: Mapping[str, Any], width: int) -> Iterator[Text]:
         yield from labelled(
             ("and" if beside else "or") if place else "looks like", said, width, "" if place else "bold"
         )
+
+
+def agreement(item: Mapping[str, Any]) -> str:
+    """How far a planted bug fails as the trainer does."""
+    agree = "agrees" if item["agree"] == 1 else "agree"
+    return f"{item['agree']} of {counted(item['of'], 'failing property')} {agree}, likeness {item['likeness']:.2f}"
 
 
 def refusals(document: Mapping[str, Any], width: int) -> Iterator[Text]:
@@ -260,8 +268,13 @@ def conclusion(document: Mapping[str, Any]) -> str:
     elif document["baseline"]:
         wrong = len(document["baseline"]["problems"])
         said = f"{who} {'conforms' if code == EXIT_CONFORMS else 'does not conform'} to {document['baseline']['file']}"
-        unlisted = must["fail"] + must["ambiguous"] - len(document["baseline"]["newer"])
-        found = [f"{unlisted} fail that are not in it"] if code == EXIT_FAILS and unlisted > 0 else []
+        unlisted = sum(
+            item["level"] == "must"
+            and item["status"] in ("fail", "ambiguous")
+            and item["id"] not in document["baseline"]["newer"]
+            for item in document["verdicts"]
+        )
+        found = [f"{counted(unlisted, 'failure')} that it does not excuse"] if unlisted else []
         found += [f"{wrong} of its entries {'is' if wrong == 1 else 'are'} wrong"] if wrong else []
         said += f": {', '.join(found)}" if found else ""
     elif code == EXIT_FAILS:
@@ -274,4 +287,4 @@ def conclusion(document: Mapping[str, Any]) -> str:
 def broken_in(document: Mapping[str, Any]) -> str:
     broken = sum(bool(scenario["error"]) for scenario in document["scenarios"])
     properties = sum(level["error"] for level in document["totals"].values())
-    return f"{broken} scenarios" if broken else f"{properties} properties"
+    return counted(broken, "scenario") if broken else counted(properties, "property")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from html import escape
 from itertools import groupby
 
+from sftspec.conformance.counted import counted
 from sftspec.conformance.report.token_strip import Cell
 from sftspec.conformance.show.showing import FINDINGS, Showing, Shown, cells_of
 from sftspec.conformance.show.terminal import says
@@ -134,7 +135,8 @@ def turns(row: Shown, encoded: Encoded, showing: Showing) -> Iterator[str]:
         boxes = "".join(box(cell, token, rendered.kinds[owner], showing) for cell, owner, token in group)
         yield f'<div class="turn"><div class="role">{role}</div><div class="strip">{boxes}</div></div>'
     if len(encoded) > TOKENS:
-        yield f'<div class="turn"><div></div><div class="quiet">… {len(encoded) - TOKENS:,} more tokens</div></div>'
+        more = counted(len(encoded) - TOKENS, "more token")
+        yield f'<div class="turn"><div></div><div class="quiet">… {more}</div></div>'
 
 
 def box(cell: Cell, token: int, kind: str, showing: Showing) -> str:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sftspec.conformance.audit.progress import printable
+from sftspec.conformance.counted import counted
 from sftspec.conformance.report.failures import heading, labelled
 from sftspec.conformance.report.terminal import print_lines
 from sftspec.conformance.report.token_strip import LEGEND, draw, lines_of
@@ -33,7 +34,8 @@ def summary(showing: Showing, width: int) -> Iterator[Text]:
     share = totals["targets"] / totals["tokens"] if totals["tokens"] else 0
     yield Text()
     yield Text(
-        f"{totals['conversations']:,} conversations, {totals['tokens']:,} tokens, {totals['targets']:,} targets "
+        f"{counted(totals['conversations'], 'conversation')}, {counted(totals['tokens'], 'token')},"
+        f" {counted(totals['targets'], 'target')} "
         f"({share:.1%} of the tokens are trained)",
         "bold",
     )
@@ -42,7 +44,9 @@ def summary(showing: Showing, width: int) -> Iterator[Text]:
             continue
         count, concerned = totals[finding], showing.concerned(finding)
         line = Text(f"{count:>9,}  {finding:28}", "red" if count else "dim")
-        yield line.append(f"in {concerned:,} of {totals['conversations']:,} conversations" if count else "", "dim")
+        yield line.append(
+            f"in {concerned:,} of {counted(totals['conversations'], 'conversation')}" if count else "", "dim"
+        )
         if count:
             yield Text(f"{'':11}{effect}", "dim")
 
@@ -58,7 +62,9 @@ def strips(showing: Showing, limit: int, width: int) -> Iterator[Text]:
         yield from strip(row, showing, width)
     if rows and len(showing.rows) > limit:
         yield Text()
-        yield Text(f"{len(showing.rows) - limit:,} more conversations, none of them worse: --limit shows more", "dim")
+        yield Text(
+            f"{counted(len(showing.rows) - limit, 'more conversation')}, none of them worse: --limit shows more", "dim"
+        )
 
 
 def says(row: Shown) -> str:
@@ -67,7 +73,7 @@ def says(row: Shown) -> str:
         return "refused"
     found = [name if row.findings[name] == 1 else f"{row.findings[name]:,} × {name}" for name in +row.findings]
     weighing = f", weighing {row.weight:,.2f}" if row.weight != row.targets else ""
-    return "; ".join([f"{row.targets:,} of {row.kept:,} tokens trained{weighing}", *found])
+    return "; ".join([f"{row.targets:,} of {counted(row.kept, 'token')} trained{weighing}", *found])
 
 
 def strip(row: Shown, showing: Showing, width: int) -> Iterator[Text]:
@@ -78,4 +84,4 @@ def strip(row: Shown, showing: Showing, width: int) -> Iterator[Text]:
         yield from (text for label, text in draw(line) if label == "tokens")
     if len(lines) > LINES:
         more = len(row.encoded or ()) - sum(map(len, lines[:LINES]))
-        yield Text(f"… {more:,} more tokens; --html shows them", "dim")
+        yield Text(f"… {counted(more, 'more token')}; --html shows them", "dim")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from sftspec.conformance.counted import counted
 from sftspec.conformance.trial.judge import Trial
 from sftspec.conformance.trial.scenarios import Scenario
 from sftspec.properties import AREAS
@@ -60,7 +61,11 @@ def said_of_quick(trial: Trial, number: int, showing: Sequence[Scenario]) -> Non
         else:
             known = {item.name for item in showing} & set(evidence().get(verdict.property.id, ()))
             ran = sum(name in known for name in verdict.evidence)
-            said = f"quick: {ran} of {len(known)} scenarios" if known else f"quick: {number} scenarios"
+            said = (
+                f"quick: {ran} of {counted(len(known), 'scenario')}"
+                if known
+                else f"quick: {counted(number, 'scenario')}"
+            )
         verdict.reason = f"{verdict.reason}; {said}" if verdict.reason else said
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sftspec import properties
+from sftspec.conformance.counted import counted
 from sftspec.conformance.trial.functions import draw, part_of
 from sftspec.conformance.trial.performer import perform, require_known_claims
 from sftspec.conformance.trial.scenarios import GOLDENS, SCENARIOS, Scenario, scenarios_for
@@ -251,7 +252,7 @@ def _require_floor(verdict: Verdict, runs: list[Run]) -> None:
     found = sum(verdict.evidence.values())
     if found < verdict.property.floor:
         verdict.status = "not-measured"
-        verdict.reason = f"{found} pieces of evidence, {verdict.property.floor} are needed"
+        verdict.reason = f"{counted(found, 'piece of evidence')}, {verdict.property.floor} needed"
         auxiliary = next((run.conventions.auxiliary for run in runs if run.conventions.auxiliary), "")
         if verdict.property.alone and auxiliary:
             verdict.reason = f"beside the cross-entropy {auxiliary!r} is declared, whose gradient is not known"
