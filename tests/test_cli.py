@@ -201,19 +201,9 @@ def test_a_broken_file_is_refused_with_its_error(tmp_path):
 
 
 SHADOWS = {  # the trainer's file, what stands beside it, what it imports: what is said
-    "a folder": (
-        "trainer.py",
-        "jsonschema/__init__.py",
-        "import jsonschema.exceptions",
-        "folder jsonschema beside .* hides",
-    ),
-    "a file": ("trainer.py", "jsonschema.py", "from jsonschema import validate", r"jsonschema\.py beside .* hides the"),
-    "the trainer": (
-        "jsonschema.py",
-        "x.py",
-        "import jsonschema; jsonschema.validate",
-        r"jsonschema\.py beside .* hides",
-    ),
+    "a folder": ("trainer.py", "xmlrpc/__init__.py", "import xmlrpc.client", "the folder xmlrpc beside .* hides the"),
+    "a file": ("trainer.py", "xmlrpc.py", "from xmlrpc import client", r"xmlrpc\.py beside .* hides the library"),
+    "the trainer": ("xmlrpc.py", "x.py", "import xmlrpc; xmlrpc.client", r"xmlrpc\.py beside .* hides the library"),
     "no library": ("trainer.py", "nowhere/x.py", "import nowhere.core", "nowhere is the folder nowhere .* no library"),
 }
 
@@ -221,14 +211,16 @@ SHADOWS = {  # the trainer's file, what stands beside it, what it imports: what 
 @pytest.mark.parametrize("case", SHADOWS)
 def test_what_stands_beside_a_trainer_and_hides_a_library_is_named(tmp_path, monkeypatch, case):
     name, beside, code, said = SHADOWS[case]
-    for module in [item for item in sys.modules if item.partition(".")[0] in ("jsonschema", "nowhere")]:
-        monkeypatch.delitem(sys.modules, module)
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / beside).parent.mkdir(exist_ok=True)
     (tmp_path / beside).write_text("x = 1\n", encoding="utf-8")
     (tmp_path / name).write_text(f"{code}\n", encoding="utf-8")
-    with pytest.raises(TrainerError, match=said):
-        resolve(str(tmp_path / name))
+    try:
+        with pytest.raises(TrainerError, match=said):
+            resolve(str(tmp_path / name))
+    finally:
+        for module in ("xmlrpc", "nowhere"):
+            sys.modules.pop(module, None)
 
 
 def test_prerequisites_are_selected_too():
