@@ -9,16 +9,30 @@ from sftspec.conformance.ledger.recording import load_run, save_run
 from sftspec.conformance.sensitivity.mutants import load_mutants
 from sftspec.masters import MasterAdamW
 from sftspec.trainer import Pipeline
-from tests.loops import Autocast, Scaled
+from tests.loops import IGNORE, Autocast, Scaled
 from tests.on_trial import found, not_passed, trial_of
 
 
 class Overflowing(Scaled):
-    """So large a scale that the first steps overflow and are left out."""
+    """So large a scale that the first steps overflow and are left out; their targets are reported all the same."""
+
+    claims = Scaled.claims | {"report"}
 
     def prepare(self, job):
-        self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**18)
+        self.scaler, self.counted, self.empty = torch.amp.GradScaler("cpu", init_scale=2.0**18), [], 0
         return job.model
+
+    def tokenize(self, job, conversation):
+        ids, labels = super().tokenize(job, conversation)
+        self.empty += all(label == IGNORE for label in labels[1:])
+        return ids, labels
+
+    def count(self, labels):
+        self.counted.append(sum(int((one[:, 1:] != IGNORE).sum()) for one in labels))
+        return super().count(labels)
+
+    def finish(self, job, model):
+        job.report(num_targets=self.counted, examples_dropped=self.empty, tokens_truncated=0)
 
 
 class Planted:

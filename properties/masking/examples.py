@@ -124,7 +124,7 @@ def reported_targets_are_the_scored_ones(run):
     Counting labels before the shift counts a first token that no logits precede. Read where it is reported, which is
     then asked of every step.
     """
-    if "num_targets" not in run.job.reported:
+    if "num_targets" not in run.job.reported or run.lost:  # the targets of a step that was left out are reported too
         return
     counted = [number for number in run.job.reported["num_targets"] if number]
     scored = [count for count in run.targets_of_step.values() if count]
