@@ -161,6 +161,8 @@ SCENARIOS = (
     _scenario("turns that weigh", "masking step", ("weights",), weighted_conversations, batch_size=3),
     _scenario("turns that weigh, accumulation", "step", ("weights", "accumulation"), weighted_conversations,
               batch_size=1, accumulation=5),
+    _scenario("packed, turns that weigh", "masking step", ("packing", "weights"), weighted_conversations,
+              packing=True, batch_size=2),
     _scenario("packed", "masking packing", ("packing",), hostile_conversations, twin={},
               packing=True, batch_size=2),
     _scenario("packed, pad is end-of-turn", "masking packing", ("packing",), hostile_conversations,

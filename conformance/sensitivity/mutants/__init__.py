@@ -21,7 +21,7 @@ MODULES = {
     "packing": ("packs", "attention", "batches", "limits"),
     "step": (
         "steps", "losses", "updates", "adapters", "orders", "corners", "jobs", "settings", "runs", "defaults",
-        "functions", "ranks",
+        "functions", "ranks", "weights",
     ),
     "template": ("rendering", "tokens", "forms", "tools", "calls", "agents"),
     "best_of_n": ("choices", "samples", "values", "groups", "rewards", "forms"),
