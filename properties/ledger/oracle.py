@@ -23,6 +23,7 @@ from torch import Tensor
 
 from sftspec.adapters import computing, gains_of, pulled_back
 from sftspec.job import weights_in
+from sftspec.properties.ledger.rotary import with_exact_angles
 from sftspec.properties.ledger.run import Piece, Row, Run, Step
 from sftspec.squash import squash_of
 
@@ -126,7 +127,7 @@ class Oracle:
         model.set_attn_implementation("eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa")
         if hasattr(model, "set_experts_implementation"):
             model.set_experts_implementation("eager")  # the fused kernels know no float64
-        return model.eval()
+        return with_exact_angles(model.eval())
 
     def _at(self, step: Step, dtype: torch.dtype) -> tuple[Any, list[list[Piece]]]:
         """The model as it was before a step, and the step's pieces, grouped so that little is padding."""
