@@ -32,10 +32,15 @@ class Tracked(str):
     runs: tuple[tuple[int, Origin | None], ...]
 
     def __new__(cls, text: str, runs: Iterable[tuple[int, Origin | None]]) -> Tracked:
+        if not (type(runs) in (list, tuple) and len(runs) == 1):  # type: ignore[arg-type]
+            runs = [(sum(length for length, _ in group), origin) for origin, group in groupby(runs, itemgetter(1))]
+        return cls.of(text, runs)
+
+    @classmethod
+    def of(cls, text: str, runs: Iterable[tuple[int, Origin | None]]) -> Tracked:
+        """A text of which no two neighbouring runs are alike, which is not looked at again."""
         self = super().__new__(cls, text)
-        self.runs = tuple(
-            (sum(length for length, _ in group), origin) for origin, group in groupby(runs, itemgetter(1))
-        )
+        self.runs = tuple(runs)
         return self
 
     def __str__(self) -> Tracked:  # str(x) has to keep the provenance: Jinja calls it on all that is printed
@@ -163,15 +168,18 @@ def joined(parts: Iterable[Any], separator: str = "") -> Tracked:
     ((2, Origin(kind='content', message=0, block=0)), (1, None))
     """
     texts: list[str] = []
-    runs: list[tuple[int, Origin | None]] = []
-    for number, part in enumerate(parts):
-        if number and separator:
+    for part in parts:
+        if texts and separator:
             texts.append(separator)
-            runs += runs_of(separator)
-        text = part if isinstance(part, str) else str(part)
-        texts.append(text)
-        runs += runs_of(text)
-    return Tracked("".join(texts), runs)
+        texts.append(part if isinstance(part, str) else str(part))
+    runs: list[tuple[int, Origin | None]] = []
+    for text in texts:
+        more = runs_of(text)
+        if runs and more and runs[-1][1] == more[0][1]:  # only where two parts meet can two runs be alike
+            runs[-1] = (runs[-1][0] + more[0][0], runs[-1][1])
+            more = more[1:]
+        runs += more
+    return Tracked.of("".join(texts), runs)
 
 
 def joined_texts(parts: Iterable[str], separator: str = "") -> Tracked:

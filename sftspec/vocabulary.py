@@ -38,7 +38,8 @@ _vocabularies: dict[int, tuple[Any, Vocabulary]] = {}  # by id; the tokenizer is
 
 
 def vocabulary_of(tokenizer: Any) -> Vocabulary:
-    """The Vocabulary of a `tokenizers.Tokenizer` or of a fast Hugging Face tokenizer; made once for each.
+    """The Vocabulary of a `tokenizers.Tokenizer` or of a fast Hugging Face tokenizer; made once for each. One that is
+    a Vocabulary already is itself.
 
     >>> from tokenizers import Tokenizer, models
     >>> tokenizer = Tokenizer(models.WordLevel({"Hi": 0}, unk_token="Hi"))
@@ -46,6 +47,8 @@ def vocabulary_of(tokenizer: Any) -> Vocabulary:
     >>> vocabulary_of(tokenizer).added
     {'</s>': 1}
     """
+    if isinstance(tokenizer, Vocabulary):
+        return tokenizer
     inner = backend(tokenizer)
     _, known = _vocabularies.get(id(tokenizer), (None, None))
     if known is None or known.size != inner.get_vocab_size() or known.limits != (inner.truncation, inner.padding):

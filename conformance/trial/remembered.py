@@ -48,11 +48,14 @@ class RememberedTemplate(ChatTemplate):
     def learn(self, asked: Iterable[Asked]) -> None:
         """Render these in a few requests; what takes too long is rendered when it is asked for."""
         needed = (each for one in asked for each in renderings(one, self.has_marks))
-        keys = {_key(*one, None): one for one in needed}
+        keys = {_key(*one, getattr(one[0], "tools", None)): one for one in needed}
         left = [(key, one) for key, one in keys.items() if key not in self.memory]
         for start in range(0, len(left), BATCH):
             batch = left[start : start + BATCH]
-            many = [self.request(messages, prompt, None, plain) for _, (messages, prompt, plain) in batch]
+            many = [
+                self.request(messages, prompt, getattr(messages, "tools", None), plain)
+                for _, (messages, prompt, plain) in batch
+            ]
             try:
                 replies = _worker.ask({"source": self.source, "many": many}, SECONDS_ONCE)["many"]
             except RenderBudgetError:

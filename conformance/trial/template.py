@@ -30,7 +30,8 @@ from hypothesis.errors import UnsatisfiedAssumption
 
 from sftspec import encode_batch, render
 from sftspec.conformance.trial.judge import Trial, Verdict, reach_verdicts
-from sftspec.conformance.trial.remembered import RememberedTemplate
+from sftspec.conformance.trial.remembered import Asked, RememberedTemplate
+from sftspec.conformance.trial.remembered_vocabulary import remembered_vocabulary
 from sftspec.conformance.trial.template_ends import TurnEnd, turn_end_of, what_changes, with_token
 from sftspec.conformance.trial.template_plan import LazyEncoded, merged, plan_of
 from sftspec.conformance.trial.template_traits import (
@@ -197,7 +198,7 @@ class TemplateOnTrial:
         )
 
     def encode(self, messages: list[dict], template: str, tokenizer: Any, **options: Any) -> Encoded | LazyEncoded:
-        tokenizer = self.tokenizer if tokenizer is load() else tokenizer
+        tokenizer = remembered_vocabulary(self.tokenizer if tokenizer is load() else tokenizer)
         key = repr(messages), id(tokenizer), repr(options)
 
         def work(template: Template) -> Encoded:
@@ -300,8 +301,20 @@ def against_goldens(template: Template, variant: str) -> tuple[int, int, str]:
     Returns (equal, all, id of the first that differs).
     """
     cases = [case for case in load_cases([variant]) if case.text is not None]
+    template = _as_text(template, cases)
     differing = [case.id for case in cases if not _is_golden(case, template)]
     return len(cases) - len(differing), len(cases), differing[0] if differing else ""
+
+
+def _as_text(template: Template, cases: Iterable[GoldenCase]) -> Template:
+    """The template, whose texts of these cases are rendered in a few requests."""
+    pieces: Any = template.pieces
+    if not _is_jinja(pieces):
+        return template
+    talks = [(check_conversation(case.messages, tools=case.tools), case.add_generation_prompt) for case in cases]
+    remembered = RememberedTemplate(pieces.source, pieces.name, pieces.variables)
+    remembered.learn(Asked((repr(talk), prompt), talk, prompt, "text") for talk, prompt in talks)
+    return dataclasses.replace(template, pieces=remembered.as_text)
 
 
 def _is_golden(case: GoldenCase, template: Template) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from sftspec import render
@@ -73,6 +74,7 @@ def what_changes(template: Template) -> str:
     return f"{shorter[place:]!r:.50} gives way to {longer[place:]!r:.50} when its conversation goes on"
 
 
+@lru_cache(maxsize=16)
 def with_token(tokenizer: Any, token: str) -> Any:
     """The tokenizer, with one more control token."""
     from tokenizers import AddedToken, Tokenizer

@@ -62,7 +62,8 @@ class Listener:
     def encode(self, messages: list[dict], template: str, tokenizer: Any, **options: Any) -> LazyEncoded:
         prompt = options.get("add_generation_prompt", False)
         example = encode(messages, REFERENCE, load(), add_generation_prompt=prompt)
-        self.hear(messages, prompt, "ids")
+        # Where text is cut at the edges of spans, ids depend on what is an answer.
+        self.hear(messages, prompt, "ids" if options.get("tokenization") in (None, "whole") else "labels")
 
         def whole() -> Encoded:
             self.hear(messages, prompt, "labels")
