@@ -74,8 +74,9 @@ def check_conversation(messages: Any, source: str = "conversation", tools: list 
     if isinstance(messages, Mapping) and "messages" in messages:
         messages, tools = messages["messages"], tools or messages.get("tools")
     if not isinstance(messages, (list, tuple)):
-        hint = " (JSON in a string: parse it first)" if isinstance(messages, str) and messages[:1] in ("[", "{") else ""
-        raise ConversationError(f"{source}: expected a list of messages, found {type(messages).__name__}{hint}")
+        raise ConversationError(
+            f"{source}: expected a list of messages, found {type(messages).__name__}{what_to_write(messages)}"
+        )
     untouched = messages and not tools and all(map(_is_plain, messages))
     if untouched and isinstance(messages, Conversation) and not messages.tools:
         return messages
@@ -90,6 +91,19 @@ def check_conversation(messages: Any, source: str = "conversation", tools: list 
     ]
     tools = _check_tools(tools, source) if tools else None
     return Conversation(checked, source, tools, getattr(messages, "template_arguments", None), remarks)
+
+
+def what_to_write(value: Any) -> str:
+    """What to do about a value where a list of messages was expected ("": that cannot be told).
+
+    >>> what_to_write('[{"role": "user", "content": "Hi"}]')
+    ' (JSON in a string: parse it first)'
+    """
+    if isinstance(value, (str, bytes)) and value[:1] in ("[", "{", b"[", b"{"):
+        return " (JSON in a string: parse it first)"
+    if isinstance(value, Mapping) and any(isinstance(item, list) for item in value.values()):
+        return " (a list for each field: write a list of objects with role and content)"
+    return ""
 
 
 def _is_plain(message: Any) -> bool:
@@ -108,11 +122,13 @@ def _check_message(message: Any, place: str, remarks: dict[str, None]) -> Mappin
         return ConversationError(f"{place}: {said}")
 
     if not isinstance(message, Mapping):
-        raise refuse(f"expected an object with role and content, found {shown(message)}")
+        hint = "; a record holds one conversation" if isinstance(message, list) and _has_roles(message) else ""
+        raise refuse(f"expected an object with role and content, found {shown(message)}{hint}")
     role = message.get("role")
     if role not in ROLES:
         known = f"known roles are {', '.join(ROLES)}"
-        hint = fields.OTHER_ROLES.get(role) if isinstance(role, str) else None
+        named = role.lower() if isinstance(role, str) else ""
+        hint = named if named in ROLES else fields.OTHER_ROLES.get(named)
         raise refuse(f"unknown role {shown(role)}; {f'write {hint}; ' if hint else ''}{known}")
     content = message.get("content")
     if isinstance(content, list):
@@ -131,6 +147,10 @@ def _check_message(message: Any, place: str, remarks: dict[str, None]) -> Mappin
     if "content" not in message:
         message = {**message, "content": None}
     return _check_optional(message, place, refuse, remarks) if len(message) > 2 else message
+
+
+def _has_roles(items: list) -> bool:
+    return any(isinstance(item, Mapping) and "role" in item for item in items)
 
 
 def _check_optional(message: Mapping, place: str, refuse: fields.Refuse, remarks: dict[str, None]) -> Mapping:
@@ -324,11 +344,26 @@ def parse_json(data: bytes, source: str) -> Any:
         raise ConversationError(f"{source}: byte {error.start} is not UTF-8; save the file as UTF-8") from None
     except json.JSONDecodeError as error:
         line = f", line {error.lineno}" if error.lineno > 1 else ""
-        raise ConversationError(f"{source}{line}, column {error.colno}: not valid JSON ({error.msg})") from None
+        said = f"not valid JSON ({error.msg}){_what_it_may_be(error)}"
+        raise ConversationError(f"{source}{line}, column {error.colno}: {said}") from None
     except RecursionError:
         raise ConversationError(f"{source}: nested too deeply to be read; flatten it") from None
     except ValueError as error:
         raise ConversationError(f"{source}: {error}") from None
+
+
+def _what_it_may_be(error: json.JSONDecodeError) -> str:
+    """What stands there in place of JSON, and what to do, where that can be told."""
+    text, before, after = error.doc.lstrip(), error.doc[: error.pos].rstrip(" \t\n"), error.doc[error.pos :]
+    if error.msg == "Extra data" and text[:1] in ("{", "["):
+        if after[:1] == ",":
+            return "; remove the comma: nothing stands between the lines of JSON Lines"
+        if before.endswith("\r"):
+            return "; its lines end in CR alone: save the file with LF"
+        return "; one value a line, or all of them in one list" if after[:1] in ("{", "[") else ""
+    if text[:2] in ("{'", "['"):
+        return "; this is Python's repr: write it with json.dumps"
+    return "" if text[:1] in ("{", "[") else "; a line holds one object; CSV, YAML and plain text are not read"
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict:

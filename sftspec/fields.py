@@ -56,7 +56,7 @@ OTHER_ROLES = {
     "ipython": "tool (Llama 3.1's templates write ipython for it)",
     "tool_response": "tool", "observation": "tool", "function_call": "assistant, with tool_calls",
     "tool_call": "assistant, with tool_calls", "model": "assistant", "bot": "assistant", "gpt": "assistant",
-    "human": "user",
+    "human": "user", "ai": "assistant", "prompter": "user",
 }  # fmt: skip
 # Of a record: no training text, and not worth a word.
 METADATA = _words(

@@ -5,6 +5,7 @@
     Alpaca           {"instruction", "input"?, "output", "system"?, "history"?} Stanford Alpaca, Self-Instruct
     Dolly            {"instruction", "context"?, "response", "category"?}       Databricks
     prompt           {"prompt", "completion"}: two strings, or two lists of messages   TRL
+    LLM Foundry      {"prompt", "response"}: two strings                         MosaicML, Databricks
     query            {"query", "response", "system"?, "history"?}               ms-swift
     question         {"question", "answer" or "response", "system_prompt"?}     GSM8K, OpenOrca
     Gemini           {"contents": [{"role", "parts": [{"text"}]}], "systemInstruction"?}  Vertex AI
@@ -25,7 +26,7 @@ from functools import partial
 from typing import Any
 
 from sftspec import fields
-from sftspec.conversation import Conversation, ConversationError, check_conversation, shown
+from sftspec.conversation import Conversation, ConversationError, check_conversation, shown, what_to_write
 from sftspec.weights import weighing
 
 SHAREGPT_ROLES = {
@@ -41,6 +42,12 @@ SHAREGPT_ROLES = {
 OTHER_RECORDS = {
     ("input_ids",): "a prepared row: audit it with --prepared",
     ("chosen", "rejected"): "a preference: write the chosen answer as messages",
+    ("preferred_output",): "a preference (OpenAI's form): write the preferred answer as messages",
+    ("segments",): "text with labels and without roles (axolotl's input_output): audit its rows with --prepared",
+    ("custom_id", "body"): "a request of a batch: write its messages with their answer as messages",
+    ("message_id", "role"): "one message of a tree (Open Assistant): write each path from its root as messages",
+    ("data",): "records inside an object: write the list under data alone",
+    ("rows",): "records inside an object: write the list under rows alone",
     ("text",): "text without roles, so that nobody can tell what is to be trained: write messages",
 }
 
@@ -161,7 +168,7 @@ def _messages(record: Mapping, source: str) -> tuple[list, Any]:
 def _sharegpt(record: Mapping, source: str) -> tuple[list, Any]:
     turns = record["conversations"]
     if not isinstance(turns, list):
-        raise ConversationError(f"{source}: conversations is {shown(turns)}, not a list")
+        raise ConversationError(f"{source}: conversations is {shown(turns)}, not a list{what_to_write(turns)}")
     messages = []
     for index, turn in enumerate(turns):
         place = f"{source}, message {index}"
@@ -230,7 +237,7 @@ def _error(place: str, said: str) -> ConversationError:
 
 def _list(record: Mapping, key: str, source: str) -> list:
     if not isinstance(record[key], list):
-        raise ConversationError(f"{source}: {key} is {shown(record[key])}, not a list")
+        raise ConversationError(f"{source}: {key} is {shown(record[key])}, not a list{what_to_write(record[key])}")
     return record[key]
 
 
@@ -306,6 +313,7 @@ FORMATS = (
         "Dolly", ("instruction", "response"), _instruction("instruction", "context", "response"), ("context", "history")
     ),
     Format("prompt", ("prompt", "completion"), _prompt_completion),
+    Format("LLM Foundry", ("prompt", "response"), _instruction("prompt", "", "response")),
     Format("query", ("query", "response"), _instruction("query", "", "response"), ("history",)),
     Format("question", ("question", "answer"), _instruction("question", "", "answer"), ("history",)),
     Format("OpenOrca", ("question", "response"), _instruction("question", "", "response"), ("history",)),

@@ -29,7 +29,17 @@ FIRST_BYTES = 1 << 14
 ROWS = 1000
 SUFFIXES = (".jsonl", ".json", ".ndjson", ".parquet", ".arrow", ".feather")
 PACKED = (".gz", ".zst", ".bz2", ".xz")
+# Of a file that holds no records: what it begins with, what it is, and what to do.
+OTHER_FILES = {
+    b"pk\x03\x04": "a zip archive; unpack it",
+    b"version https://git-lfs": "a pointer of Git LFS, not the file; fetch it with git lfs pull",
+    b"<!doctype": "a page of HTML, perhaps a download that failed",
+    b"<html": "a page of HTML, perhaps a download that failed",
+    b"sqlite format 3": "an SQLite database; export its rows as JSON Lines",
+    b"\x80\x04\x95": "a pickle, which can run code and is not read; write JSON Lines",
+}
 NOT_DATA = {"dataset_info.json", "state.json", "dataset_dict.json", "dataset_infos.json"}
+CUT = (OSError, EOFError, lzma.LZMAError)  # what unpacking raises where a file ends early
 UTF8_MARK = b"\xef\xbb\xbf"
 
 
@@ -144,11 +154,13 @@ def _shards_of(source: Source) -> Iterator[dict[str, Any]]:
         try:
             if head[:4] == b"PAR1" or head[:6] == b"ARROW1" or head[:4] == b"\xff\xff\xff\xff":
                 yield from _table_shards(source, buffered, head)
-            elif head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            elif head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in (head[0:1], head[1:2]):
                 yield _fault(1, "line", "the file is UTF-16; save it as UTF-8")
+            elif other := next((what for mark, what in OTHER_FILES.items() if head.lower().startswith(mark)), ""):
+                yield _fault(1, "line", f"the file is {other}")
             else:
                 yield from _text_shards(source, _unpacked(buffered, head, source), plain=_packing(head) is None)
-        except (OSError, EOFError, lzma.LZMAError) as error:
+        except CUT as error:
             yield _fault(1, "line", f"the file cannot be unpacked any further: {error}")
 
 
@@ -164,9 +176,34 @@ def _packing(head: bytes) -> str | None:
 def _unpacked(raw: Any, head: bytes, source: Source) -> IO[bytes]:
     packing = _packing(head)
     if packing == "zstd":
-        return io.BufferedReader(_pyarrow(source, "zst").CompressedInputStream(raw, "zstd"))  # type: ignore[arg-type]
+        return _UntilCut(io.BufferedReader(_pyarrow(source, "zst").CompressedInputStream(raw, "zstd")))  # type: ignore
     openers: dict[str, Any] = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
-    return openers[packing](raw) if packing else raw
+    return _UntilCut(openers[packing](raw)) if packing else raw  # type: ignore[return-value]
+
+
+class _UntilCut:
+    """A packed file that gives all that can be unpacked before it says that the rest cannot."""
+
+    def __init__(self, packed: Any):
+        self.packed = packed
+        self.error: Exception | None = None
+
+    def read(self, size: int = -1) -> bytes:
+        parts: list[bytes] = []
+        left = size
+        while left and self.error is None:
+            try:
+                part = self.packed.read1(min(left, BYTES) if left > 0 else BYTES)
+            except CUT as error:
+                self.error = error
+                break
+            if not part:
+                break
+            parts.append(part)
+            left -= len(part)
+        if self.error is not None and not parts:
+            raise self.error
+        return b"".join(parts)
 
 
 def _pyarrow(source: Source, what: str) -> Any:
@@ -213,6 +250,8 @@ def _is_document(head: bytes, source: Source, opening: bytes) -> bool:
         return opening == b"["  # one line of a megabyte: a list of records, or one record
     try:
         first = json.loads(line)
+    except RecursionError:
+        return False
     except ValueError:
         # A line that holds no whole value: the value goes on in the next one, or the line is broken.
         return line.strip() in (b"[", b"{") or (opening == b"[" and not _looks_like_lines(rest))
@@ -230,7 +269,11 @@ def _line_shards(file: Any, path: str | None) -> Iterator[dict[str, Any]]:
     """Whole lines; from a path only where they are, else the bytes themselves."""
     start, first, rest, size = file.tell() if path else 0, 1, b"", FIRST_BYTES
     while True:
-        block = file.read(size)
+        try:
+            block = file.read(size)
+        except CUT as error:
+            yield _fault(first, "line", f"the file cannot be unpacked any further: {error}")
+            return
         data = rest + block
         end = len(data) if not block else data.rfind(b"\n") + 1
         piece, rest = data[:end], data[end:]

@@ -58,6 +58,7 @@ Result = TypeVar("Result")
 DRAWS = 25  # by hypothesis, for each property, beside the explicit examples
 DRAWS_OF_FLOORS = 100  # a property's floor is written for so many
 STAND_IN = "chatml/openai"  # the name that is passed where a property does not look at it
+TAKES_FIELDS = "chatml/qwen3"  # and where it asks which fields there are
 TEXT_ONLY = "\ufdd0"  # a noncharacter before a control token's name: no text is ever that token
 
 # What a property reads of the variant that the template is declared to be.
@@ -112,6 +113,7 @@ NOT_ASKED = {
 BOS = "template/one-bos-opens-the-sequence"
 TWICE = "template/the-same-conversation-has-the-same-text"  # is asked of two renderings
 PREFIX = "template/a-longer-conversation-begins-with-the-shorter-one"
+FIELDS = "template/no-call-thought-or-tool-becomes-a-control-token"
 
 
 @dataclass(frozen=True)
@@ -172,8 +174,8 @@ class TemplateOnTrial:
     def learn(self, judged: Iterable[Property], max_examples: int) -> None:
         """Render what is certainly asked, many conversations in a request."""
         if self.remembered:
-            setting = self.variant, self.own and self.own.name, max_examples
-            plans = {item.id: plan_of(item, *setting) for item in judged}
+            own = self.own and self.own.name
+            plans = {item.id: plan_of(item, passed_for(item, self), own, max_examples) for item in judged}
             self.remembered.learn(merged(plans.values()))
             self.again.learn(plans.get(TWICE, ()))
 
@@ -336,9 +338,20 @@ def why_not(item: Property, candidate: TemplateOnTrial) -> str:
         return f"it is no copy of a named variant, which would declare: {DECLARED[item.id]}"
     if item.id == END and not candidate.variant:
         return candidate.turn_end.why
+    if (
+        item.id == FIELDS
+        and not candidate.variant
+        and not candidate.template.places & {"tool_calls", "reasoning_content"}
+    ):
+        return "it has no place for calls or thoughts"
     if item.id == BOS and not TEMPLATES[candidate.variant].bos and (bos := _own_bos(candidate.template)):
         return f"it opens with {bos}, and {candidate.variant}, of which it is a copy else, has no BOS"
     return ""
+
+
+def passed_for(item: Property, candidate: TemplateOnTrial) -> str:
+    """The name of a template that a property is given: the variant, or one that stands in for none."""
+    return candidate.variant or (TAKES_FIELDS if item.id == FIELDS else STAND_IN)
 
 
 def _own_bos(template: Template) -> str:
@@ -357,7 +370,7 @@ def specialised(item: Property, candidate: TemplateOnTrial, floor: int) -> Prope
 
     Only what does not depend on the template is left to draw: all templates of a process are asked the same.
     """
-    variant, own = candidate.variant or STAND_IN, candidate.own
+    variant, own = passed_for(item, candidate), candidate.own
     known = item.given or {}
     fixed: dict[str, Any] = {"template": variant, "tokenization": "whole"}  # a Hugging Face template is encoded whole
     fixed = {name: value for name, value in fixed.items() if name in known}

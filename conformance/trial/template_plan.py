@@ -76,7 +76,7 @@ _plans: dict[tuple, list[Asked]] = {}
 
 
 def plan_of(item: Property, *setting: Any) -> list[Asked]:
-    """The conversations that a property will ask for, in this setting: (variant, vocabulary, number to draw)."""
+    """The conversations that a property will ask for, here: (name of the template, vocabulary, number to draw)."""
     key = item.id, *setting
     if key not in _plans:
         listener = Listener()
