@@ -249,7 +249,8 @@ def test_any_damaged_file_is_read_or_a_clear_error(tmp_path_factory, cut, insert
 
 def test_the_forms_and_speakers_are_those_of_the_table():
     assert [form.name for form in FORMATS] == [
-        "messages", "ShareGPT", "Alpaca", "Dolly", "prompt", "LLM Foundry", "query", "question", "OpenOrca", "Gemini", "pairs",
+        "messages", "ShareGPT", "Alpaca", "Dolly", "prompt", "LLM Foundry",
+        "query", "question", "OpenOrca", "Gemini", "pairs",
     ]  # fmt: skip
     assert set(SHAREGPT_ROLES.values()) == {"system", "user", "assistant", "tool"}
 
