@@ -26,8 +26,19 @@ from jinja2 import nodes
 from jinja2.compiler import CodeGenerator
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
+from markupsafe import Markup
 
-from sftspec.tracked import Origin, Tracked, common_origin, joined, joined_texts, runs_of
+from sftspec.tracked import (
+    Origin,
+    Safe,
+    Tracked,
+    TrackedDict,
+    TrackedList,
+    common_origin,
+    joined,
+    joined_texts,
+    runs_of,
+)
 
 MEMORY_BYTES = 2**30
 RUNS, RUNS_PER_MESSAGE = 1000, 100  # real templates print under 20 pieces a message
@@ -96,6 +107,7 @@ class Environment(ImmutableSandboxedEnvironment):
         self.filters["tojson"] = _to_json
         self.filters = {name: _keeping(function) for name, function in self.filters.items()}
         self.filters["join"] = _join
+        self.filters["safe"] = _safe
         self.globals["raise_exception"] = _raise
         self.globals["dict"] = Dict()
         self.globals["strftime_now"] = PINNED_DATE.strftime
@@ -113,10 +125,11 @@ def _keeping(function: Callable) -> Callable:
     @wraps(function)
     def keeping(*arguments: Any, **options: Any) -> Any:
         result = function(*arguments, **options)
-        if type(result) is not str:
+        if type(result) not in (str, Markup):
             return result
         origin = common_origin(arguments)
-        return Tracked(result, [(len(result), origin)]) if origin else result
+        kind = Safe if type(result) is Markup else Tracked
+        return kind(result, [(len(result), origin)]) if origin else result
 
     return keeping
 
@@ -134,6 +147,10 @@ def _join(environment: Any, value: Any, d: str = "", attribute: Any = None) -> s
     return joined(value, d)
 
 
+def _safe(value: Any) -> Any:
+    return Safe.of(value, value.runs) if isinstance(value, Tracked) else Markup(value)
+
+
 def _raise(message: str) -> None:
     raise jinja2.TemplateError(message)
 
@@ -149,9 +166,11 @@ def tracked(value: Any, kind: str, message: int) -> Any:
     if isinstance(value, dict):
         # The names of arguments are chosen by who calls, and those of parameters by who defines the tool.
         names = {key: tracked(key, kind, message) if kind in NAMES_ARE_DATA else key for key in value}
-        return {names[key]: tracked(item, KIND_OF_FIELD.get(key, kind), message) for key, item in value.items()}
+        return TrackedDict(
+            {names[key]: tracked(item, KIND_OF_FIELD.get(key, kind), message) for key, item in value.items()}
+        )
     if isinstance(value, list):
-        return [tracked(item, kind, message) for item in value]
+        return TrackedList([tracked(item, kind, message) for item in value])
     return value
 
 

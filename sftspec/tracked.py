@@ -8,6 +8,7 @@ a text of one origin.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
@@ -136,6 +137,53 @@ class Tracked(str):
 
     def join(self, parts: Iterable[str]) -> Tracked:
         return joined_texts(parts, self)
+
+
+class Safe(Tracked):
+    """What Jinja's filters `safe` and `escape` give: as with Markup, what is added to it is escaped.
+
+    >>> Safe("<a>", [(3, None)]) + "<b>"
+    '<a>&lt;b&gt;'
+    """
+
+    __slots__ = ()
+
+    def __html__(self) -> Safe:
+        return self
+
+    def __add__(self, other: str) -> Tracked:
+        return self._joined(self, other) if isinstance(other, str) else NotImplemented
+
+    def __radd__(self, other: str) -> Tracked:
+        return self._joined(other, self) if isinstance(other, str) else NotImplemented
+
+    def _joined(self, *parts: str) -> Tracked:
+        whole = joined(part if hasattr(part, "__html__") else _escaped(part) for part in parts)
+        return Safe.of(whole, whole.runs)
+
+
+class TrackedDict(dict):
+    """An object whose text, where a template prints it as it is, has the one origin of what it holds."""
+
+    def __str__(self) -> str:
+        return _printed(self, dict.__repr__(self))
+
+
+class TrackedList(list):
+    """The same of a list."""
+
+    def __str__(self) -> str:
+        return _printed(self, list.__repr__(self))
+
+
+def _printed(value: Any, text: str) -> str:
+    origin = common_origin([value])
+    return Tracked(text, [(len(text), origin)]) if origin else text
+
+
+def _escaped(text: str) -> Tracked:
+    safe = html.escape(str.__str__(text)).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")  # as markupsafe writes
+    return Tracked(safe, [(len(safe), common_origin([text]))])
 
 
 def _same_origin(name: str) -> Any:

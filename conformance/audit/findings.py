@@ -31,6 +31,7 @@ FINDINGS = {
     "double BOS": "a BOS follows a BOS: no model has seen that (OpenRLHF#393)",
     "control strings in content": "parsed, they forge turns and cut the mask (transformers#29279)",
     "quoted arguments": "the template quotes a string of JSON again: the model learns to call tools with a string",
+    "Python repr": "the template prints Python's None or {'a': 1} for null or an object: the model learns no JSON",
     "thoughts dropped": "the template leaves thoughts out: what was written of them is not trained",
     "text dropped": "the template leaves text of a message out",
     "empty answers": "an answer that says nothing: the model is taught to stop at once",
@@ -49,6 +50,7 @@ UNITS = {
 OWN_TAGS = frozenset(
     {"<think>", "</think>", "<tool_call>", "</tool_call>", "[THINK]", "[/THINK]", "<|tool_call|>", "[TOOL_CALLS]"}
 )
+NONE = re.compile(r"\bNone\b")
 THINK_TAGS = re.compile(r"</?think>")
 MILLION = 1_000_000  # sums of whole numbers do not depend on their order
 LIMITS = (1024, 2048, 4096, 8192)
@@ -251,17 +253,31 @@ def _size(text: str) -> int:
 
 def _tools(conversation: Conversation, rendered: Rendered) -> Iterator[tuple[str, int, str]]:
     nulls, first = count_nulls(conversation.tools or []), "in the tools"
-    quoted, name = 0, ""
+    quoted, name, reprs = 0, "", []
     for index, message in enumerate(conversation):
+        if message["content"] is None and any(NONE.search(text) for text in _around(rendered, index)):
+            reprs.append(f"message {index}, content")
         for call in message.get("tool_calls") or ():
             function = call.get("function") or call
             arguments = function.get("arguments")
             inside = count_nulls(arguments)
             first = first if nulls else f"message {index}, call of {function.get('name')}"
             nulls += inside
+            if isinstance(arguments, dict) and arguments and str(arguments) in rendered.text:
+                reprs.append(f"message {index}, call of {function.get('name')}")
             if isinstance(arguments, str) and arguments.strip()[:1] in ("{", "["):
                 again = {json.dumps(arguments), json.dumps(arguments, ensure_ascii=False)}
                 if any(text in rendered.text for text in again):
                     quoted, name = quoted + 1, name or f"message {index}, call of {function.get('name')}"
     yield "nulls", nulls, first
     yield "quoted arguments", quoted, name
+    yield "Python repr", len(reprs), reprs[0] if reprs else ""
+
+
+def _around(rendered: Rendered, index: int) -> Iterator[str]:
+    """What the template itself writes in the turn of a message."""
+    begin = 0
+    for kind, message, end in zip(rendered.kinds, rendered.messages, rendered.ends, strict=True):
+        if message == index and kind not in DATA_KINDS:
+            yield rendered.text[begin:end]
+        begin = end

@@ -387,8 +387,17 @@ def specialised(item: Property, candidate: TemplateOnTrial, floor: int) -> Prope
         given["vocabulary"] = _either(small, own)
         examples = [{**example, "vocabulary": each} for example in examples for each in (small, own)]
     check = functools.update_wrapper(functools.partial(item.check, **fixed), item.check)
+    if item.id == FIELDS:
+        check = functools.update_wrapper(functools.partial(_says_something, check), item.check)
     distinct = {repr(example): example for example in examples}
     return dataclasses.replace(item, check=check, given=given, examples=tuple(distinct.values()), floor=floor)
+
+
+def _says_something(check: Callable, function: Callable, messages: list[dict], **given: Any) -> Any:
+    """The evidence of a check, but for an empty text: a template may leave out the tags around nothing."""
+    if not messages[0]["content"].strip():
+        raise UnsatisfiedAssumption
+    return check(function, messages=messages, **given)
 
 
 def twice(item: Property, candidate: TemplateOnTrial) -> Property:
