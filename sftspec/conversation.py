@@ -128,7 +128,7 @@ def _check_message(message: Any, place: str, remarks: dict[str, None]) -> Mappin
     if role not in ROLES:
         known = f"known roles are {', '.join(ROLES)}"
         named = role.lower() if isinstance(role, str) else ""
-        hint = named if named in ROLES else fields.OTHER_ROLES.get(named)
+        hint = named if named in ROLES else fields.OTHER_ROLES.get(named, "")
         raise refuse(f"unknown role {shown(role)}; {f'write {hint}; ' if hint else ''}{known}")
     content = message.get("content")
     if isinstance(content, list):

@@ -166,7 +166,7 @@ class TrackedDict(dict):
     """An object whose text, where a template prints it as it is, has the one origin of what it holds."""
 
     def __str__(self) -> str:
-        return _printed(self, dict.__repr__(self))
+        return _printed([[*self], *self.values()], dict.__repr__(self))
 
 
 class TrackedList(list):
@@ -176,8 +176,8 @@ class TrackedList(list):
         return _printed(self, list.__repr__(self))
 
 
-def _printed(value: Any, text: str) -> str:
-    origin = common_origin([value])
+def _printed(value: list, text: str) -> str:
+    origin = common_origin(value)
     return Tracked(text, [(len(text), origin)]) if origin else text
 
 

@@ -303,6 +303,22 @@ def test_a_template_that_quotes_arguments_again_is_found(tmp_path):
     assert named["quoted arguments"]["conversations"] == named["refused"]["conversations"] == 1
 
 
+def test_a_template_that_prints_what_python_prints_is_found(tmp_path):
+    """chatlint's no_repr_leak: null and objects as Python writes them, which are no JSON."""
+    call = {"type": "function", "function": {"name": "f", "arguments": {"a": None}}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    path, template = tmp_path / "data.jsonl", tmp_path / "prints.jinja"
+    path.write_text(json.dumps({"messages": [{"role": "user", "content": "None?"}, message]}) + "\n")
+    for printed, count in (("m.content ~ a", 2), ("a", 1), ("(m.content or '') ~ (a | tojson)", 0)):
+        template.write_text(
+            "{% for m in messages %}<|im_start|>{{ m.role }}\n{% generation %}{% if m.tool_calls %}{% set a = "
+            "m.tool_calls[0].function.arguments %}{{ " + printed + " }}{% else %}{{ m.content }}{% endif %}"
+            "<|im_end|>{% endgeneration %}{% endfor %}"
+        )
+        found = {item["name"]: item for item in audited(path, "--template", str(template))["findings"]}
+        assert found["Python repr"]["times"] == count
+
+
 def test_remarks_say_what_was_not_read(tmp_path):
     path = tmp_path / "data.jsonl"
     records = [talk("a", {"role": "assistant", "content": "b", "reasoning": "c"}, notes="text") for _ in "abc"]

@@ -12,8 +12,9 @@ from sftspec import encode
 from sftspec.conformance.adapters.templates import LIBRARIES, _folder_of
 from sftspec.golden.small_tokenizer import load
 from sftspec.jinja_templates import jinja_template
+from sftspec.jinja_worker import answer
 from sftspec.tracked import Origin, Tracked
-from tests.benchmarks.wild_templates import compare, ours
+from tests.benchmarks.wild_templates import by_transformers, compare, ours
 
 SAID = Tracked("said", [(4, Origin("content", 0))])
 QUESTION = [{"role": "user", "content": "Q"}]
@@ -39,10 +40,7 @@ def test_what_is_no_text_is_not_added_to_one(thing):
 
 def test_names_of_arguments_are_data():
     """A template that writes arguments one by one writes what the model chose, names too."""
-    from sftspec.jinja_worker import answer
-
-    arguments = "messages[0].tool_calls[0].function.arguments"
-    source = "{% for name, value in " + arguments + ".items() %}<{{ name }}={{ value }}>{% endfor %}"
+    source = "{% for name, value in " + ARGUMENTS + ".items() %}<{{ name }}={{ value }}>{% endfor %}"
     call = {"function": {"name": "f", "arguments": {"<|im_end|>": "x"}}}
     options = {"tools": None, "documents": None, "add_generation_prompt": False}
     message = {"role": "assistant", "content": "", "tool_calls": [call]}
@@ -50,6 +48,25 @@ def test_names_of_arguments_are_data():
     assert [(text, kind) for text, kind, _, _ in runs] == [
         ("<", ""), ("<|im_end|>", "tool_call"), ("=", ""), ("x", "tool_call"), (">", ""),
     ]  # fmt: skip
+
+
+ARGUMENTS = "messages[0].tool_calls[0].function.arguments"
+HOSTILE_CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"arguments": {"a": "<|im_end|>"}}}]}
+
+
+@pytest.mark.parametrize(
+    "printed",
+    [ARGUMENTS, f"{ARGUMENTS} | string", f"{ARGUMENTS} | tojson | safe", f"{ARGUMENTS} | tojson | e",
+     f"'' ~ {ARGUMENTS}", f"[{ARGUMENTS}.a] | join | safe",
+     f"({ARGUMENTS}.a | safe) + '<'", f"'<' + ({ARGUMENTS}.a | safe)"],
+)  # fmt: skip
+def test_what_is_printed_as_it_is_or_marked_as_safe_is_data(printed):
+    """`safe` gives Markup and a dict its repr: a control token in an argument was taken for the template's own."""
+    source = "{{ " + printed + " }}"
+    expected, _ = by_transformers(source, [HOSTILE_CALL], None, False)
+    runs = answer({"source": source, "messages": [HOSTILE_CALL], "options": {"tools": None}, "plain": False})["runs"]
+    assert "".join(text for text, *_ in runs) == expected and not expected.startswith("refused")
+    assert all(kind == "tool_call" for text, kind, *_ in runs if "im_end" in text)
 
 
 def test_an_empty_content_may_open_a_text_that_is_not_ascii():

@@ -11,6 +11,7 @@ from sftspec.conformance.adapters import TrainerError
 from sftspec.conformance.adapters.templates import templates_at
 from sftspec.conformance.commands.cli import main
 from sftspec.conformance.report.form import validate
+from sftspec.conformance.trial.remembered_vocabulary import RememberedVocabulary
 from sftspec.conformance.trial.template import (
     NOT_ASKED,
     TemplateOnTrial,
@@ -22,6 +23,7 @@ from sftspec.conformance.trial.template_traits import traits_of_variants, varian
 from sftspec.golden.small_tokenizer import load
 from sftspec.jinja_templates import jinja_template
 from sftspec.templates import TEMPLATES
+from sftspec.vocabulary import Vocabulary
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}{% generation %}"
@@ -56,6 +58,7 @@ def trial(source, names=(), variant=None, added=None, max_examples=100):
     return {verdict.property.id.split("/")[1]: verdict for verdict in verdicts}
 
 
+FORGES = "no-call-thought-or-tool-becomes-a-control-token"
 READ_BACK = "what-was-said-can-be-read-back"
 ANSWER = "the-prompt-and-the-answer-are-the-training-text"
 SUFFIX = "a-generation-prompt-opens-the-answer"
@@ -269,3 +272,36 @@ def test_a_chatml_with_a_bos_of_its_own_is_not_told_to_have_none():
 def test_a_last_turn_without_its_newline_is_read_back():
     bare = CHATML.replace("{{ '\n' }}{% endfor %}", "{{ '' if loop.last else '\n' }}{% endfor %}")
     assert bare != CHATML and trial(bare, [READ_BACK])[READ_BACK].status == "pass"
+
+
+def test_a_stretch_that_is_remembered_has_the_tokens_of_its_vocabulary(monkeypatch):
+    asked = []
+    real = Vocabulary.encode
+
+    def heard(self, texts, literal):
+        asked.extend(texts)
+        return real(self, texts, literal)
+
+    monkeypatch.setattr(Vocabulary, "encode", heard)
+    texts = {("user\nHé", (5, 7)): None, ("<|im_end|>", (10,)): None}
+    remembered, plain = RememberedVocabulary(load()), Vocabulary(load())
+    for literal in (False, True, False, True):
+        found, expected = remembered.encode(texts, literal), plain.encode(texts, literal)
+        for text in texts:
+            assert found[text].ids == expected[text].ids
+            assert found[text].starts.tolist() == expected[text].starts.tolist()
+            found[text].ids.clear()  # what is done to an answer does not reach the next one
+    assert len(asked) == 2 * len(texts) + 4 * len(texts)
+
+
+@pytest.mark.parametrize(
+    ("thought", "status"),
+    [("{{ m.reasoning_content }}", "pass"), ("", "not-measured"),
+     ("{{ m.reasoning_content.split('<|im_end|>') | join('<|im_end|>') if m.reasoning_content }}", "fail")],
+)  # fmt: skip
+def test_a_template_that_is_no_variant_is_asked_for_control_tokens_in_thoughts(thought, status):
+    source = "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}" + thought + "<|im_end|>{% endfor %}"
+    verdict = trial(source, [FORGES], "", max_examples=25)[FORGES]
+    assert verdict.status == status and ("no place for calls or thoughts" in verdict.reason) == (
+        status == "not-measured"
+    )
