@@ -20,7 +20,7 @@ def with_exact_angles(model: Any) -> Any:
     Plain frequencies alone, theta^(-2i/d) (Su et al. 2021, arXiv:2104.09864, section 3.2.2); scaled ones stay as they
     are.
     """
-    theta = (getattr(model.config, "rope_parameters", None) or {}).get("rope_theta")
+    theta: float = (getattr(model.config, "rope_parameters", None) or {}).get("rope_theta", 0.0)
     for module in model.modules() if theta else ():
         kept = getattr(module, "inv_freq", None)
         if isinstance(kept, Tensor):
