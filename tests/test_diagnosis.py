@@ -236,7 +236,7 @@ def test_one_failing_property_without_a_measure_is_never_wholly_alike():
 
 
 MASKS = 'labels = [token if on else -100 for token, on in zip(out["input_ids"], out["assistant_masks"])]'
-DIVISION = ") / count"
+DIVISION = "(loss / count).backward()"
 CLIPPING = "torch.nn.utils.clip_grad_norm_(job.model.parameters(), job.max_grad_norm)"
 IN_A_LOOP = {  # planted bug: (code of the README's trainer, the same with the bug)
     "masking/mask-dropped": (MASKS, 'labels = list(out["input_ids"])'),
@@ -244,7 +244,7 @@ IN_A_LOOP = {  # planted bug: (code of the README's trainer, the same with the b
     "masking/shifted-twice": (
         "labels[:, 1:].flatten()", "torch.nn.functional.pad(labels, (0, 1), value=-100)[:, 2:].flatten()",
     ),
-    "step/not-divided-by-accumulation": (DIVISION, ") / max(1, int((labels[:, 1:] != -100).sum()))"),
+    "step/not-divided-by-accumulation": (DIVISION, "(loss / max(1, int((labels[:, 1:] != -100).sum()))).backward()"),
     "step/clipped-per-parameter": (
         CLIPPING, "[torch.nn.utils.clip_grad_norm_([p], job.max_grad_norm) for p in job.model.parameters()]",
     ),

@@ -100,7 +100,7 @@ def test_a_trainer_runs_in_another_interpreter(other_interpreter, tmp_path, caps
     path.write_text(refuse + readme_trainer(), encoding="utf-8")
     verdicts = tmp_path / "verdicts.json"
     arguments = ["check", str(path), "--python", str(other_interpreter), "--json", str(verdicts)]
-    names = ("two epochs", "truncation", "AdamW")
+    names = ("two epochs", "truncation", "clipping")
     assert main([*arguments, *(word for name in names for word in ("--scenario", name))]) in (0, 3)
     assert f"--python {other_interpreter}" in json.loads(verdicts.read_text())["command"]
     document = json.loads(verdicts.read_text(encoding="utf-8"))

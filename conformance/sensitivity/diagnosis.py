@@ -249,9 +249,11 @@ def together(found: Signature, parts: Iterable[Part]) -> list[Diagnosis]:
 
 
 WEIGHTS = "step/every-target-of-a-step-weighs-the-same"
-OF_UNIT = {
-    "rank": "step/denominator-per-rank", "micro-batch": "step/mean-of-means", "row": "step/each-row-weighs-the-same",
-}  # fmt: skip
+OF_UNIT = {  # what weighs the same: the planted bugs of which that is so
+    "rank": ("step/denominator-per-rank",),
+    "micro-batch": ("step/mean-of-means", "step/not-divided-by-accumulation"),
+    "row": ("step/each-row-weighs-the-same",),
+}
 
 
 def exactly(found: Signature, matrix: Mapping[str, Signature]) -> list[Diagnosis]:
@@ -261,11 +263,12 @@ def exactly(found: Signature, matrix: Mapping[str, Signature]) -> list[Diagnosis
     fails is not explained by it.
     """
     units = found[WEIGHTS].units if WEIGHTS in found else frozenset()
-    for unit, name in OF_UNIT.items():  # where a micro-batch is a row, the larger unit is said
+    for unit, names in OF_UNIT.items():  # where a micro-batch is a row, the larger unit is said
         if unit in units:
+            explained = {name: len(found.keys() & {WEIGHTS, *matrix.get(name, {})}) for name in names}
+            name = max(explained, key=lambda name: explained[name])
             (mutant,) = (item for item in load_mutants() if item.name == name)
-            explained = len(found.keys() & {WEIGHTS, *matrix.get(name, {})})
-            return [Diagnosis(mutant, explained, len(found), explained / len(found))]
+            return [Diagnosis(mutant, explained[name], len(found), explained[name] / len(found))]
     return []
 
 
