@@ -79,7 +79,7 @@ class Ear:
         for name, item in self.model.named_parameters():
             if ".original_module." not in f".{name}":
                 found[WRAPPED.sub("", name)] = item
-        return found | {name: item for name, item in self._dequantised(found.keys())}
+        return found if self.given.keys() <= found.keys() else found | dict(self._dequantised(found.keys()))
 
     def leaves(self) -> dict[str, Tensor]:
         """What a backward pass gives its gradient to, by the names of the parameters."""

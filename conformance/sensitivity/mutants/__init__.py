@@ -18,12 +18,12 @@ from sftspec.properties import Property
 # The modules of each area, in the order of the matrix. A mutant's area is the folder it stands in.
 MODULES = {
     "masking": ("masks", "turns", "examples", "shapes", "texts", "options", "roles", "agents", "cuts"),
-    "packing": ("packs", "attention", "batches", "limits"),
+    "packing": ("packs", "packers", "attention", "batches", "limits"),
     "step": (
         "steps", "losses", "updates", "adapters", "orders", "corners", "jobs", "settings", "runs", "defaults",
         "functions", "ranks", "weights",
     ),
-    "template": ("rendering", "tokens", "forms", "tools", "calls", "agents"),
+    "template": ("rendering", "turns", "tokens", "forms", "tools", "calls", "agents"),
     "best_of_n": ("choices", "samples", "values", "groups", "rewards", "forms"),
     "distillation": (
         "losses", "positions", "teachers", "options", "shapes", "steps", "refusals", "functions", "forms",

@@ -46,7 +46,7 @@ PLANTED = {
     "P-07": "packing/boundaries-subtracted-from-the-count",
     "P-09": "packing/segments-end-with-a-turn packing/boundary-one-token-late",
     "P-10": "packing/half-of-long-examples-lost masking/truncation-not-counted",
-    "P-12": "packing/packs-half-as-large",
+    "P-12": "packing/packs-half-as-large packing/search-tree-of-the-capacitys-size",
     "P-13": "packing/examples-split packing/last-pack-dropped",
     "P-16": "step/epochs-repeat",
     "P-18": "packing/sliding-window packing/window-replaces-the-block",

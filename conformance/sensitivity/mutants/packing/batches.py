@@ -137,3 +137,41 @@ def indices_counted_from_the_end():
         return collate(examples, known, **options)
 
     return Pipeline(collate=broken)
+
+
+@killed_by("row-k-holds-the-examples-of-bin-k")
+@seen_in("subtle form of packing/indices-counted-from-the-end: packs that are filled from their end")
+@effect("weights and sources that are kept by place go to other examples", fix="keep the order of the bin")
+def examples_of_a_row_turned_around():
+    """The examples of a bin stand in its row in reverse order."""
+
+    def broken(examples, bins=None, **options) -> Batch:
+        return collate(examples, bins if bins is None else [one[::-1] for one in bins], **options)
+
+    return Pipeline(collate=broken)
+
+
+@killed_by("a-position-attends-to-its-segment-up-to-itself")
+@seen_in("subtle form of packing/third-segment-leaks: segment ids kept in a byte to save memory")
+@effect("in rows of many short examples two of them see each other", fix="int64, as every id")
+def segments_counted_in_8_bits():
+    """The 257th segment of a row has the number of the first."""
+
+    def broken(*arguments, **options) -> Batch:
+        batch = collate(*arguments, **options)
+        return replace(batch, segment_ids=torch.where(batch.segment_ids < 0, -1, batch.segment_ids % 256))
+
+    return Pipeline(collate=broken)
+
+
+class StrictlyBefore(Batch):
+    def dense_mask(self):
+        return super().dense_mask().tril(-1)
+
+
+@killed_by("a-position-attends-to-its-segment-up-to-itself")
+@seen_in("subtle form of packing/attends-to-nothing: `tril(-1)` for `tril()`")
+@effect("a token is predicted without the one before it", fix="the diagonal is allowed")
+def mask_without_its_diagonal():
+    """A position attends to those before it, and not to itself."""
+    return batches_of(StrictlyBefore)
