@@ -29,7 +29,7 @@ def weighed(change) -> Weighing:
 
 
 @killed_by("targets-weigh-as-declared")
-@seen_in("no report known: a field of the data that only the mask reads")
+@seen_in("subtle form of masking/weight-of-zero-ignored: a field that only the mask reads")
 @effect("a turn of weight 0.1 is learnt like any other", fix="carry weights to the loss")
 def weights_forgotten():
     """Messages weigh 1, or 0."""
@@ -37,7 +37,7 @@ def weights_forgotten():
 
 
 @killed_by("targets-weigh-as-declared")
-@seen_in("no report known: weights in the batch, and once more in the loss")
+@seen_in("subtle form of step/divided-twice: weights in the batch, and once more in the loss")
 @effect("half a weight is a quarter", fix="multiply once")
 def weights_squared():
     """Each loss is multiplied by its weight twice."""
@@ -49,7 +49,7 @@ def weights_squared():
 
 
 @killed_by("targets-weigh-as-declared")
-@seen_in("no report known: a weighted sum over a plain count")
+@seen_in("subtle form of masking/weights-divided-by-count: a weighted sum over a plain count")
 @effect("weights become a learning rate", fix="divide by what the targets of the step weigh together")
 def weighted_step_divided_by_count():
     """The weighted losses of a step are divided by the number of its targets."""
@@ -81,7 +81,7 @@ def weighted_mean_of_means():
 
 
 @killed_by("targets-weigh-as-declared")
-@seen_in("no report known: labels are shifted, weights beside them are not")
+@seen_in("subtle form of masking/not-shifted: labels are shifted, weights beside them are not")
 @effect("the first token of a turn weighs what stood before it", fix="shift weights with their labels")
 def weights_not_shifted():
     """A target has the weight of the token before it."""
@@ -93,7 +93,7 @@ def weights_not_shifted():
 
 
 @killed_by("targets-weigh-as-declared")
-@seen_in("no report known: a weight of the record, where each message has its own")
+@seen_in("subtle form of masking/flag-ignored-beside-calls: a weight of the record, where each message has its own")
 @effect("every answer weighs what the first one does", fix="read the weight of each message")
 def first_weight_for_all():
     """All targets of a conversation weigh what the first of them does."""
@@ -106,7 +106,7 @@ def first_weight_for_all():
 
 
 @killed_by("targets-weigh-as-declared")
-@seen_in("no report known: packing copies ids and labels, and no column that came later")
+@seen_in("subtle form of masking/mask-dropped-when-packed: packing copies ids and labels alone")
 @effect("weights count until packing is turned on", fix="pack every column of labels")
 def weights_lost_when_packed():
     """In packed rows every target weighs 1."""
@@ -119,7 +119,7 @@ def weights_lost_when_packed():
 
 
 @killed_by("targets-weigh-as-declared")
-@seen_in("no report known: weights kept in the dtype of ids")
+@seen_in("subtle form of step/weights-are-whole-numbers: weights kept in the dtype of ids")
 @effect("a turn of weight 0.3 weighs a quarter", fix="weights are floats")
 def weights_in_quarters():
     """Weights are rounded to quarters, as a table of bytes would hold them."""
