@@ -253,19 +253,21 @@ class Oracle:
 
         The weights sum to what is declared, 1 for a token mean: their sum over that is the factor. The norm before is
         that of the float64 gradient. Both bounds are relative. The spread is that of the parameter whose norm is worst
-        against its bound.
+        against its bound. A step whose targets weigh nothing has no factor.
         """
         for step in self.steps:
             factor = sum(row.weight for row in self.run.targets[step.index]) / self.run.declared_total(step.index)
             bounds, exact = self.gradient_bounds(step), self.gradients(step, torch.float64)
             sizes = {name: float(exact[name].norm()) for name in bounds}
-            norm = math.hypot(*sizes.values())
-            rounding = math.hypot(*(bounds[name] * size for name, size in sizes.items())) / norm
             spreads = {
                 name: abs(float(step.gradients[name].cpu().double().norm()) / size - 1)
                 for name, size in sizes.items()
                 if name in step.gradients
             }
+            if not spreads:
+                continue
+            norm = math.hypot(*sizes.values())
+            rounding = math.hypot(*(bounds[name] * size for name, size in sizes.items())) / norm
             worst = max(spreads, key=lambda name: spreads[name] / bounds[name])
             yield step, factor, norm / factor if factor else 0.0, rounding, spreads[worst], bounds[worst]
 

@@ -153,7 +153,9 @@ def spoil_files(chance: random.Random, path: Path) -> str:
         (path.parent / os.fsdecode(b"\xff\xfe\x1b[2J")).write_bytes(b"x")
     elif how == "many":
         for number in range(200):
-            (path.parent / f"more-{number}").write_bytes(b"")
+            more = path.parent / f"more-{number}"
+            if not more.exists():  # one may be a pipe by now, at which a writer waits
+                more.write_bytes(b"")
     else:
         swapped = chance.choice(sorted(others)).read_bytes() if others and how == "swap" else b""
         path.unlink()
