@@ -141,6 +141,7 @@ def test_the_revision_decides_which_properties_count(document):
 
 UNREADABLE = {
     "[known-failing": "not valid TOML",
+    f'[known-failing]\n"{END}" = "x"\n"{END}" = "y"': "its id in quotes and there once",
     'mood = "good"': "unknown key 'mood'",
     'spec_revision = "1999-01"\n[known-failing]': "spec revision '1999-01' is unknown",
     "[known-failing]": 'write spec_revision = "2026-12"',
@@ -219,3 +220,8 @@ def test_a_run_that_broke_writes_no_baseline(document, tmp_path, capsys):
     path = tmp_path / "b.toml"
     assert main(["baseline", "write", str(tmp_path / "d.json"), "--baseline", str(path)]) == 2
     assert not path.exists() and "the run broke" in capsys.readouterr().out
+
+
+def test_a_baseline_is_written_into_a_folder_that_is_there(tmp_path, capsys):
+    assert main(["baseline", "write", str(RECORDED), "--baseline", str(tmp_path / "none" / "b.toml")]) == 2
+    assert f"b.toml: there is no folder {tmp_path / 'none'}" in capsys.readouterr().err

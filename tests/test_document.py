@@ -192,7 +192,12 @@ def test_a_document_of_the_last_format_is_read_in_todays_form(tmp_path):
     assert document["verdicts"] == old["verdicts"] and document["baseline"] is None and document["format"] == 2
     assert {**old["totals"]["must"], "known-fail": 0, "stale": 0} == document["totals"]["must"]
     assert exit_code(document) == 1
-    for text, message in (("{", "not valid JSON"), ('{"format": NaN}', "NaN is no number"), ("[]", "top level")):
+    for text, message in (
+        ("{", "not valid JSON"),
+        ('{"format": NaN}', "NaN is no number"),
+        ("[]", "top level"),
+        ('{"format": 3}', "this version reads 1 to 2: update sftspec"),
+    ):
         (tmp_path / "x.json").write_text(text)
         with pytest.raises(DocumentError, match=f"x.json: .*{message}"):
             read_document(tmp_path / "x.json")

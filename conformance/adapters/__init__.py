@@ -134,6 +134,8 @@ def find(place: str) -> Any:
             raise TrainerError(f"{place} needs {', '.join(missing)}, not installed here: {built_in.hint}")
         place = built_in.place
     module_name, _, name = place.rpartition(":") if ":" in place else (place, "", "")
+    if not module_name.endswith(".py") and Path(place).exists() and Path(place).suffix:
+        raise TrainerError(f"{place} is no Python file: a trainer is a class in path/to/file.py")
     if module_name.endswith(".py"):
         module = import_file(Path(module_name))
     elif ":" in place or "." in place:

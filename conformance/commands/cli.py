@@ -151,8 +151,10 @@ def check(args: argparse.Namespace) -> int:
 
 def baseline(args: argparse.Namespace) -> int:
     require_places(args)
-    if args.action == "check":
+    if args.action == "check" or args.baseline.exists():
         read_baseline(args.baseline)
+    elif not args.baseline.parent.is_dir():
+        raise OutputError(f"--baseline {args.baseline}: there is no folder {args.baseline.parent}")
     output: dict[str, str] = {}
 
     def run(args: argparse.Namespace) -> dict[str, Any]:

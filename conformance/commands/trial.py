@@ -138,7 +138,7 @@ def named_scenarios(names: Sequence[str], known: Sequence[Any]) -> list[Any]:
     for name in names:
         if name not in there:
             close = difflib.get_close_matches(name, there, 1, 0.5)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(there)}"
+            hint = f"did you mean {close[0]!r}?" if close else f"known: {'; '.join(there)}"
             raise UsageError(f"--scenario {name!r} is none that this trainer is given; {hint}")
     return [item for item in known if item.name in names]
 

@@ -84,7 +84,8 @@ def parse_baseline(text: str, source: str) -> Baseline:
     try:
         said = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise BaselineError(f"{source}: not valid TOML: {error}") from None
+        entry = 'an entry is "area/property" = "reason", its id in quotes and there once'
+        raise BaselineError(f"{source}: not valid TOML: {error}; {entry}") from None
     unknown = sorted(said.keys() - {"spec_revision", FAILING, FLAKY})
     if unknown:
         raise BaselineError(f"{source}: unknown key {unknown[0]!r}; known: spec_revision, [{FAILING}], [{FLAKY}]")

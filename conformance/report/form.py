@@ -51,7 +51,10 @@ def read_document(path: Path) -> dict[str, Any]:
         raise DocumentError(f"{path}: {error.strerror}; `sftspec check TRAINER --json FILE` writes one") from None
     except ValueError as error:  # also of text that is not UTF-8
         raise DocumentError(f"{path}: not valid JSON ({error})") from None
-    if isinstance(document, dict) and document.get("format") == 1:
+    found = document.get("format") if isinstance(document, dict) else None
+    if isinstance(found, int) and found > FORMAT:
+        raise DocumentError(f"{path}: format {found}; this version reads 1 to {FORMAT}: update sftspec")
+    if found == 1:
         validate(document, "verdicts-1", path.name)
         document |= {"format": FORMAT, "baseline": None, "isolation": None, "totals": totals(document["verdicts"])}
     validate(document, source=path.name)

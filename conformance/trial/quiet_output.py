@@ -51,7 +51,8 @@ class Diary:
     def where(self) -> str:
         """What is being done, since when, and the end of what was printed meanwhile."""
         printed = self.stream.getvalue()[self._from :].rstrip()[-LAST:]
-        since = f"{self._stage!r}, {time.perf_counter() - self._began:.0f} s after it began"
+        stage = repr(self._stage) if self._stage else "the start of the trainer"
+        since = f"{stage}, {time.perf_counter() - self._began:.0f} s after it began"
         return since + (f"; the trainer had printed:\n{printed}" if printed else "")
 
 
