@@ -279,7 +279,7 @@ def test_a_trainer_that_ends_the_process_gets_no_verdict(tmp_path, capsys):
 def test_a_trial_is_recorded_and_judged_elsewhere(loop, tmp_path, capsys):
     folder = tmp_path / "recorded"
     assert main(["record", str(loop), "--set", "forget=true", "--out", str(folder)]) == 0
-    assert "judge them with: sftspec judge" in capsys.readouterr().out
+    assert "judge with: sftspec judge" in capsys.readouterr().out
     path = tmp_path / "verdicts.json"
     assert main(["judge", str(folder), "--select", "masking/end-of-turn-is-trained", "--json", str(path)]) == 1
     assert f"again       sftspec judge {folder} --select {END_OF_TURN}" in capsys.readouterr().out
