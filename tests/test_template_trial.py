@@ -183,7 +183,7 @@ def test_a_folder_of_templates_is_a_matrix_and_the_exit_code_is_that_of_the_wors
     select = ["--select", f"template/{ANSWER}"]
     assert main(["check", "template", str(tmp_path), "--json", str(found), *select]) == 1
     said = capsys.readouterr().out
-    assert "2 templates on trial" in said and "1 of 2 templates do not conform" in said
+    assert "2 templates on trial" in said and "1 of 2 templates does not conform" in said
     documents = {document["trainer"]["name"]: document for document in json.loads(found.read_text())}
     assert {name: item["verdicts"][0]["status"] for name, item in documents.items()} == {"good": "pass", "bad": "fail"}
     for document in documents.values():

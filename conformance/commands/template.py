@@ -69,7 +69,7 @@ def check_templates(args: argparse.Namespace) -> int:
     if interrupted:
         goes_on = f", and are kept in {args.keep}" if args.keep else "; --keep DIR would keep them"
         print(
-            f"sftspec: interrupted; {len(documents)} of {counted(len(items), 'template')} judged{goes_on}",
+            f"sftspec: interrupted; {len(documents)} of {counted(len(items), 'template')} are judged{goes_on}",
             file=sys.stderr,
         )
     if not documents:
