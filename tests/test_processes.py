@@ -6,6 +6,7 @@ One trial in two processes, as `sftspec check TRAINER --processes 2` holds it; e
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,11 +16,13 @@ import torch
 
 from sftspec import properties
 from sftspec.conformance.commands.cli import main
+from sftspec.conformance.sensitivity.mutants.data_parallel import DataParallel
 from sftspec.conformance.trial.corpora import few_conversations
+from sftspec.conformance.trial.judge import put_on_trial
 from sftspec.conformance.trial.launch import free_port, running, torchrun
 from sftspec.conformance.trial.merging import merged
 from sftspec.conformance.trial.process import Limits
-from sftspec.conformance.trial.scenarios import Scenario
+from sftspec.conformance.trial.scenarios import SCENARIOS, UNEVEN, Scenario
 from sftspec.conformance.trial.two_processes import put_on_trial_apart, stage_of
 from sftspec.conformance.witness import groups
 from sftspec.conformance.witness.listening import Heard
@@ -184,3 +187,27 @@ def test_a_group_that_a_trainer_destroys_lives_until_its_job_is_over(monkeypatch
         torch.distributed.destroy_process_group()
         assert opened() is not None  # a DistributedDataParallel model is dropped here
     assert opened() is None
+
+
+class KeepsPace(DataParallel):
+    """A rank that has an example less feeds one of its own again, all of it masked."""
+
+    def step(self, model, window, optimizer, job):
+        if len(window[0].input_ids) < job.batch_size:
+            given = {
+                name: value
+                for name, value in vars(window[0]).items()
+                if isinstance(value, torch.Tensor) and value.dim() == 2
+            }
+            longer = {name: torch.cat((value, value[:1])) for name, value in given.items()}
+            longer["labels"][-1] = -100
+            window = [dataclasses.replace(window[0], **longer), *window[1:]]
+        super().step(model, window, optimizer, job)
+
+
+def test_what_a_rank_is_fed_to_keep_pace_and_all_of_it_masked_is_no_fault():
+    chosen = [item for item in properties.load("masking", "step") if item.seam == "run"]
+    uneven = next(item for item in SCENARIOS if item.name == UNEVEN)
+    trial = put_on_trial(KeepsPace(), chosen, 0, [uneven], max_replays=0)
+    assert len(trial.runs[0].dummies) == 2
+    assert not [item.property.id for item in trial.verdicts if item.status in ("fail", "ambiguous", "error")]

@@ -286,6 +286,19 @@ class Run:
         return fillers_of(self)
 
     @cached_property
+    def dummies(self) -> frozenset[tuple[int, int, int]]:
+        """Where those of them stand of which nothing is trained: their rank keeps pace with the others."""
+        filling = (self.pieces[number] for number in self.fillers)
+        return frozenset(self._place(piece) for piece in filling if all(row.target is None for row in piece.rows))
+
+    def is_dummy(self, piece: Piece) -> bool:
+        return self._place(piece) in self.dummies
+
+    def _place(self, piece: Piece) -> tuple[int, int, int]:
+        first = piece.rows[0]
+        return first.forward, first.row, first.column
+
+    @cached_property
     def appearances(self) -> list[tuple[Piece, ...]]:
         """How conversations stand in the rows: one piece, or several in their order, between which other tokens stand
         or none of its own.
@@ -370,9 +383,11 @@ class Run:
         """The token on which a position is to be trained under the job's policy; None where it is not.
 
         The last position of a piece has no successor in its own example, so it is never trained, unless the row was
-        fed without its last token.
+        fed without its last token. Nothing of what a rank is fed to keep pace with the others, where all of it is
+        masked, is to be trained.
         """
-        if row.offset + 1 >= piece.end and not self.is_fed_without_its_last(row):
+        ends = row.offset + 1 >= piece.end and not self.is_fed_without_its_last(row)
+        if ends or self.is_dummy(piece):
             return None
         label = self.streams[piece.example].labels[row.offset + 1]
         return None if label == IGNORE else label
