@@ -274,6 +274,20 @@ def test_steps_without_targets_may_be_left_out():
     }
 
 
+@dataclass(frozen=True)
+class DropsLong(Pipeline):
+    """What is longer than max_length is dropped and counted, and nothing is cut: instructlab-training does so."""
+
+    def prepare(self, job):
+        examples = [example for example in super().prepare(job) if not example.truncated]
+        job.report(examples_dropped=len(job.conversations) - len(examples), examples_truncated=0, tokens_truncated=0)
+        return examples
+
+
+def test_what_is_too_long_may_be_dropped_and_counted():
+    assert alarms(DropsLong(), ["truncation"]) == {}
+
+
 def test_cut_examples_may_follow_each_other_in_one_row():
     """A turn begins as the next example does: where the one was cut before it, the other must not be taken for it."""
     flat = with_inputs(lambda batch: {

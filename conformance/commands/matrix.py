@@ -20,6 +20,9 @@ def add_matrix_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--workers", metavar="N", type=int, default=1, help="trainers on trial at once (default 1)")
     command.add_argument("--again", action="store_true", help="try those too of which there is a result")
     command.add_argument("--quick", action="store_true", help="few scenarios of each")
+    command.add_argument(
+        "--timeout", metavar="SECONDS", type=float, default=None, help="of one scenario (default: of `sftspec check`)"
+    )
     command.add_argument("--page", action="store_true", help="try nothing, write the page of what there is")
 
 
@@ -33,7 +36,8 @@ def run_matrix_command(args: argparse.Namespace) -> int:
         if name not in BUILT_IN:
             raise TrainerError(f"unknown trainer {name!r}; known: {', '.join(BUILT_IN)}")
     if not args.page:
-        judge = in_a_process(["--quick"] if args.quick else [])
+        given = [] if args.timeout is None else ["--timeout", f"{args.timeout:g}"]
+        judge = in_a_process([*(["--quick"] if args.quick else []), *given])
         run_matrix(
             trainers, args.out, judge, args.workers, args.again, args.quick, lambda text: print(text, flush=True)
         )

@@ -28,7 +28,7 @@ def version_of(trainer: str) -> str:
     """The version of a trainer that would be put on trial: of its lock file, else what is installed here."""
     if trainer in FIELD:
         return read_lock(trainer).version_of(FIELD[trainer][2])
-    if trainer == "reference":
+    if trainer in ("reference", "packers"):  # a packer's own version is told by its setting's lock
         return __version__
     try:
         return version(trainer)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sftspec.conformance.adapters.field.packers_there import PACKERS
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -61,6 +63,15 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
     "mlx-lm": (Setting({"mask_prompt": "true"}), Setting()),
     "trl-0.19.1": (Setting(),),
     "trl-0.25.1": (Setting(),),
+    # Parts of trainers, in a plain loop:
+    "instructlab-training": (Setting(),),
+    "nemo-automodel": (Setting(), Setting({"mask_history": "true"})),
+    "verl": (Setting(),),
+    "renderers": (Setting(),),
+    "tinker-cookbook": (Setting(),),
+    "liger-kernel": (Setting(),),
+    "cut-cross-entropy": (Setting(),),
+    "packers": tuple(Setting({"of": name}) for name in PACKERS),
 }
 
 

@@ -104,13 +104,16 @@ def lost_data_is_counted(run):
     limit = run.job.max_length or 10**9
     unseen = run.empty - {piece.example for piece in run.pieces}
     told = counted(run)
-    cut = [
-        len(stream) - limit for number, stream in enumerate(run.streams) if len(stream) > limit and number not in told
-    ]
+    over = {number: len(stream) - limit for number, stream in enumerate(run.streams) if len(stream) > limit}
+    cut = [tokens for number, tokens in over.items() if number not in told]
+    in_rows = [tokens for number, tokens in over.items() if number not in told | unseen]  # a dropped one is not cut
     gone = sum(run.copies[index] for index in told)
-    counts = {"examples_dropped": {gone + len(unseen), gone + len(run.empty)}, "tokens_truncated": {sum(cut)}}
+    counts = {
+        "examples_dropped": {gone + len(unseen), gone + len(run.empty)},
+        "tokens_truncated": {sum(cut), sum(in_rows)},
+    }
     if "examples_truncated" in run.job.reported:  # it may be left out, and not be wrong
-        counts["examples_truncated"] = {len(cut)}
+        counts["examples_truncated"] = {len(cut), len(in_rows)}
     for name, expected in counts.items():
         reported = run.job.reported.get(name, 0 if counts.keys() & run.job.reported.keys() else None)
         note = f"{name}: expected {max(expected)}, reported {reported}"

@@ -19,7 +19,19 @@ FIELD: dict[str, tuple[str, tuple[str, ...], str]] = {
     "mlx-lm": ("field.mlx_lm:MlxLm", ("mlx_lm",), "mlx-lm"),
     "tunix": ("field.tunix:Tunix", ("tunix",), "google-tunix"),
     "litgpt": ("field.litgpt:LitGPT", ("litgpt",), "litgpt"),
+    # Parts of trainers, in a plain loop:
+    "instructlab-training": (
+        "field.instructlab_training:InstructLabTraining",
+        ("instructlab",),
+        "instructlab-training",
+    ),
+    "nemo-automodel": ("field.nemo_automodel:NemoAutomodel", ("nemo_automodel",), "nemo-automodel"),
+    "verl": ("field.verl:Verl", ("verl",), "verl"),
+    "renderers": ("field.renderers:Renderers", ("renderers",), "renderers"),
+    "tinker-cookbook": ("field.renderers:TinkerCookbook", ("tinker_cookbook",), "tinker-cookbook"),
+    "liger-kernel": ("field.fused_losses:LigerKernel", ("liger_kernel", "triton"), "liger-kernel"),
+    "cut-cross-entropy": ("field.fused_losses:CutCrossEntropy", ("cut_cross_entropy",), "cut-cross-entropy"),
 }
 
-_PLACES = {place.partition(":")[0] for place, *_ in FIELD.values()} | {"field.logs"}
+_PLACES = {place.partition(":")[0] for place, *_ in FIELD.values()} | {"field.logs", "field.plain_loop"}
 MODULES = (__name__, *(f"{__name__.rpartition('.')[0]}.{place}" for place in sorted(_PLACES) if place != "trl"))
