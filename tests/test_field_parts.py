@@ -1,4 +1,4 @@
-"""Parts of trainers: the plain loop around them is right, and a fault of a part is seen; a packer is asked elsewhere."""
+"""Parts of trainers: the plain loop around them is right, a fault of a part is seen; a packer is asked elsewhere."""
 
 from __future__ import annotations
 

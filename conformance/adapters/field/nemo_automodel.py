@@ -14,7 +14,10 @@ from sftspec.job import Job
 
 @dataclass(frozen=True)
 class NemoAutomodel(Loop):
-    """`ChatDataset`, `default_collater` and `MaskedCrossEntropy`: labels come shifted, and the last token is not fed."""
+    """`ChatDataset`, `default_collater` and `MaskedCrossEntropy`: labels come shifted, the last token is not fed.
+
+    mask_history  train the last answer alone
+    """
 
     mask_history: bool = False
 

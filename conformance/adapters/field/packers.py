@@ -48,7 +48,7 @@ class Asked:
 
     def __call__(self, lengths: Any, capacity: int) -> list[list[int]]:
         assert self.process.stdin is not None
-        asked = {"lengths": [plain(length) for length in lengths], "capacity": capacity}
+        asked: dict[str, Any] = {"lengths": [plain(length) for length in lengths], "capacity": capacity}
         if self.overlong == "error" and max(asked["lengths"], default=0) > capacity:
             raise PackerError(f"{max(asked['lengths'])} tokens are more than {capacity}: drop or cut them before")
         self.process.stdin.write(json.dumps(asked) + "\n")
