@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -27,6 +28,10 @@ class NemoAutomodel(Loop):
     @property
     def policy(self) -> str:  # type: ignore[override]
         return "last" if self.mask_history else "all"
+
+    def accepts(self, conversation: list[Any]) -> bool:
+        """A tool's message needs the id of its call."""
+        return all(message["role"] != "tool" or message.get("tool_call_id") for message in conversation)
 
     def batches(self, job: Job, epoch: int) -> Iterable[dict[str, Tensor]]:
         from nemo_automodel.components.datasets.llm.chat_dataset import ChatDataset

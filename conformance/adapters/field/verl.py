@@ -18,7 +18,7 @@ LONGEST = 4096
 
 @dataclass(frozen=True)
 class Verl(Loop):
-    """`MultiTurnSFTDataset` on a Parquet file without padding, as its engines want it, `SFTTensorCollator`, `sft_loss`."""
+    """`MultiTurnSFTDataset` on a Parquet file without padding, `SFTTensorCollator` and `sft_loss`."""
 
     package = "verl"
     claims = frozenset({"padding", "accumulation", "adamw", "truncation"})
