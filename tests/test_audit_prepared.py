@@ -85,6 +85,13 @@ def status(document):
     return {item["id"]: item["status"] for item in document["verdicts"]}
 
 
+def test_the_template_that_made_the_rows_is_named(trl, capsys):
+    for given, said in (("chatml/openai", ""), ("chatml/qwen2.5", "chatml/openai"), ("llama3/hf", "chatml/openai")):
+        _, document = judged(trl, trl / "plain.jsonl", "--template", given)
+        assert document["likely_template"] == said
+        assert (f"with --template {said}" in " ".join(capsys.readouterr().out.split())) == bool(said)
+
+
 @pytest.mark.parametrize("file", ["plain.jsonl", "plain.parquet", "packed.jsonl", "packed.parquet", "cut.jsonl"])
 def test_what_trl_prepares_passes(trl, file):
     failed, document = judged(trl, trl / file, code=0)

@@ -79,6 +79,7 @@ def make_document(
 ) -> dict[str, Any]:
     """What was found, as JSON; the report is printed from it."""
     from sftspec.conformance.audit.differences import as_records, differences
+    from sftspec.conformance.audit.likely_template import likely_template
     from sftspec.conformance.audit.prepared import ROW_FINDINGS
     from sftspec.conformance.audit.summary import Found
 
@@ -90,6 +91,10 @@ def make_document(
                 "examples": examples}  # fmt: skip
 
     differing, compared = ({}, None) if run is None else differences(run, rows)
+    likely = ""
+    if differing:
+        every = [row.ids for row in rows.rows]
+        likely = likely_template(every, run.job.conversations, template, run.job.tokenizer.backend_tokenizer)
     return {
         "form": FORM,
         "rows": len(rows.rows),
@@ -98,6 +103,7 @@ def make_document(
         "shifted": rows.shifted,
         "how": rows.how or "taken for that: rows alone cannot tell where a mask stands (--labels)",
         "template": template.name,
+        "likely_template": likely,
         "policy": args.policy,
         "conventions": args.convention,
         "max_length": args.max_length if run is None else run.job.max_length,
@@ -136,6 +142,11 @@ def report(document: dict[str, Any], width: int) -> Iterator[Any]:
         cut = f", max_length {document['max_length']:,}" if document["max_length"] else ", none is cut"
         matched = f"{document['matched']:,} of {document['distinct']:,} different conversations"
         said |= {"they are": kind + cut, "matched": matched}
+    if likely := document["likely_template"]:
+        said["mind"] = (
+            f"the rows are those of {likely}, token for token: with --template {likely} the properties read your "
+            "trainer, and not the difference of two templates"
+        )
     for label, text in said.items():
         yield from labelled(label, printable(text), width)
     yield Text()
