@@ -49,11 +49,11 @@ BUILT_IN = {
         ("transformers", "accelerate", "datasets"),
     ),
     "trl": BuiltIn("sftspec.conformance.adapters.trl:TRL", ("trl", "accelerate", "datasets")),
-    "packers": BuiltIn("sftspec.conformance.adapters.field.packers:Packers"),
     **{
         name: BuiltIn(f"sftspec.conformance.adapters.{place}", requires, f"sftspec env create {name}")
         for name, (place, requires, _) in FIELD.items()
     },
+    "packers": BuiltIn("sftspec.conformance.adapters.field.packers:Packers"),
 }
 
 
