@@ -49,7 +49,7 @@ def labelled(label: str, content: str | Text, width: int, style: str = "") -> It
     text = content if isinstance(content, Text) else Text(content, style)
     for number, line in enumerate(text.wrap(Console(width=width), width - MARGIN)):
         line.rstrip()
-        yield Text.assemble((f"{label if number == 0 else '':{MARGIN}}", "dim"), line)
+        yield Text.assemble((f"{f'{label} ' if number == 0 else '':{MARGIN}}", "dim"), line)
 
 
 def heading(text: Text, width: int) -> Text:
