@@ -1,4 +1,4 @@
-"""`sftspec kernels`: every attention and every loss that this machine has, held against float64."""
+"""`sftspec kernels`: every attention and every loss, distillation too, that this machine has, held against float64."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ examples:
   sftspec kernels
   sftspec kernels attention --device cuda --dtype bfloat16 --dtype float32 --json kernels.json
 """
-KINDS = ("attention", "losses")
+KINDS = ("attention", "losses", "distillation")
 
 
 class KernelsError(ValueError):
@@ -31,7 +31,7 @@ class KernelsError(ValueError):
 
 def add_kernels_arguments(command: ArgumentParser) -> None:
     command.epilog, command.formatter_class = EPILOG, RawDescriptionHelpFormatter
-    command.add_argument("kinds", metavar="attention|losses", nargs="*", help="only these (default: both)")
+    command.add_argument("kinds", metavar="|".join(KINDS), nargs="*", help="only these (default: all)")
     command.add_argument("--device", metavar="DEVICE", default="cpu", help="cpu (default), cuda or cuda:N")
     command.add_argument(
         "--dtype", choices=OF_WEIGHTS, action="append", help="may be repeated (default: the first two)"
@@ -106,10 +106,11 @@ def on_trial(kind: str, dtypes: Sequence[str], device: str) -> Iterator[Any]:
     import torch
 
     from sftspec.conformance.kernels.attention import attention_on_trial
+    from sftspec.conformance.kernels.distillation import distillation_on_trial
     from sftspec.conformance.kernels.losses import losses_on_trial
 
-    chosen = [getattr(torch, name) for name in dtypes]
-    return attention_on_trial(chosen, device) if kind == "attention" else losses_on_trial(chosen, device)
+    asked: dict[str, Any] = dict(zip(KINDS, (attention_on_trial, losses_on_trial, distillation_on_trial), strict=True))
+    return asked[kind]([getattr(torch, name) for name in dtypes], device)
 
 
 def machine(device: str) -> dict[str, str]:

@@ -9,16 +9,15 @@ and no NaN (MK-NONEMPTY). What is computed in 16 bits is held against the plain 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from sftspec.conformance.kernels.memory import Peak
 from sftspec.conformance.kernels.outcome import AbsentError, Found, Outcome, beyond, distance, measured
 from sftspec.step import IGNORE, sft_loss
 
@@ -101,10 +100,10 @@ def losses() -> dict[str, Loss]:
     }
 
 
-def inputs(size: tuple[int, int, int], dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(size: tuple[int, int, int], dtype: torch.dtype, device: str, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """Hidden states, head and labels, of which half are ignored, unevenly."""
     rows, width, vocabulary = size
-    draw = torch.Generator().manual_seed(0)
+    draw = torch.Generator().manual_seed(seed)
     hidden = torch.randn(rows, width, generator=draw)
     head = torch.randn(vocabulary, width, generator=draw).mul(0.3)
     labels = torch.randint(vocabulary, (rows,), generator=draw)
@@ -124,15 +123,25 @@ def both_ways(loss: Loss, hidden: Tensor, head: Tensor, labels: Tensor) -> list[
     return [value.detach(), *(item.grad if item.grad is not None else torch.zeros_like(item) for item in leaves)]
 
 
+@cache
+def truth(size: tuple[int, int, int]) -> list[Tensor]:
+    """Loss and gradients of the plain way in float64. Every dtype is given the same numbers, so it is one for all."""
+    return both_ways(plain, *inputs(size, torch.float64, "cpu"))
+
+
 def judge(loss: Loss, size: tuple[int, int, int], dtype: torch.dtype, device: str) -> Found:
     """What fails of a loss, and its figures."""
-    hidden, head, labels = inputs(size, dtype, device)
-    exact = both_ways(plain, hidden.double().cpu(), head.double().cpu(), labels.cpu())
-    own = distance(both_ways(plain, hidden, head, labels), exact)
-    with Peak(device) as peak:
+    return judge_on(loss, plain, inputs(size, dtype, device), truth(size))
+
+
+def judge_on(loss: Loss, usual: Loss, given: tuple[Tensor, Tensor, Tensor], exact: Sequence[Tensor]) -> Found:
+    """usual: the plain way, of whose rounding four times as much is allowed. exact: what is right, in float64."""
+    hidden, head, labels = given
+    own = distance(both_ways(usual, hidden, head, labels), exact)
+    with Peak(str(hidden.device)) as peak:
         found = both_ways(loss, hidden, head, labels)
     errors = distance(found, exact)
-    failures = beyond(NAMES, errors, own, dtype, size[2])
+    failures = beyond(NAMES, errors, own, hidden.dtype, len(head))
     ignored = found[1][labels == IGNORE]
     if ignored.any():
         failures.append(f"{int(ignored.any(-1).sum())} positions that are no target have a gradient")
@@ -148,36 +157,6 @@ def without_targets(loss: Loss, hidden: Tensor, head: Tensor, labels: Tensor) ->
         return []
     bad = [name for name, item in zip(NAMES[1:], found[1:], strict=True) if not item.isfinite().all()]
     return [f"without a target the {bad[0]} is not finite"] if bad else []
-
-
-class Peak:
-    """How many MB are added at the peak within, of a GPU's memory or of the process's (Linux)."""
-
-    def __init__(self, device: str):
-        self.device, self.megabytes = device, 0.0
-
-    def __enter__(self) -> Peak:
-        if self.device.startswith("cuda"):
-            torch.cuda.reset_peak_memory_stats(self.device)
-            self.before = torch.cuda.memory_allocated(self.device) / 2**20
-        else:
-            with contextlib.suppress(OSError):  # the peak is counted from here
-                Path("/proc/self/clear_refs").write_text("5")
-            self.before = status_of("VmRSS")
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        on_gpu = self.device.startswith("cuda")
-        peak = torch.cuda.max_memory_allocated(self.device) / 2**20 if on_gpu else status_of("VmHWM")
-        self.megabytes = peak - self.before
-
-
-def status_of(name: str) -> float:
-    """A line of /proc/self/status in MB; 0 where there is none."""
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:")), 0.0)
-    return 0.0
 
 
 def losses_on_trial(
