@@ -1,45 +1,84 @@
 #!/usr/bin/env bash
 # All that sftspec has to say of a GPU, in one go: kernels, the reference, Trainer and TRL in every arithmetic and by
-# every attention that is there, and the speed of packed steps. About ten minutes. Results: $OUT/*.json and $OUT/log.txt
+# every attention that is there, and the speed of packed steps. Within ten minutes.
 #
-#   conformance/gpu/run.sh                    on a machine with torch and transformers; wheels/ holds what else is needed
-#   DEVICE=cpu SIZE=tiny conformance/gpu/run.sh    the same on a CPU, small: a rehearsal
+#   conformance/gpu/run.sh                         on a machine with Python, torch and transformers, and no network
+#   DEVICE=cpu SIZE=tiny JOBS=1 BUDGET=3600 conformance/gpu/run.sh    the same on a CPU, small: a rehearsal
+#   RESUME=results.tar.gz conformance/gpu/run.sh   goes on where a run was cut off
 #
-# wheels/ is made where there is a package index: conformance/gpu/run.sh wheels
+# What else is needed comes along in wheels/, which is made where there is a package index:
+#
+#   conformance/gpu/run.sh wheels                  everything, 62 MiB
+#   conformance/gpu/run.sh wheels pyarrow pandas   without what the machine has: 8 MiB
+#
+# $OUT gets few files, as they are brought back one by one: summary.txt (a line a step), log.txt, results.tar.gz (every
+# JSON, and both of these; written after each step), packed-step.json. Steps that the budget leaves out are named.
 set -uo pipefail
-cd "$(dirname "$0")/../.."
-PYTHON=${PYTHON:-python3} DEVICE=${DEVICE:-cuda} SIZE=${SIZE:-1b} OUT=${OUT:-gpu-results} LIMIT=${LIMIT:-90}
+root=$(cd "$(dirname "$0")/../.." && pwd)
+PYTHON=${PYTHON:-python3} DEVICE=${DEVICE:-cuda} SIZE=${SIZE:-1b} LIMIT=${LIMIT:-90} BUDGET=${BUDGET:-560} JOBS=${JOBS:-4}
+OUT=$(mkdir -p "${OUT:-gpu-results}" && cd "${OUT:-gpu-results}" && pwd)
+RESUME=${RESUME:+$(realpath "$RESUME")} LENGTHS=${LENGTHS:+$(realpath "$LENGTHS")}
+cd "$root"
 if [ "${1:-}" = wheels ]; then
-    # Everything but torch, triton, transformers and what those bring along: 62 MiB.
-    exec "$PYTHON" -m pip download -q --no-deps --dest wheels --only-binary :all: --python-version "${FOR:-3.12}" \
-        setuptools hypothesis sortedcontainers rich markdown-it-py mdurl pygments pytest pluggy iniconfig jinja2 markupsafe \
-        jsonschema jsonschema-specifications referencing rpds-py attrs trl==1.16.0 accelerate peft psutil \
-        datasets==4.7.0 pyarrow==21.0.0 dill==0.4.0 multiprocess==0.70.18 xxhash pandas python-dateutil pytz tzdata six \
-        liger-kernel cut-cross-entropy
+    wanted="hypothesis sortedcontainers rich markdown-it-py mdurl pygments pytest pluggy iniconfig jinja2 markupsafe
+        jsonschema jsonschema-specifications referencing rpds-py attrs filelock trl==1.16.0 accelerate peft psutil
+        datasets==4.7.0 pyarrow==21.0.0 dill==0.4.0 multiprocess==0.70.18 xxhash pandas python-dateutil pytz tzdata six
+        httpx liger-kernel cut-cross-entropy"
+    for name in "${@:2}"; do
+        wanted=$(printf '%s\n' $wanted | grep -vx "$name\(==.*\)\?")
+    done
+    exec "$PYTHON" -m pip download -q --no-deps --dest wheels --only-binary :all: --python-version "${FOR:-3.12}" $wanted
 fi
-mkdir -p "$OUT"
-export HF_HUB_OFFLINE=1
-if [ -d wheels ] && [ -z "${SFTSPEC:-}" ]; then
-    "$PYTHON" -m venv --system-site-packages .venv-gpu
-    .venv-gpu/bin/pip install -q --no-index --no-deps wheels/*.whl >>"$OUT/log.txt" 2>&1
-    .venv-gpu/bin/pip install -q --no-index --no-deps --no-build-isolation -e . >>"$OUT/log.txt" 2>&1
-    PYTHON=.venv-gpu/bin/python
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+work=$root/.venv-gpu results=$root/.venv-gpu/results
+mkdir -p "$results" && [ -n "$RESUME" ] && tar xzf "$RESUME" -C "$results"
+touch "$results/summary.txt"
+sed -i "/: exit [0123],/!d" "$results/summary.txt" # what was cut off is done again
+# Beside the interpreter's own packages, and not in a virtual environment: one that is made from another does not see
+# what that one holds. sftspec is a tree of links, as .ci/types makes it.
+if [ ! -d "$work/packages" ]; then
+    mkdir -p "$work/packages/sftspec"
+    ln -s "$root"/sftspec/* "$root"/{properties,golden,conformance,tests} "$work/packages/sftspec"
+    ls wheels/*.whl >/dev/null 2>&1 &&
+        "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --target "$work/packages" --upgrade wheels/*.whl \
+            >>"$results/log.txt" 2>&1
 fi
-SFTSPEC=${SFTSPEC:-"$PYTHON -m sftspec.conformance.commands.cli"}
+export PYTHONPATH=$work/packages${PYTHONPATH:+:$PYTHONPATH}
+cd "$results" # the folder sftspec/ of the tree is not the package
+SFTSPEC="$PYTHON -m sftspec.conformance.commands.cli"
 
-step() { # step NAME COMMAND…: within the limit; what fails does not stop the rest
+keep() { # what there is so far, where it is fetched from
+    cp summary.txt "$OUT/" && cat -- *.log >"$OUT/log.txt" 2>/dev/null
+    tar czf "$OUT/results.part" . && mv "$OUT/results.part" "$OUT/results.tar.gz"
+}
+step() { # step NAME COMMAND…: within the limit and the budget; what fails does not stop the rest
     local name=$1 began=$SECONDS
     shift
-    echo "== $name: $*" >>"$OUT/log.txt"
-    timeout "$LIMIT" "$@" >>"$OUT/log.txt" 2>&1
-    echo "$name: exit $?, $((SECONDS - began)) s" | tee -a "$OUT/summary.txt"
+    grep -q "^$name: exit [0123]," summary.txt && return # done before a cut
+    if [ "$SECONDS" -ge "$BUDGET" ]; then
+        echo "$name: left out after $BUDGET s" | tee -a summary.txt
+        return
+    fi
+    echo "== $name: $*" >"$name.log"
+    timeout "$LIMIT" "$@" >>"$name.log" 2>&1
+    echo "$name: exit $?, $((SECONDS - began)) s" | tee -a summary.txt
+}
+aside() { # the same beside others, at most $JOBS at once
+    while [ "$(jobs -rp | wc -l)" -ge "$JOBS" ]; do wait -n; done
+    step "$@" &
+    keep
 }
 
-LIMIT=180 step kernels $SFTSPEC kernels --device "$DEVICE" --json "$OUT/kernels.json"
+LIMIT=$((2 * LIMIT)) step kernels $SFTSPEC kernels --device "$DEVICE" --json kernels.json
+LIMIT=$((2 * LIMIT)) step packed-step "$PYTHON" "$root/tests/benchmarks/bench_packed_step.py" --device "$DEVICE" --dtype bfloat16 \
+    --size "$SIZE" ${LENGTHS:+--lengths "$LENGTHS"} --json packed-step.json
+cp packed-step.json "$OUT/" 2>/dev/null
+keep
 for trainer in reference transformers trl; do
     for how in "--dtype float32" "--dtype bfloat16" "--autocast bfloat16"; do
-        step "$trainer ${how#--}" $SFTSPEC check "$trainer" --device "$DEVICE" $how --quick \
-            --select masking --select packing --select step --json "$OUT/$trainer-${how##* }-${how%% *}.json"
+        name=$trainer-${how##* }$([[ $how == --autocast* ]] && echo -autocast)
+        aside "$name" $SFTSPEC check "$trainer" --device "$DEVICE" $how --quick \
+            --select masking --select packing --select step --json "$name.json"
     done
     # Packed rows where there are such, and padded ones.
     case $trainer in
@@ -48,11 +87,11 @@ for trainer in reference transformers trl; do
         trl) rows="--set packing=bfd --scenario packed" ;;
     esac
     for attention in eager sdpa:math sdpa:flash sdpa:efficient sdpa:cudnn flex_attention flash_attention_2; do
-        step "$trainer $attention" $SFTSPEC check "$trainer" --device "$DEVICE" --dtype bfloat16 --attention "$attention" \
-            --select packing $rows --json "$OUT/$trainer-$attention.json"
+        name=$trainer-${attention/:/-}
+        aside "$name" $SFTSPEC check "$trainer" --device "$DEVICE" --dtype bfloat16 --attention "$attention" \
+            --select packing $rows --json "$name.json"
     done
 done
-LENGTHS=${LENGTHS:-}
-LIMIT=180 step "packed step" $PYTHON tests/benchmarks/bench_packed_step.py --device "$DEVICE" --dtype bfloat16 --size "$SIZE" \
-    ${LENGTHS:+--lengths "$LENGTHS"} --json "$OUT/packed-step.json"
-grep -A6 "packed step" "$OUT/log.txt" | tail -5
+wait
+keep
+cat summary.txt "packed-step.log" 2>/dev/null | tail -50
