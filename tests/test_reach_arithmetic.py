@@ -8,6 +8,7 @@ import torch
 
 from sftspec.conformance.ledger.recording import load_run, save_run
 from sftspec.conformance.sensitivity.mutants import load_mutants
+from sftspec.conformance.sensitivity.mutants.step.arithmetic import in_float16
 from sftspec.conformance.witness.model import make_model
 from sftspec.masters import MasterAdamW
 from sftspec.properties.ledger.rotary import with_exact_angles
@@ -84,6 +85,10 @@ def test_windows_erased_in_float16_are_no_overflow():
 
     trial = trial_of(Erased(), "accumulation", "step")
     assert "step/the-gradient-is-that-of-the-step" in found(trial, "fail")
+
+
+def test_the_step_into_which_wrong_loss_scales_are_planted_is_right():
+    assert not_passed(trial_of(in_float16(), "accumulation", "step")) == {}
 
 
 @pytest.mark.parametrize(

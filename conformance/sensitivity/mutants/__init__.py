@@ -18,10 +18,10 @@ from sftspec.properties import Property
 # The modules of each area, in the order of the matrix. A mutant's area is the folder it stands in.
 MODULES = {
     "masking": ("masks", "turns", "examples", "shapes", "texts", "options", "roles", "agents", "cuts"),
-    "packing": ("packs", "packers", "attention", "batches", "limits"),
+    "packing": ("packs", "packers", "attention", "batches", "limits", "arithmetic"),
     "step": (
         "steps", "losses", "updates", "adapters", "orders", "corners", "jobs", "settings", "runs", "defaults",
-        "functions", "ranks", "weights",
+        "functions", "arithmetic", "ranks", "weights",
     ),
     "template": ("rendering", "turns", "tokens", "forms", "tools", "calls", "agents"),
     "best_of_n": ("choices", "samples", "values", "groups", "rewards", "forms"),

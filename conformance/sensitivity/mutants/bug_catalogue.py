@@ -10,7 +10,7 @@ ROWS = {
     "T": "01 02 03 04 05 06 08 09 10 11 12 13 15 16 17 18 19 21 23 24 25",
     "M": "01 02 04 05 06 07 08 09 10 12 13 14 15 16 17 18 21 22 23 24 26 27",
     "P": "01 02 03 04 06 07 09 10 12 13 15 16 17 18 19 20 22 23 24 25",
-    "L": "01 02 03 04 06 08 09 10 13 14 15 16 17 18 19 20 21 22 24 25 27 28 30",
+    "L": "01 02 03 04 06 08 09 10 13 14 15 16 17 18 19 20 21 22 24 25 27 28 30 31 32 33 34",
     "B": "01 04 05 06 07 08 09 10 11 12 14 16 17 18 19",
     "D": "01 02 03 05 07 08 09 10 11 12 13 14 15 16 18 19 20 21 23",
 }
@@ -63,8 +63,8 @@ PLANTED = {
     "L-08": "masking/masked-by-multiplication step/empty-micro-batches-counted",
     "L-09": "step/reduced-in-bfloat16 step/sixteen-bits-not-raised",
     "L-10": "step/labels-smoothed step/last-chunk-lost",
-    "L-13": "step/clipped-before-unscaling",
-    "L-14": "step/clipped-per-parameter step/clipped-by-the-largest-parameter",
+    "L-13": "step/clipped-before-unscaling step/scale-left-on-under-adamw",
+    "L-14": "step/clipped-per-parameter step/clipped-by-the-largest-parameter step/clipped-by-the-norm-of-a-shard",
     "L-15": "step/gradient-left-over step/zero-grad-per-micro-batch step/gradient-left-over-by-partial-windows",
     "L-16": "step/rate-decays step/rate-decays-with-micro-batches",
     "L-17": "step/resume-begins-the-data-again step/resume-skips-a-batch",
@@ -73,6 +73,10 @@ PLANTED = {
     "L-22": "step/evaluation-averages-batches",
     "L-24": "step/divided-twice",
     "L-25": "step/loss-reported-per-micro-batch step/loss-reported-as-a-sum",
+    "L-31": "step/offloaded-too-late",
+    "L-32": "step/casts-kept-over-steps",
+    "L-33": "step/softmax-of-a-shard step/no-gradient-of-the-other-shard",
+    "L-34": "step/scale-doubled-within-a-step",
 }
 
 NOT_PLANTED = {

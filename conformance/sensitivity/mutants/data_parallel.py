@@ -46,6 +46,16 @@ def clip(model: Any, job: Job) -> None:
         clip_gradients(job.model.parameters(), job.max_grad_norm)
 
 
+def sharded(model: Any) -> Any:
+    """`fully_shard` (FSDP2), in place of DistributedDataParallel."""
+    from torch.distributed.fsdp import fully_shard
+
+    for blocks in [part for part in model.modules() if isinstance(part, torch.nn.ModuleList)]:
+        for block in blocks:
+            fully_shard(block)
+    return fully_shard(model)
+
+
 def nothing(model: Any, job: Job) -> None:
     """What a sound trainer does here."""
 

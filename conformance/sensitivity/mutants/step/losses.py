@@ -241,6 +241,50 @@ def last_block_of_the_vocabulary_lost():
     return Pipeline(loss=loss)
 
 
+@killed_by("the-loss-is-cross-entropy the-loss-is-the-mean-cross-entropy-of-the-targets")
+@seen_in("bigscience-workshop/Megatron-DeepSpeed#394")
+@effect("tokens of other shards are not pushed down", fix="sum the powers over all shards")
+def softmax_of_a_shard():
+    """The vocabulary is split over two ranks, and the softmax is taken over the shard of the target alone."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        values = [part.logsumexp(-1) for part in shards_of(logits)]
+        return over_shards(logits, labels, num_targets, lambda upper: torch.where(upper, values[1], values[0]))
+
+    return Pipeline(loss=loss)
+
+
+@killed_by("the-loss-is-cross-entropy each-row-of-the-gradient-is-softmax-minus-onehot the-gradient-is-the-slope")
+@seen_in("modelscope/ms-swift#9947")
+@effect("half of the vocabulary gets no gradient", fix="reduce by a function that knows its way back")
+def no_gradient_of_the_other_shard():
+    """The vocabulary is split over two ranks; the value is right, and the shard without the target is not trained."""
+
+    def loss(logits, labels, num_targets=None, weights=None):
+        low, high = (part.logsumexp(-1) for part in shards_of(logits))
+
+        def whole(upper):
+            return torch.where(upper, torch.logaddexp(low.detach(), high), torch.logaddexp(low, high.detach()))
+
+        return over_shards(logits, labels, num_targets, whole)
+
+    return Pipeline(loss=loss)
+
+
+def shards_of(logits):
+    """Both halves of the vocabulary, of the positions that precede another: (B, T - 1, V/2) each."""
+    return logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32)).tensor_split(2, dim=-1)
+
+
+def over_shards(logits, labels, num_targets, logsumexp):
+    """Cross-entropy with logsumexp(is the target in the upper half? (B, T - 1)) in the place of its own."""
+    targets, scores = labels[:, 1:], torch.cat(shards_of(logits), -1)
+    kept = targets != IGNORE
+    upper = targets >= shards_of(logits)[0].shape[-1]
+    own = scores.gather(-1, targets.clamp(min=0)[..., None])[..., 0]
+    return (logsumexp(upper) - own)[kept].sum() / (num_targets or count_targets(labels))
+
+
 @killed_by("the-loss-is-cross-entropy")
 @seen_in("no report known: z-loss left on")
 @effect("logits are pulled to a sum of 1", fix="no term that nobody asked for")

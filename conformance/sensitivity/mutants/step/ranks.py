@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as ranks
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DistributedSampler
 
 from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
-from sftspec.conformance.sensitivity.mutants.data_parallel import DataParallel, clip, denominator, order, share
+from sftspec.conformance.sensitivity.mutants.data_parallel import DataParallel, clip, denominator, order, sharded, share
 
 
 @killed_by("every-target-of-a-step-weighs-the-same")
@@ -58,6 +60,73 @@ def clipped_before_the_reduction():
             parameter.grad /= ranks.get_world_size()
 
     return DataParallel(reduces=lambda number, count: False, before_step=clip_and_average)
+
+
+@killed_by("clipping-is-by-the-norm-of-the-whole-gradient")
+@seen_in("pytorch/pytorch#72548")
+@effect("shards are scaled by unlike factors", fix="the norm of all shards together")
+def clipped_by_the_norm_of_a_shard():
+    """Parameters are sharded (FSDP2), and each process clips its shards by the norm of these alone."""
+
+    def clip_shards(model, job) -> None:
+        if job.max_grad_norm is not None:
+            shards = [parameter.grad.to_local() for parameter in job.model.parameters()]
+            norm = torch.stack([shard.norm() for shard in shards]).norm()
+            for shard in shards:
+                shard.mul_(min(1.0, job.max_grad_norm / float(norm)))
+
+    return DataParallel(wrap=sharded, before_step=clip_shards)
+
+
+@killed_by("every-parameter-gets-its-gradient")
+@seen_in("subtle form of step/gradients-rounded: a hook that compresses what is reduced")
+@effect("small gradients are lost", fix="reduce in float32")
+def reduced_in_16_bits():
+    """DistributedDataParallel sends gradients of float32 in bfloat16."""
+
+    def compressed(group, bucket):
+        bucket.buffer().copy_(bucket.buffer().bfloat16())
+        return allreduce_hook(group, bucket)
+
+    def wrap(model):
+        wrapped = DistributedDataParallel(model)
+        wrapped.register_comm_hook(None, compressed)
+        return wrapped
+
+    return DataParallel(wrap=wrap)
+
+
+@killed_by("the-gradient-is-that-of-the-step")
+@seen_in("pytorch/pytorch#180666")
+@effect("steps along old gradients", fix="wait for the copy")
+def offloaded_too_late():
+    """The optimizer steps while a gradient is still on its way to the CPU: with that of the step before."""
+
+    def late(model, job) -> None:
+        clip(model, job)
+        arrived = [parameter.grad.clone() for parameter in job.model.parameters()]
+        before = job.model.__dict__.get("offloaded", arrived)
+        job.model.__dict__["offloaded"] = arrived
+        for parameter, gradient in zip(job.model.parameters(), before, strict=True):
+            parameter.grad.copy_(gradient)
+
+    return DataParallel(before_step=late)
+
+
+@killed_by("every-rank-holds-the-same-parameters")
+@seen_in("subtle form of step/changed-on-one-rank: a loss scale of each rank's own")
+@effect("as many models as processes", fix="leave a step out on all ranks, or on none")
+def left_out_on_one_rank():
+    """Where gradients overflowed on one rank, that rank alone leaves its step out."""
+
+    def leave_out(model, job) -> None:
+        clip(model, job)
+        count = job.model.__dict__["steps"] = job.model.__dict__.get("steps", 0) + 1
+        if ranks.get_rank() == 1 and count == 2:
+            for parameter in job.model.parameters():
+                parameter.grad = None
+
+    return DataParallel(before_step=leave_out)
 
 
 @killed_by("every-rank-holds-the-same-parameters parameters-change-in-the-step-alone")
