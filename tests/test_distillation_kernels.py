@@ -40,12 +40,6 @@ def test_what_a_cpu_has_passes_in_every_way(name, without, dtype):
     assert {way for way, item in found.items() if item.status == "not-measured"} == without
 
 
-def test_the_reference_passes_at_a_vocabulary_of_128256():
-    way = f"{KL}, vocabulary of 128,256"
-    found = outcome(distillation.reference, way)
-    assert found.status == "pass" and found.figures["MB"] > 256 * 128_256 * 4 / 2**20 / 2
-
-
 @pytest.mark.parametrize("way", [KL, REVERSE, JSD, WARM])
 def test_the_plain_way_is_the_formula(way):
     """Each sum of the docstring over the tokens, in Python's own numbers (float64)."""
