@@ -113,6 +113,7 @@ SPOILT = {
         r"reported\.losses is no list of a number for each step",
     ),
     "a report of its own": (lambda run: run["job"]["reported"].update(loss=[1.0]), r"loss is read by nobody"),
+    "a dtype of its own": (lambda run: run["forwards"][0].update(autocast="load"), r"forwards\[0\]\.autocast"),
     "a lost list": (lambda run: run["forwards"][0].update(lost=[[0]]), r"forwards\[0\]\.lost\[0\]"),
     "a lost conversation that is none": (lambda run: run["forwards"][0].update(lost=[99]), "lost names a conversation"),
     "a second run": (lambda run: run.update(twin=True), "no such file"),

@@ -167,6 +167,9 @@ def adapters(run: Run, shapes: dict[str, Any]) -> Iterator[str]:
     for number, adapter in enumerate(run.adapters):
         if shapes.get(adapter.target) is None:
             yield f"adapters[{number}]: the model has no parameter {adapter.target!r:.80}"
+        for name in adapter.parameters:
+            if any(name not in step.before for step in run.steps):
+                yield f"adapters[{number}]: a step has no tensor {name!r:.80} before it"
 
 
 def tensors(found: Any, shapes: dict[str, tuple[int, ...] | None], here: str) -> Iterator[str]:

@@ -5,7 +5,7 @@
 Recordings of wrong trainers (padded, packed, clipped, resumed, with adapters) are spoilt in one to three places each
 (`spoiling`), and judged; of the verdicts a part is printed, in every form. None may
 
-- end in an exception that is no sentence, or in a sentence that does not name the file,
+- end in an exception that is no sentence, break a property, or end in a sentence that does not name the file,
 - take more than 5 s of the processor (or wait for 60), or the process more than 2 GB,
 - pass on the property that the trainer fails,
 - load a pickle, import a module of the folder, start a process, open a connection or read a file outside the folder,
@@ -185,7 +185,7 @@ def outcome(folder: Path, name: str = PROPERTY, watch: Watch | None = None, prin
     return "WRONG PASS" if said == "pass" else said
 
 
-FAULTS = ("HANG", "TRACEBACK", "UNNAMED", "CONTROL", "CODE", "WRONG PASS")
+FAULTS = ("HANG", "TRACEBACK", "UNNAMED", "CONTROL", "CODE", "WRONG PASS", "error")  # error: a property broke on it
 
 
 def is_fault(said: str) -> bool:
