@@ -211,3 +211,9 @@ def test_what_a_rank_is_fed_to_keep_pace_and_all_of_it_masked_is_no_fault():
     trial = put_on_trial(KeepsPace(), chosen, 0, [uneven], max_replays=0)
     assert len(trial.runs[0].dummies) == 2
     assert not [item.property.id for item in trial.verdicts if item.status in ("fail", "ambiguous", "error")]
+
+
+def test_ranks_that_share_rows_are_given_no_job_for_ranks_that_do_not():
+    """`sftspec check … --processes 2` asked them for batches of three ranks, and blamed them."""
+    with stage_of(f"{Path(__file__).with_name('sequence_parallel.py')}:SequenceParallel", {}, processes=2) as stage:
+        assert "ranks" not in stage.trainer().claims and "processes" in stage.trainer().claims

@@ -86,8 +86,9 @@ class Stage:
             if "refused" in self.said:
                 raise TrainerError(self.said["refused"])
         identity = self.said["identity"]
-        if self.processes > 1:  # what ranks in one process show, several show as well
-            identity["claims"] = sorted({*identity["claims"], "ranks", "processes"})
+        if self.processes > 1:  # what ranks in one process show, several show as well, unless they share each row
+            more = {"processes"} if SEQUENCE in identity["claims"] else {"processes", "ranks"}
+            identity["claims"] = sorted({*identity["claims"], *more})
             identity["setting"] = {**identity["setting"], "processes": self.processes}
         require_able(self.machine, frozenset(identity["claims"]))
         identity["setting"] = {**identity["setting"], **self.machine.asked}
