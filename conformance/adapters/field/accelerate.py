@@ -96,21 +96,29 @@ class Accelerate:
                 told = []
 
     def by_step(self, accelerator: Any, job: Job, model: Any, optimizer: Any, loader: Any) -> Iterator[tuple]:
-        """The guide on gradient accumulation: the batches of a step are fetched first, and their targets counted."""
+        """The guide on gradient accumulation: the batches of a step are fetched first, and their targets counted, over
+        all processes. DDP averages gradients over them, which a factor undoes.
+        """
+        import torch
+
+        def over_all(number: float) -> float:
+            return float(accelerator.reduce(torch.tensor(float(number), device=accelerator.device), "sum"))
+
         batches, remainder = iter(loader), len(loader) % job.accumulation or job.accumulation
         updates = -(-len(loader) // job.accumulation)
+        undone = accelerator.gradient_accumulation_steps * accelerator.num_processes
         for update in range(updates):
             count = remainder if update == updates - 1 else job.accumulation
             step = [next(batches) for _ in range(count)]
-            items = sum(int(batch["labels"][:, 1:].ne(-100).sum()) for batch in step)
+            items = int(over_all(sum(int(batch["labels"][:, 1:].ne(-100).sum()) for batch in step)))
             told = 0.0
             for batch in step:
                 loss = model(**batch, num_items_in_batch=max(items, 1), use_cache=False).loss
-                accelerator.backward(loss * accelerator.gradient_accumulation_steps)
+                accelerator.backward(loss * undone)
                 told += float(loss)
             norm = 0.0
             if job.max_grad_norm is not None:
                 norm = float(accelerator.clip_grad_norm_(model.parameters(), job.max_grad_norm))
             optimizer.step()
             optimizer.zero_grad()
-            yield told, norm
+            yield over_all(told), norm
