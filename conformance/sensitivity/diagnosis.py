@@ -156,8 +156,8 @@ def diagnose(
     candidates, parts = [], []
     for mutant in load_mutants():
         whole = matrix.get(mutant.name, {})
-        if whole.keys().isdisjoint(found):
-            continue
+        if whole.keys().isdisjoint(found) or properties.isdisjoint(mutant.killed_by):
+            continue  # nothing in common, or nothing was measured that has to fail on it
         known = scenarios & scenarios_of(mutant, whole)
         row, seen = (
             within(item, [name for name in item if name in properties and mutant.asks(REGISTRY[name])], known)
