@@ -263,12 +263,16 @@ def exactly(found: Signature, matrix: Mapping[str, Signature]) -> list[Diagnosis
     fails is not explained by it.
     """
     units = found[WEIGHTS].units if WEIGHTS in found else frozenset()
+
+    def shared(name: str) -> float:
+        return sum(overlap(found[item], mark)[0] for item, mark in matrix.get(name, {}).items() if item in found)
+
     for unit, names in OF_UNIT.items():  # where a micro-batch is a row, the larger unit is said
         if unit in units:
-            explained = {name: len(found.keys() & {WEIGHTS, *matrix.get(name, {})}) for name in names}
-            name = max(explained, key=lambda name: explained[name])
+            name = max(names, key=shared)
             (mutant,) = (item for item in load_mutants() if item.name == name)
-            return [Diagnosis(mutant, explained[name], len(found), explained[name] / len(found))]
+            explained = len(found.keys() & {WEIGHTS, *matrix.get(name, {})})
+            return [Diagnosis(mutant, explained, len(found), explained / len(found))]
     return []
 
 
