@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from sftspec.attention import segmented_attention
-from sftspec.conformance.kernels.outcome import AbsentError, Found, Outcome, beyond, distance, measured, said
+from sftspec.conformance.kernels.outcome import AbsentError, Found, Outcome, beyond, distance, outcomes, said
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,4 @@ def attention_on_trial(
     dtypes: Sequence[torch.dtype], device: str, named: dict[str, Kernel] | None = None
 ) -> Iterator[Outcome]:
     """The outcome of each kernel in each way and dtype."""
-    for name, kernel in (named or kernels()).items():
-        for way in WAYS:
-            for dtype in dtypes:
-                yield measured(name, way.name, dtype, partial(judge, kernel, way, dtype, device))
+    return outcomes(named or kernels(), {way.name: way for way in WAYS}, dtypes, partial(judge, device=device))

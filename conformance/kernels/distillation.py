@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from sftspec.conformance.kernels.losses import IGNORE, SIZES, Loss, both_ways, inputs, judge_on
-from sftspec.conformance.kernels.outcome import AbsentError, Found, Outcome, measured
+from sftspec.conformance.kernels.outcome import AbsentError, Found, Outcome, outcomes
 from sftspec.distillation import distillation_loss
 
 
@@ -237,7 +237,4 @@ def distillation_on_trial(
     dtypes: Sequence[torch.dtype], device: str, named: dict[str, Kernel] | None = None
 ) -> Iterator[Outcome]:
     """The outcome of each kernel in each way and dtype."""
-    for name, kernel in (named or kernels()).items():
-        for way in WAYS:
-            for dtype in dtypes:
-                yield measured(name, way.name, dtype, partial(judge, kernel, way, dtype, device))
+    return outcomes(named or kernels(), {way.name: way for way in WAYS}, dtypes, partial(judge, device=device))

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from sftspec.conformance.kernels.memory import Peak
-from sftspec.conformance.kernels.outcome import AbsentError, Found, Outcome, beyond, distance, measured
+from sftspec.conformance.kernels.outcome import AbsentError, Found, Outcome, beyond, distance, outcomes
 from sftspec.step import IGNORE, sft_loss
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # hidden (N, H), head (V, H), labels (N,) -> scalar
@@ -163,7 +163,4 @@ def losses_on_trial(
     dtypes: Sequence[torch.dtype], device: str, named: dict[str, Loss] | None = None
 ) -> Iterator[Outcome]:
     """The outcome of each loss at each size, in each dtype."""
-    for name, loss in (named or losses()).items():
-        for way, size in SIZES.items():
-            for dtype in dtypes:
-                yield measured(name, way, dtype, partial(judge, loss, size, dtype, device))
+    return outcomes(named or losses(), SIZES, dtypes, partial(judge, device=device))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,6 +52,19 @@ def measured(kernel: str, way: str, dtype: torch.dtype, run: Callable[[], Found]
         return Outcome(kernel, way, name, "not-measured", f"it refuses: {said(error)}")
     status, reason = ("fail", "; ".join(found.failures)) if found.failures else ("pass", found.reason)
     return Outcome(kernel, way, name, status, reason, found.figures)
+
+
+def outcomes(
+    kernels: Mapping[str, Any], ways: Mapping[str, Any], dtypes: Sequence[torch.dtype], judge: Callable[..., Found]
+) -> Iterator[Outcome]:
+    """The outcome of each kernel in each way and dtype.
+
+    judge: (kernel, way, dtype) -> what was found
+    """
+    for name, kernel in kernels.items():
+        for way, how in ways.items():
+            for dtype in dtypes:
+                yield measured(name, way, dtype, partial(judge, kernel, how, dtype))
 
 
 def said(error: BaseException) -> str:
