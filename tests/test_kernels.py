@@ -145,7 +145,8 @@ def test_a_gradient_of_nan_without_a_target_is_found():
     assert found.status == "fail" and found.reason == "without a target the gradient of hidden states is not finite"
 
 
-def test_what_is_not_here_is_not_measured_and_says_why(tmp_path, capsys):
+def test_what_is_not_here_is_not_measured_and_says_why(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(attention, "WAYS", attention.WAYS[:1])  # compilers take seconds for each
     path = tmp_path / "kernels.json"
     assert main(["kernels", "attention", "--dtype", "float32", "--json", str(path)]) == 0
     record = json.loads(path.read_text())
@@ -155,6 +156,25 @@ def test_what_is_not_here_is_not_measured_and_says_why(tmp_path, capsys):
     assert "forwards alone" in found["flex_attention", "packed"]["reason"]
     assert record["machine"]["torch"] == torch.__version__
     assert "fail, " in capsys.readouterr().out
+
+
+def test_a_kernel_whose_compiler_breaks_is_not_measured_and_the_others_are():
+    def breaks(*given):
+        raise OSError("no such library")
+
+    found = list(attention.attention_on_trial([torch.float32], "cpu", {"breaks": breaks, "eager": attention.plain}))
+    assert [item.status for item in found] == ["not-measured"] * len(WAYS) + ["pass"] * len(WAYS)
+    assert found[0].reason == "it refuses: OSError: no such library"
+
+
+def test_what_was_found_before_an_interruption_is_kept(tmp_path, monkeypatch):
+    def interrupted(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(attention, "kernels", lambda: {"eager": attention.plain, "slow": interrupted})
+    path = tmp_path / "kernels.json"
+    assert main(["kernels", "attention", "--dtype", "float32", "--json", str(path)]) == 2
+    assert {item["kernel"] for item in json.loads(path.read_text())["outcomes"]} == {"eager"}
 
 
 @pytest.mark.parametrize(("words", "said"), [(["--device", "cuda:9"], "no device"), (["speed"], "no kind 'speed'")])

@@ -50,16 +50,19 @@ def run_kernels(args: Namespace) -> int:
     except PlaceError as error:
         raise KernelsError(str(error)) from None
     console, dtypes = make_console(sys.stdout), args.dtype or OF_WEIGHTS[:2]
-    outcomes = []
-    for kind in args.kinds or KINDS:
-        found = list(on_trial(kind, dtypes, args.device))
-        outcomes += found
-        console.print(*lines_of(kind, found), sep="\n", markup=False, highlight=False, soft_wrap=True)
-    counts = Counter(item.status for item in outcomes)
-    console.print(f"{counts['pass']} pass, {counts['fail']} fail, {counts['not-measured']} not measured")
-    if args.json:
-        record = {"machine": machine(args.device), "outcomes": [dataclasses.asdict(item) for item in outcomes]}
-        args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    found: dict[str, list[Any]] = {}
+    try:
+        for kind in args.kinds or KINDS:
+            found[kind] = []
+            found[kind].extend(on_trial(kind, dtypes, args.device))
+            console.print(*lines_of(kind, found[kind]), sep="\n", markup=False, highlight=False, soft_wrap=True)
+    finally:  # what there is by the time of an interruption is kept
+        outcomes = [item for items in found.values() for item in items]
+        counts = Counter(item.status for item in outcomes)
+        console.print(f"{counts['pass']} pass, {counts['fail']} fail, {counts['not-measured']} not measured")
+        if args.json:
+            record = {"machine": machine(args.device), "outcomes": [dataclasses.asdict(item) for item in outcomes]}
+            args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return 1 if counts["fail"] else 0 if counts["pass"] else 3
 
 

@@ -4,11 +4,11 @@
     python tests/benchmarks/bench_packed_step.py --device cuda --dtype bfloat16 --size 1b --json packed-step.json
 
 Forward, `sftspec.sft_loss`, backward; a Llama with random weights and checkpointed activations. Lengths are drawn as
-real data has them (LENGTHS). Padded: rows as long as the longest of their batch, in the order of the data. Packed: rows
-of `--capacity`, by sftspec.pack, through `sftspec_packed`, and through FlexAttention with a block mask that is made once a
-batch and compiled once. Tokens per second of examples alone, padding not counted; and as a share of what the device
-multiplies in that dtype, measured here: 6 floating-point operations for each token and weight but those of the
-embedding, which multiplies nothing; attention, and what checkpoints compute again, left out.
+real data has them (LENGTHS). Padded: rows as long as the longest of their batch, in the order of the data. Packed:
+rows of `--capacity`, by sftspec.pack, through `sftspec_packed`, and through FlexAttention with a block mask that is
+made once a batch and compiled once. Tokens per second of examples alone, padding not counted; and as a share of what
+the device multiplies in that dtype, measured here: 6 floating-point operations for each token and weight but those of
+the embedding, which multiplies nothing; attention, and what checkpoints compute again, left out.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from sftspec.step import sft_loss
 
 # hidden, layers, heads, key heads, intermediate, vocabulary; examples; rows of a padded batch; capacity
 SIZES = {
-    "tiny": ((64, 2, 4, 2, 128, 512), 48, 8, 512),
+    "tiny": ((64, 2, 4, 2, 128, 512), 16, 8, 512),
     "100m": ((768, 10, 12, 4, 2048, 32_000), 48, 8, 4096),
     "1b": ((2048, 18, 32, 8, 6144, 128_256), 400, 8, 8192),
 }
