@@ -8,8 +8,8 @@
 #
 # What else is needed comes along in wheels/, which is made where there is a package index:
 #
-#   conformance/gpu/run.sh wheels                  everything, 61 MiB
-#   conformance/gpu/run.sh wheels pyarrow pandas   without what the machine has: 8 MiB
+#   conformance/gpu/run.sh wheels                  everything, 63 MB
+#   conformance/gpu/run.sh wheels pyarrow pandas   without what the machine has: 8 MB
 #
 # $OUT gets few files, as they are brought back one by one: summary.txt (a line a step), log.txt, results.tar.gz (every
 # JSON, and both of these; written after each step), packed-step.json. Steps that the budget leaves out are named.
