@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
+from sftspec.counted import counted
 from sftspec.step import IGNORE, count_targets
 
 PADDING = -1
@@ -143,7 +144,9 @@ def collate(
     longest = max(map(sum, lengths))
     if capacity is not None and longest > capacity:
         row = max(range(len(rows)), key=lambda r: sum(lengths[r]))
-        raise CollationError(f"row {row} holds {longest} tokens, the capacity is {capacity}: pack with that capacity")
+        raise CollationError(
+            f"row {row} holds {counted(longest, 'token')}, the capacity is {capacity}: pack with that capacity"
+        )
 
     shape = (len(rows), longest if capacity is None else capacity)
     input_ids = torch.full(shape, pad_token_id)
@@ -187,7 +190,7 @@ def _check_rows(rows: list[list[int]], count: int) -> None:
         raise CollationError(f"bin {empty[0]} is empty: a row needs at least one example")
     uses = Counter(index for row in rows for index in row)
     if beyond := [index for index in uses if not 0 <= index < count]:
-        raise CollationError(f"a bin holds index {beyond[0]}, and there are {count} examples")
+        raise CollationError(f"a bin holds index {beyond[0]}, of {counted(count, 'example')}")
     if twice := [index for index, times in uses.items() if times > 1]:
         raise CollationError(f"example {twice[0]} stands {uses[twice[0]]} times in the bins: give each one place")
 

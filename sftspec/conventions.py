@@ -94,7 +94,7 @@ class Conventions:
                 or not all(map(is_weight, listed))
             ):
                 raise ValueError(
-                    f"weights gives {given!r:.80} to conversation {number} of {len(conversation)} messages;"
+                    f"weights gives {given!r:.80} to conversation {number}, whose length is {len(conversation)};"
                     " give a number, or a list of one for each message"
                 )
             found.append([float(weight) for weight in listed])

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from sftspec.compensated import accurate_sum, ratio_products
+from sftspec.counted import counted
 
 _STEP = 1 / 64
 _UPPER_TAIL = np.array([math.erfc(k * _STEP) / 2 for k in range(10 * 64)])
@@ -136,7 +137,7 @@ def subset_weights(m: int, n: int) -> np.ndarray:
     array([0., 0., 0., 1.])
     """
     if not 1 <= n <= m:
-        raise ValueError(f"n = {n} with m = {m} samples: an estimate without bias needs 1 <= n <= m")
+        raise ValueError(f"n = {n} with m = {counted(m, 'sample')}: an estimate without bias needs 1 <= n <= m")
     under = np.arange(m, n - 1, -1, dtype=np.float64)
     over = under + (1 - n)
     over[0] = n
@@ -155,7 +156,9 @@ def pass_at_n(samples: int, correct: int, n: int) -> float:
     0.8333333333333334
     """
     if not (1 <= n <= samples and 0 <= correct <= samples):
-        raise ValueError(f"pass@{n} of {samples} samples, {correct} correct: need 1 <= n <= samples >= correct >= 0")
+        raise ValueError(
+            f"pass@{n} of {counted(samples, 'sample')}, {correct} correct: need 1 <= n <= samples >= correct >= 0"
+        )
     total = math.comb(samples, n)
     # Integers up to the one division.
     return (total - math.comb(samples - correct, n)) / total

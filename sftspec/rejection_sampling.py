@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from sftspec.conversation import Conversation
+from sftspec.counted import counted
 from sftspec.selection import UNRANKED, best_of_n
 
 Sample = Callable[[Sequence[Mapping], int, int], Sequence[str]]
@@ -139,7 +140,7 @@ def select(index: int, prompt: Sequence[Mapping], sample: Sample, reward: Reward
     # Of the seed and the prompt's own index alone: a run that resumes samples the same.
     completions = sample(prompt, n, derived_seed(seed, "prompt", index))
     if isinstance(completions, str) or len(completions) > n:
-        raise ValueError(f"prompt {index}: expected at most {n} completions, got {completions!r:.80}")
+        raise ValueError(f"prompt {index}: expected at most {counted(n, 'completion')}, got {completions!r:.80}")
     # BN-ALIGN: a candidate carries the prompt that it answers.
     candidates = tuple(answer(prompt, completion) for completion in completions)
     # The whole conversation is scored, as messages: the reward model has a template of its own.

@@ -26,6 +26,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from sftspec.counted import counted
+
 UNRANKED = -1
 """The index that stands where no candidate with a reward is left (only with on_unranked="skip")."""
 
@@ -61,15 +63,15 @@ def top_k(rewards: Any, k: int, on_unranked: Literal["error", "skip"] = "error")
     values = reward_table(rewards)
     table = np.atleast_2d(values)
     if not 1 <= k <= table.shape[1]:
-        raise ValueError(f"k = {k}, but a prompt has {table.shape[1]} candidates: choose 1 <= k <= candidates")
+        raise ValueError(f"k = {k} of {counted(table.shape[1], 'candidate')} of a prompt: choose 1 <= k <= candidates")
     best = ranking(table)[:, :k]
     # BN-NAN: what has no reward ranks last, and is never handed out as a winner.
     ranked = np.take_along_axis(has_reward(table), best, axis=1)
     if on_unranked == "error" and not ranked.all():
         short = np.flatnonzero(~ranked.all(axis=1)).tolist()
         raise ValueError(
-            f"{len(short)} of {len(table)} prompts have fewer than {k} rewards (prompts {short[:8]}): drop them, or"
-            f" pass on_unranked='skip' and count the indices that equal {UNRANKED}"
+            f"fewer than {counted(k, 'reward')} for {len(short)} of {counted(len(table), 'prompt')} "
+            f" (prompts {short[:8]}): drop them, or pass on_unranked='skip' and count the indices that equal {UNRANKED}"
         )
     best = np.where(ranked, best, UNRANKED).reshape(*values.shape[:-1], k)
     return torch.as_tensor(best, device=rewards.device) if isinstance(rewards, torch.Tensor) else best

@@ -17,6 +17,7 @@ import torch
 
 from sftspec.attention import NAME as PACKED_ATTENTION
 from sftspec.collation import Batch, collate
+from sftspec.counted import counted
 from sftspec.job import Job
 from sftspec.masking import Conventions, Encoded, encode
 from sftspec.masters import MasterAdamW
@@ -207,7 +208,7 @@ class Pipeline:
         if without and self.on_no_target == "raise":
             source = getattr(job.conversations[without[0]], "source", "") or f"conversation {without[0]}"
             raise NoExampleError(
-                f"{source} has no target after cutting to {job.max_length} tokens (policy {job.policy!r}); "
+                f"{source} has no target after cutting to max_length {job.max_length} (policy {job.policy!r}); "
                 f"{len(without)} of {len(encoded)} have none: raise max_length, or drop them"
             )
         job.report(
@@ -217,7 +218,7 @@ class Pipeline:
         )
         kept = [example for index, example in enumerate(encoded) if index not in set(without)]
         if not kept:
-            raise NoExampleError(f"none of the {len(encoded)} conversations has a target: nothing to train on")
+            raise NoExampleError(f"none of {counted(len(encoded), 'conversation')} has a target: nothing to train on")
         return kept
 
     def batches(self, job: Job, examples: list[Encoded]) -> Iterator[list[Batch]]:

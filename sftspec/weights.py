@@ -57,9 +57,7 @@ def read_spans(message: Mapping[str, Any], refuse: fields.Refuse) -> list[list] 
     spans = sorted(_span(key, number, item, refuse) for number, item in enumerate(message[key]))
     for begin, end, weight in spans:
         if not 0 <= begin < end <= len(content) or not 0 <= weight < float("inf"):
-            raise refuse(
-                f"{key}: {begin} to {end} (weight {weight}) is no part of {len(content)} characters of content"
-            )
+            raise refuse(f"{key}: {begin} to {end} (weight {weight}) is no part of the content, 0 to {len(content)}")
     for (_, end, _), (begin, _, _) in pairwise(spans):
         if begin < end:
             raise refuse(f"{key}: the character {begin} is in two spans; part them")

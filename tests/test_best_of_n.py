@@ -174,7 +174,7 @@ def test_rows_of_unequal_length_and_none():
 
 def test_a_prompt_without_rewards_is_an_error_that_names_it_or_a_counted_skip():
     rewards = [[1.0, 2.0], [NAN, None], []]
-    with pytest.raises(ValueError, match=r"2 of 3 prompts have fewer than 1 rewards \(prompts \[1, 2\]\)"):
+    with pytest.raises(ValueError, match=r"fewer than 1 reward for 2 of 3 prompts \(prompts \[1, 2\]\)"):
         best_of_n(rewards)
     winners = best_of_n(rewards, on_unranked="skip")
     assert winners.tolist() == [1, UNRANKED, UNRANKED] and (winners == UNRANKED).sum() == 2

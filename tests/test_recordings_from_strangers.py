@@ -99,6 +99,10 @@ SPOILT = {
         "a target has a fit, and what is",
     ),
     "a fit of its own": (lambda run: run["rows"]["fit"].__setitem__(3, "perfect"), "fit is 'perfect'; known"),
+    "a model surer than any that is read": (
+        lambda run: run["rows"].update(nll=[0] * len(run["rows"]["nll"])),
+        r"nll is 0; no target is read that has less",
+    ),
     "a call too far": (lambda run: run["replays"][0].update(forward=99), "model calls"),
     "other conventions": (lambda run: run["conventions"].update(separator=True), r"are not those of trial\.json"),
     "a way to cut text of its own": (lambda run: run.update(cut={"tokenization": "segmented"}), "cut is|has no token"),

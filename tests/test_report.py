@@ -75,7 +75,7 @@ DOCUMENT: dict[str, Any] = {
         verdict("packing/packing-packs", "fail", "should", counterexample={**COUNTEREXAMPLE, "failures": 1}),
         verdict("packing/examples-do-not-see-each-other", "blocked", reason=f"needs {ORIGIN}"),
         verdict("packing/no-pack-exceeds-its-capacity", "not-claimed", evidence={}),
-        verdict("step/the-loss-is-cross-entropy", "ambiguous", reason="3 gradients fit no loss that is known"),
+        verdict("step/the-loss-is-cross-entropy", "ambiguous", reason="no loss that is known fits 3 gradients"),
     ],
     "diagnosis": [],
     "baseline": None,
@@ -206,7 +206,7 @@ def test_a_step_and_drawn_arguments_are_shown_in_figures():
         ],
     }
     text = printed(document)
-    assert "step        3: by micro-batch, 7 + 9 targets whose weights sum to 1.0 + 1.0; scale 1.0, residual" in text
+    assert "step        3: targets by micro-batch: 7 + 9; their weights sum to 1.0 + 1.0; scale 1.0, residual" in text
     assert "where       the function pack, with drawn arguments" in text
     assert "drawn       lengths = [9, 1]\n            capacity = 7\n" in text
 

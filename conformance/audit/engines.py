@@ -21,6 +21,7 @@ from typing import Any
 
 from sftspec.conformance.audit.batch import Auditor, Batch, Settings
 from sftspec.conformance.audit.shards import InputError, Shard
+from sftspec.counted import counted
 
 AHEAD = 3  # shards on the way for each worker: enough to be never idle, few enough to need no memory
 _auditor: Auditor | None = None
@@ -123,4 +124,4 @@ def run_ray(
             seen.add(row["index"])
             yield pickle.loads(row["batch"])
     if len(seen) != len(items):
-        raise InputError(f"Ray gave back {len(seen)} of {len(items)} shards; the audit is not whole")
+        raise InputError(f"Ray gave back {len(seen)} of {counted(len(items), 'shard')}; the audit is not whole")

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 
-from sftspec.conformance.counted import counted
 from sftspec.conversation import Conversation
+from sftspec.counted import counted
 from sftspec.fields import count_nulls
 from sftspec.masking import masked, trained_messages, trained_spans
 from sftspec.spans import DATA_KINDS, Rendered

@@ -8,6 +8,7 @@ from typing import Any
 
 from sftspec.conformance.audit.findings import UNITS
 from sftspec.conformance.audit.progress import printable
+from sftspec.counted import counted
 
 LISTED = 500  # bad lines on the page; the JSON has more
 
@@ -81,7 +82,9 @@ def _head(document: dict[str, Any]) -> Iterator[str]:
         "of the tokens are trained": f"{share:.1%}",
     }  # fmt: skip
     yield '<div class="sizes">' + "".join(f"<div><b>{size}</b>{name}</div>" for name, size in sizes.items()) + "</div>"
-    remarks = [f"{item['said']}: {item['records']:,} records, first {item['first']}" for item in document["remarks"]]
+    remarks = [
+        f"{item['said']}: {counted(item['records'], 'record')}, first {item['first']}" for item in document["remarks"]
+    ]
     if all_remarks := [*document["file_remarks"], *remarks]:
         yield "<ul>" + "".join(f"<li>{_text(said)}</li>" for said in all_remarks) + "</ul>"
 

@@ -20,6 +20,7 @@ from sftspec.conformance.show.inputs import Tokens
 from sftspec.conformance.trial.judge import Trial, Verdict, reach_verdicts
 from sftspec.conformance.witness.provenance import NOWHERE, Provenance
 from sftspec.conversation import Conversation
+from sftspec.counted import counted
 from sftspec.job import Job
 from sftspec.masking import Conventions
 from sftspec.properties import Property
@@ -106,7 +107,7 @@ def ledger_of(
         row in streams for row in every[:50]
     ):
         raise InputError(
-            f"the first {min(50, len(every))} rows hold no text of these conversations as {template.name} renders it "
+            f"the first rows ({min(50, len(every))}) hold no text of these conversations as {template.name} renders it "
             f"and {tokens.name} cuts it: give the template and tokenizer that the rows were made with"
         )
     origins = provenance.resolve(every)
@@ -157,7 +158,7 @@ def _found_out(rows: Rows, run: Run, origins: list[list[tuple[int, int]]]) -> Ro
                 own += bool(row.marks[place]) == run.is_target(example, offset)
                 follows = offset + 1 < len(run.streams[example])
                 after += bool(row.marks[place]) == (follows and run.is_target(example, offset + 1))
-    how = f"{own:,} places of the mask agree with the conversations in line, {after:,} one place before"
+    how = f"places of the mask that agree with the conversations: {own:,} in line, {after:,} one place before"
     return replace(rows, shifted=after > own, how=how)
 
 
@@ -234,7 +235,7 @@ def _of_row(rows: Rows, row: PreparedRow, tokens, template, max_length) -> Itera
             f"the position {astray[0]} has {row.positions[astray[0]]}" if astray else "",
         )
     if max_length:
-        yield "longer than max_length", int(len(row.ids) > max_length), f"{len(row.ids):,} tokens"
+        yield "longer than max_length", int(len(row.ids) > max_length), counted(len(row.ids), "token")
     if tokens is not None:
         size = tokens.inner.get_vocab_size()
         outside = [

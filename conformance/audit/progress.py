@@ -8,8 +8,8 @@ from typing import Any
 
 from sftspec.conformance.audit.batch import Batch
 from sftspec.conformance.audit.document import Places
-from sftspec.conformance.counted import counted
 from sftspec.conformance.report.terminal import make_console
+from sftspec.counted import counted
 
 QUIET = 1.0  # seconds: what is done by then needs no progress
 EVERY = 5.0  # seconds between lines where there is no terminal

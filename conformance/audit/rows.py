@@ -23,6 +23,7 @@ from typing import Any
 
 from sftspec.conformance.audit.shards import InputError, cut, find_sources, parsed
 from sftspec.conversation import ConversationError
+from sftspec.counted import counted
 from sftspec.masking import IGNORE
 
 IDS = ("input_ids", "tokens", "token_ids")
@@ -115,7 +116,7 @@ def _found_out(found: Rows) -> Rows:
                 own += mark == row.ids[place]
                 after += place + 1 < len(row.ids) and mark == row.ids[place + 1]
     shifted = after > own
-    how = f"{own:,} labels equal the token in their place, {after:,} the next one"
+    how = f"labels that equal the token in their place: {own:,}, the next one: {after:,}"
     return Rows(found.rows, found.bad, found.column, True, shifted, how)
 
 
@@ -198,7 +199,7 @@ def _numbers(record: Mapping[str, Any], key: str, length: int | None, floats: bo
     if wrong is not None or not isinstance(values, (list, tuple)):
         raise ValueError(f"{key} holds {wrong!r:.40}, which is no number of a row")
     if length is not None and len(values) != length:
-        raise ValueError(f"{key} has {len(values)} entries for {length} tokens")
+        raise ValueError(f"{key} has {counted(len(values), 'entry')} for {counted(length, 'token')}")
     return list(values)
 
 
@@ -210,8 +211,8 @@ def _starts(key: str, values: list[int], length: int) -> list[int]:
         return values[:-1]
     if key == "seq_lengths":
         if sum(values) != length or min(values) < 1:
-            raise ValueError(f"seq_lengths add up to {sum(values)}, there are {length} tokens")
+            raise ValueError(f"seq_lengths add up to {sum(values)}, for {counted(length, 'token')}")
         return [0, *accumulate(values[:-1])]
     if len(values) != length:
-        raise ValueError(f"{key} has {len(values)} entries for {length} tokens")
+        raise ValueError(f"{key} has {counted(len(values), 'entry')} for {counted(length, 'token')}")
     return [0, *(place for place in range(1, length) if values[place] != values[place - 1])]

@@ -10,9 +10,9 @@ from rich.text import Text
 
 from sftspec.conformance.audit.findings import UNITS
 from sftspec.conformance.audit.progress import printable
-from sftspec.conformance.counted import counted
 from sftspec.conformance.report.failures import labelled
 from sftspec.conformance.report.terminal import print_lines
+from sftspec.counted import counted
 
 BARS = " ▏▎▍▌▋▊▉█"
 

@@ -13,6 +13,7 @@ from sftspec.conformance.book.places import AREA_TITLES, anchor, entries
 from sftspec.conformance.book.prose import docstring, escaped, formula, link, prose
 from sftspec.conformance.book.questions import QUESTIONS
 from sftspec.conformance.sensitivity.mutants import load_mutants
+from sftspec.counted import counted
 from sftspec.golden.disagreements import DISAGREEMENTS
 from sftspec.properties.articles import articles, of_kind
 from sftspec.properties.revisions import changes, current, earlier
@@ -51,7 +52,7 @@ def index(page: str) -> str:
         "## Chapters",
     ]
     for area, title in AREA_TITLES.items():
-        said.append(f"- [{title}]({area}/index.md): {len(entries(area))} properties")
+        said.append(f"- [{title}]({area}/index.md): {counted(len(entries(area)), 'property')}")
     return "\n\n".join(said[:4]) + "\n\n" + "\n".join(said[4:])
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sftspec.conformance.environments.build import create, default_place, state_of
 from sftspec.conformance.environments.lock import locks, read_lock
+from sftspec.counted import counted
 
 
 def add_env_arguments(command: argparse.ArgumentParser) -> None:
@@ -42,6 +43,8 @@ def list_environments(place: Path) -> int:
     width = max(len(name) for name in names)
     for name in names:
         lock = read_lock(name)
-        print(f"{name:{width}}  {state_of(name, place):12}  {len(lock.pins)} distributions, {lock.framework}")
+        print(
+            f"{name:{width}}  {state_of(name, place):12}  {counted(len(lock.pins), 'distribution')}, {lock.framework}"
+        )
     print(f"in {place}")
     return 0

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import sftspec
-from sftspec.conformance.counted import counted
+from sftspec.counted import counted
 from sftspec.properties.articles import BOUND, ISSUE, LAW, ROW, TRAP, Article, article, articles, plain
 from sftspec.properties.catalogue import Entry, catalogue
 from sftspec.properties.revisions import changes

@@ -15,7 +15,7 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from sftspec.conformance.counted import counted
+from sftspec.counted import counted
 
 EPILOG = """\
 A row is a mutant with the properties that fail on it. With --json FILE each row is kept there as soon as it is known,

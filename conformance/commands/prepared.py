@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from sftspec.conformance.counted import counted
+from sftspec.counted import counted
 
 FORM = "sftspec-prepared/1"
 # Without the conversations these speak for themselves.
@@ -140,7 +140,7 @@ def report(document: dict[str, Any], width: int) -> Iterator[Any]:
     if not alone:
         kind = "packed" if document["packed"] else "one conversation each"
         cut = f", max_length {document['max_length']:,}" if document["max_length"] else ", none is cut"
-        matched = f"{document['matched']:,} of {document['distinct']:,} different conversations"
+        matched = f"{document['matched']:,} of {counted(document['distinct'], 'different conversation')}"
         said |= {"they are": kind + cut, "matched": matched}
     if likely := document["likely_template"]:
         said["mind"] = (
@@ -152,7 +152,7 @@ def report(document: dict[str, Any], width: int) -> Iterator[Any]:
     yield Text()
     for item in document["findings"]:
         if item["rows"]:
-            yield Text(f"{item['rows']:>9,}  {item['name']:28}", "red").append(f"{item['times']:,} times", "dim")
+            yield Text(f"{item['rows']:>9,}  {item['name']:28}", "red").append(counted(item["times"], "time"), "dim")
             yield Text(f"{'':11}{item['effect']}", "dim")
             for example in item["examples"][:3]:
                 yield Text(printable(f"{'':11}{example['place']}  {example['note']}"))
@@ -185,11 +185,11 @@ def _differences(document: dict[str, Any], width: int) -> Iterator[Any]:
         return
     count = len(document["differences"])
     yield Text()
-    said = f"{count} kinds of difference from the reference" if count else "no difference from the reference"
+    said = f"{counted(count, 'kind of difference')} from the reference" if count else "no difference from the reference"
     yield Text(f"{said}, in {counted(document['compared'], 'row')} of one conversation", "bold")
     for item in document["differences"]:
         line = Text(f"{item['rows']:>9,}  {item['where']}: {item['what']}", "yellow")
-        yield line.append(f"  {item['times']:,} times" if item["times"] != item["rows"] else "", "dim")
+        yield line.append(f"  {counted(item['times'], 'time')}" if item["times"] != item["rows"] else "", "dim")
         for text, times in item["texts"]:
             yield Text(printable(f"{'':11}{times:,} × {text}")[: max(width, 60)], "dim")
         yield Text(printable(f"{'':11}{item['examples'][0]['place']}"), "dim")

@@ -20,7 +20,6 @@ from sftspec.conformance.adapters.encoders import LIBRARIES, Encoder, encoders_a
 from sftspec.conformance.adapters.templates import places_at, templates_at
 from sftspec.conformance.commands.baseline import baseline_of
 from sftspec.conformance.commands.outputs import write_outputs
-from sftspec.conformance.counted import counted
 from sftspec.conformance.report.document import identify, make_document
 from sftspec.conformance.report.form import validate
 from sftspec.conformance.report.outcome import EXIT_BROKEN, SEVERITY, exit_code
@@ -41,6 +40,7 @@ from sftspec.conformance.trial.template import (
 )
 from sftspec.conformance.trial.template_matrix import Kept, Place, judged
 from sftspec.conformance.trial.template_traits import variant_of, why_nothing_can_be_read
+from sftspec.counted import counted
 from sftspec.properties.cases.template import Vocabulary
 from sftspec.templates import TEMPLATES, Template
 

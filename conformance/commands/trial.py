@@ -13,12 +13,12 @@ from typing import Any
 
 from rich.text import Text
 
-from sftspec.conformance.counted import counted
 from sftspec.conformance.environments.build import python_of
 from sftspec.conformance.report.printable import printable
 from sftspec.conformance.trial.machine import OF_WEIGHTS, Machine
 from sftspec.conformance.trial.selection import select
 from sftspec.conformance.witness.shrink import read_config
+from sftspec.counted import counted
 
 
 class UsageError(ValueError):

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from sftspec.conformance.adapters.field import FIELD
 from sftspec.conformance.environments.lock import Lock, PinnedError, locks, read_lock
+from sftspec.counted import counted
 
 MADE_FROM = "sftspec.lock"
 PTH, START = "sftspec_torch.pth", "sftspec_variables.pth"
@@ -100,7 +101,7 @@ def create(
     shutil.rmtree(folder, ignore_errors=True)
     place.mkdir(parents=True, exist_ok=True)
     shared = shared_torch(lock.torch, place, tell) if lock.torch else None
-    tell(f"{folder}: {len(lock.pins)} distributions")
+    tell(f"{folder}: {counted(len(lock.pins), 'distribution')}")
     venv.EnvBuilder(with_pip=True, symlinks=os.name != "nt").create(folder)
     site = site_of(folder)
     if shared:

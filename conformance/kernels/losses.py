@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sftspec.conformance.kernels.memory import Peak
 from sftspec.conformance.kernels.outcome import AbsentError, Found, Outcome, beyond, distance, outcomes
+from sftspec.counted import counted
 from sftspec.step import IGNORE, sft_loss
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # hidden (N, H), head (V, H), labels (N,) -> scalar
@@ -144,7 +145,7 @@ def judge_on(loss: Loss, usual: Loss, given: tuple[Tensor, Tensor, Tensor], exac
     failures = beyond(NAMES, errors, own, hidden.dtype, len(head))
     ignored = found[1][labels == IGNORE]
     if ignored.any():
-        failures.append(f"{int(ignored.any(-1).sum())} positions that are no target have a gradient")
+        failures.append(f"a gradient at {counted(int(ignored.any(-1).sum()), 'position')} without a target")
     failures += without_targets(loss, hidden[:8], head, torch.full_like(labels[:8], IGNORE))
     return Found(failures, {"error": max(errors), "own": max(own), "MB": peak.megabytes})
 

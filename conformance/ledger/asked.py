@@ -19,6 +19,7 @@ from sftspec.conformance.trial.scenarios import MOST_RANKS, SCENARIOS, Scenario,
 from sftspec.conformance.witness.identity import SEQUENCE
 from sftspec.conventions import Conventions
 from sftspec.conversation import Conversation, ConversationError
+from sftspec.counted import counted
 from sftspec.job import Job
 
 POLICIES = ("all", "last", "every-token", "contents")
@@ -118,7 +119,7 @@ def require_scenarios(names: Sequence[str], claims: frozenset[str], place: str, 
     for scenario in asked:
         count = names.count(scenario.name)
         if count != 1:
-            says = "is missing" if not count else f"is there {count} times"
+            says = "is missing" if not count else f"is there {counted(count, 'time')}"
             raise RecordingError(f"{place}: the run of scenario {scenario.name!r} {says}; the claims ask for each once")
     others = sorted(set(names) - {scenario.name for scenario in asked})
     if others:

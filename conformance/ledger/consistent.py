@@ -11,10 +11,12 @@ from typing import Any
 
 from sftspec.conformance.ledger.store import RecordingError
 from sftspec.conventions import TOLD
+from sftspec.counted import counted
 from sftspec.job import COUNTS, PER_STEP
 from sftspec.properties.ledger.run import Run
 
 LARGEST = 2**31
+LEAST_NLL = 0.01  # nats of a target that the witness reads: below -log(recovery.MAX_PROBABILITY), which is 0.01005
 FITS = ("", "cross-entropy", "label-smoothing", "ambiguous")
 WHOLE = ("step", "forward", "rank", "row", "column", "token", "position_id", "example", "offset")
 
@@ -107,7 +109,7 @@ def rows(run: Run) -> Iterator[str]:
         if not all(is_whole(getattr(row, name), -1 if name in ("example", "offset") else -LARGEST) for name in WHOLE):
             yield f"{here}: one of {', '.join(WHOLE)} is no whole number in its range"
         elif not 0 <= row.forward < len(run.forwards):
-            yield f"{here}.forward is {row.forward}; there are {len(run.forwards)} model calls"
+            yield f"{here}.forward is {row.forward}, of {counted(len(run.forwards), 'model call')}"
         elif not holds(run.forwards[row.forward].input_ids, row.row, row.column, row.token):
             yield f"{here}: token {row.token} does not stand in row {row.row}, column {row.column} of its model call"
         elif row.step != run.forwards[row.forward].step:
@@ -122,6 +124,8 @@ def rows(run: Run) -> Iterator[str]:
             yield f"{here}.fit is {row.fit!r:.80}; known: {', '.join(FITS)}"
         elif (row.target is None) != (row.fit == "") or (row.target is None and (row.weight, row.nll) != (0, 0)):
             yield f"{here}: a target has a fit, and what is no target has no fit, no weight and no nll"
+        elif row.target is not None and row.nll < LEAST_NLL:  # every bound would be as wide as one likes
+            yield f"{here}.nll is {row.nll:g}; no target is read that has less than {LEAST_NLL:g}"
         elif not isinstance(row.attended, bool):
             yield f"{here}.attended is neither true nor false"
 
@@ -132,7 +136,7 @@ def whole(run: Run) -> Iterator[str]:
         size = sum(map(len, call.input_ids))
         found = len(run.places.get(number, {}))
         if call.trained and not run.error and found != size:
-            yield f"forwards[{number}] has {size} positions, and the ledger {found} of them"
+            yield f"forwards[{number}] has {counted(size, 'position')}, and the ledger {found} of them"
 
 
 def holds(table: list[list[int]], row: int, column: int, token: int) -> bool:
@@ -184,7 +188,7 @@ def replays(run: Run) -> Iterator[str]:
     for number, replay in enumerate(run.replays):
         here = f"replays[{number}]"
         if not 0 <= replay.forward < len(run.forwards):
-            yield f"{here}.forward is {replay.forward}; there are {len(run.forwards)} model calls"
+            yield f"{here}.forward is {replay.forward}, of {counted(len(run.forwards), 'model call')}"
             continue
         table = run.forwards[replay.forward].input_ids
         if not all(is_place(pair, table) for pair in (*replay.changed, *replay.moved)):

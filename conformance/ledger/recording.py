@@ -32,6 +32,7 @@ from sftspec.conformance.trial.machine import HERE, OF_WEIGHTS, Machine, require
 from sftspec.conformance.trial.performer import require_known_claims
 from sftspec.conformance.trial.scenarios import MOST_RANKS
 from sftspec.conformance.witness.identity import SEQUENCE
+from sftspec.counted import counted
 from sftspec.job import Job, weights_in
 from sftspec.masking import Conventions
 from sftspec.properties.ledger.run import Forward, Replay, Row, Run, Step
@@ -181,7 +182,7 @@ def _run(
         refused=refused,
     )
     if record.get("processes", 1) != run.processes:
-        raise RecordingError(f"{place}: it has {record['processes']} processes; its claims say otherwise")
+        raise RecordingError(f"{place}: it has {counted(record['processes'], 'process')}; its claims say otherwise")
     tensors.check_all_taken()
     require_consistent(run, place)
     require_origins(run, place)
@@ -340,7 +341,7 @@ def load_trial(folder: Path, complete: bool = False) -> tuple[Trial, dict[str, A
         if run.conventions != trainer.conventions:
             raise RecordingError(f"{folder / name / RUN}: its conventions are not those of {TRIAL}")
         if run.processes != runs[0].processes:
-            raise RecordingError(f"{folder / name / RUN}: it has {run.processes} ranks, others {runs[0].processes}")
+            raise RecordingError(f"{folder / name / RUN}: ranks here: {run.processes}, in others: {runs[0].processes}")
     return Trial(trainer, runs, record["refused"]), record
 
 

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sftspec.counted import counted
+
 FORMAT = 1
 
 
@@ -51,7 +53,7 @@ def present(path: Path, largest: int = LARGEST_TENSORS) -> Path:
     if not path.is_file():
         raise RecordingError(f"{path}: no such file; `sftspec record TRAINER --out DIR` writes a whole folder")
     if path.stat().st_size > largest:
-        raise RecordingError(f"{path}: {path.stat().st_size:,} bytes; at most {largest:,} are read")
+        raise RecordingError(f"{path}: {counted(path.stat().st_size, 'byte')}; at most {largest:,} are read")
     return path
 
 

@@ -10,10 +10,10 @@ from html import escape
 from importlib import resources
 from typing import Any
 
-from sftspec.conformance.counted import counted
 from sftspec.conformance.report.failures import pairs
 from sftspec.conformance.report.html import POLICY
 from sftspec.conformance.report.markdown import code, escaped
+from sftspec.counted import counted
 
 AREAS = ("template", "masking", "packing", "step")
 SAYS = {0: "conforms", 1: "does not conform", 2: "broke in part", 3: "too little measured"}

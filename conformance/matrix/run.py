@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from sftspec.conformance.counted import counted
 from sftspec.conformance.matrix.results import add, entry_from, entry_of, entry_of_error, path_of, read
 from sftspec.conformance.matrix.settings import Setting, settings_of
 from sftspec.conformance.report.json_values import without_paths
+from sftspec.counted import counted
 
 Judge = Callable[[str, Setting, Path], str]  # (trainer, setting, file for the document) -> why there is none
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.text import Text
 
-from sftspec.conformance.counted import counted
 from sftspec.conformance.report.failures import STYLES, labelled
+from sftspec.counted import counted
 
 GOOD, BAD = ("pass", "stale"), ("fail", "ambiguous", "error")  # what is stale passes, against its baseline
 ABSENT = "not judged"

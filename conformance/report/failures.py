@@ -142,7 +142,7 @@ def numbers(found: Mapping[str, Any], width: int) -> Iterator[Text]:
     figures = found["numbers"]
     if figures:
         targets, weights = (" + ".join(map(str, figures[name])) or "0" for name in ("targets", "weights"))
-        said = f"{figures['step']}: by micro-batch, {targets} targets whose weights sum to {weights}"
+        said = f"{figures['step']}: targets by micro-batch: {targets}; their weights sum to {weights}"
         rest = f"; scale {figures['scale']}, residual {figures['residual']}, learning rate {figures['learning_rate']}"
         yield from labelled("step", said + rest, width)
 

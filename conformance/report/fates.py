@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sftspec.conformance.counted import counted
+from sftspec.counted import counted
 
 
 def fates(document: Mapping[str, Any]) -> dict[str, str]:

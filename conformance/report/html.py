@@ -12,7 +12,6 @@ from html import escape
 from importlib import resources
 from typing import Any
 
-from sftspec.conformance.counted import counted
 from sftspec.conformance.report.failures import entries, pairs, where
 from sftspec.conformance.report.fates import fates
 from sftspec.conformance.report.isolation import leaks
@@ -28,6 +27,7 @@ from sftspec.conformance.report.terminal import (
     reason_of,
     seam_of,
 )
+from sftspec.counted import counted
 
 WORDS = {
     0: ("conforms", "pass"),
@@ -232,7 +232,11 @@ def isolation(document: Mapping[str, Any]) -> Iterator[str]:
     names = [f"{item['conversation']}" for item in found["pieces"]]
     seen = leaks(found)
     yield "<h2>Who sees whom in a packed row</h2>"
-    said = f'<b class="fail">{seen} times one sees another</b>' if seen else '<b class="pass">nobody sees another</b>'
+    said = (
+        f'<b class="fail">{counted(seen, "time")} one sees another</b>'
+        if seen
+        else '<b class="pass">nobody sees another</b>'
+    )
     place = f"Scenario {found['scenario']!r}, model call {found['forward']}, row {found['row']}"
     yield f"<p>{escape(place)}: {said}. Made again with other tokens in the conversation of the column: "
     yield "does the one of the line change in any bit?</p>"
@@ -285,7 +289,8 @@ def verdicts(document: Mapping[str, Any]) -> Iterator[str]:
         wrong = sum(item["status"] in ("fail", "ambiguous", "error", "stale") for item in shown)
         passed = sum(item["status"] == "pass" for item in shown)
         said = f"{passed} pass" + (f", {wrong} wrong" if wrong else "")
-        said += f", {len(listed) - len(shown)} read functions that are not offered" if len(shown) < len(listed) else ""
+        unseen = len(listed) - len(shown)
+        said += f", {unseen} of functions that are not offered" if unseen else ""
         yield f'<details><summary>{area} <span class="quiet">{said}</span></summary><table class="verdicts">'
         for item in shown:
             entry = entries().get(item["id"])

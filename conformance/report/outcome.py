@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sftspec.conformance.counted import counted
+from sftspec.counted import counted
 
 LEVELS = ("must", "should")
 STATUSES = (

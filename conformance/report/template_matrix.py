@@ -7,10 +7,10 @@ from typing import Any
 
 from rich.text import Text
 
-from sftspec.conformance.counted import counted
 from sftspec.conformance.report.failures import STYLES, failures, heading, labelled, shortened, style_of
 from sftspec.conformance.report.outcome import exit_code
 from sftspec.conformance.report.terminal import evidence_of, summary
+from sftspec.counted import counted
 
 SIGNS = {
     "pass": "✓",

@@ -16,7 +16,6 @@ from typing import IO, Any
 from rich.console import Console
 from rich.text import Text
 
-from sftspec.conformance.counted import counted
 from sftspec.conformance.report.failures import (
     STYLES,
     entries,
@@ -38,6 +37,7 @@ from sftspec.conformance.report.outcome import (
     too_little,
 )
 from sftspec.conformance.report.printable import printable
+from sftspec.counted import counted
 
 PLAIN_WIDTH = 100
 PRINTED_LINES = 12

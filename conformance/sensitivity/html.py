@@ -13,6 +13,7 @@ from html import escape
 
 from sftspec.conformance.sensitivity.mutants import load_mutants
 from sftspec.conformance.sensitivity.signatures import Mark, Signature
+from sftspec.counted import counted
 
 STYLE = """
 :root { color-scheme: light; }
@@ -45,7 +46,7 @@ def shade(value: float) -> str:
 def page(rows: Mapping[str, Signature], seed: int) -> str:
     """The whole page, as text."""
     killers = {identifier for row in rows.values() for identifier in row}
-    head = f"{len(rows)} planted bugs, {len(killers)} properties that fail on one or more of them, seed {seed}"
+    head = f"{counted(len(rows), 'planted bug')}; properties that fail on any: {len(killers)}; seed {seed}"
     return "\n".join(
         [
             "<!doctype html>",
@@ -68,7 +69,7 @@ def table(area: str, names: list[str], rows: Mapping[str, Signature]) -> Iterato
     entries = {item.name: item for item in load_mutants()}
     shown = {identifier for name in names for identifier in (*rows[name], *entries[name].killed_by)}
     columns = sorted(shown, key=lambda item: (_area(item) != area, item))
-    yield f"<h2>{escape(area)}: {len(names)} bugs</h2><table><thead><tr><th></th>"
+    yield f"<h2>{escape(area)}: {counted(len(names), 'bug')}</h2><table><thead><tr><th></th>"
     for item in columns:
         yield f"<th title='{escape(item)}'><div><span>{escape(item.removeprefix(area + '/'))}</span></div></th>"
     yield "</tr></thead><tbody>"

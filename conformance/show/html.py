@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from html import escape
 from itertools import groupby
 
-from sftspec.conformance.counted import counted
 from sftspec.conformance.report.token_strip import Cell
 from sftspec.conformance.show.showing import FINDINGS, Showing, Shown, cells_of
 from sftspec.conformance.show.terminal import says
+from sftspec.counted import counted
 from sftspec.masking import Encoded
 from sftspec.spans import DATA_KINDS
 

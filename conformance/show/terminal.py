@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.text import Text
 
 from sftspec.conformance.audit.progress import printable
-from sftspec.conformance.counted import counted
 from sftspec.conformance.report.failures import heading, labelled
 from sftspec.conformance.report.terminal import print_lines
 from sftspec.conformance.report.token_strip import LEGEND, draw, lines_of
 from sftspec.conformance.show.showing import FINDINGS, Showing, Shown, cells_of
+from sftspec.counted import counted
 
 NOT_HERE = ("near-duplicate prompts",)  # what `audit` alone looks for
 LINES, TOKENS = 12, 1000  # of one conversation's strip; the page has more

@@ -9,6 +9,7 @@ from typing import Any
 
 from sftspec.conformance.timemachine.case import Case, Release
 from sftspec.conformance.timemachine.replay import command_of, pins_of
+from sftspec.counted import counted
 
 RESULTS = Path(__file__).parents[1] / "results" / "timemachine.json"
 
@@ -60,7 +61,7 @@ def page(cases: Sequence[Case], records: Iterable[Mapping[str, Any]]) -> str:
         lines += ["", f"## {case.name}", "", case.bug, "", f"- reported: {case.issue}", f"- run: {case.real}"]
         for release, _ in case.releases:
             if item := seen.get((case.name, release.name)):
-                found = f": {item['found']}" if item["found"] else f", {item['evidence']} pieces of evidence"
+                found = f": {item['found']}" if item["found"] else f", {counted(item['evidence'], 'piece of evidence')}"
                 pins = " ".join(release.pins)
                 lines.append(f"- {pins}, torch {item['torch']}: **{item['status']}**{found}, {item['seconds']} s")
     return "\n".join(lines) + "\n"

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from sftspec.conformance.counted import counted
 from sftspec.conformance.trial.judge import Trial
 from sftspec.conformance.trial.scenarios import Scenario
+from sftspec.counted import counted
 from sftspec.properties import AREAS
 
 PATH = Path(__file__).with_name("evidence.json")

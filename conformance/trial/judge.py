@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from sftspec import properties
-from sftspec.conformance.counted import counted
 from sftspec.conformance.trial.functions import draw, part_of
 from sftspec.conformance.trial.performer import perform, require_known_claims
 from sftspec.conformance.trial.scenarios import GOLDENS, SCENARIOS, Scenario, scenarios_for
 from sftspec.conformance.witness.identity import claims_of
+from sftspec.counted import counted
 from sftspec.properties import NotMeasuredError, Property
 from sftspec.properties.ledger.run import Run
 
@@ -234,7 +234,7 @@ def settle(verdict: Verdict, trainer: Any, runs: list[Run], max_examples: int) -
         verdict.status = "fail"
     elif verdict.ambiguous:
         verdict.status = "ambiguous"
-        verdict.reason = f"{verdict.ambiguous} gradients fit no loss that is known"
+        verdict.reason = f"no loss that is known fits {counted(verdict.ambiguous, 'gradient')}"
     else:
         _require_floor(verdict, runs)
     if verdict.status == "pass" and verdict.property.bounded:

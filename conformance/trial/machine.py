@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from sftspec.conformance.adapters import TrainerError
+from sftspec.counted import counted
 
 if TYPE_CHECKING:  # every command reads this module to say its options
     from sftspec.conformance.trial.scenarios import Scenario
@@ -72,5 +73,5 @@ def require_asked(run: Run) -> None:
     asked, calls = run.job.autocast, [call for call in run.forwards if call.trained]
     without = sum(call.autocast != asked for call in calls)
     if not run.error and asked and without:
-        some = "" if without == len(calls) else f" in {without} of {len(calls)} calls"
+        some = "" if without == len(calls) else f" in {without} of {counted(len(calls), 'call')}"
         run.error = f"witness: autocast in {asked} was asked for, and the trainer computed without it{some}"

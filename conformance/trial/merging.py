@@ -18,6 +18,7 @@ from sftspec.conformance.witness.listening import Heard
 from sftspec.conformance.witness.shards import WHOLE, Place
 from sftspec.conformance.witness.tap import Call, StepRecord
 from sftspec.conformance.witness.tensor_file import is_same
+from sftspec.counted import counted
 
 State = Mapping[str, Tensor]
 
@@ -149,7 +150,9 @@ def _joined(name: str, states: Sequence[State], places: Sequence[Mapping[str, Pl
     for part, place in reversed(held):
         whole[place.slices(part)], filled[place.slices(part)] = part, True
     if not bool(filled.all()):
-        raise ValueError(f"the shards of {name} do not make up the whole: {int((~filled).sum())} elements are missing")
+        raise ValueError(
+            f"the shards of {name} do not make up the whole: {counted(int((~filled).sum()), 'element')} missing"
+        )
     return whole
 
 

@@ -187,7 +187,7 @@ class Tap:
             return UNHEARD
         trains = [name for name, item in self.ear.named().items() if item.requires_grad]
         if not trains:
-            return f"untrained: the model was called {self.silent} times, and nothing in it wants a gradient"
+            return f"untrained: the model was called (calls: {self.silent}), and nothing in it wants a gradient"
         if trains == [self.ear.head_name]:
             return "untrained: no gradient reaches the hidden states: only the head learns, all else is frozen"
         return f"untrained: no gradient reaches the hidden states, though {trains[0]} wants one (no_grad?)"

@@ -10,6 +10,7 @@ from fractions import Fraction
 
 from hypothesis import strategies as st
 
+from sftspec.counted import counted
 from sftspec.properties import must, number_or_nan
 from sftspec.properties.best_of_n.order_statistics import rounding_of
 from sftspec.properties.cases.selection import NAN, few
@@ -73,4 +74,4 @@ def a_gold_value_without_enough_samples_is_refused(gold_value, m):
     counts = [(row, row, m + 1), (row, row, 0)]
     for proxy, gold, n in [*counts, (broken, row, 1), (row, broken, 1), (row, [*row, 9.0], 1), ([*row, 9.0], row, 1)]:
         value = number_or_nan(gold_value, proxy, gold, n)
-        yield (proxy, gold, n), math.isnan(value), f"best of {n} from {m} samples: {value}"
+        yield (proxy, gold, n), math.isnan(value), f"best of {n} from {counted(m, 'sample')}: {value}"

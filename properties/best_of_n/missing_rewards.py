@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from sftspec.counted import counted
 from sftspec.properties import must, takes
 from sftspec.properties.cases.selection import INF, NAN, finite, ranked_rewards, reward_at, rewards_row, ways_to_ask
 
@@ -98,4 +99,4 @@ def a_prompt_without_rewards_has_no_winner(select, count):
     except Exception as error:
         yield count, True, f"refused: {error}"
     else:
-        yield count, winner is None or int(winner) < 0, f"selected {winner} of {count} broken candidates"
+        yield count, winner is None or int(winner) < 0, f"selected {winner} of {counted(count, 'broken candidate')}"

@@ -14,6 +14,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from sftspec.counted import counted
 from sftspec.properties import must, number_or_nan
 from sftspec.properties.cases.selection import INF, NAN, few
 from sftspec.properties.variations import leaves_alone
@@ -196,7 +197,7 @@ def fewer_samples_than_n_are_refused(estimate, m):
         except Exception as error:
             yield (m, n), True, f"refused: {error}"
         else:
-            yield (m, n), False, f"best of {n} from {m} samples: {value}"
+            yield (m, n), False, f"best of {n} from {counted(m, 'sample')}: {value}"
 
 
 @must(
@@ -233,4 +234,4 @@ def a_pass_rate_of_too_few_samples_is_refused(pass_rate, m):
     """
     for correct, n in ((m, m + 1), (0, m + 1), (m + 1, 1), (-1, 1)):
         value = number_or_nan(pass_rate, m, correct, n)
-        yield (m, correct, n), math.isnan(value), f"pass@{n} of {m} samples, {correct} correct: {value}"
+        yield (m, correct, n), math.isnan(value), f"pass@{n} of {counted(m, 'sample')}, {correct} correct: {value}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from sftspec.counted import counted
 from sftspec.properties import must, should
 from sftspec.properties.cases.prompts import INF, known, numbered_prompts, reward_of, sample_numbers, watched_round
 
@@ -174,7 +175,11 @@ def more_completions_than_were_asked_for_are_no_candidates(run_round, count, n, 
         yield prompts, True, f"refused: {error}"
         return
     for selection in selections:
-        yield prompts, len(selection.candidates) <= n, f"{len(selection.candidates)} candidates, {n} were asked for"
+        yield (
+            prompts,
+            len(selection.candidates) <= n,
+            f"{counted(len(selection.candidates), 'candidate')} where {n} were asked for",
+        )
 
 
 @must(seam="rejection_sample", laws="BN-ALIGN", floor=20, given=jobs, examples=examples)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from sftspec.counted import counted
 from sftspec.properties import must, should
 from sftspec.properties.cases.prompts import number_of, numbered_prompts, reward_of, sample_numbers
 from sftspec.properties.variations import leaves_alone
@@ -121,4 +122,8 @@ def a_selection_comes_before_the_next_prompt_is_sampled(run_round, count, n, see
     prompts = numbered_prompts(count, prefill)
     for done, selection in enumerate(run_round(prompts, sample, reward_of, n, seed), 1):
         sampled = [prompt for number, prompt in enumerate(asked) if prompt not in asked[:number]]
-        yield (prompts, selection.index), len(sampled) <= done, f"{len(sampled)} prompts sampled, {done} selected"
+        yield (
+            (prompts, selection.index),
+            len(sampled) <= done,
+            f"{counted(len(sampled), 'prompt')} sampled, {done} selected",
+        )

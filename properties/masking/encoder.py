@@ -13,6 +13,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from sftspec.counted import counted
 from sftspec.golden.small_tokenizer import load
 from sftspec.masking import Conventions
 from sftspec.properties import must, takes
@@ -82,7 +83,11 @@ def the_tokens_cut_off_are_counted(encode, turns, length, cut, template):
     """
     for limit, whole, short in cut_short(encode, turns, length, cut, template):
         lost = max(0, len(whole.input_ids) - limit)
-        yield limit, short.truncated == lost, f"limit {limit}: {lost} tokens were cut off, truncated={short.truncated}"
+        yield (
+            limit,
+            short.truncated == lost,
+            f"limit {limit}: {counted(lost, 'token')} cut off, truncated={short.truncated}",
+        )
 
 
 # A turn as its family writes it. Llama-2's have no header: what the user's content stands in is the user's.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from itertools import pairwise, takewhile
 
+from sftspec.counted import counted as times_of
 from sftspec.masking import IGNORE
 from sftspec.properties import must, should
 from sftspec.properties.ledger.run import Token, streams_of
@@ -90,7 +91,7 @@ def every_conversation_with_a_target_is_trained(run):
     for index, copies in run.copies.items():
         for offset in targets[index] if index not in told else ():
             count, times = seen.get((index, offset), 0) + run.lost[index], copies * run.job.epochs
-            note = vanished if index in lost else f"token {offset} was seen {count} times"
+            note = vanished if index in lost else f"token {offset} was seen {times_of(count, 'time')}"
             yield Token(index, offset), count == times, note, count / times
 
 
@@ -131,7 +132,7 @@ def reported_targets_are_the_scored_ones(run):
         return
     counted = [number for number in run.job.reported["num_targets"] if number]
     scored = [count for count in run.targets_of_step.values() if count]
-    yield run, len(counted) == len(scored), f"{len(scored)} steps had targets, {len(counted)} were reported"
+    yield run, len(counted) == len(scored), f"{times_of(len(scored), 'step')} had targets, {len(counted)} reported"
     for number, expected in zip(counted, scored, strict=False):
         yield run, number == expected, f"{expected} were scored in a step, {number} reported", number / expected
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
+from sftspec.counted import counted
 from sftspec.properties import must
 
 
@@ -81,7 +82,11 @@ def row_k_holds_the_examples_of_bin_k(collate, packed):
     to a divisible length loses its last tokens (TransformerEngine#1930).
     """
     batch = collated(collate, packed)
-    yield packed, len(batch.input_ids) == len(packed.bins), f"{len(batch.input_ids)} rows for {len(packed.bins)} bins"
+    yield (
+        packed,
+        len(batch.input_ids) == len(packed.bins),
+        f"{counted(len(batch.input_ids), 'row')} for {counted(len(packed.bins), 'bin')}",
+    )
     for row, start, end, example in packed.segments():
         ids, labels = batch.input_ids[row, start:end].tolist(), batch.labels[row, start:end].tolist()
         yield example, ids == example.input_ids, f"row {row} holds {ids}"
@@ -257,7 +262,7 @@ def packing_keeps_the_number_of_targets(collate, packed):
     expected = sum(label != -100 for example in packed.examples for label in example.labels[1:])
     batch = collated(collate, packed)
     scored = int((batch.labels[:, 1:] != -100).sum())
-    yield packed, scored == expected, f"{scored} labels are scored, the examples have {expected}"
+    yield packed, scored == expected, f"{counted(scored, 'label')} scored, the examples have {expected}"
     yield packed, batch.num_targets == expected, f"num_targets is {batch.num_targets}, the examples have {expected}"
 
 

@@ -11,6 +11,7 @@ These properties read a run, packed or padded. The packer and the collator as fu
 
 from __future__ import annotations
 
+from sftspec.counted import counted
 from sftspec.properties import must, should
 
 
@@ -164,7 +165,11 @@ def no_row_exceeds_the_capacity(run):
         held = sum(row.example >= 0 for row in rows)
         # Rows flattened into one (padding-free) hold a batch of packs.
         packs = run.job.batch_size if len(run.forwards[forward].input_ids) == 1 else 1
-        yield rows[0], held <= run.job.max_length * packs, f"row {line} holds {held} tokens of {run.job.max_length}"
+        yield (
+            rows[0],
+            held <= run.job.max_length * packs,
+            f"row {line} holds {counted(held, 'token')} of {run.job.max_length}",
+        )
 
 
 @should(laws=("PK-EFF", "PK-ANYFIT"), claim="packing", floor=1)

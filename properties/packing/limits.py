@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 from hypothesis import strategies as st
 
+from sftspec.counted import counted
 from sftspec.properties import must, should, takes
 from sftspec.properties.packing.collator import COLLATIONS, Example, Packed, collated
 from sftspec.properties.packing.packer import NONE, Problem, problems, totals
@@ -151,7 +152,11 @@ def a_row_over_the_capacity_is_refused(collate, packed):
     except Exception as error:
         yield packed, True, f"refused: {error}"
     else:
-        yield packed, False, f"{longest} tokens became rows of {batch.input_ids.shape[1]}, capacity {longest - 1}"
+        yield (
+            packed,
+            False,
+            f"{counted(longest, 'token')} became rows of {batch.input_ids.shape[1]}, capacity {longest - 1}",
+        )
 
 
 PAIR = [Example([1, 2, 3], [1, 2, 3]), Example([4, 5], [-100, 5])]

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from hypothesis import strategies as st
 
+from sftspec.counted import counted
 from sftspec.properties import must, should
 
 
@@ -79,7 +80,7 @@ def every_example_is_packed_once_and_whole(pack, problem):
     packs = [list(one) for one in pack(problem.lengths, problem.capacity)]
     uses = Counter(index for one in packs for index in one)
     for index in range(len(problem.lengths)):
-        yield (problem, index), uses[index] == 1, f"example {index} is packed {uses[index]} times"
+        yield (problem, index), uses[index] == 1, f"example {index} is packed {counted(uses[index], 'time')}"
     yield problem, all(packs) and set(uses) <= set(range(len(problem.lengths))), f"{packs} of {len(problem.lengths)}"
 
 
@@ -100,7 +101,7 @@ def no_pack_exceeds_its_capacity(pack, problem):
                 raise
             continue
         for one, tokens in zip(packs, totals(packs, lengths), strict=True):
-            yield one, tokens <= problem.capacity, f"{tokens} tokens in a pack of {problem.capacity}"
+            yield one, tokens <= problem.capacity, f"{counted(tokens, 'token')} in a pack of {problem.capacity}"
 
 
 @must(seam="pack", laws="PK-DET", floor=100, given={"problem": problems()}, examples=LARGE)
@@ -142,7 +143,7 @@ def the_number_of_packs_does_not_depend_on_the_order(pack, problem, seed):
     """
     other = Random(seed).sample(problem.lengths, len(problem.lengths))
     here, there = (len(list(pack(lengths, problem.capacity))) for lengths in (list(problem.lengths), other))
-    yield problem, here == there, f"{here} packs, and {there} for the order {other}"
+    yield problem, here == there, f"{counted(here, 'pack')}, and {there} for the order {other}"
 
 
 @must(seam="pack", laws="PK-LB", floor=100, given={"problem": problems()}, examples=CAUGHT)
@@ -160,7 +161,7 @@ def no_fewer_packs_than_possible(pack, problem):
         beyond = sum(small) - (len(large) * capacity - sum(large))
         bound = max(bound, alone + len(large) + max(0, -(-beyond // capacity)))
     packs = len(list(pack(lengths, capacity)))
-    yield problem, packs >= bound, f"{packs} packs; {bound} are needed"
+    yield problem, packs >= bound, f"{counted(packs, 'pack')} of {bound} needed"
 
 
 def optimum(lengths: list[int], capacity: int) -> int:
@@ -201,7 +202,7 @@ def packs_stay_within_eleven_ninths_of_the_optimum(pack, problem):
     Rows that could be saved are paid for in every epoch.
     """
     packs, best = len(list(pack(problem.lengths, problem.capacity))), optimum(problem.lengths, problem.capacity)
-    yield problem, packs <= (11 * best + 6) // 9, f"{packs} packs; {best} are enough"
+    yield problem, packs <= (11 * best + 6) // 9, f"{counted(packs, 'pack')}; enough: {best}"
 
 
 @should(seam="pack", laws="PK-ANYFIT", floor=50, given={"problem": problems()}, examples=LARGE)
@@ -213,7 +214,11 @@ def no_two_packs_fit_into_one(pack, problem):
     """
     tokens = totals(pack(problem.lengths, problem.capacity), problem.lengths)
     two = min(combinations(tokens, 2), key=sum, default=(problem.capacity, 1))
-    yield problem, sum(two) > problem.capacity, f"{two[0]} and {two[1]} tokens in two packs of {problem.capacity}"
+    yield (
+        problem,
+        sum(two) > problem.capacity,
+        f"{two[0]} and {counted(two[1], 'token')} in packs of {problem.capacity}",
+    )
 
 
 @should(seam="pack", laws="PK-EFF", floor=50, given={"problem": problems()}, examples=CAUGHT)

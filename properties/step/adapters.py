@@ -7,6 +7,7 @@ frozen adapters learns as well, and an adapter at another scale is another learn
 from __future__ import annotations
 
 from sftspec.adapters import computing
+from sftspec.counted import counted
 from sftspec.properties import must
 
 
@@ -49,7 +50,7 @@ def adapters_learn(run):
     first, last = run.steps[0].before, run.steps[-1].after
     for adapter in run.adapters:
         moved = any(_differ(first[name], last[name]) for name in adapter.parameters)
-        yield run, moved, f"the adapter of {adapter.target} is as it was after {len(run.steps)} steps"
+        yield run, moved, f"the adapter of {adapter.target} is as it was after {counted(len(run.steps), 'step')}"
 
 
 @must(laws=("ST-ADAPTER",), floor=2)

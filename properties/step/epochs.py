@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from itertools import combinations, pairwise
 
+from sftspec.counted import counted
 from sftspec.properties import must, should
 
 
@@ -130,13 +131,13 @@ def steps_hold_the_examples_asked_for(run):
         for (forward, _), rows in run.lines.items()
     ):
         return
-    what, finished = "rows" if run.job.packing else "examples", 0
+    what, finished = "row" if run.job.packing else "example", 0
     for index, (least, most) in epochs_after(run).items():
         times = held[index].values()
         ends, count = least == most, len(times) if run.job.packing else sum(max(1, begun) for begun in times)
         # An epoch that is over within a step, and not with it, goes on into the next.
         whole = (count == size or (0 < count < size and ends)) and least - finished <= ends
-        yield run, whole, f"step {index} holds {count} {what}, {size} of one epoch were asked for", count / size
+        yield run, whole, f"step {index} holds {counted(count, what)}, {size} of one epoch were asked for", count / size
         finished = least
 
 
@@ -160,5 +161,5 @@ def accumulation_makes_the_steps_asked_for(run):
         last = number + 1 == len(run.steps) or least == most
         counts = {calls[step.index], units[step.index] / run.job.batch_size}
         full = window in counts or (last and min(counts) <= window)
-        note = f"step {step.index} has {calls[step.index]} micro-batches of {window}"
+        note = f"step {step.index} has {counted(calls[step.index], 'micro-batch')} of {window}"
         yield step, full, note, calls[step.index] / window

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 
+from sftspec.counted import counted
 from sftspec.properties import must, should
 from sftspec.properties.ledger.weights import message_of
 
@@ -174,7 +175,7 @@ def the_denominator_is_the_number_of_targets(run):
             yield (
                 step,
                 min(abs(total - 1), abs(total * labels / count - 1)) <= error,
-                f"step {step.index}: {count} targets, weights sum to {total:.6g} instead of 1",
+                f"step {step.index}: {counted(count, 'target')}, weights sum to {total:.6g} instead of 1",
                 total,
             )
 
@@ -215,7 +216,7 @@ def first_tokens_are_not_counted(run):
             yield (
                 step,
                 abs(total * labels / count - 1) > error,
-                (f"step {step.index}: {count} targets are divided by {labels}, the number of labels before the shift"),
+                f"step {step.index}: {counted(count, 'target')} divided by {labels}, the labels before the shift",
             )
 
 

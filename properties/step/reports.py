@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+from sftspec.counted import counted
 from sftspec.properties import must
 from sftspec.properties.step.gradient import norm_bound, norm_of, roundoff, weight_of
 
@@ -30,7 +31,11 @@ def the_reported_loss_is_the_mean_over_targets(run):
     (transformers#34191, #35527, trl#5620, verl#102).
     """
     stepped, losses = by_step(run, run.job.reported.get("losses", []), math.isnan)
-    yield run, len(losses) == len(stepped), f"{len(stepped)} optimizer steps, {len(losses)} losses reported"
+    yield (
+        run,
+        len(losses) == len(stepped),
+        f"{counted(len(stepped), 'optimizer step')}, {counted(len(losses), 'loss')} reported",
+    )
     for step, loss in zip(stepped, losses, strict=False):
         rows = run.targets[step.index]
         if rows:
@@ -63,7 +68,11 @@ def the_reported_norm_is_that_before_clipping(run):
     if "grad_norms" not in run.job.reported:
         return
     steps, norms = by_step(run, run.job.reported["grad_norms"], lambda norm: not norm)
-    yield run, len(norms) == len(steps), f"{len(steps)} optimizer steps, {len(norms)} norms reported"
+    yield (
+        run,
+        len(norms) == len(steps),
+        f"{counted(len(steps), 'optimizer step')}, {counted(len(norms), 'norm')} reported",
+    )
     for step, reported in zip(steps, norms, strict=False):
         if run.targets_of_step[step.index]:
             norm = norm_of(step)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
 
+from sftspec.counted import counted
 from sftspec.golden.loader import GoldenCase
 from sftspec.golden.reduced import goldens
 from sftspec.properties import must
@@ -92,7 +93,7 @@ def _difference(run: Run, line: Line) -> str:
     alike = max(cases, key=lambda ids: _common(ids, found))
     place = _common(alike, found)
     said, wanted = (run.job.tokenizer.decode(ids[place : place + 6]) for ids in (found, alike))
-    return f"after {place} tokens of a conversation: expected {wanted!r}, found {said!r}"
+    return f"after {counted(place, 'token')} of a conversation: expected {wanted!r}, found {said!r}"
 
 
 def _common(one: list[int], other: list[int]) -> int:

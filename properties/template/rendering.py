@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 
+from sftspec.counted import counted
 from sftspec.properties import must, takes
 from sftspec.properties.cases.conversations import (
     ALL_FIELDS,
@@ -89,7 +90,11 @@ def what_was_said_can_be_read_back(render, messages, template):
     if len(turns) > len(messages):  # a system block of the template's own
         yield template, turns[0][0] == "system", f"expected a system block first, found {turns[0]!r}"
         turns = turns[1:]
-    yield template, len(turns) == len(messages), f"{len(turns)} turns for {len(messages)} messages in {text!r}"
+    yield (
+        template,
+        len(turns) == len(messages),
+        f"{counted(len(turns), 'turn')} for {counted(len(messages), 'message')} in {text!r}",
+    )
     for message, (role, content) in zip(messages, turns, strict=False):
         if template == "llama3.1/hf" and role == "system":  # its dates stand before what was written
             content = content.split("\n\n", 1)[-1]

@@ -14,6 +14,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from sftspec.counted import counted
 from sftspec.golden.loader import GoldenCase
 from sftspec.properties import must, takes
 from sftspec.properties.cases.conversations import FORGED, THOUGHTFUL, TWO_TURNS
@@ -120,7 +121,11 @@ def a_longer_conversation_begins_with_the_shorter_one(encode, messages, template
     whole = encode(messages, template=template, tokenizer=vocabulary.tokenizer).input_ids
     for index in answers(messages):
         part = encode(messages[: index + 1], template=template, tokenizer=vocabulary.tokenizer).input_ids
-        yield messages[: index + 1], whole[: len(part)] == part, f"parts after {len(part)} tokens at the latest"
+        yield (
+            messages[: index + 1],
+            whole[: len(part)] == part,
+            f"parts after {counted(len(part), 'token')} at the latest",
+        )
 
 
 LETTERS = "ab<]é"
@@ -213,7 +218,7 @@ def every_answer_ends_in_one_end_of_turn_token(encode, messages, template, vocab
     targets = [label for label in example.labels if label != IGNORE]
     token, turns = end_of_turn or TEMPLATES[template].end_of_turn, len(answers(messages))
     end = vocabulary.id_of(token)
-    said = f"{targets.count(end)} end-of-turn tokens for {turns} answers"
+    said = f"{counted(targets.count(end), 'end-of-turn token')} for {counted(turns, 'answer')}"
     effect = f": the model does not learn to stop with {token}" if targets.count(end) < turns else ""
     yield messages, targets.count(end) == turns, said + effect
     yield messages, targets[-1:] == [end] * bool(turns), f"the last target is {targets[-1:]}"

@@ -15,8 +15,10 @@ def counted(number: int, thing: str) -> str:
 def several(thing: str) -> str:
     """The plural of a noun, of the first one where others follow it with "of".
 
-    >>> several("failing property"), several("piece of evidence")
-    ('failing properties', 'pieces of evidence')
+    >>> several("failing property"), several("piece of evidence"), several("loss"), several("key")
+    ('failing properties', 'pieces of evidence', 'losses', 'keys')
     """
     noun, of, rest = thing.partition(" of ")
-    return (f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s") + of + rest
+    if noun.endswith("y") and noun[-2] not in "aeo":
+        return f"{noun[:-1]}ies{of}{rest}"
+    return f"{noun}es{of}{rest}" if noun.endswith(("s", "x", "ch")) else f"{noun}s{of}{rest}"
