@@ -70,7 +70,7 @@ def top_k(rewards: Any, k: int, on_unranked: Literal["error", "skip"] = "error")
     if on_unranked == "error" and not ranked.all():
         short = np.flatnonzero(~ranked.all(axis=1)).tolist()
         raise ValueError(
-            f"fewer than {counted(k, 'reward')} for {len(short)} of {counted(len(table), 'prompt')} "
+            f"fewer than {counted(k, 'reward')} for {len(short)} of {counted(len(table), 'prompt')}"
             f" (prompts {short[:8]}): drop them, or pass on_unranked='skip' and count the indices that equal {UNRANKED}"
         )
     best = np.where(ranked, best, UNRANKED).reshape(*values.shape[:-1], k)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from sftspec import SPEC_REVISION, properties
 from sftspec.conformance import adapters
 from sftspec.conformance.adapters import BuiltIn, TrainerError, resolve
 from sftspec.conformance.commands.cli import main
+from sftspec.conformance.commands.interrupts import ended_by_sigterm
 from sftspec.conformance.report.form import validate
 from sftspec.conformance.trial.selection import SelectionError, select
 
@@ -87,6 +89,7 @@ def test_listing_and_explaining_import_nothing_that_takes_seconds(arguments):
 import atexit, sys
 atexit.register(lambda: print([name for name in ("torch", "transformers", "hypothesis") if name in sys.modules]))
 from sftspec.conformance.commands.cli import main
+from sftspec.conformance.commands.interrupts import ended_by_sigterm
 sys.exit(main({arguments!r}))
 """
     done = python(code)
@@ -333,6 +336,23 @@ def test_a_trainer_that_hangs_ends_with_the_place_and_what_it_printed(tmp_path):
     assert "interrupted in 'plain', " in said and "waiting for rank 1" in said
     document = json.loads((tmp_path / "verdicts.json").read_text(encoding="utf-8"))
     assert document["scenarios"][0]["error"].startswith("interrupted: in 'plain', ")
+
+
+class Terminated:
+    """Its destructor is where a SIGTERM arrives: Python drops what is raised there."""
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(10):
+            time.sleep(0.001)
+
+
+def test_a_sigterm_that_python_drops_is_sent_again():
+    deadline = time.monotonic() + 10
+    with pytest.raises(KeyboardInterrupt), ended_by_sigterm():
+        Terminated()
+        while time.monotonic() < deadline:
+            time.sleep(0.01)
 
 
 def test_a_scenario_that_does_not_exist_is_refused(loop, capsys):

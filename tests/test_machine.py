@@ -130,12 +130,11 @@ def test_what_is_not_there_is_said_and_nothing_else_is_used(asked, said):
         place(SimpleNamespace(**{"model": make_model(), "device": "cpu", "attention": "", **asked}))
 
 
-def test_a_device_that_is_not_there_is_a_run_that_broke(tmp_path):
-    path, words = tmp_path / "out.json", ["--device", "cuda:7"]
-    assert main(["check", "reference", "--scenario", "plain", "--select", READ[0], *words, "--json", str(path)]) == 2
-    document = json.loads(path.read_text())
-    assert "no device 'cuda:7' here" in document["scenarios"][0]["error"]
-    assert " ".join(words) in document["command"]
+def test_a_device_that_is_not_there_is_refused_before_anything_runs(capsys):
+    assert main(["check", "reference", "--select", READ[0], "--device", "cuda:7"]) == 2
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1].startswith("sftspec: no device 'cuda:7' here")
+    assert not said.out and "plain" not in said.err
 
 
 def test_what_a_trainer_does_not_claim_is_not_asked_of_it():

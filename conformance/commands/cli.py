@@ -11,9 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +28,7 @@ from sftspec.conformance.commands.diff import add_diff_arguments, run_diff
 from sftspec.conformance.commands.env import add_env_arguments, run_env
 from sftspec.conformance.commands.explain import ExplainError, add_explain_arguments, run_explain
 from sftspec.conformance.commands.init import add_init_arguments, run_init
+from sftspec.conformance.commands.interrupts import ended_by_sigterm
 from sftspec.conformance.commands.kernels import KernelsError, add_kernels_arguments, run_kernels
 from sftspec.conformance.commands.limits import limited
 from sftspec.conformance.commands.matrix import add_matrix_arguments, run_matrix_command
@@ -246,13 +245,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that is not UTF-8 gets ? instead of an error
     args = parser().parse_args(arguments)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a time limit of CI ends like Ctrl-C: it says where
     for said in untested(installed_here()) if args.command in VERDICTS else ():
         print(printable(f"sftspec: {said}"), file=sys.stderr)
     try:
-        code = COMMANDS[args.command](args)
-        sys.stdout.flush()
+        with ended_by_sigterm():
+            code = COMMANDS[args.command](args)
+            sys.stdout.flush()
         return code
     except REFUSALS as error:
         print(printable(f"sftspec: {error}"), file=sys.stderr)

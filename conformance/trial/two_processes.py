@@ -131,7 +131,8 @@ def stage_of(
     results: queue.Queue = queue.Queue()
     stage = Stage(place, settings, folder, [], jobs, results, python, processes, machine)
     try:
-        write_whole(folder / ORDER, {"place": place, "settings": dict(settings), "processes": processes})
+        order = {"place": place, "settings": dict(settings), "processes": processes, "device": machine.device}
+        write_whole(folder / ORDER, order)
         try:
             for name in range(workers):
                 stage.performers.append(Performer(folder, name, python, processes, limits, jobs, results))

@@ -59,7 +59,7 @@ def main(folder: Path, start: int, rank: int) -> None:
     judge, order = os.getppid(), json.loads((folder / ORDER).read_text(encoding="utf-8"))
     try:
         candidate = resolve(order["place"], order["settings"])
-        require_framework(candidate.trainer, order["processes"])
+        require_framework(candidate.trainer, order["processes"], order["device"])
         said = {
             "identity": identify(candidate.trainer, candidate.setting),
             "policy": getattr(candidate.trainer, "policy", "all"),
@@ -83,8 +83,10 @@ def main(folder: Path, start: int, rank: int) -> None:
         do(candidate.trainer, job_folder(folder, asked["number"]), rank, asked["ports"])
 
 
-def require_framework(trainer: Any, processes: int) -> None:
-    """Raise TrainerError for a framework that no recorder is for, or none for ranks, or that is not installed here."""
+def require_framework(trainer: Any, processes: int, device: str = "") -> None:
+    """Raise TrainerError for a framework that no recorder is for, or none for ranks, or that is not installed here; and
+    for a device that torch does not have here.
+    """
     framework = getattr(trainer, "framework", "torch")
     if framework not in FRAMEWORKS:
         raise TrainerError(f"framework is {framework!r}; known: {', '.join(FRAMEWORKS)}")
@@ -94,6 +96,13 @@ def require_framework(trainer: Any, processes: int) -> None:
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise TrainerError(f"a trainer of framework {framework!r} needs {', '.join(missing)}, not installed here")
+    if device and framework == "torch":
+        from sftspec.conformance.witness.place import PlaceError, require_device
+
+        try:
+            require_device(device)
+        except PlaceError as error:
+            raise TrainerError(str(error)) from None
 
 
 def recorder_of(trainer: Any) -> tuple[Any, Any]:
