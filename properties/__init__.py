@@ -12,10 +12,11 @@ meaning and are never reused.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -126,8 +127,15 @@ def should(**options: Any) -> Callable[[Callable], Callable]:
 
 def takes(function: Callable, option: str) -> bool:
     """Whether a function has an option: one that it does not have is not asked of it."""
+    look = options_of if isinstance(function, Hashable) else options_of.__wrapped__
+    return option in (found := look(function)) or "**" in found
+
+
+@functools.lru_cache(maxsize=64)  # a variation of a function is another one
+def options_of(function: Callable) -> frozenset[str]:
+    """Names of its parameters; "**" where it takes any."""
     parameters = inspect.signature(function).parameters.values()
-    return any(item.name == option or item.kind is inspect.Parameter.VAR_KEYWORD for item in parameters)
+    return frozenset("**" if item.kind is inspect.Parameter.VAR_KEYWORD else item.name for item in parameters)
 
 
 def number_or_nan(function: Callable, *arguments: Any, **options: Any) -> float:

@@ -88,7 +88,8 @@ def leaves_alone(function: Callable[..., Any], *arguments: Any, **options: Any) 
         function(*arguments, **options)
     except Changed as change:
         return arguments, False, str(change)
-    return before, same(arguments, before), f"{before} became {arguments}"
+    alike = same(arguments, before)
+    return before, alike, "" if alike else f"{before} became {arguments}"
 
 
 def copied(value: Any) -> Any:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from sftspec.conformance.commands.cli import main
-from sftspec.conformance.commands.mutants import MutantsError, chosen, lines
+from sftspec.conformance.commands.mutants import MutantsError, chosen, kill_line, summary, table_of_rows
 from sftspec.conformance.sensitivity import matrix, matrix_file, signatures
 from sftspec.conformance.sensitivity.html import page, table
 from sftspec.conformance.sensitivity.matrix_file import MatrixFile, MatrixFileError
@@ -45,14 +45,23 @@ def test_one_mutant_is_planted_and_its_kills_are_shown(tmp_path, capsys):
     signatures.load.cache_clear()
 
 
+def test_without_a_file_it_is_planted_until_what_it_names_has_failed(capsys):
+    assert main(["mutants", TWICE, "--workers", "1", "--seeds", "0", "1"]) == 0
+    said, progress = capsys.readouterr()
+    assert said.count(f"{TWICE}: ✓ one-bos-opens-the-sequence (drawn)") == 2
+    assert "seed 1: 1 of 1 in " in progress and "1 of 1 mutant killed by all that they name, on seeds 0, 1" in said
+
+
 def test_a_folder_that_is_not_there_is_an_error(capsys, tmp_path):
     assert main(["mutants", TWICE, "--json", str(tmp_path / "none" / "matrix.json")]) == 2
     assert "there is no folder" in capsys.readouterr().err
 
 
 def test_a_survivor_and_an_idle_property_are_said():
-    said = "\n".join(lines({TWICE: {}}, {(TWICE, 1): [ONE_BOS]}, [ONE_BOS], [0, 1]))
-    assert "✗ one-bos-opens-the-sequence" in said and "0 of 1 mutant killed" in said
+    assert "✗ one-bos-opens-the-sequence" in "\n".join(table_of_rows({TWICE: {}}))
+    assert kill_line(TWICE, {ONE_BOS: ""}) == f"{TWICE}: ✗ {ONE_BOS}"
+    said = "\n".join(summary(1, {(TWICE, 1): [ONE_BOS]}, [ONE_BOS], [0, 1]))
+    assert "0 of 1 mutant killed" in said
     assert f"SURVIVES {TWICE} on seed 1: not killed by {ONE_BOS}" in said and f"IDLE {ONE_BOS}" in said
 
 

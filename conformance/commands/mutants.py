@@ -1,7 +1,7 @@
-"""`sftspec mutants`: the kill matrix, as a table, as JSON and as a heat map; the gate of the suite's own CI.
+"""`sftspec mutants`: is every planted bug killed? And, asked for as a file, the kill matrix, as JSON and as a heat map.
 
-The first seed gets the whole matrix: every property on every scenario. On further seeds each mutant has to be killed
-again by the properties that its entry names, on scenarios tried until they are; those of the first seed come first.
+A mutant has to be killed by the properties that its entry names: scenarios are tried until they are, those that the
+committed matrix knows first. The matrix has all else as well, for the first seed: every property on every scenario.
 Exit code 1 if a mutant survives a property that it names, or if a property kills no mutant.
 """
 
@@ -18,13 +18,15 @@ from pathlib import Path
 from sftspec.counted import counted
 
 EPILOG = """\
-A row is a mutant with the properties that fail on it. With --json FILE each row is kept there as soon as it is known,
+Each mutant is planted, on each seed, until the properties that its entry names have failed on it; a mutant of a
+function runs no trainer. --json FILE and --html FILE ask for the matrix of the first seed, which takes several times
+as long: a row has every property that fails on the mutant. Each row is kept in the JSON file as soon as it is known,
 beside the rows of other mutants, which stay. A run that is stopped goes on from there when the same command is given
-again, as long as neither code nor seed has changed; --anew makes all rows again. One seed makes the matrix; further
-seeds (such as --seeds 0 1 2, before a release) take about as long again each. A mutant of a function runs no trainer.
+again, as long as neither code nor seed has changed; --anew makes all rows again.
 
 examples:
   sftspec mutants best_of_n
+  sftspec mutants --seeds 0 1 2
   sftspec mutants --json matrix.json --html matrix.html
 """
 
@@ -38,7 +40,7 @@ def add_mutants_arguments(command: ArgumentParser) -> None:
     command.add_argument("names", metavar="AREA|MUTANT", nargs="*", help="plant only these (default: all)")
     command.add_argument(
         "--seeds", metavar="N", type=int, nargs="+", default=[0],
-        help="the first gets the whole matrix, further ones the gate (default 0)",
+        help="plant them on each of these (default 0)",
     )  # fmt: skip
     command.add_argument(
         "--workers", metavar="N", type=int, default=os.cpu_count() or 1,
@@ -73,29 +75,34 @@ def run_mutants(args: Namespace) -> int:
             raise MutantsError(f"{path}: {'it is a folder' if path.is_dir() else f'there is no folder {path.parent}'}")
     if args.workers < 1:
         raise MutantsError(f"--workers {args.workers}: give 1 or more")
-    names, first = chosen(args.names), args.seeds[0]
+    names, seeds, missed, idle = chosen(args.names), list(args.seeds), {}, []
     try:
-        file = MatrixFile(args.json, first, chosen([]), names, args.anew)
-        _go_on(file)
-        progress = Progress(first, len(names), len(names) - len(file.left))
-        for name, row in matrix.kill_matrix(file.left, first, args.workers):
-            file.keep(name, row)
-            progress.say(f"{name}, killed by {len(row)}")
-        rows = file.finish()
-        missed = {(name, first): ids for name, ids in matrix.survivors(rows).items()}
-        for seed in args.seeds[1:]:
+        if args.json is not None or args.html is not None:
+            first = seeds.pop(0)
+            file = MatrixFile(args.json, first, chosen([]), names, args.anew)
+            _go_on(file)
+            progress = Progress(first, len(names), len(names) - len(file.left))
+            for name, row in matrix.kill_matrix(file.left, first, args.workers):
+                file.keep(name, row)
+                progress.say(f"{name}, killed by {len(row)}")
+            progress.end()
+            rows = file.finish()
+            missed = {(name, first): ids for name, ids in matrix.survivors(rows).items()}
+            idle = matrix.idle(rows) if not args.names else []
+            print("\n".join(table_of_rows(rows)))
+            if args.html is not None:
+                args.html.write_text(page(rows, first), encoding="utf-8")
+        for seed in seeds:
             progress = Progress(seed, len(names))
             for name, killed in all_kills(names, seed, args.workers):
                 progress.say(name)
+                print(kill_line(name, killed))
                 if ids := [identifier for identifier, scenario in killed.items() if not scenario]:
                     missed[name, seed] = ids
+            progress.end()
     except (MatrixFileError, matrix.WorkerEnded) as error:
         raise MutantsError(str(error)) from error
-    idle = matrix.idle(rows) if not args.names else []
-    progress.end()
-    print("\n".join(lines(rows, missed, idle, args.seeds)))
-    if args.html is not None:
-        args.html.write_text(page(rows, first), encoding="utf-8")
+    print("\n".join(summary(len(names), missed, idle, args.seeds)))
     return 1 if missed or idle else 0
 
 
@@ -125,8 +132,15 @@ class Progress:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def lines(rows: Mapping, missed: Mapping[tuple[str, int], list[str]], idle: list[str], seeds: list[int]) -> Iterator:
-    """The table: what each mutant is killed by, those that its entry names first."""
+def kill_line(name: str, killed: Mapping[str, str]) -> str:
+    """A mutant, and what killed it: the scenario, or "drawn" where a function was given drawn arguments."""
+    area = name.partition("/")[0] + "/"
+    said = (f"✓ {item.removeprefix(area)} ({where})" if where else f"✗ {item}" for item, where in killed.items())
+    return f"{name}: {', '.join(said)}"
+
+
+def table_of_rows(rows: Mapping) -> Iterator[str]:
+    """What each mutant is killed by, those that its entry names first."""
     from sftspec.conformance.sensitivity.mutants import load_mutants
 
     entries = {item.name: item for item in load_mutants()}
@@ -140,12 +154,15 @@ def lines(rows: Mapping, missed: Mapping[tuple[str, int], list[str]], idle: list
         more = f"; {', '.join(others[:3])}{f' and {len(others) - 3} more' if len(others) > 3 else ''}" if others else ""
         yield f"{name:{width}}  {len(row):5}  {', '.join(said)}{more}"
     killers = {item for row in rows.values() for item in row}
+    yield f"{counted(len(killers), 'property')} {'kills' if len(killers) == 1 else 'kill'}"
+
+
+def summary(planted: int, missed: Mapping[tuple[str, int], list[str]], idle: list[str], seeds: list[int]) -> Iterator:
+    """What survives, what kills nothing, and how many are killed by all that they name."""
     yield ""
     for (name, seed), ids in missed.items():
         yield f"SURVIVES {name} on seed {seed}: not killed by {', '.join(ids)}"
     for identifier in idle:
         yield f"IDLE {identifier}: kills no mutant"
-    lived = len({name for name, _ in missed})
-    alive = f"{len(rows) - lived} of {counted(len(rows), 'mutant')} killed by all that they name"
-    kill = "kills" if len(killers) == 1 else "kill"
-    yield f"{alive}, on seeds {', '.join(map(str, seeds))}; {counted(len(killers), 'property')} {kill}"
+    killed, on = planted - len({name for name, _ in missed}), ", ".join(map(str, seeds))
+    yield f"{killed} of {counted(planted, 'mutant')} killed by all that they name, on seeds {on}"

@@ -84,7 +84,7 @@ def as_by_hand(
     found = gradient.tolist()
     for (b, t), row in zip(case.rows, rows, strict=True):
         close = all(abs(x - y) <= gradient_bound for x, y in zip(found[b][t], row, strict=True))
-        yield (*subject, b, t), close, f"{options}: expected gradient {row}, seen {found[b][t]}"
+        yield (*subject, b, t), close, "" if close else f"{options}: expected gradient {row}, seen {found[b][t]}"
     yield subject, of_teacher is None or not of_teacher.any(), f"{options}: teacher gradient {of_teacher}"
 
 

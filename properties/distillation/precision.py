@@ -14,12 +14,18 @@ import torch
 from hypothesis import strategies as st
 
 from sftspec.properties import must, takes
-from sftspec.properties.cases.distillation import ASYMMETRIC, Case, alphas, cases, padded, widths
+from sftspec.properties.cases.distillation import ASYMMETRIC, Case, alphas, cases, once, padded, widths
 from sftspec.properties.cases.distillation_by_hand import asked_of, distilled, option_sets, rounding
 
 LOW = st.sampled_from([torch.bfloat16, torch.float16, torch.float32])
 CLOSE = Case([[[8.0, 7.75, 6.0]] * 2], [[[8.0, 7.5, 6.0]] * 2], [[0, 1]])
 FLOAT32 = 2.0**-24
+
+
+@once
+def in_both(case: Case, dtypes: tuple[torch.dtype, torch.dtype]) -> Case:
+    """The case in numbers that the student's type holds, and the teacher's."""
+    return Case(held_by(dtypes[0], case.student), held_by(dtypes[1], case.teacher), case.labels)
 
 
 def held_by(dtype: torch.dtype, logits: list) -> list:
@@ -55,8 +61,7 @@ def in_types(
     loss: Callable, dtypes: tuple, case: Case, temperature: float, alpha: float, options: Mapping[str, Any], wide
 ) -> tuple[Case, Mapping[str, Any], tuple[float, torch.Tensor], tuple[float, torch.Tensor]]:
     """(the case that both types hold, its options, (value, gradient) in these types, the same in float64)."""
-    exact = Case(held_by(dtypes[0], case.student), held_by(dtypes[1], case.teacher), case.labels)
-    asked = asked_of(loss, options)
+    exact, asked = in_both(case, dtypes), asked_of(loss, options)
     if wide is not None and takes(loss, "vocab_size"):
         asked, exact = {**asked, "vocab_size": exact.vocabulary}, padded(exact, wide)
 
@@ -98,10 +103,17 @@ def the_gradient_of_low_precision_logits_is_reduced_in_float32(loss, case, dtype
         return
     _, entry = rounding(exact, temperature, alpha, asked, unit=FLOAT32)
     unit = torch.finfo(dtypes[0]).eps / 2
-    softs, hards = (distilled(exact, temperature, weight, asked)[1] or [] for weight in (1.0, 0.0))
-    for (b, t), soft, hard in zip(exact.rows, softs, hards, strict=True):
-        sizes = torch.tensor([alpha * abs(s) + (1 - alpha) * abs(h) for s, h in zip(soft, hard, strict=True)]).double()
-        slack = entry + 3 * (unit * (sizes + wanted[b, t].abs().max()) + 2.0**-25)
-        close = bool(((gradient[b, t] - wanted[b, t]).abs() <= slack).all())
-        note = f"{dtypes}: expected gradient {wanted[b, t].tolist()}, seen {gradient[b, t].tolist()}"
-        yield (exact, dtypes, b, t), close, note
+    softs, hards = (rows_by_hand(exact, temperature, weight, frozenset(asked.items())) for weight in (1.0, 0.0))
+    places = tuple(zip(*exact.rows, strict=True))
+    seen, due = gradient[places], wanted[places]
+    sizes = alpha * softs.abs() + (1 - alpha) * hards.abs() + due.abs().amax(-1, keepdim=True)
+    close = ((seen - due).abs() <= entry + 3 * (unit * sizes + 2.0**-25)).all(-1).tolist()
+    for row, (b, t) in enumerate(exact.rows):
+        note = "" if close[row] else f"{dtypes}: expected gradient {due[row].tolist()}, seen {seen[row].tolist()}"
+        yield (exact, dtypes, b, t), close[row], note
+
+
+@once
+def rows_by_hand(case: Case, temperature: float, alpha: float, chosen: frozenset) -> torch.Tensor:
+    """(targets, V) float64: the gradient by hand at each scored position."""
+    return torch.tensor(distilled(case, temperature, alpha, dict(chosen))[1], dtype=torch.float64)
