@@ -32,14 +32,14 @@ class Case:
 
     def tensors(self, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Student and teacher logits (leaves that want a gradient) and labels."""
-        student, teacher, labels = self._exact
-        student, teacher = (z.to(dtype, copy=True).requires_grad_() for z in (student, teacher))
+        *logits, labels = self._exact
+        student, teacher = (z.to(dtype, copy=True).requires_grad_() for z in logits)
         return student, teacher, labels.clone()
 
     @cached_property
     def _exact(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        logits = (torch.tensor(z, dtype=torch.float64) for z in (self.student, self.teacher))
-        return *logits, torch.tensor(self.labels)
+        student, teacher = (torch.tensor(z, dtype=torch.float64) for z in (self.student, self.teacher))
+        return student, teacher, torch.tensor(self.labels)
 
     @cached_property
     def rows(self) -> list[tuple[int, int]]:
