@@ -65,7 +65,7 @@ step() { # step NAME COMMAND…: within the limit and the budget; what fails doe
         return
     fi
     echo "== $name: $*" >"$name.log"
-    timeout -k 10 "$((LIMIT < left ? LIMIT : left))" "$@" >>"$name.log" 2>&1
+    timeout -k 30 "$((LIMIT < left ? LIMIT : left))" "$@" >>"$name.log" 2>&1
     echo "$name: exit $?, $((SECONDS - began)) s" | tee -a summary.txt
 }
 aside() { # the same beside others, at most $JOBS at once

@@ -26,7 +26,7 @@ State = Mapping[str, Tensor]
 def merged(heard: Sequence[Heard], rows_are_shared: bool = False) -> Heard:
     """What was heard of all ranks together. Raises ValueError where their shards do not make up the whole.
 
-    rows_are_shared: each rank holds a stretch of the columns of every row, which are joined.
+    rows_are_shared: each rank holds a stretch of the columns of every row, which are joined, or every row whole.
     """
     first = heard[0]
     if len(heard) == 1:
@@ -86,7 +86,12 @@ def _joined_calls(heard: Sequence[Heard]) -> list[Call]:
 
 
 def _joined_call(calls: Sequence[Call]) -> Call:
-    """Stretches of rows, rank after rank; where positions say so (each of a row's once), in their order."""
+    """Stretches of rows, rank after rank; where positions say so (each of a row's once), in their order. Of ranks that
+    were given the rows whole, and share the matrices (tensor parallelism), the first.
+    """
+    told = [(call.input_ids, call.position_ids) for call in calls]
+    if all(is_same(ids, told[0][0]) and is_same(places, told[0][1]) for ids, places in told):
+        return calls[0]
     places = torch.cat([call.position_ids for call in calls], 1)
     order = places.argsort(dim=1, stable=True)
     whole = torch.arange(places.shape[1])
