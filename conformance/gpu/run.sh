@@ -30,8 +30,8 @@ if [ "${1:-}" = wheels ]; then
     exec "$PYTHON" -m pip download -q --no-deps --dest wheels --only-binary :all: --python-version "${FOR:-3.12}" $wanted
 fi
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
-# As many run at once: each is tiny, and its compiler is too.
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} TORCHINDUCTOR_COMPILE_THREADS=${TORCHINDUCTOR_COMPILE_THREADS:-2}
+# Many run at once, each is tiny: compilers need no processes of their own.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} TORCHINDUCTOR_COMPILE_THREADS=${TORCHINDUCTOR_COMPILE_THREADS:-1}
 work=$root/.venv-gpu results=$root/.venv-gpu/results
 mkdir -p "$results" && [ -n "$RESUME" ] && tar xzf "$RESUME" -C "$results" --keep-newer-files
 touch "$results/summary.txt"

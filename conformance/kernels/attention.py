@@ -85,10 +85,13 @@ def plain(query: Tensor, key: Tensor, value: Tensor, way: Way) -> Tensor:
 
 
 def dense(backend: SDPBackend, query: Tensor, key: Tensor, value: Tensor, way: Way) -> Tensor:
-    """One kernel of scaled_dot_product_attention, with a mask (T, T)."""
+    """One kernel of scaled_dot_product_attention, with a mask (T, T); without one where it is causal and no more, since
+    CUDA's flash kernel takes none.
+    """
+    alone = way.lengths == (way.columns,) and not way.window
+    seen: dict[str, Any] = {"is_causal": True} if alone else {"attn_mask": way.allowed(str(query.device))}
     with sdpa_kernel(backend):
-        mask, grouped = way.allowed(str(query.device)), way.heads != way.key_heads
-        return scaled_dot_product_attention(query, key, value, attn_mask=mask, enable_gqa=grouped)
+        return scaled_dot_product_attention(query, key, value, enable_gqa=way.heads != way.key_heads, **seen)
 
 
 def segmented(query: Tensor, key: Tensor, value: Tensor, way: Way) -> Tensor:
