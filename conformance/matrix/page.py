@@ -117,7 +117,8 @@ def given(entry: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in entry["environment"].items() if version)
     quick = " (a quick trial: few of its scenarios)" if entry["quick"] else ""
     tried = f"{counted(entry['conversations'], 'conversation')} in {counted(entry['scenarios'], 'scenario')}"
-    return f"{tried}{quick}{refused}; {versions}."
+    took = f"{entry['cpu_seconds']} CPU s; " if "cpu_seconds" in entry else ""
+    return f"{tried}{quick}{refused}; {took}{versions}."
 
 
 def reproduce(item: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
@@ -125,7 +126,7 @@ def reproduce(item: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
     from sftspec.conformance.adapters.field import FIELD
 
     making = f"sftspec env create {item['trainer']} && " if item["trainer"] in FIELD else ""
-    return making + entry["command"].replace(" --seed 0", "")
+    return making + entry["command"].replace(" --seed 0", "") + (" --quick" if entry.get("quick") else "")
 
 
 def page(results: Sequence[Mapping[str, Any]], revision: str) -> str:

@@ -7,6 +7,7 @@ specification. Whatever a trainer, an environment or a trial does, the next one 
 from __future__ import annotations
 
 import json
+import resource
 import shlex
 import subprocess
 import sys
@@ -70,11 +71,13 @@ def run_matrix(
         trainer, setting = job
         line = shlex.join(["sftspec", *command_of(trainer, setting)])
         with tempfile.TemporaryDirectory(prefix="sftspec-") as place:
-            target = Path(place) / "verdicts.json"
+            target, before = Path(place) / "verdicts.json", cpu_seconds()
             try:
                 error = judge(trainer, setting, target)
                 text = "" if error else target.read_text(encoding="utf-8")
                 entry = entry_of_error(error, setting, line) if error else entry_from(json.loads(text), setting, quick)
+                if workers == 1:  # else others' seconds are among them
+                    entry["cpu_seconds"] = round(cpu_seconds() - before)
             except Exception as problem:  # it is said, and the next setting is tried
                 entry = entry_of_error(f"{type(problem).__name__}: {problem}", setting, line)
         with lock:
@@ -85,6 +88,12 @@ def run_matrix(
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         list(pool.map(attempt, open_ones))
     return len(open_ones)
+
+
+def cpu_seconds() -> float:
+    """Of the processor, by all processes that were started here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def is_kept(folder: Path, trainer: str, setting: Setting, quick: bool = False) -> bool:

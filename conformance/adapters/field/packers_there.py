@@ -83,6 +83,15 @@ def verl(lengths: list, capacity: int) -> Packs:
     return [[int(index) for index in one] for one in packs]
 
 
+def torchtune(lengths: list, capacity: int) -> Packs:
+    """`PackedDataset`, which fills rows in the order of the dataset: each example is its own number, over and over."""
+    from torchtune.datasets import PackedDataset
+
+    rows = [{"tokens": [number] * length, "labels": [number] * length} for number, length in enumerate(lengths)]
+    packed = PackedDataset(rows, max_seq_len=capacity, padding_idx=-1)  # type: ignore[arg-type]
+    return [[number for number in dict.fromkeys(pack["tokens"].tolist()) if number >= 0] for pack in packed.packs]
+
+
 # name: (packer, distribution)
 PACKERS: dict[str, tuple[Callable, str]] = {
     "llamafactory": (llamafactory, "llamafactory"),
@@ -92,6 +101,7 @@ PACKERS: dict[str, tuple[Callable, str]] = {
     "instructlab-training": (instructlab, "instructlab-training"),
     "nemo-automodel": (nemo, "nemo-automodel"),
     "trl": (trl, "trl"),
+    "torchtune": (torchtune, "torchtune"),
 }
 
 

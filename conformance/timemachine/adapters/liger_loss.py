@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from loop import IGNORE, Loop
 from torch import Tensor
 
+from sftspec.conformance.adapters.field.plain_loop import IGNORE, Loop, given
 from sftspec.job import Job
 
 
@@ -20,8 +20,7 @@ class PerToken(Loop):
     def loss(self, job: Job, batch: dict[str, Tensor], count: int) -> Tensor:
         from liger_kernel.transformers import LigerCrossEntropyLoss
 
-        given = {key: value for key, value in batch.items() if key != "labels"}
-        logits = job.model(**given, use_cache=False).logits[:, :-1].float().flatten(0, 1).contiguous()
+        logits = job.model(**given(batch), use_cache=False).logits[:, :-1].float().flatten(0, 1).contiguous()
         targets = batch["labels"][:, 1:].flatten()
         each = LigerCrossEntropyLoss(ignore_index=IGNORE, reduction="none")(logits, targets)
         return (each * (targets != IGNORE)).sum() / count
@@ -36,8 +35,7 @@ class FusedPerToken(Loop):
     def loss(self, job: Job, batch: dict[str, Tensor], count: int) -> Tensor:
         from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
-        given = {key: value for key, value in batch.items() if key != "labels"}
-        hidden = job.model.model(**given, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1).contiguous()
+        hidden = job.model.model(**given(batch), use_cache=False).last_hidden_state[:, :-1].flatten(0, 1).contiguous()
         targets = batch["labels"][:, 1:].flatten()
         fused = LigerFusedLinearCrossEntropyLoss(ignore_index=IGNORE, reduction="none")
         each = fused(job.model.lm_head.weight, hidden, targets)

@@ -15,8 +15,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from loop import Loop, asks_and_answers
 
+from sftspec.conformance.adapters.field.plain_loop import Loop, asks_and_answers
 from sftspec.conventions import Conventions
 from sftspec.job import Job
 
@@ -34,7 +34,7 @@ class Packing(Loop):
     def accepts(self, conversation: list[Any]) -> bool:
         return asks_and_answers(conversation)
 
-    def batches(self, job: Job) -> Iterable[dict[str, torch.Tensor]]:
+    def batches(self, job: Job, epoch: int) -> Iterable[dict[str, torch.Tensor]]:
         without_trainers()
         data = import_module("llamafactory.data")
         arguments = SimpleNamespace(

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from loop import Loop, encode
 
+from sftspec.conformance.adapters.field.plain_loop import Loop
 from sftspec.job import Job
 
 
@@ -33,7 +33,7 @@ class Recipe(Loop):
         recipe = recipe_class().__new__(recipe_class())
         loss = torch.nn.CrossEntropyLoss(ignore_index=-100)
         rows: Any = [
-            dict(zip(("tokens", "labels"), encode(job, list(talk)), strict=True)) for talk in job.conversations
+            dict(zip(("tokens", "labels"), self.row(job, list(talk)), strict=True)) for talk in job.conversations
         ]
         loader: Any = torch.utils.data.DataLoader(
             rows,
