@@ -15,7 +15,7 @@ from sftspec.conformance.environments.lock import read_lock
 from sftspec.conformance.matrix import results
 from sftspec.conformance.matrix.page import markdown, page
 from sftspec.conformance.matrix.run import command_of, in_a_process, run_matrix
-from sftspec.conformance.matrix.settings import SETTINGS, Setting
+from sftspec.conformance.matrix.settings import NOT_HERE, SETTINGS, Setting
 
 DOCUMENT = Path(__file__).parent / "documents" / "verdicts-2.json"
 KEPT = Path(__file__).parents[1] / "conformance" / "results"
@@ -97,7 +97,14 @@ def test_the_page_shows_each_setting_with_its_evidence_and_the_command():
     assert "sftspec env create torchtune &amp;&amp; sftspec check" in html
     assert html.index("packed=true") < html.index("wrong by choice") < html.index("train_on_input=true")
     assert "it &lt;says&gt; so" in html and "<script" not in html and not re.search(r'(src|href)="http', html)
+    assert all(why in text and what in html for _, what, why in NOT_HERE)
     assert command_of("torchtune", Setting({"packed": "true"})) == ["check", "torchtune", "--set", "packed=true"]
+
+
+def test_the_line_of_a_quick_result_is_quick_and_its_seconds_are_said():
+    entry = {**results.entry_from(a_document(), Setting(), quick=True), "cpu_seconds": 82}
+    text = markdown([{"trainer": "litgpt", "version": "0.5.13", "settings": [entry]}], "2026-12")
+    assert "--quick`" in text and "82 CPU s" in text
 
 
 def test_what_is_committed_is_of_this_form(capsys):

@@ -10,6 +10,7 @@ from html import escape
 from importlib import resources
 from typing import Any
 
+from sftspec.conformance.matrix.settings import NOT_HERE
 from sftspec.conformance.report.failures import pairs
 from sftspec.conformance.report.html import POLICY
 from sftspec.conformance.report.markdown import code, escaped
@@ -22,6 +23,7 @@ HEADINGS = (
     (False, "Settings that are to be right"),
     (True, "Settings that are wrong by choice"),
 )
+MISSING = "Not on trial here, and why"
 LEGEND = "Of each area: musts that pass of those that were judged, then musts that fail (✕) and warnings (!)."
 
 Line = tuple[Mapping[str, Any], Mapping[str, Any]]  # results of a trainer's version, and one of its settings
@@ -71,6 +73,8 @@ def _markdown(results: Sequence[Mapping[str, Any]], revision: str) -> Iterator[s
         yield f"## {heading}\n"
         yield from table(lines(results, by_choice))
         yield ""
+    yield f"## {MISSING}\n\n| trainer | what | why |\n|---|---|---|"
+    yield from (f"| {trainer} | {what} | {why} |" for trainer, what, why in NOT_HERE)
     for by_choice, heading in HEADINGS:
         yield f"\n## {heading}: evidence\n"
         for item, entry in lines(results, by_choice):
@@ -141,6 +145,9 @@ def page(results: Sequence[Mapping[str, Any]], revision: str) -> str:
             f"<title>Trainers on trial: sftspec {revision}</title><style>{style}</style></head><body>",
             f"<h1>Trainers on trial</h1><p class=quiet>Specification {escape(revision)}. {LEGEND}</p>",
             *_sections(results),
+            f"<h2>{MISSING}</h2><ul>",
+            *(f"<li><b>{trainer}</b>, {what}: {escape(why)}</li>" for trainer, what, why in NOT_HERE),
+            "</ul>",
             "</body></html>\n",
         ]
     )

@@ -87,6 +87,22 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
 }
 
 
+# What has no result, or none but of parts: the trainer, what of it, and why.
+NOT_HERE = (
+    ("torchtune", "LoRA", "its LoRALinear stands in a decoder of its own: adapters are read of PEFT's classes alone"),
+    ("verl", "its engines", "they ask CUDA for its memory: its dataset and its loss are on trial, in a plain loop"),
+    ("instructlab-training", "its main", "it calls .cuda(): its data, its loader and its loss are on trial"),
+    ("nemo-automodel", "its recipes", "they ask for CUDA: its dataset, its collator and its loss are on trial"),
+    ("cut-cross-entropy", "its Triton kernels", "they ask for CUDA: its compiled way is on trial"),
+    ("openrlhf", "all", "it imports flash_attn, which needs CUDA"),
+    ("tinker-cookbook", "a trainer", "it has none: its renderer is on trial; training is a service"),
+    ("tunix", "accumulation", "a micro-batch of optax.MultiSteps would be heard as a step; a script shows it"),
+    ("litgpt", "clipping", "its fine-tuning refuses train.max_norm"),
+    ("axolotl", "0.20 and later", "0.21 wants Python 3.12"),
+    ("llamafactory", "cutoff_len", "no line of its own: each setting is asked for it where a job has a max_length"),
+)
+
+
 def settings_of(trainer: str) -> tuple[Setting, ...]:
     """The settings of a trainer; its defaults, where the table has none."""
     return SETTINGS.get(trainer, (Setting(),))
