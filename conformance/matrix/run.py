@@ -76,7 +76,7 @@ def run_matrix(
                 error = judge(trainer, setting, target)
                 text = "" if error else target.read_text(encoding="utf-8")
                 entry = entry_of_error(error, setting, line) if error else entry_from(json.loads(text), setting, quick)
-                if workers == 1:  # else others' seconds are among them
+                if workers == 1 and not error:  # else others' seconds are among them
                     entry["cpu_seconds"] = round(cpu_seconds() - before)
             except Exception as problem:  # it is said, and the next setting is tried
                 entry = entry_of_error(f"{type(problem).__name__}: {problem}", setting, line)
