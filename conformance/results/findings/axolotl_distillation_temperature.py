@@ -20,7 +20,7 @@ worst = 0.0
 for temperature in (1.0, 2.0):
     loss = LigerFusedLinearKLTopKLogprobLoss(0.0, 1.0, temperature, 0.0, compiled=False, compute_ce_loss=False)
 
-    def value(states):
+    def value(states, loss=loss):
         return loss(head, states, ids, taught, seen, true_labels=labels)
 
     states = hidden.clone().requires_grad_()
