@@ -133,6 +133,7 @@ def alphabet_of(tokenizer: Any) -> list[int]:
 def performed(run: Run, heard: Heard, provenance: Provenance, refused: int) -> Performance:
     """A performance of what was heard, in this process or in another one."""
     run.error, run.traceback, run.final, run.job.reported = heard.error, heard.traceback, heard.final, heard.reported
+    run.__dict__.pop("weights", None)
     if TOLD in heard.reported:  # what weighs nothing is no target
         run.__dict__.pop("streams", None)
     return Performance(run, heard, provenance, refused)

@@ -107,9 +107,9 @@ class Ear:
         """The parameter at the head."""
         return self.named()[self.head_name]
 
-    def is_tied(self) -> bool:
+    def is_tied(self, head: Tensor) -> bool:
         """Is the head the embedding as well?"""
-        return self.head() is self.model.get_input_embeddings().weight
+        return head is self.model.get_input_embeddings().weight
 
     def adapters(self) -> tuple[Adapter, ...]:
         """The low-rank adapters that stand beside the matrices."""
@@ -242,7 +242,7 @@ class StandInEar(Ear):
     def head(self) -> Tensor:
         return self._head
 
-    def is_tied(self) -> bool:
+    def is_tied(self, head: Tensor) -> bool:
         return False
 
     def adapters(self) -> tuple[Adapter, ...]:

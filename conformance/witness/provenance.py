@@ -84,6 +84,7 @@ class Provenance:
         """The origin of every position of every row; a stretch without an anchor continues what was cut before it, or
         begins what goes on behind it.
         """
+        rows = list(map(list, rows))
         resolved = [self._align(row) for row in rows]
         ends = {
             (origins[place][0], origins[place][1] + 1)
@@ -176,13 +177,9 @@ class Provenance:
             best: tuple[int, Origin] = (0, NOWHERE)
             for example, offset in candidates.get(row[place], ()):
                 stream = self.streams[example]
-                length = 0
-                while (
-                    place + length < stop
-                    and offset + length < len(stream)
-                    and row[place + length] == stream[offset + length]
-                ):
-                    length += 1
+                length = min(stop - place, len(stream) - offset)
+                if row[place : place + length] != stream[offset : offset + length]:
+                    continue
                 part = place + length == stop and (offset > 0 or (example, length) in begins)
                 whole = offset + length == len(stream) or part
                 goes_on = offset > 0 and best[1][1] > 0 and seen[example, offset] < seen[best[1]]

@@ -276,7 +276,7 @@ class Tap:
     def _head_tells(self) -> bool:
         """Is the head's gradient that of the head alone? Not where it is frozen, or tied to the embedding."""
         head = self.ear.head()
-        return head.requires_grad and not self.ear.is_tied()
+        return head.requires_grad and not self.ear.is_tied(head)
 
     def _watch_gradients(self) -> None:
         """Hear what backward passes give the parameters: where the head does not tell what a step is made of, and in

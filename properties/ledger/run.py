@@ -454,7 +454,7 @@ class Run:
         """What the weights of a step's targets sum to, as declared: 1, unless the denominator is not theirs."""
         return sum(self.shares[index]) or 1.0
 
-    @property
+    @cached_property
     def weights(self) -> list[list[float]]:
         """The weight of each message of each conversation, as the data or the trainer's conventions say."""
         return weights_of(self.job)
