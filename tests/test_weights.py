@@ -99,7 +99,7 @@ def test_spans_that_a_template_does_not_write_as_they_stand_are_refused():
 
 
 @pytest.mark.parametrize(("answer", "words"), [
-    ({**ANSWER, "train_detail": [{"begin_offset": 3, "end_offset": 5, "train": True}]}, "no part of the content, 0 to 5"),
+    ({**ANSWER, "train_detail": [{"begin_offset": 3, "end_offset": 5, "train": True}]}, "no part of the content"),
     ({**ANSWER, "train_detail": [{"begin_offset": 0, "end_offset": 3}]}, "expected begin_offset"),
     ({**ANSWER, "train_detail": [*DETAIL, DETAIL[0]]}, "the character 0 is in two spans"),
     ({**ANSWER, "train_detail": DETAIL, "weight_spans": [[0, 1, 1]]}, "both say what"),
