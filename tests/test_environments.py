@@ -41,10 +41,12 @@ def test_every_adapter_of_the_field_is_shipped_and_imports_in_a_process_that_has
     ("text", "says"),
     [
         ("torch==2.13.0\nnumpy>=2\n", "line 2: 'numpy>=2' is no pin; write NAME==VERSION"),
+        ("torch==2.13.0+cpu\n", "no index has 2.13.0+cpu; leave out what is local"),
+        ("torch==2.13.0\nsftspec==0.1.0\n", "sftspec is not its trainer's"),
         ("numpy==2.4.6\n", "pins none of torch, jax, mlx"),
         ("# variable: TWICE\ntorch==2.13.0\n", "variable 'TWICE'; write KEY=VALUE"),
     ],
-    ids=["a range", "no torch", "no value"],
+    ids=["a range", "a build", "sftspec", "no torch", "no value"],
 )
 def test_a_lock_that_does_not_pin_is_refused(text, says):
     with pytest.raises(PinnedError, match="mine") as error:

@@ -38,7 +38,7 @@ SOURCES = [
 
 def test_every_law_is_enforced_or_excused():
     found = coverage()
-    assert len(found) == 123
+    assert len(found) >= 123  # one may come, none goes
     assert [law for law, enforced in found.items() if not enforced] == []
 
 

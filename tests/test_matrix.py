@@ -82,7 +82,7 @@ def test_every_setting_of_the_table_is_one_that_its_trainer_has(trainer):
 def test_a_result_belongs_to_the_version_of_the_lock():
     assert results.path_of(Path("R"), "litgpt").parts[-2:] == ("litgpt", "0.5.13.json")
     for name, (_, _, distribution) in FIELD.items():
-        assert read_lock(name).version_of(distribution), name
+        assert read_lock(name).version_of(distribution), f"{name}.lock does not pin {distribution!r}"
 
 
 def test_the_page_shows_each_setting_with_its_evidence_and_the_command():

@@ -57,7 +57,7 @@ def test_a_mutant_says_where_it_was_seen_or_of_which_bug_it_is_a_subtle_form():
     sources = {mutant.name: source_of(mutant.seen_in) for mutant in MUTANTS}
     names = {"report", "unreported", *sources, *articles()}
     assert {name: source for name, source in sources.items() if source not in names} == {}
-    assert list(sources.values()).count("unreported") <= UNREPORTED
+    assert list(sources.values()).count("unreported") <= UNREPORTED, "say `subtle form of AREA/NAME: how`"
 
 
 @pytest.mark.parametrize(
