@@ -98,7 +98,8 @@ NOT_HERE = (
     ("tinker-cookbook", "a trainer", "it has none: its renderer is on trial; training is a service"),
     ("tunix", "accumulation", "a micro-batch of optax.MultiSteps would be heard as a step; a script shows it"),
     ("litgpt", "clipping", "its fine-tuning refuses train.max_norm"),
-    ("axolotl", "0.20 and later", "0.21 wants Python 3.12"),
+    ("axolotl", "0.21 and later", "they want Python 3.12"),
+    ("packers", "of=verl", "it makes nested tensors of rows: 30 minutes on a busy machine were not enough"),
     ("llamafactory", "cutoff_len", "no line of its own: each setting is asked for it where a job has a max_length"),
 )
 
