@@ -121,6 +121,7 @@ def test_a_leak_is_told_from_the_rounding_of_16_bits(wrong):
     [
         ({"device": "cuda:7"}, "no device 'cuda:7' here"),
         ({"device": "nowhere"}, "no device 'nowhere' here"),
+        ({"device": "meta"}, "no device 'meta' here"),
         ({"attention": "nonsense"}, "no attention 'nonsense' here"),
         ({"attention": "sdpa:nonsense"}, "known beside those of transformers: sdpa:math"),
     ],

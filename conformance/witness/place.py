@@ -27,10 +27,10 @@ class PlaceError(RuntimeError):
 def require_device(name: str) -> None:
     """Raise PlaceError for a device that is not there."""
     try:
-        torch.empty(1, device=name)
+        torch.ones(1, device=name).item()  # of "meta", which holds no numbers, there is none
     except (RuntimeError, AssertionError) as error:
         here = "cpu" + (f", {torch.cuda.device_count()} of cuda" if torch.cuda.is_available() else "")
-        said = str(error).partition("\n")[0].rstrip(".")
+        said = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
         raise PlaceError(f"no device {name!r} here ({said}); there is {here}") from None
 
 
