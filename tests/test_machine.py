@@ -124,11 +124,13 @@ def test_a_leak_is_told_from_the_rounding_of_16_bits(wrong):
         ({"device": "meta"}, "no device 'meta' here"),
         ({"attention": "nonsense"}, "no attention 'nonsense' here"),
         ({"attention": "sdpa:nonsense"}, "known beside those of transformers: sdpa:math"),
+        ({"attention": "sdpa:"}, "known beside those of transformers: sdpa:math"),
+        ({"attention": "sdpa:cudnn"}, "no attention 'sdpa:cudnn' on cpu in torch.float32: No "),
     ],
 )
 def test_what_is_not_there_is_said_and_nothing_else_is_used(asked, said):
     with pytest.raises(PlaceError, match=said):
-        place(SimpleNamespace(**{"model": make_model(), "device": "cpu", "attention": "", **asked}))
+        place(SimpleNamespace(**{"model": make_model(), "device": "cpu", "attention": "", "autocast": "", **asked}))
 
 
 def test_a_device_that_is_not_there_is_refused_before_anything_runs(capsys):

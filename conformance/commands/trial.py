@@ -49,7 +49,10 @@ def add_limits(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", metavar="DEVICE", default="", help="where the model is: cpu, cuda or cuda:N")
     command.add_argument("--dtype", choices=OF_WEIGHTS, default="", help="of the weights (default: as a scenario says)")
     command.add_argument(
-        "--autocast", choices=OF_WEIGHTS[1:], default="", help="compute under torch.autocast, with weights in float32"
+        "--autocast",
+        choices=OF_WEIGHTS[1:],
+        default="",
+        help="compute under torch.autocast, with weights in float32 (or as --dtype says)",
     )
     command.add_argument(
         "--attention", metavar="NAME", default="",

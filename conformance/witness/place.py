@@ -38,14 +38,28 @@ def place(job: Any) -> None:
     """Put job.model on job.device, and give it job.attention. Raises PlaceError."""
     require_device(job.device)
     job.model.to(job.device)
-    family, _, one = job.attention.partition(":")
-    if one and job.attention not in KERNELS:
+    family, colon, _ = job.attention.partition(":")
+    if colon and job.attention not in KERNELS:
         raise PlaceError(f"no attention {job.attention!r}; known beside those of transformers: {', '.join(KERNELS)}")
     if family:
         try:
             job.model.set_attn_implementation(family)
         except (ValueError, ImportError) as error:
             raise PlaceError(f"no attention {job.attention!r} here: {error}") from None
+    if colon:
+        require_kernel(job)
+
+
+def require_kernel(job: Any) -> None:
+    """Raise PlaceError for a kernel that this device does not have, or not in this arithmetic."""
+    dtype = getattr(torch, job.autocast) if job.autocast else job.model.dtype
+    some = torch.zeros(1, 1, 8, 16, device=job.device, dtype=dtype)
+    try:
+        with kernel(job.attention):
+            torch.nn.functional.scaled_dot_product_attention(some, some, some, is_causal=True)
+    except RuntimeError as error:
+        said = str(error).partition(". ")[0]
+        raise PlaceError(f"no attention {job.attention!r} on {job.device} in {dtype}: {said}") from None
 
 
 @contextlib.contextmanager
