@@ -18,6 +18,7 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 PYTHON=${PYTHON:-python3} DEVICE=${DEVICE:-cuda} SIZE=${SIZE:-1b} LIMIT=${LIMIT:-120} BUDGET=${BUDGET:-560} JOBS=${JOBS:-6}
 OUT=$(mkdir -p "${OUT:-gpu-results}" && cd "${OUT:-gpu-results}" && pwd)
 RESUME=${RESUME:+$(realpath "$RESUME")}
+PYTHON=$(command -v "$PYTHON") && PYTHON=$(realpath -s "$PYTHON") || { echo "no interpreter: set PYTHON" >&2 && exit 2; }
 cd "$root"
 if [ "${1:-}" = wheels ]; then
     # What torch and transformers bring themselves is left out.
