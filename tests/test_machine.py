@@ -126,6 +126,10 @@ def test_a_leak_is_told_from_the_rounding_of_16_bits(wrong):
         ({"attention": "sdpa:nonsense"}, "known beside those of transformers: sdpa:math"),
         ({"attention": "sdpa:"}, "known beside those of transformers: sdpa:math"),
         ({"attention": "sdpa:cudnn"}, "no attention 'sdpa:cudnn' on cpu in torch.float32: No "),
+        (
+            {"attention": "flex_attention"},
+            "'flex_attention' on cpu in torch.float32: FlexAttention does not support back",
+        ),
     ],
 )
 def test_what_is_not_there_is_said_and_nothing_else_is_used(asked, said):

@@ -46,17 +46,26 @@ def place(job: Any) -> None:
             job.model.set_attn_implementation(family)
         except (ValueError, ImportError) as error:
             raise PlaceError(f"no attention {job.attention!r} here: {error}") from None
-    if colon:
+    if colon or (family == "flex_attention" and job.device.startswith("cpu")):
         require_kernel(job)
 
 
 def require_kernel(job: Any) -> None:
-    """Raise PlaceError for a kernel that this device does not have, or not in this arithmetic."""
+    """Raise PlaceError for a kernel that this device does not have, or not in this arithmetic, or not on the way back:
+    before its compiler takes minutes to find out.
+    """
+    from torch.nn.functional import scaled_dot_product_attention
+
     dtype = getattr(torch, job.autocast) if job.autocast else job.model.dtype
-    some = torch.zeros(1, 1, 8, 16, device=job.device, dtype=dtype)
+    some = torch.zeros(1, 1, 8, 16, device=job.device, dtype=dtype, requires_grad=True)
     try:
-        with kernel(job.attention):
-            torch.nn.functional.scaled_dot_product_attention(some, some, some, is_causal=True)
+        if job.attention in KERNELS:
+            with kernel(job.attention):
+                scaled_dot_product_attention(some, some, some, is_causal=True)
+        else:
+            from torch.nn.attention.flex_attention import flex_attention
+
+            flex_attention(some, some, some)
     except RuntimeError as error:
         said = str(error).partition(". ")[0]
         raise PlaceError(f"no attention {job.attention!r} on {job.device} in {dtype}: {said}") from None
