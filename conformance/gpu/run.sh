@@ -38,16 +38,17 @@ mkdir -p "$results" && [ -n "$RESUME" ] && tar xzf "$RESUME" -C "$results" --kee
 touch "$results/summary.txt"
 sed -i "/: exit [0123],/!d" "$results/summary.txt" # what was cut off is done again
 # Beside the interpreter's own packages, and not in a virtual environment: one that is made from another does not see
-# what that one holds. sftspec is a tree of links, as .ci/types makes it.
-if [ ! -d "$work/packages" ]; then
+# what that one holds. sftspec is a tree of links, as .ci/types makes it. The folder's name tells Hypothesis that these
+# are nobody's own modules, whose constants it would read for minutes.
+if [ ! -d "$work/site-packages" ]; then
     rm -rf "$work/unfinished" && mkdir -p "$work/unfinished/sftspec"
     ln -s "$root"/sftspec/* "$root"/{properties,golden,conformance,tests} "$work/unfinished/sftspec"
     ls wheels/*.whl >/dev/null 2>&1 &&
         "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --target "$work/unfinished" --upgrade \
             wheels/*.whl >>"$results/install.log" 2>&1
-    mv "$work/unfinished" "$work/packages"
+    mv "$work/unfinished" "$work/site-packages"
 fi
-export PYTHONPATH=$work/packages${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONPATH=$work/site-packages${PYTHONPATH:+:$PYTHONPATH}
 cd "$results" # the folder sftspec/ of the tree is not the package
 SFTSPEC="$PYTHON -m sftspec.conformance.commands.cli"
 

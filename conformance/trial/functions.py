@@ -157,7 +157,7 @@ def _drawn(strategies: tuple[tuple[str, Any], ...], max_examples: int) -> list[d
 
 def _hypothesis(strategies: Mapping[str, Any], body: Callable[..., object], max_examples: int) -> None:
     """Call the body with drawn arguments; if it raises, shrink them and raise what it raises on the smallest."""
-    from hypothesis import Phase, given, settings
+    from hypothesis import HealthCheck, Phase, given, settings
 
     # Neither the phase that explains a failure (what it finds is shown nowhere) nor a search for further ones.
     chosen = settings(
@@ -167,6 +167,7 @@ def _hypothesis(strategies: Mapping[str, Any], body: Callable[..., object], max_
         database=None,
         report_multiple_bugs=False,
         phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=(HealthCheck.too_slow,),  # of the machine, and no fault of the property
     )
 
     def drawn(**arguments: Any) -> None:  # its source is what hypothesis derives the seed from
