@@ -144,6 +144,12 @@ def test_a_device_that_is_not_there_is_refused_before_anything_runs(capsys):
     assert not said.out and "plain" not in said.err
 
 
+@pytest.mark.parametrize("words", [["--dtype", "bfloat16"], ["--processes", "2"]])
+def test_a_template_is_asked_for_no_machine(words, capsys):
+    assert main(["check", "template", "chatml/qwen2.5", *words]) == 2
+    assert f"a template computes nothing: leave out {words[0]}" in capsys.readouterr().err
+
+
 def test_what_a_trainer_does_not_claim_is_not_asked_of_it():
     for machine, claim in ((Machine(dtype="float16"), "bf16"), (Machine(autocast="float16"), "autocast")):
         require_able(machine, frozenset({claim}))

@@ -115,7 +115,7 @@ def test_what_a_rank_holds_in_parts_is_joined_and_what_two_hold_is_compared():
     assert torch.equal(same.final["weight"], whole) and same.steps[0].apart == ()
     other = merged([rank(0, torch.zeros(2)), rank(1, torch.tensor([0.0, -0.0]))])
     assert other.steps[0].apart == ((1, "bias"),)
-    with pytest.raises(ValueError, match="the shards of weight do not make up the whole: 2 elements are missing"):
+    with pytest.raises(ValueError, match="the shards of weight do not make up the whole: 2 elements missing"):
         merged([rank(0, torch.zeros(2)), Heard()])
 
 

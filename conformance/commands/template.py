@@ -44,11 +44,17 @@ from sftspec.counted import counted
 from sftspec.properties.cases.template import Vocabulary
 from sftspec.templates import TEMPLATES, Template
 
+# Options that say where a trainer runs, and on what.
+OF_TRAINERS = ("device", "dtype", "autocast", "attention", "model", "scenario")
+
 
 def check_templates(args: argparse.Namespace) -> int:
     """Judge every template at the places; exit code 1 if a must property fails on any."""
     if not args.templates:
         raise TrainerError("which template? sftspec check template PLACE, such as model/chat_template.jinja or trl")
+    idle = [name for name in OF_TRAINERS if getattr(args, name)] + ["processes"] * (args.processes > 1)
+    if idle:
+        raise TrainerError(f"a template computes nothing: leave out --{idle[0]}, which is for trainers")
     if args.variant is not None and args.variant not in TEMPLATES:
         raise TrainerError(f"--as {args.variant}: unknown variant; known: {', '.join(TEMPLATES)}")
     asked = Question(args.tokenizer, args.variant, tuple(args.select or ["template"]), contents_of(args.tokenizer))
