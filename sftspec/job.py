@@ -67,7 +67,8 @@ class Job:
     accumulation     micro-batches of one optimizer step; the last step of an epoch may have fewer
     world_size       ranks that share a step
     epochs           passes over the corpus
-    max_length       tokens of one row at most: longer examples are cut at the right end, packs never exceed it
+    max_length       tokens of one row at most: longer examples are cut, packs never exceed it
+    truncation_side  the end at which they are cut: the "right" one, or the "left" (not of packs)
     packing          put several examples into one row
     optimizer        "sgd" (no momentum) or "adamw" (betas 0.9 and 0.999, eps 1e-8)
     learning_rate    constant over the run
@@ -93,6 +94,7 @@ class Job:
     world_size: int = 1
     epochs: int = 1
     max_length: int | None = None
+    truncation_side: str = "right"
     packing: bool = False
     optimizer: str = "sgd"
     learning_rate: float = 1e-2
@@ -118,6 +120,11 @@ class Job:
         for name in ("batch_size", "accumulation", "world_size", "epochs"):
             if getattr(self, name) < 1:
                 raise JobError(f"{name} is {getattr(self, name)}; give 1 or more")
+
+    @property
+    def prefix(self) -> int | None:
+        """Tokens of an example's beginning that are kept of a longer one; None where none is cut at its right end."""
+        return self.max_length if self.truncation_side == "right" else None
 
     @property
     def head_name(self) -> str:

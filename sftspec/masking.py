@@ -25,6 +25,7 @@ from sftspec.vocabulary import Tokens
 
 IGNORE = -100
 POLICIES = ("all", "last", "every-token", "contents")
+SIDES = ("right", "left")
 
 
 class EncodingError(ValueError):
@@ -106,26 +107,41 @@ def trained_spans(
     return [on and weight > 0 for on, weight in zip(chosen, rendered.weights or [1.0] * len(chosen), strict=True)]
 
 
-def truncate(example: Encoded, max_length: int | None) -> Encoded:
-    """Cut ids and labels together at the right end; nothing is put in place of what was cut (no end-of-turn token).
+def kept_range(length: int, max_length: int | None, side: str = "right") -> range:
+    """Which tokens of so many are kept: the first max_length of them, or the last ones where the left side is cut.
+
+    >>> kept_range(5, 2), kept_range(5, 2, "left"), kept_range(5, None)
+    (range(0, 2), range(3, 5), range(0, 5))
+    """
+    if side not in SIDES:
+        raise EncodingError(f"unknown truncation_side {side!r}; known: {', '.join(SIDES)}")
+    if max_length is None or length <= max_length:
+        return range(length)
+    return range(max_length) if side == "right" else range(length - max_length, length)
+
+
+def truncate(example: Encoded, max_length: int | None, side: str = "right") -> Encoded:
+    """Cut ids and labels together at one end; nothing is put in place of what was cut (no end-of-turn token).
 
     >>> example = Encoded([5, 6, 7], [-100, 6, 7], [0, 0, 0], Rendered("", (), (), ()))
     >>> cut = truncate(example, 2)
     >>> cut.input_ids, cut.labels, cut.truncated
     ([5, 6], [-100, 6], 1)
     """
-    if max_length is None or len(example) <= max_length:
+    kept = kept_range(len(example), max_length, side)
+    if max_length is None or len(kept) == len(example):
         return example
     if max_length < 1:
         raise EncodingError(f"max_length is {max_length}; give a positive number of tokens, or None")
     # MK-TRUNC: ids and labels are cut at one place. What is left without a target, the trainer drops and counts.
+    part = slice(kept.start, kept.stop)
     return replace(
         example,
-        input_ids=example.input_ids[:max_length],
-        labels=example.labels[:max_length],
-        owners=example.owners[:max_length],
+        input_ids=example.input_ids[part],
+        labels=example.labels[part],
+        owners=example.owners[part],
         truncated=example.truncated + len(example) - max_length,
-        weights=example.weights and example.weights[:max_length],
+        weights=example.weights and example.weights[part],
     )
 
 
@@ -140,6 +156,7 @@ def encode(
     policy: str = "all",
     conventions: Conventions = Conventions(),
     tools: list[dict] | None = None,
+    truncation_side: str = "right",
 ) -> Encoded:
     """Render, tokenize and mask one conversation.
 
@@ -154,11 +171,12 @@ def encode(
             between two of them, by itself; "segmented" encodes each span by itself. None: as the template's source
             does (`Template.tokenization`).
         add_generation_prompt: end with the assistant's header.
-        max_length: cut after so many tokens (None: never).
+        max_length: keep so many tokens at most (None: all).
         policy: which messages are trained: "all" assistant turns, the "last" one, "every-token", or the "contents" of
             every role.
         conventions: which parts of a trained turn are targets.
         tools: definitions of tools, for a template with a place for them.
+        truncation_side: the end at which max_length cuts, "right" or "left".
     Returns:
         Encoded: input_ids and labels of equal length.
     Raises:
@@ -186,6 +204,7 @@ def encode(
         max_length,
         policy,
         conventions,
+        truncation_side,
     )[0]
 
 
@@ -199,6 +218,7 @@ def encode_batch(
     max_length: int | None = None,
     policy: str = "all",
     conventions: Conventions = Conventions(),
+    truncation_side: str = "right",
 ) -> list[Encoded]:
     """Encode many conversations in one call of the tokenizer, which is faster; arguments as of `encode`.
 
@@ -220,7 +240,7 @@ def encode_batch(
         rendered = [without_final_separator(text) for text in rendered]
     tokens = tokenize_batch(rendered, variant, tokenizer, special_tokens, tokenization)
     return [
-        truncate(masked(of_one, text, trained_spans(text, messages, policy, conventions)), max_length)
+        truncate(masked(of_one, text, trained_spans(text, messages, policy, conventions)), max_length, truncation_side)
         for of_one, text, messages in zip(tokens, rendered, checked, strict=True)
     ]
 

@@ -150,6 +150,7 @@ class Pipeline:
             "accumulation",
             "ranks",
             "truncation",
+            "left-truncation",
             "clipping",
             "adamw",
             "frozen",
@@ -190,6 +191,7 @@ class Pipeline:
 
     def prepare(self, job: Job) -> list[Encoded]:
         """Encode and cut every conversation; drop, and count, those that keep no target."""
+        left = {} if job.truncation_side == "right" else {"truncation_side": job.truncation_side}
         encoded = [
             self.encode(
                 conversation,
@@ -200,6 +202,7 @@ class Pipeline:
                 max_length=job.max_length,
                 policy=job.policy,
                 conventions=self.conventions,
+                **left,
             )
             for conversation in job.conversations
         ]

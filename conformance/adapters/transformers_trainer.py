@@ -100,6 +100,7 @@ class TransformersTrainer:
             "padding",
             "accumulation",
             "truncation",
+            "left-truncation",
             "clipping",
             "adamw",
             "frozen",
@@ -144,8 +145,11 @@ class TransformersTrainer:
         encoded = job.tokenizer.apply_chat_template(
             messages, return_dict=True, return_assistant_tokens_mask=True, add_generation_prompt=False
         )
-        ids = encoded["input_ids"][: job.max_length]
+        kept = slice(job.max_length)
+        if job.truncation_side == "left" and job.max_length is not None:
+            kept = slice(-job.max_length, None)
+        ids = encoded["input_ids"][kept]
         if self.collator == "language-modeling":
             return {"input_ids": ids}
-        mask = encoded["assistant_masks"][: job.max_length]
-        return {"input_ids": ids, "labels": [token if kept else -100 for token, kept in zip(ids, mask)]}
+        mask = encoded["assistant_masks"][kept]
+        return {"input_ids": ids, "labels": [token if on else -100 for token, on in zip(ids, mask)]}

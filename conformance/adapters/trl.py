@@ -30,6 +30,15 @@ SETTINGS = {
 }
 
 
+def config_fields() -> set[str]:
+    """What the installed release's SFTConfig can be told; nothing where there is none."""
+    try:
+        from trl import SFTConfig
+    except ImportError:
+        return set()
+    return {item.name for item in dataclasses.fields(SFTConfig)}
+
+
 @dataclass(frozen=True)
 class TRL:
     """`trl.SFTTrainer` on conversations.
@@ -70,8 +79,10 @@ class TRL:
     @property
     def claims(self) -> frozenset[str]:
         layout = {"padding", "truncation"} if self.packing == "none" else {"packing"}
+        if "truncation" in layout and "truncation_mode" in config_fields():
+            layout.add("left-truncation")
         if self.padding_free:
-            layout.discard("truncation")
+            layout -= {"truncation", "left-truncation"}
         does = {"accumulation", "clipping", "adamw", "frozen", "bf16", "resume", "log", "chat-template", "autocast"}
         if self.peft != "none":
             does -= {"resume"}  # a second SFTTrainer around the same model would put in adapters twice
@@ -99,9 +110,11 @@ class TRL:
         from datasets import Dataset
         from trl import SFTConfig, SFTTrainer
 
-        known = {item.name for item in dataclasses.fields(SFTConfig)}
+        known = config_fields()
         asked: dict[str, Any] = {"packing": self.packing != "none"}
         asked["max_length" if "max_length" in known else "max_seq_length"] = job.max_length
+        if job.truncation_side == "left":
+            asked["truncation_mode"] = "keep_end"
         newer = {  # and what they are where nothing is asked of them
             "padding_free": (self.padding_free, False),
             "assistant_only_loss": (self.assistant_only_loss and self.dataset == "messages", False),

@@ -117,6 +117,11 @@ def hostile_conversations(writer: Writer) -> list[Conversation]:
     return talks
 
 
+def cut_conversations(writer: Writer) -> list[Conversation]:
+    """The above, one of exactly CUT tokens, which fits, and one of a token more."""
+    return [*hostile_conversations(writer), exactly(CUT, writer), exactly(CUT + 1, writer)]
+
+
 def unequal_conversations(writer: Writer) -> list[Conversation]:
     """Fifteen one- to three-turn conversations whose target counts run from 0 over 1 to about 100."""
     talks = [Conversation([{"role": "user", "content": writer.words(3)}])]

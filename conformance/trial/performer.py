@@ -117,7 +117,7 @@ def _perform_once(trainer, scenario, seed, workdir, max_replays, /, **changes) -
 
 def provenance_of(run: Run) -> Provenance:
     streams = [stream.input_ids for stream in run.streams]
-    return Provenance(streams, alphabet_of(run.job.tokenizer), run.pad, run.job.max_length)
+    return Provenance(streams, alphabet_of(run.job.tokenizer), run.pad, run.job.prefix)
 
 
 def rows_of(heard: Heard) -> list[list[int]]:

@@ -17,6 +17,7 @@ from sftspec.conformance.trial.corpora import (
     CUT,
     SMALL,
     Writer,
+    cut_conversations,
     few_conversations,
     flagged_conversations,
     full_packs,
@@ -74,7 +75,7 @@ FROZEN = ("model.embed_tokens.weight", "model.layers.0.input_layernorm.weight", 
 # were not made to be told apart, and repeat what the others show elsewhere.
 GOLDENS = {f"goldens of {variant}": variant for variant in REDUCED}
 
-UNEVEN = "ranks, uneven"
+UNEVEN, MANY_STEPS = "ranks, uneven", "ranks, many steps"
 MOST_RANKS = 64
 
 SCENARIOS = (
@@ -93,10 +94,13 @@ SCENARIOS = (
     _scenario("ranks", "step", ("ranks", "accumulation"), unequal_conversations,
               batch_size=2, accumulation=2, world_size=3),
     _scenario(UNEVEN, "masking step", ("processes",), unequal_conversations, batch_size=3),
+    _scenario(MANY_STEPS, "step", ("processes",), few_conversations, batch_size=1, epochs=9),
     _scenario("dropout", "step", (), few_conversations, {"dropout": 0.1}, batch_size=2),
     _scenario("ranks, dropout", "step", ("ranks",), few_conversations, {**LEARNED, "dropout": 0.1},
               batch_size=1, world_size=4, joins=True),
-    _scenario("truncation", "masking", ("truncation",), hostile_conversations, max_length=CUT),
+    _scenario("truncation", "masking", ("truncation",), cut_conversations, max_length=CUT),
+    _scenario("truncation, left", "masking", ("left-truncation",), cut_conversations, max_length=CUT,
+              truncation_side="left"),
     _scenario("last turn only", "masking", ("policy",), hostile_conversations, policy="last"),
     _scenario("every token", "masking packing step", ("policy",), hostile_conversations, policy="every-token"),
     _scenario("odd turns, last turn only, cut", "masking", ("policy", "truncation"), odd_conversations,
@@ -206,7 +210,7 @@ def scenarios_for(claims: frozenset[str], areas: Iterable[str] = ()) -> list[Sce
         for scenario in SCENARIOS
         if scenario.claims <= claims
         and not ("processes" in claims and scenario.name in GOLDENS)  # a template is the same on every rank
-        and ("padding" in claims or scenario.name != "truncation")
+        and ("padding" in claims or not scenario.name.startswith("truncation"))
         and not claims & {name for key, name in WITHOUT.items() if key in scenario.model}
         and (not areas or scenario.areas.intersection(areas))
     ]

@@ -48,7 +48,7 @@ class Asked:
         if job.path is not None:
             write_corpus(talks, job.path)
         streams = [self.streams[number] for number in numbers]
-        return job, Provenance(streams, self.alphabet, self.pad, job.max_length)
+        return job, Provenance(streams, self.alphabet, self.pad, job.prefix)
 
 
 def even(numbers: Sequence[int], first: int, whole: int) -> list[int]:

@@ -20,7 +20,7 @@ def fillers_of(run: Any) -> frozenset[int]:
     steps: dict[int, list[int]] = {}
     for number, piece in enumerate(run.pieces):
         steps.setdefault(piece.rows[0].step, []).append(number)
-    begun = Counter(piece.example for piece in run.pieces if piece.start == 0)
+    begun = Counter(piece.example for piece in run.pieces if run.begins(piece))
     copies = {example: run.copies.get(example, 1) for example in begun}
     left = Counter({example: count - copies[example] * run.job.epochs for example, count in begun.items()})
     found: set[int] = set()
@@ -29,13 +29,13 @@ def fillers_of(run: Any) -> frozenset[int]:
         again = []
         for number in numbers:
             piece = run.pieces[number]
-            seen[piece.example] += piece.start == 0
+            seen[piece.example] += run.begins(piece)
             if seen[piece.example] > copies[piece.example] and left[piece.example] > 0:
                 again.append(number)
         if all(seen[example] >= count for example, count in copies.items()):  # the epoch is over
             if places(run, again) < run.job.batch_size * run.job.world_size:
                 found.update(again)
-                left -= Counter(run.pieces[number].example for number in again if run.pieces[number].start == 0)
+                left -= Counter(run.pieces[number].example for number in again if run.begins(run.pieces[number]))
             seen.clear()
     return frozenset(found)
 

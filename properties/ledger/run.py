@@ -19,7 +19,7 @@ import numpy as np
 from sftspec.adapters import Adapter
 from sftspec.conversation import Conversation
 from sftspec.job import Job, has_dropout
-from sftspec.masking import IGNORE, Conventions, Encoded, encode, masked, trained_spans
+from sftspec.masking import IGNORE, Conventions, Encoded, encode, kept_range, masked, trained_spans
 from sftspec.properties.ledger.weights import as_trained, shares_of, weights_of
 from sftspec.vocabulary import Tokens, carriers
 
@@ -467,10 +467,19 @@ class Run:
     @cached_property
     def empty(self) -> frozenset[int]:
         """The conversations that keep no target within max_length: whoever trains may leave them out."""
-        kept = slice(1, self.job.max_length)
-        return frozenset(
-            index for index, stream in enumerate(self.streams) if all(label == IGNORE for label in stream.labels[kept])
-        )
+        return frozenset(index for index in range(len(self.streams)) if not self.kept_targets(index))
+
+    def kept(self, index: int) -> range:
+        """The tokens of a conversation that the cut at max_length leaves."""
+        return kept_range(len(self.streams[index]), self.job.max_length, self.job.truncation_side)
+
+    def begins(self, piece: Piece) -> bool:
+        """Does a piece begin with the first token of its conversation, or with the first that a left cut leaves?"""
+        return piece.start in (0, self.kept(piece.example).start)
+
+    def kept_targets(self, index: int) -> list[int]:
+        """Those of them that are targets; the first of a row has no logits before it."""
+        return [offset for offset in self.kept(index)[1:] if self.is_target(index, offset)]
 
 
 def streams_of(job: Job, conventions: Conventions) -> list[Encoded]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from itertools import pairwise, takewhile
 
 from sftspec.counted import counted as times_of
-from sftspec.masking import IGNORE
 from sftspec.properties import must, should
 from sftspec.properties.ledger.run import Token, streams_of
 from sftspec.properties.masking.traits import in_common
@@ -21,7 +20,7 @@ def a_cut_example_is_a_prefix(run):
 
     An end-of-turn token put after the cut teaches to stop in mid-sentence; ids cut without labels shift the mask.
     """
-    limit = run.job.max_length
+    limit = run.job.prefix
     if limit is None or run.job.packing:
         return
     for first, *more in run.appearances:
@@ -38,6 +37,23 @@ def a_cut_example_is_a_prefix(run):
                 first.start == 0 and end == limit and clean,
                 (f"expected tokens 0 to {limit} and nothing trained after them, saw {first.start} to {end}"),
             )
+
+
+@must(laws=("MK-TRUNCLEFT",), claim="left-truncation", floor=5)
+def a_left_cut_keeps_the_last_tokens(run):
+    """With truncation_side="left" an example over max_length keeps its last tokens and their labels.
+
+    Cut at the right end all the same (verl 0.9.1, `truncation: left` without padding) it keeps the question and loses
+    the answer, and nothing says so.
+    """
+    if run.job.truncation_side != "left" or run.job.max_length is None:
+        return
+    for first, *more in run.appearances:
+        whole, last = len(run.streams[first.example]), [first, *more][-1].rows[-1]
+        if whole > run.job.max_length:
+            kept, end = run.kept(first.example), last.offset + 1 + run.is_fed_without_its_last(last)
+            note = f"expected tokens {kept.start} to {whole}, saw {first.start} to {end}"
+            yield first, (first.start, end) == (kept.start, whole), note, first.start - kept.start
 
 
 @must(laws=("MK-TRUNC",), floor=10)
@@ -67,7 +83,6 @@ def every_conversation_with_a_target_is_trained(run):
     """
     if run.error:
         return
-    limit = run.job.max_length
     seen: dict[tuple[int, int], int] = {}
     for number, piece in enumerate(run.pieces):
         last = piece.rows[-1]
@@ -78,10 +93,7 @@ def every_conversation_with_a_target_is_trained(run):
         for one, two in pairwise(pieces):
             for offset in range(one.end, two.start) if run.is_same_text(one, two) else ():
                 seen[one.example, offset] = seen.get((one.example, offset), 0) + 1
-    targets = {}
-    for index in run.copies:
-        labels = run.streams[index].labels[:limit]
-        targets[index] = [offset for offset, label in enumerate(labels) if offset and label != IGNORE]
+    targets = {index: run.kept_targets(index) for index in run.copies}
     told = counted(run)
     asked = [index for index, offsets in targets.items() if offsets and not run.lost[index] and index not in told]
     lost = [index for index in asked if not any((index, offset) in seen for offset in targets[index])]
@@ -185,7 +197,7 @@ def conversations_stand_as_rendered(run):
         note = "is broken between tokens " + ", ".join(f"{one.end - 1} and {two.start}" for one, two in pairwise(parts))
         if tuple(parts) in run.appearances and any(map(run.is_same_text, parts, parts[1:])):
             note += ": the same text in other tokens, cut as no convention of sftspec says"
-        twice = run.copies[parts[0].example] > 1 and all(one.start == 0 for one in parts)
+        twice = run.copies[parts[0].example] > 1 and all(map(run.begins, parts))
         yield parts[0], len(parts) == 1 or twice, note
 
 

@@ -97,7 +97,7 @@ def epochs_after(run) -> dict[int, tuple[int, int]]:
     times = {piece.example: 0 for piece in pieces if piece.example not in run.empty}
     begun: dict[int, list[int]] = {step.index: [] for step in run.steps}
     for piece in pieces:
-        if piece.start == 0 and piece.example in times:
+        if run.begins(piece) and piece.example in times:
             begun.setdefault(piece.rows[0].step, []).append(piece.example)
     after = {}
     for index, examples in begun.items():
@@ -125,7 +125,7 @@ def steps_hold_the_examples_asked_for(run):
         first = piece.rows[0]
         begun = held.setdefault(first.step, {})
         place = (first.forward, first.row, -1 if run.job.packing else piece.example)
-        begun[place] = begun.get(place, 0) + (piece.start == 0)
+        begun[place] = begun.get(place, 0) + run.begins(piece)
     if run.job.packing and any(
         len(run.forwards[forward].input_ids) == 1 and sum(row.example >= 0 for row in rows) > run.job.max_length
         for (forward, _), rows in run.lines.items()
@@ -155,7 +155,7 @@ def accumulation_makes_the_steps_asked_for(run):
     if run.job.packing:
         units = Counter(rows[0].step for rows in run.lines.values())
     else:
-        units = Counter(piece.rows[0].step for piece in run.pieces if piece.start == 0)
+        units = Counter(piece.rows[0].step for piece in run.pieces if run.begins(piece))
     for number, step in enumerate(run.steps):
         least, most = after[step.index]
         last = number + 1 == len(run.steps) or least == most

@@ -50,6 +50,6 @@ def no_example_fills_up_the_last_batches(run):
     if run.error:
         return
     for number, piece in enumerate(run.pieces):
-        if piece.start == 0:
+        if run.begins(piece):
             weighs = number in run.fillers and not run.is_dummy(piece)
             yield piece, not weighs, "seen a second time in its epoch, in the last step"

@@ -7,8 +7,8 @@ many seeds.
 
 A way is the reference's own pipeline with one thing done as people do it, so that a failure of a must, an ambiguous
 verdict, a property that breaks or a run that breaks is an alarm, and a fault of the suite's (or of this script's). The
-job "whole" is every job that the way claims, read by all properties of a run. Prints each alarm as it comes, then a line
-for each way and job: seeds, alarms, properties that passed, seconds of CPU. Exits with 1 if there was an alarm.
+job "whole" is every job that the way claims, read by all properties of a run. Prints each alarm as it comes, then a
+line for each way and job: seeds, alarms, properties that passed, seconds of CPU. Exits with 1 if there was an alarm.
 """
 
 from __future__ import annotations

@@ -2,8 +2,10 @@
 model class of the trainer's own.
 
     python tests/benchmarks/replanted.py --ways autocast,lora --count 60
+    python tests/benchmarks/replanted.py --ways two-ranks --bugs step/rate-falls-after-sixteen --seed 0
 
-Each bug is tried in the scenario in which the kill matrix shows most of it, or the next two. It is killed where a
+Each bug is tried in the scenario in which the kill matrix shows most of it, or the next two; on ranks, whose steps are
+fewer, in the one of many steps too. It is killed where a
 property that has to kill it fails, or another must does; it cannot occur where its trainer breaks in that way (a model
 class without the layer that it changes). Prints each that survives and a line for each way; exits with 1 if any does.
 """
@@ -29,7 +31,7 @@ from sftspec import properties
 from sftspec.conformance.sensitivity import signatures
 from sftspec.conformance.sensitivity.mutants import load_mutants
 from sftspec.conformance.trial.judge import put_on_trial
-from sftspec.conformance.trial.scenarios import GOLDENS, SCENARIOS
+from sftspec.conformance.trial.scenarios import GOLDENS, MANY_STEPS, SCENARIOS
 from sftspec.properties import REGISTRY
 from sftspec.tests.own_model import OwnModel, load, to_hugging_face
 from sftspec.trainer import Pipeline
@@ -137,14 +139,14 @@ def candidates(way):
             if name in jobs and name not in GOLDENS and not jobs[name].joins and not LEFT_OUT[way](jobs[name])
         ]
         if shown:
-            yield mutant, shown[:TRIES]
+            yield mutant, shown[:TRIES] + ([jobs[MANY_STEPS]] if way == "two-ranks" else [])
 
 
-def tried(way, mutant, scenarios, chosen) -> str:
+def tried(way, mutant, scenarios, chosen, seed) -> str:
     """By what it is killed; "" where it survives; "cannot occur: …" where the trainer breaks."""
     broken = ""
     for scenario in scenarios:
-        trial = put_on_trial(WAYS[way](mutant.make()), chosen, 1, [scenario])
+        trial = put_on_trial(WAYS[way](mutant.make()), chosen, seed, [scenario])
         error = next((run.error for run in trial.runs if run.error), "")
         caught = [
             item.property.id for item in trial.verdicts if item.status in CAUGHT and item.property.level == "must"
@@ -165,6 +167,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ways", default=",".join(WAYS))
     parser.add_argument("--count", type=int, default=60, help="bugs that can occur, of each way")
+    parser.add_argument("--bugs", default="", help="these alone, by name, with commas between them")
+    parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     chosen = [item for item in properties.load(*AREAS) if item.seam == "run"]
@@ -174,7 +178,9 @@ def main() -> int:
         for mutant, scenarios in candidates(way):
             if own + other + len(left) == arguments.count:
                 break
-            by = tried(way, mutant, scenarios, chosen)
+            if arguments.bugs and mutant.name not in arguments.bugs.split(","):
+                continue
+            by = tried(way, mutant, scenarios, chosen, arguments.seed)
             own += bool(by) and not by.startswith(("another", "cannot"))
             other += by.startswith("another")
             if by.startswith("cannot"):

@@ -34,7 +34,8 @@ class Accelerate:
     name = "accelerate"
     conventions = Conventions()
     claims = frozenset(
-        {"padding", "accumulation", "truncation", "clipping", "adamw", "bf16", "autocast", "log", "chat-template"}
+        {"padding", "accumulation", "truncation", "left-truncation", "clipping", "adamw", "bf16", "autocast", "log"}
+        | {"chat-template"}
     )
 
     @property

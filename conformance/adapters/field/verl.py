@@ -21,7 +21,7 @@ class Verl(Loop):
     """`MultiTurnSFTDataset` on a Parquet file without padding, `SFTTensorCollator` and `sft_loss`."""
 
     package = "verl"
-    claims = frozenset({"padding", "accumulation", "adamw", "truncation"})
+    claims = frozenset({"padding", "accumulation", "adamw", "truncation", "left-truncation"})
     # All of an assistant's message is trained but the generation prompt.
     conventions = Conventions(separator=True)
 
@@ -34,7 +34,7 @@ class Verl(Loop):
         rows = [[dict(message) for message in talk] for talk in job.conversations]
         pandas.DataFrame({"messages": rows}).to_parquet(path)
         settings = {
-            "pad_mode": "no_padding", "truncation": "right" if job.max_length else "error",
+            "pad_mode": "no_padding", "truncation": job.truncation_side if job.max_length else "error",
             "max_length": job.max_length or LONGEST,
         }  # fmt: skip
         dataset, collate = MultiTurnSFTDataset(str(path), job.tokenizer, settings), SFTTensorCollator("no_padding")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from sftspec.conformance.sensitivity.mutants import effect, killed_by, seen_in
 from sftspec.conformance.sensitivity.mutants.breaking import with_messages
@@ -33,6 +33,32 @@ def headers_encoded_apart():
         return encode(messages, **options | {"tokenization": "segmented"})
 
     return Pipeline(encode=broken)
+
+
+@killed_by("a-left-cut-keeps-the-last-tokens every-conversation-with-a-target-is-trained")
+@seen_in("no report known: verl 0.9.1, `truncation: left` without padding")
+@effect("keeps questions and loses answers", fix="cut where it is asked, in every layout")
+def left_cut_on_the_right():
+    """Asked to cut on the left it cuts on the right."""
+
+    def broken(messages, **options) -> Encoded:
+        return encode(messages, **options | {"truncation_side": "right"})
+
+    return Pipeline(encode=broken)
+
+
+@killed_by("every-conversation-with-a-target-is-trained")
+@seen_in("no report known: instructlab-training 0.16.2, `<` for `<=` in the filter, and not in the count")
+@effect("what was cut to the limit before is lost", fix="keep what fits")
+def full_length_is_lost():
+    """A conversation of exactly max_length tokens is dropped, and not counted."""
+
+    @dataclass(frozen=True)
+    class Filters(Pipeline):
+        def prepare(self, job):
+            return [item for item in super().prepare(job) if item.truncated or len(item) != job.max_length]
+
+    return Filters()
 
 
 def from_token(example: Encoded, first: int) -> Encoded:
