@@ -98,6 +98,9 @@ def test_every_cut_adds_to_what_was_lost():
     assert truncate(FIVE, 4) == Encoded([7, 8, 9, 10], [-100, -100, 9, 10], [0, 0, 1, 1], SPANS, 1)
     assert truncate(truncate(FIVE, 4), 1) == truncate(FIVE, 1) == Encoded([7], [-100], [0], SPANS, 4)
     assert truncate(truncate(FIVE, 2), 1).truncated == 4
+    assert truncate(FIVE, 2, "left") == Encoded(FIVE.input_ids[3:], FIVE.labels[3:], FIVE.owners[3:], SPANS, 3)
+    with pytest.raises(EncodingError, match="unknown truncation_side 'middle'; known: right, left"):
+        truncate(FIVE, 2, "middle")
 
 
 @pytest.mark.parametrize("limit", [0, -1])
