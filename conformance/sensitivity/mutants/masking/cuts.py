@@ -36,7 +36,7 @@ def headers_encoded_apart():
 
 
 @killed_by("a-left-cut-keeps-the-last-tokens every-conversation-with-a-target-is-trained")
-@seen_in("no report known: verl 0.9.1, `truncation: left` without padding")
+@seen_in("verl 0.9.1, utils/dataset/multiturn_sft_dataset.py: `truncation: left` without padding")
 @effect("keeps questions and loses answers", fix="cut where it is asked, in every layout")
 def left_cut_on_the_right():
     """Asked to cut on the left it cuts on the right."""
@@ -48,7 +48,7 @@ def left_cut_on_the_right():
 
 
 @killed_by("every-conversation-with-a-target-is-trained")
-@seen_in("no report known: instructlab-training 0.16.2, `<` for `<=` in the filter, and not in the count")
+@seen_in("instructlab-training 0.16.2, training/data_process.py: `<` in the filter, `>` in the count")
 @effect("what was cut to the limit before is lost", fix="keep what fits")
 def full_length_is_lost():
     """A conversation of exactly max_length tokens is dropped, and not counted."""
