@@ -43,6 +43,12 @@ AFTERWARDS = [{"role": "user", "content": "x"}]
 CLOCK_RAN_OUT = -getattr(signal, "SIGPROF", 0)  # the exit code of a worker that the kernel ended for its time
 
 GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+# Names by which a source reads a field: gpt-oss reads thoughts as `thinking`, and is given them as that.
+PLACES = {
+    "tools": re.compile("tools"),
+    "tool_calls": re.compile("tool_calls"),
+    "reasoning_content": re.compile(r"reasoning_content|\bmessage(\.thinking\b|\[['\"]thinking['\"]\])"),
+}
 FIRST_TOKEN, LAST_TOKEN = re.compile(r"\s*<[^<>]*>"), re.compile(r"<[^<>]*>(?=\s*\Z)")
 HALF_TOKEN = re.compile(r"<[^<>]*\Z")
 
@@ -232,7 +238,7 @@ class ChatTemplate:
                 continue
             prompt = self._prompt(messages[:index], call)
             start, end = _answer(runs, index, prompt)
-            closing = self._closing(messages[: index + 1], index + 1 == len(messages), prompt, call)
+            closing = self._closing(messages, index, whole, end, prompt, call) if start >= 0 else ""
             if start < 0 or not whole.startswith(closing, end):
                 raise TemplateError(
                     f"message {index}: {self.name} does not show where this answer begins and ends; "
@@ -245,16 +251,32 @@ class ChatTemplate:
             ]
         return runs
 
-    def _closing(self, messages: list[dict], is_last: bool, prompt: str, call: Call) -> str:
-        """What the template writes after an answer, whether the conversation ends with it or goes on."""
-        tails = []
-        for talk in (messages, [*messages, *AFTERWARDS]):
-            runs = self.runs(talk, False, call)
-            tails.append(_text(runs)[_answer(runs, len(messages) - 1, prompt)[1] :])
+    def _closing(self, messages: list[dict], index: int, whole: str, end: int, prompt: str, call: Call) -> str:
+        """What the template writes after an answer, whether the conversation ends with it or goes on.
+
+        whole, end: the text of all messages, and where in it the answer ends.
+        """
+        talk, is_last = messages[: index + 1], index + 1 == len(messages)
+        tails = [
+            whole[end:] if is_last else self._tail(talk, index, whole[:end], prompt, call),
+            self._tail([*talk, *AFTERWARDS], index, whole[:end], prompt, call),
+        ]
         shared = HALF_TOKEN.sub("", _common_prefix(*tails)).rstrip()
         first = FIRST_TOKEN.match(tails[1])
         # Where the two have nothing in common (gpt-oss: <|return|> or <|end|>), each ends in its own way.
         return shared or (tails[0].rstrip() if is_last else first.group() if first and tails[0].strip() else "")
+
+    def _tail(self, talk: list[dict], index: int, before: str, prompt: str, call: Call) -> str:
+        """What is written after an answer of a shorter conversation.
+
+        Where its text begins as that of the whole one, up to the answer's end, the answer ends there too, and needs no
+        provenance to be found.
+        """
+        text = self.text(talk, False, call)
+        if text.startswith(before):
+            return text[len(before) :]
+        runs = self.runs(talk, False, call)
+        return _text(runs)[_answer(runs, index, prompt)[1] :]
 
     def _prompt(self, messages: Sequence[dict], call: Call) -> str:
         """The prompt for the next turn; "" where the template makes none."""
@@ -392,7 +414,7 @@ def jinja_template(source: str, name: str = "jinja", **variables: Any) -> Templa
         control=(),
         end_of_turn=ends[-1] if ends else "",
         bos=variables.get("bos_token") or "",
-        places=frozenset(field for field in ("tools", "tool_calls", "reasoning_content") if field in source),
+        places=frozenset(field for field, name in PLACES.items() if name.search(source)),
         prefix_preserving=texts[1].startswith(texts[0]),
     )
 

@@ -370,3 +370,16 @@ def test_what_makes_no_sense_is_refused_before_anything_is_read(file, tmp_path, 
 def test_places_are_numbers_that_sort_by_file_and_line(file):
     sources = find_sources([str(file), str(file.parent)])
     assert Places(sources, {0: "line"}).name(PLACES * 0 + 7).endswith("data.jsonl:7")
+
+
+def test_what_a_template_marks_of_others_is_found(file):
+    """`{% generation %}` around every role: what others say is trained, and is said to be."""
+    template = file.with_name("marks.jinja")
+    template.write_text(
+        "{% for m in messages %}{% generation %}{{ m.role }}: {{ m.content or '' }}<|im_end|>"
+        "{% endgeneration %}{% endfor %}"
+    )
+    document = audited(file, "--template", str(template), "--line", "1")
+    (found,) = [item for item in document["findings"] if item["name"] == "others trained"]
+    assert found["conversations"] == 1 and found["examples"][0]["note"] == "message 0, user"
+    assert "marks what is trained" in json.dumps(document)

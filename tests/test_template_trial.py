@@ -14,6 +14,7 @@ from sftspec.conformance.report.form import validate
 from sftspec.conformance.trial.remembered_vocabulary import RememberedVocabulary
 from sftspec.conformance.trial.template import (
     NOT_ASKED,
+    OF_CALLS,
     TemplateOnTrial,
     against_goldens,
     put_template_on_trial,
@@ -100,8 +101,8 @@ PLANTED = {
 def test_a_right_template_passes_what_can_be_asked_of_it(source):
     statuses = {name: verdict.status for name, verdict in trial(source).items()}
     assert {statuses.pop(name.split("/")[1]) for name in NOT_ASKED} == {"not-measured"}
-    for name in ("a-call-has-one-text-in-every-form", "no-call-thought-or-tool-becomes-a-control-token"):
-        assert statuses.pop(name) == "not-measured"  # it has no place for calls, thoughts and tools
+    for name in ("a-call-has-one-text-in-every-form", "no-call-thought-or-tool-becomes-a-control-token", *OF_CALLS):
+        assert statuses.pop(name.split("/")[-1]) == "not-measured"  # it has no place for calls, thoughts and tools
     assert len(statuses) == 26 and set(statuses.values()) == {"pass"}
 
 
@@ -302,6 +303,40 @@ def test_a_stretch_that_is_remembered_has_the_tokens_of_its_vocabulary(monkeypat
 def test_a_template_that_is_no_variant_is_asked_for_control_tokens_in_thoughts(thought, status):
     source = "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}" + thought + "<|im_end|>{% endfor %}"
     verdict = trial(source, [FORGES], "", max_examples=25)[FORGES]
-    assert verdict.status == status and ("no place for calls or thoughts" in verdict.reason) == (
+    assert verdict.status == status and ("writes no tools, calls or thoughts" in verdict.reason) == (
         status == "not-measured"
     )
+
+
+CALLING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}: {{ CONTENT }}"
+    "{% for c in m.tool_calls or [] %}<call>{{ c.function.name }}{% for k, v in c.function.arguments.items() %} "
+    "{{ k }}={{ ARGUMENT }}{% endfor %}</call>{% endfor %}<|im_end|>{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "argument", "statuses"),
+    [("m.content or ''", "v | tojson", ["pass", "pass"]), ("m.content", "v | tojson", ["fail", "pass"]),
+     ("m.role + m.content", "v | tojson", ["fail", "pass"]),
+     ("m.content or ''", "v if v is string else v | string", ["pass", "fail"])],
+    ids=["right", "says None", "adds None to a text", "Python's values"],
+)  # fmt: skip
+def test_calls_are_asked_of_a_template_that_writes_them(content, argument, statuses):
+    names = [name.split("/")[1] for name in OF_CALLS]
+    found = trial(CALLING.replace("CONTENT", content).replace("ARGUMENT", argument), names, "", max_examples=5)
+    assert [found[name].status for name in names] == statuses
+
+
+@pytest.mark.parametrize(
+    ("source", "fields"),
+    [(CHATML, ("results",)), (CALLING.replace("CONTENT", "m.content").replace("ARGUMENT", "v"),
+     ("calls", "parallel calls", "results")),
+     ("{% for m in messages %}{{ m.role }}{{ m.thinking or m.content }}<|im_end|>{% endfor %}", ("results",)),
+     ("{% for message in messages %}{{ message.thinking }}{{ message.content }}<|im_end|>{% endfor %}",
+      ("results", "thoughts"))],
+    ids=["contents", "calls", "a name that is no message's", "thoughts as gpt-oss reads them"],
+)  # fmt: skip
+def test_what_a_template_takes_is_tried(source, fields):
+    template = jinja_template(source, "mine", eos_token="<|im_end|>")
+    assert TemplateOnTrial("mine", template, "", load()).fields == fields

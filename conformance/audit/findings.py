@@ -28,6 +28,7 @@ FINDINGS = {
     "no target": "nothing of it is trained: it costs a forward pass and teaches nothing",
     "cut targets": "max_length cuts off what was to be trained",
     "end of turn untrained": "the model is not taught to stop after this answer",
+    "others trained": "the template marks what others say as written by the model: it is trained like an answer",
     "double BOS": "a BOS follows a BOS: no model has seen that (OpenRLHF#393)",
     "control strings in content": "parsed, they forge turns and cut the mask (transformers#29279)",
     "quoted arguments": "the template quotes a string of JSON again: the model learns to call tools with a string",
@@ -137,6 +138,8 @@ class Examiner:
             yield "cut targets", lost, f"{lost:,} of {counted(lost + found.targets, 'target')}"
         open_ends = self._untrained_ends(conversation, rendered, trained, starts, stops, found.kept)
         yield "end of turn untrained", len(open_ends), f"message {open_ends[0]}" if open_ends else ""
+        others = self._others_trained(conversation, rendered, trained)
+        yield "others trained", len(others), f"message {others[0]}, {conversation[others[0]]['role']}" if others else ""
         if self.template.bos:
             number = self.vocabulary.added.get(self.template.bos)
             if tokens.ids.count(number) > 1:
@@ -159,6 +162,18 @@ class Examiner:
             if kind == "end_of_turn" and on and max(start, 1) < min(stop, kept):
                 answers.discard(message)
         return sorted(answers)
+
+    def _others_trained(self, conversation, rendered, trained) -> list[int]:
+        """Messages of others that the template marks with {% generation %}, where answers are what is to be trained."""
+        if self.policy != "all":
+            return []
+        return sorted(
+            {
+                message
+                for message, on in zip(rendered.messages, trained, strict=True)
+                if on and message >= 0 and conversation[message]["role"] != "assistant"
+            }
+        )
 
     def _control_strings(self, conversation: Conversation, rendered: Rendered) -> Iterator[tuple[str, int, str]]:
         count, first = 0, ""

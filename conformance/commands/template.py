@@ -145,7 +145,7 @@ def candidates_at(item: Place, asked: Question) -> Iterator[tuple[TemplateOnTria
     setting = {"judged_as": variant or "no named variant", **remarks(template, variant, tokenizer)}
     own = Vocabulary(tokenizer.name, tokenizer.inner) if tokenizer else None
     candidate = TemplateOnTrial(item.name, template, variant, small, own)
-    yield candidate, {**setting, **ends(candidate), **habits(candidate)}
+    yield candidate, {**setting, **ends(candidate), **takes(candidate), **habits(candidate)}
 
 
 @functools.cache
@@ -164,6 +164,13 @@ def ends(candidate: TemplateOnTrial) -> dict[str, str]:
     end = candidate.turn_end
     taken = "" if candidate.own else ", taken for one token: --tokenizer tells whether it is"
     return {"end_of_turn": f"{end.token}, read off what it renders{taken}" if end.token else end.why}
+
+
+def takes(candidate: TemplateOnTrial) -> dict[str, str]:
+    """What it writes beside contents."""
+    if candidate.name in TEMPLATES or why_nothing_can_be_read(candidate.template):
+        return {}
+    return {"takes": ", ".join(candidate.fields) or "contents alone: no tools, calls, results or thoughts"}
 
 
 def encoder_setting(encoder: Encoder) -> dict[str, str]:

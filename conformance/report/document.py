@@ -6,6 +6,7 @@ The document names no folder, user or host of the machine that made it. Its form
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -104,11 +105,16 @@ def verdict_record(verdict: Verdict, command: str) -> dict[str, Any]:
 
 def again(verdict: Verdict, command: str) -> str:
     """The command that shows the verdict again; a failure of a trainer in the one scenario in which it is shown."""
-    words = [*shlex.split(command), "--select", verdict.property.id]
+    words = [*_words(command), "--select", verdict.property.id]
     scenario = (verdict.counterexample or {}).get("scenario", "drawn")
     if words[:2] == ["sftspec", "check"] and scenario != "drawn" and "--scenario" not in words:
         words += ["--scenario", scenario]
     return shlex.join(words)
+
+
+@functools.lru_cache(maxsize=16)
+def _words(command: str) -> tuple[str, ...]:
+    return tuple(shlex.split(command))
 
 
 def diagnosis_record(item: Diagnosis) -> dict[str, Any]:

@@ -192,6 +192,8 @@ def remarks_on(template: Template, tokenizer: Tokens) -> Iterator[str]:
             f"template and tokenizer both write {template.bos}: who encodes the text with add_special_tokens=True "
             "trains on two in every conversation (trl#3328); the tokens below have the template's"
         )
+    if getattr(template.pieces, "has_marks", False):
+        yield "{% generation %} in the template marks what is trained, whoever speaks there"
     if not template.end_of_turn:
         yield "the template ends no answer with a token: a model trained with it does not learn to stop"
     if tokenizer.name == "small":

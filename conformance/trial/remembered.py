@@ -8,9 +8,9 @@ is rendered before, many conversations in a request.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from sftspec.jinja_templates import (
     AFTERWARDS,
@@ -20,6 +20,7 @@ from sftspec.jinja_templates import (
     ChatTemplate,
     RenderBudgetError,
     Run,
+    _text,
     _worker,
 )
 from sftspec.spans import Piece, TemplateError
@@ -40,7 +41,7 @@ class Asked(NamedTuple):
 class RememberedTemplate(ChatTemplate):
     """A template that renders what it is given again only once."""
 
-    memory: dict[tuple, Any] = field(default_factory=dict, compare=False)
+    memory: dict[Key, Any] = field(default_factory=dict, compare=False)
 
     def with_arguments(self, arguments: Mapping[str, Any]) -> ChatTemplate:
         return replace(self, variables=self.variables | dict(arguments), memory={})
@@ -49,7 +50,7 @@ class RememberedTemplate(ChatTemplate):
         """Render these in a few requests; what takes too long is rendered when it is asked for."""
         needed = (each for one in asked for each in renderings(one, self.has_marks))
         keys = {_key(*one, getattr(one[0], "tools", None)): one for one in needed}
-        left = [(key, one) for key, one in keys.items() if key not in self.memory]
+        left = [(key, one) for key, one in keys.items() if key not in self.memory and not _is_told_by(key, keys)]
         for start in range(0, len(left), BATCH):
             batch = left[start : start + BATCH]
             many = [
@@ -65,12 +66,12 @@ class RememberedTemplate(ChatTemplate):
 
     def _rendered(self, messages: Sequence[dict], generation_prompt: bool, call: Call, plain: bool) -> Any:
         key = _key(messages, generation_prompt, plain, call.tools)
+        if plain and (tracked := self.memory.get(key._replace(plain=False))) is not None:
+            return _text(tracked) if isinstance(tracked, list) else _raise(tracked)
         if key not in self.memory:
             self.memory[key] = _value_or_error(super()._rendered, messages, generation_prompt, call, plain)
         found = self.memory[key]
-        if isinstance(found, TemplateError):
-            raise found.with_traceback(None)
-        return found
+        return _raise(found) if isinstance(found, TemplateError) else found
 
     def as_text(self, messages: list[dict], add_generation_prompt: bool) -> Iterator[Piece]:
         """The text in one piece."""
@@ -90,8 +91,26 @@ def _value_or_error(work: Any, *arguments: Any) -> Any:
         return error
 
 
-def _key(messages: Sequence[dict], prompt: bool, plain: bool, tools: list | None) -> tuple:
-    return repr(messages), prompt, plain, tools and repr(tools)
+def _raise(error: TemplateError) -> NoReturn:
+    raise error.with_traceback(None)
+
+
+class Key(NamedTuple):
+    """What a rendering depends on."""
+
+    messages: str
+    prompt: bool
+    plain: bool
+    tools: str | None
+
+
+def _key(messages: Sequence[dict], prompt: bool, plain: bool, tools: list | None) -> Key:
+    return Key(repr(messages), prompt, plain, repr(tools) if tools else None)
+
+
+def _is_told_by(key: Key, asked: Collection[Key]) -> bool:
+    """The text is asked with provenance too, and need not be rendered without."""
+    return key.plain and key._replace(plain=False) in asked
 
 
 def renderings(asked: Asked, has_marks: bool) -> Iterator[tuple[Sequence[dict], bool, bool]]:
@@ -105,6 +124,8 @@ def renderings(asked: Asked, has_marks: bool) -> Iterator[tuple[Sequence[dict], 
     if reads == "labels" and not has_marks:
         for index, message in enumerate(messages):
             if message["role"] == "assistant":
-                yield from (([*messages[: index + 1], *after], False, False) for after in ([], AFTERWARDS))
+                if index + 1 < len(messages):
+                    yield messages[: index + 1], False, True
+                yield [*messages[: index + 1], *AFTERWARDS], False, True
                 if index:
                     yield messages[:index], True, True

@@ -38,6 +38,7 @@ from sftspec.conformance.trial.template_traits import (
     DROPS_EMPTY_SYSTEM,
     PROBE,
     TRAINS_SEPARATOR,
+    fields_of,
     habits_of,
     has_empty_system,
     traits_of_variants,
@@ -49,7 +50,7 @@ from sftspec.golden.loader import GoldenCase, load_cases
 from sftspec.golden.small_tokenizer import load
 from sftspec.masking import Conventions, Encoded
 from sftspec.properties import Property
-from sftspec.properties.cases.template import SMALL, Vocabulary
+from sftspec.properties.cases.template import CALL_KEYS, SMALL, Vocabulary
 from sftspec.spans import Rendered, TemplateError
 from sftspec.templates import TEMPLATES, Template, render_checked
 
@@ -59,6 +60,7 @@ DRAWS = 25  # by hypothesis, for each property, beside the explicit examples
 DRAWS_OF_FLOORS = 100  # a property's floor is written for so many
 STAND_IN = "chatml/openai"  # the name that is passed where a property does not look at it
 TAKES_FIELDS = "chatml/qwen3"  # and where it asks which fields there are
+OF_CALLS = ("template/a-call-needs-no-content", "template/no-argument-is-written-as-python-prints-it")
 TEXT_ONLY = "\ufdd0"  # a noncharacter before a control token's name: no text is ever that token
 
 # What a property reads of the variant that the template is declared to be.
@@ -151,6 +153,11 @@ class TemplateOnTrial:
         return () if why_nothing_can_be_read(self.template) else tuple(habits_of(self.template))
 
     @cached_property
+    def fields(self) -> tuple[str, ...]:
+        """What it writes beside contents: tools, calls, parallel calls, results, thoughts."""
+        return () if why_nothing_can_be_read(self.template) else tuple(fields_of(self.as_text))
+
+    @cached_property
     def turn_end(self) -> TurnEnd:
         """What ends a turn of a template that is no copy of a named variant."""
         return turn_end_of(self.template)
@@ -181,7 +188,7 @@ class TemplateOnTrial:
 
     def forget(self) -> None:
         """Let go of what was rendered: a folder may hold hundreds of templates."""
-        for name in ("remembered", "again", "answered"):
+        for name in ("remembered", "again", "answered", "as_text", "as_ids", "as_labelled"):
             self.__dict__.pop(name, None)
 
     @property
@@ -190,36 +197,50 @@ class TemplateOnTrial:
 
     def render(self, messages: list[dict], template: str, add_generation_prompt: bool = False) -> Rendered:
         key = "render", repr(messages), add_generation_prompt
-        text = self._made_of(self.remembered and self.remembered.as_text)
-        return self._once(key, messages, lambda: render_checked(self._checked(messages), text, add_generation_prompt))
-
-    def render_again(self, messages: list[dict], template: str) -> Rendered:
-        text = self._made_of(self.again and self.again.as_text)
         return self._once(
-            ("again", repr(messages)), messages, lambda: render_checked(self._checked(messages), text, False)
+            key, messages, lambda: render_checked(checked(key[1], messages), self.as_text, add_generation_prompt)
         )
 
-    def encode(self, messages: list[dict], template: str, tokenizer: Any, **options: Any) -> Encoded | LazyEncoded:
+    def render_again(self, messages: list[dict], template: str) -> Rendered:
+        key = "again", repr(messages)
+        text = self._made_of(self.again and self.again.as_text)
+        return self._once(key, messages, lambda: render_checked(checked(key[1], messages), text, False))
+
+    def encode(
+        self, messages: list[dict], template: str, tokenizer: Any, tools: list[dict] | None = None, **options: Any
+    ) -> Encoded | LazyEncoded:
         tokenizer = remembered_vocabulary(self.tokenizer if tokenizer is load() else tokenizer)
-        key = repr(messages), id(tokenizer), repr(options)
+        key = repr((messages, tools) if tools else messages), id(tokenizer), repr(options)
 
         def work(template: Template) -> Encoded:
-            return encode_batch([self._checked(messages)], template, tokenizer, **options)[0]
+            return encode_batch([checked(key[0], messages, tools)], template, tokenizer, **options)[0]
 
         def whole() -> Encoded:
-            example = self._once(("labels", *key), messages, lambda: work(self._made_of(self.remembered)))
+            example = self._once(("labels", *key), messages, lambda: work(self.as_labelled))
             return without_separators(example) if TRAINS_SEPARATOR in self.habits else example
 
-        if not self.remembered or self.remembered.has_marks or options.get("tokenization") not in (None, "whole"):
+        if not self.has_prompts or options.get("tokenization") not in (None, "whole"):
             return whole()
-        unlabelled = self._made_of(self.remembered.without_answers)
-        return LazyEncoded(self._once(("ids", *key), messages, lambda: work(unlabelled)), whole)
+        return LazyEncoded(self._once(("ids", *key), messages, lambda: work(self.as_ids)), whole)
 
-    def _checked(self, messages: list[dict]) -> Conversation:
-        key = "checked", repr(messages)
-        if key not in self.answered:
-            self.answered[key] = check_conversation(messages)
-        return self.answered[key]
+    @cached_property
+    def as_text(self) -> Template:
+        """The template, whose text is one piece."""
+        return self._made_of(self.remembered and self.remembered.as_text)
+
+    @cached_property
+    def as_ids(self) -> Template:
+        """The template, of which nothing is said to be written by the model."""
+        return self._made_of(self.remembered and self.remembered.without_answers)
+
+    @cached_property
+    def as_labelled(self) -> Template:
+        return self._made_of(self.remembered)
+
+    @cached_property
+    def has_prompts(self) -> bool:
+        """What is trained is found by its prompts, which takes several renderings."""
+        return bool(self.remembered) and not self.remembered.has_marks
 
     def _made_of(self, pieces: Any) -> Template:
         """The template, with these pieces (None: its own)."""
@@ -241,6 +262,19 @@ class TemplateOnTrial:
             raise found.with_traceback(None)
         self.reasons[str(found)] += 1
         raise UnsatisfiedAssumption from None
+
+
+_checked: dict[str, Conversation] = {}
+MOST_CHECKED = 20_000  # conversations; then all are forgotten
+
+
+def checked(spelt: str, messages: list[dict], tools: list[dict] | None = None) -> Conversation:
+    """The conversation that is spelt so; all templates are asked nearly the same, and it is checked once."""
+    if spelt not in _checked:
+        if len(_checked) >= MOST_CHECKED:
+            _checked.clear()
+        _checked[spelt] = check_conversation(messages, tools=tools)
+    return _checked[spelt]
 
 
 def _is_jinja(pieces: Any) -> bool:
@@ -338,12 +372,10 @@ def why_not(item: Property, candidate: TemplateOnTrial) -> str:
         return f"it is no copy of a named variant, which would declare: {DECLARED[item.id]}"
     if item.id == END and not candidate.variant:
         return candidate.turn_end.why
-    if (
-        item.id == FIELDS
-        and not candidate.variant
-        and not candidate.template.places & {"tool_calls", "reasoning_content"}
-    ):
-        return "it has no place for calls or thoughts"
+    if item.id == FIELDS and not set(candidate.fields) & {"tools", "calls", "thoughts"}:
+        return "it writes no tools, calls or thoughts"
+    if item.id in OF_CALLS and "calls" not in candidate.fields:
+        return "it writes no calls"
     if item.id == BOS and not TEMPLATES[candidate.variant].bos and (bos := _own_bos(candidate.template)):
         return f"it opens with {bos}, and {candidate.variant}, of which it is a copy else, has no BOS"
     return ""
@@ -351,7 +383,9 @@ def why_not(item: Property, candidate: TemplateOnTrial) -> str:
 
 def passed_for(item: Property, candidate: TemplateOnTrial) -> str:
     """The name of a template that a property is given: the variant, or one that stands in for none."""
-    return candidate.variant or (TAKES_FIELDS if item.id == FIELDS else STAND_IN)
+    if item.id in (FIELDS, *OF_CALLS):  # a copy of a variant without calls may have added them
+        return candidate.variant if candidate.variant in CALL_KEYS else TAKES_FIELDS
+    return candidate.variant or STAND_IN
 
 
 def _own_bos(template: Template) -> str:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 from sftspec import render
 from sftspec.masking import IGNORE, Encoded
@@ -92,6 +93,47 @@ def habits_of(template: Template) -> Iterator[str]:
             yield DROPS_EMPTY_SYSTEM
     except TemplateError:
         return
+
+
+FIND = {"type": "function", "function": {"name": "find_mark", "description": "Finds.", "parameters": {}}}
+ASK, DONE = {"role": "user", "content": "Query"}, {"role": "assistant", "content": "Done"}
+
+
+def _calls(*places: str) -> dict:
+    called = [{"name": "find_mark", "arguments": {"place": place}} for place in places]
+    return {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"type": "function", "function": each} for each in called],
+    }
+
+
+TOLD = {"role": "tool", "content": "MARK"}
+# What a template may take beside contents: what has to stand in the text, and conversations that say it.
+FIELDS: dict[str, tuple[Any, ...]] = {
+    "tools": (("find_mark",), [ASK]),
+    "calls": (("MARK",), [ASK, _calls("MARK")]),
+    "parallel calls": (("MARK", "OTHER"), [ASK, _calls("MARK", "OTHER")]),
+    "results": (("MARK",), [ASK, _calls("A"), TOLD, DONE], [ASK, DONE, TOLD, DONE]),
+    "thoughts": (("MARK",), [ASK, {**DONE, "reasoning_content": "MARK"}]),
+}
+
+
+def fields_of(template: Template) -> list[str]:
+    """What a template writes beside contents, each tried beside a tool and without one."""
+    return [
+        name
+        for name, (marks, *talks) in FIELDS.items()
+        if any(_writes(template, talk, tools, marks) for talk in talks for tools in ([FIND], None))
+    ]
+
+
+def _writes(template: Template, talk: list[dict], tools: list[dict] | None, marks: tuple[str, ...]) -> bool:
+    try:
+        text = render(talk, template, tools=tools).text
+    except TemplateError:
+        return False
+    return all(mark in text for mark in marks)
 
 
 def has_empty_system(messages: list[dict]) -> bool:

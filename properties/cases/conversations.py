@@ -78,6 +78,7 @@ ALL_FIELDS: list[dict] = [
 ONE_FIELD: list[list[dict]] = [
     [ALL_FIELDS[0], {"role": "assistant", "content": "Well.", "reasoning_content": "Hm."}],
     [ALL_FIELDS[0], {"role": "assistant", "content": "", "tool_calls": CALLS[:1]}, *ALL_FIELDS[2:]],
+    [ALL_FIELDS[0], {"role": "assistant", "content": "Look:", "tool_calls": CALLS[:1]}, *ALL_FIELDS[2:]],
 ]
 THOUGHTS_ABOUT_A_RESULT: list[dict] = [
     ALL_FIELDS[0],

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from hypothesis import strategies as st
 
-from sftspec.properties import must, takes
+from sftspec.properties import must, should, takes
 from sftspec.properties.cases.conversations import HELLO
 from sftspec.properties.cases.template import (
     CALL_KEYS,
@@ -97,6 +97,43 @@ def calls_beside_a_content_are_those_without_one(render, arguments, template, co
         calls = beside.partition("Look:")[2].removeprefix("\n")
         same = text.endswith(calls) and calls_in(calls) == expected_calls(arguments, template, count)
         yield arguments, same, f"after a content the calls are {calls!r}, and without one {text!r}"
+
+
+# Of each a text that no model's parser of JSON reads, where Python prints it.
+PYTHONS = {"None": None, "True": True, "False": [False], "{'": {"a": 1}}
+CALLS_OF_EACH = {
+    "given": {"template": st.sampled_from(sorted(CALL_KEYS)), "count": st.integers(1, 2)},
+    "examples": [{"template": name, "count": count} for name in sorted(CALL_KEYS) for count in (1, 2)],
+}
+
+
+@must(seam="render", laws=("TP-PRES",), floor=1, **CALLS_OF_EACH)
+def a_call_needs_no_content(render, template, count):
+    """A call whose content is None is written as one whose content is empty.
+
+    It is the usual form of a call: a template that adds None to a text breaks off, and one that prints it teaches the
+    model to say "None".
+    """
+    calling = {content: [*HELLO, answer_with_calls({"place": "A"}, count, content)] for content in ("", None)}
+    expected = value_or_none(render, calling[""], template)
+    if template in CALL_KEYS and expected is not None:
+        text, refusal = text_or_refusal(render, calling[None], template)
+        yield calling[None], text == expected.text, refusal or f"expected {expected.text!r}, found {text!r}"
+
+
+@should(seam="render", laws=("TP-PARSE",), floor=4, **CALLS_OF_EACH)
+def no_argument_is_written_as_python_prints_it(render, template, count):
+    """Nulls, booleans, lists and objects in the arguments of a call are not written as Python prints them.
+
+    The model learns to write None, which its parser takes for a word.
+    """
+    arguments = dict(zip("pqrs", PYTHONS.values(), strict=True))
+    harmless = called(render, dict.fromkeys(arguments, "x"), template, count)
+    if harmless is not None:
+        text, refusal = text_or_refusal(render, [*HELLO, answer_with_calls(arguments, count)], template)
+        for printed in PYTHONS:
+            is_harmless = text is not None and text.count(printed) == harmless.count(printed)
+            yield printed, is_harmless, refusal or f"{printed!r} stands in {text!r}"
 
 
 @must(

@@ -185,7 +185,6 @@ def rendering_changes_no_message(render, messages, template, place, cut):
     """
     fields = in_parts(messages[place % len(messages)], cut), *FLAGS, *EMPTY
     forms = [messages, *with_field(messages, place, *fields), *FORMS_OF_A_CALL, RESULT_WITH_ID, IN_ONE_OBJECT]
-    for form in deepcopy(forms):
-        before = deepcopy(form)
+    for before, form in zip(forms, deepcopy(forms), strict=True):
         value_or_none(render, form, template)
         yield before, form == before, f"it was changed to {form!r}"

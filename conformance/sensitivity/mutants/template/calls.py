@@ -83,6 +83,20 @@ def first_call_alone():
     return other_calls(lambda calls: calls[:1], "llama3.1")
 
 
+@killed_by("no-argument-is-written-as-python-prints-it")
+@seen_in(
+    "subtle form of template/no-content-beside-a-call-written-as-none: the values of arguments, in 41 public templates"
+)
+@effect("writes words where its parser wants values", fix="tojson for every argument that is no text")
+def arguments_as_python_prints_them():
+    """A null or a boolean in the arguments of a call is written as Python prints it."""
+    printed = {"null": "None", "true": "True", "false": "False"}
+    value = re.compile(r"(?<=[:\[,] )(null|true|false)(?=[,}\]])")
+    return other_text(
+        lambda kind, text, _: value.sub(lambda found: printed[found[0]], text) if kind == "tool_call" else text
+    )
+
+
 @killed_by("calls-beside-a-content-are-those-without-one")
 @seen_in("no report known: a newline that hangs on the content, not on the call before")
 @effect("a parser takes two calls for one", fix="a newline before each call but the first")

@@ -123,7 +123,7 @@ def name_in_place_of_the_role():
     return other_pieces(change)
 
 
-@killed_by("a-call-has-one-text-in-every-form")
+@killed_by("a-call-has-one-text-in-every-form a-call-needs-no-content")
 @seen_in("no report known: f-strings, beside a call")
 @effect("says None when it calls", fix="no content is an empty one")
 def no_content_beside_a_call_written_as_none():
