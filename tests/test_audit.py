@@ -383,3 +383,9 @@ def test_what_a_template_marks_of_others_is_found(file):
     (found,) = [item for item in document["findings"] if item["name"] == "others trained"]
     assert found["conversations"] == 1 and found["examples"][0]["note"] == "message 0, user"
     assert "marks what is trained" in json.dumps(document)
+
+
+def test_a_table_of_text_is_one_error_and_not_one_for_each_line(tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("prompt,response\nHi,Yes\nHo,No\n")
+    assert main(["audit", str(tmp_path / "a.csv")]) == 2
+    assert "write JSON Lines" in capsys.readouterr().err

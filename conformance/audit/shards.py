@@ -99,6 +99,9 @@ class Shard:
                     yield number, line
 
 
+TABLES = (".csv", ".tsv", ".xls", ".xlsx")  # each of whose lines would be a bad one
+
+
 def find_sources(names: Iterable[str]) -> list[Source]:
     """The files that are meant. Raises InputError for what is not there, and for a folder without any."""
     sources: list[Source] = []
@@ -112,6 +115,11 @@ def find_sources(names: Iterable[str]) -> list[Source]:
                 raise InputError(f"{name}: no file of conversations there ({', '.join(SUFFIXES)}; also packed)")
             sources += [Source(item.absolute(), str(item.relative_to(path.parent))) for item in found]
         elif path.is_file():
+            if path.suffix.lower() in TABLES:
+                raise InputError(
+                    f"{name}: a table of text is not read; write JSON Lines, one object a line with its messages, or "
+                    "prompt and response"
+                )
             sources.append(Source(path.absolute(), path.name))
         else:
             raise InputError(f"{name}: there is no such file or folder")
