@@ -225,3 +225,34 @@ def test_a_run_that_broke_writes_no_baseline(document, tmp_path, capsys):
 def test_a_baseline_is_written_into_a_folder_that_is_there(tmp_path, capsys):
     assert main(["baseline", "write", str(RECORDED), "--baseline", str(tmp_path / "none" / "b.toml")]) == 2
     assert f"b.toml: there is no folder {tmp_path / 'none'}" in capsys.readouterr().err
+
+
+def test_what_an_editor_of_windows_wrote_is_read_and_keeps_its_line_ends(document, tmp_path):
+    path, trial = tmp_path / "known.toml", tmp_path / "trial.json"
+    text = written(document)
+    path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    trial.write_bytes(b"\xef\xbb\xbf" + json.dumps(document).encode())
+    assert main(["baseline", "write", str(trial), "--baseline", str(path)]) == 0
+    assert path.read_bytes() == text.replace("\n", "\r\n").encode()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["baseline", "check", "trial.json", "--baseline", "deep.toml"], "deep.toml: not valid TOML: it is nested too"),
+        (["diff", "deep.json", "trial.json"], "deep.json: not valid JSON (it is nested too deeply)"),
+        (["check", "reference", "--json", "n" * 300], "File name too long"),
+        (["check", "reference", "--html", "loop/page"], "there is no folder loop|Too many levels"),
+        (["check", "reference", "--json", "same", "--html", "./same"], "--json is written there; name another file"),
+        (["baseline", "write", "trial.json", "--baseline", "/proc/sys/kernel/ostype"], "/proc/sys/kernel/ostype|TOML"),
+    ],
+)
+def test_an_odd_file_is_one_sentence(document, tmp_path, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "trial.json").write_text(json.dumps(document))
+    (tmp_path / "deep.toml").write_text(f'spec_revision = "2026-12"\nx = {"[" * 3000}{"]" * 3000}\n')
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "loop").symlink_to("loop")
+    assert main(words) == 2
+    printed = capsys.readouterr().err
+    assert any(part in printed for part in said.split("|")) and printed.count("\n") == 1, printed

@@ -46,12 +46,16 @@ def write_baseline(document: dict[str, Any], path: Path) -> int:
     if exit_code(document) == EXIT_BROKEN:
         print(f"{path} stays as it is: the run broke")
         return EXIT_BROKEN
-    old = ""
+    old, line_end = "", "\n"
     if path.exists():
         read_baseline(path)
-        old = path.read_text(encoding="utf-8")
+        old = path.read_text(encoding="utf-8-sig")
+        line_end = "\r\n" if b"\r\n" in path.read_bytes() else "\n"  # an editor of Windows wrote it
     text = written(document, old, path.name, f"{document['command']} --baseline {shlex.quote(path.name)}")
-    path.write_text(text, encoding="utf-8")
+    try:
+        path.write_text(text, encoding="utf-8", newline=line_end)
+    except OSError as error:
+        raise BaselineError(f"{path} cannot be written: {error.strerror}") from None
     entries = read_baseline(path).entries
     state = "as it was" if text == old else "written"
     print(f"{path} {state}: {len(entries)} known to fail; check with: {document['command']} --baseline {path}")

@@ -35,12 +35,20 @@ def places(args: argparse.Namespace) -> Iterator[tuple[str, Path]]:
 
 
 def require_places(args: argparse.Namespace) -> None:
-    """Raise OutputError for a file that cannot be: its folder is not there, or it is a folder."""
+    """Raise OutputError for a file that cannot be: its folder is not there, it is a folder, or it is named twice."""
+    taken: dict[Path, str] = {}
     for form, path in places(args):
-        if path.is_dir():
-            raise OutputError(f"--{form} {path}: it is a folder; name a file in it")
-        if not path.parent.is_dir():
-            raise OutputError(f"--{form} {path}: there is no folder {path.parent}")
+        try:
+            if path.is_dir():
+                raise OutputError(f"--{form} {path}: it is a folder; name a file in it")
+            if not path.parent.is_dir():
+                raise OutputError(f"--{form} {path}: there is no folder {path.parent}")
+            place = path.resolve()
+        except (OSError, RuntimeError) as error:  # a name that is too long, links that go round
+            raise OutputError(f"--{form} {path}: {getattr(error, 'strerror', error)}") from None
+        if place in taken and place.is_file() == place.exists():
+            raise OutputError(f"--{form} {path}: --{taken[place]} is written there; name another file")
+        taken[place] = form
 
 
 def write_outputs(document: dict[str, Any], args: argparse.Namespace) -> None:

@@ -58,7 +58,9 @@ def add_limits(command: argparse.ArgumentParser) -> None:
         "--attention", metavar="NAME", default="",
         help="the model's: eager, sdpa, flex_attention, …; sdpa:math, sdpa:flash, sdpa:efficient, sdpa:cudnn",
     )  # fmt: skip
-    command.add_argument("--workers", metavar="N", type=int, default=1, help="trainers at work at once (default 1)")
+    command.add_argument(
+        "--workers", metavar="N", type=at_least_one, default=1, help="trainers at work at once (default 1)"
+    )
 
 
 def add_scope(command: argparse.ArgumentParser) -> None:
@@ -72,6 +74,12 @@ def positive(text: str) -> float:
     if not number > 0:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return number
+
+
+def at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number of 1 or more")
+    return int(text)
 
 
 def several(text: str) -> int:

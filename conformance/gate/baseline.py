@@ -70,7 +70,7 @@ class Baseline:
 def read_baseline(path: Path) -> Baseline:
     """Read a baseline. Raises BaselineError."""
     try:
-        return parse_baseline(path.read_text(encoding="utf-8"), path.name)
+        return parse_baseline(path.read_text(encoding="utf-8-sig"), path.name)
     except FileNotFoundError:
         raise BaselineError(
             f"{path}: no such file; `sftspec baseline write TRAINER --baseline {path}` makes one"
@@ -86,6 +86,8 @@ def parse_baseline(text: str, source: str) -> Baseline:
     except tomllib.TOMLDecodeError as error:
         entry = 'an entry is "area/property" = "reason", its id in quotes and there once'
         raise BaselineError(f"{source}: not valid TOML: {error}; {entry}") from None
+    except RecursionError:
+        raise BaselineError(f"{source}: not valid TOML: it is nested too deeply") from None
     unknown = sorted(said.keys() - {"spec_revision", FAILING, FLAKY})
     if unknown:
         raise BaselineError(f"{source}: unknown key {unknown[0]!r}; known: spec_revision, [{FAILING}], [{FLAKY}]")

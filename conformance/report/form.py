@@ -46,11 +46,13 @@ def validate(document: Any, name: str = "verdicts", source: str = "document") ->
 def read_document(path: Path) -> dict[str, Any]:
     """Read a document, also one of an earlier format, in today's form. Raises DocumentError."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+        document = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_no_constant)
     except OSError as error:
         raise DocumentError(f"{path}: {error.strerror}; `sftspec check TRAINER --json FILE` writes one") from None
     except ValueError as error:  # also of text that is not UTF-8
         raise DocumentError(f"{path}: not valid JSON ({error})") from None
+    except RecursionError:
+        raise DocumentError(f"{path}: not valid JSON (it is nested too deeply)") from None
     found = document.get("format") if isinstance(document, dict) else None
     if isinstance(found, int) and found > FORMAT:
         raise DocumentError(f"{path}: format {found}; this version reads 1 to {FORMAT}: update sftspec")

@@ -92,7 +92,8 @@ def head(document: Mapping[str, Any]) -> Iterator[str]:
         "on": ", ".join(f"{key} {value}" for key, value in on.items() if value),
     }
     yield "<details><summary>Who was on trial, and how</summary>"
-    yield from definitions({label: escape(text) for label, text in said.items()} | {"again": pre(document["command"])})
+    shown = {label: escape(text) for label, text in said.items()}
+    yield from definitions(shown | {"again": command(document["command"])})
     yield "<p></p></details>"
 
 
@@ -103,6 +104,12 @@ def definitions(said: Mapping[str, str]) -> Iterator[str]:
 
 def pre(text: str) -> str:
     return f"<pre>{escape(text)}</pre>"
+
+
+def command(text: str) -> str:
+    """A line of a shell. It breaks between words: of --scenario alone on a line a phone would leave --."""
+    words = "</span> <span>".join(escape(text).split(" "))
+    return f'<pre class="command"><span>{words}</span></pre>'
 
 
 def linked(text: str) -> str:
@@ -144,7 +151,8 @@ def failure(document: Mapping[str, Any], verdict: Mapping[str, Any]) -> Iterator
     says = {"must": "must", "should": "warning"}[verdict["level"]]
     says += ", newer than the baseline: decides nothing" if newer else ""
     level = "should" if newer else verdict["level"]
-    yield f'<div class="card {level}"><h3>{escape(verdict["id"])} <span class="{verdict["status"]}">'
+    colour = "warn" if level == "should" else verdict["status"]
+    yield f'<div class="card {level}"><h3>{escape(verdict["id"])} <span class="{colour}">'
     yield f"{'fails' if verdict['status'] == 'fail' else verdict['status']}, {says}</span></h3>"
     if item is not None:
         yield f'<p class="sentence">{escape(item.sentence)}</p>'
@@ -164,7 +172,7 @@ def failure(document: Mapping[str, Any], verdict: Mapping[str, Any]) -> Iterator
         }
     if item is not None and item.why:
         said["why"] = linked(item.why)
-    yield from definitions(said | {"again": pre(verdict["repro"])})
+    yield from definitions(said | {"again": command(verdict["repro"])})
     yield "</div>"
 
 
