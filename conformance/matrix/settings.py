@@ -23,6 +23,9 @@ WRAPPED = "packs are cut wherever a row is full, and its documentation says so"
 SECOND_END = "a text gets an end-of-sequence token, also where its template wrote one"
 LEAKS = "examples of a row see each other, and its documentation says so"
 
+LEFT_OUT = "samples over max_length are left out, and its documentation says so"
+FROM_THE_LEFT = "samples over max_length lose their beginning, and its documentation says so"
+
 SETTINGS: dict[str, tuple[Setting, ...]] = {
     "reference": (Setting(),),
     "transformers": (
@@ -64,8 +67,8 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
         Setting(),
         Setting({"loss_scale": "last_round"}),
         Setting({"loss_scale": "all"}),
-        Setting({"truncation_strategy": "delete"}),
-        Setting({"truncation_strategy": "left"}),
+        Setting({"truncation_strategy": "delete"}, LEFT_OUT),
+        Setting({"truncation_strategy": "left"}, FROM_THE_LEFT),
         Setting({"tuner_type": "lora"}),
     ),
     "fms-hf-tuning": (Setting(),),
