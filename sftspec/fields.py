@@ -74,8 +74,8 @@ MESSAGE_METADATA = _words(
 )
 OWN = frozenset({"role", "content", "train", "tool_calls", "reasoning_content", "weight", "weight_spans"})
 FLAG_WORDS = _words(
-    "loss train trained trainable training mask masked masks masking weight weights supervise supervised learn ignore"
-    " ignored"
+    "loss train trained trainable training mask masked masks masking weight weights supervise supervised learn"
+    " learnable backprop ignore ignored"
 )
 
 
@@ -103,8 +103,9 @@ def read_weight(fields: Mapping[str, Any], refuse: Refuse) -> float | None:
         if is_void(value):
             continue
         if key not in FLAGS:
-            looks_like_one = isinstance(key, str) and FLAG_WORDS & set(re.split(r"[_\W]+", key)) and key not in SPANS
-            if looks_like_one and isinstance(value, (bool, list, float)):
+            words = re.split(r"[_\W]+", key) if isinstance(key, str) and key not in SPANS else []
+            is_switch = bool(FLAG_WORDS & set(words[-1:])) and value in (0, 1)  # a train_index may be 1
+            if FLAG_WORDS & set(words) and (isinstance(value, (bool, list, float)) or is_switch):
                 raise refuse(f"{key} looks like a flag of training that is not known here; write train: true or false")
             continue
         if not isinstance(value, (bool, int, float)):

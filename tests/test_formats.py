@@ -67,6 +67,8 @@ def test_a_flag_of_a_record_covers_all_of_it_and_says_so(flag):
     (record(ASK, {**ANSWER, "train": True, "loss_mask": 0}), "train and loss_mask contradict"),
     (record(ASK, {**ANSWER, "no_loss": True}), "no_loss looks like a flag of training"),
     (record(ASK, {**ANSWER, "mask": True}), "mask looks like a flag of training"),
+    (record(ASK, {**ANSWER, "mask": 1}), "mask looks like a flag of training"),
+    (record(ASK, {**ANSWER, "learnable": False}), "learnable looks like a flag of training"),
     (record(ASK, ANSWER, weight=-0.5), "data.jsonl:1: weight is -0.5"),
     (record(ASK, ANSWER, loss_mask=[0, 1]), "loss_mask is [0, 1]"),
     (record(ASK, ANSWER, weights=[0, 1]), "weights looks like a flag"),
