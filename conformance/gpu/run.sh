@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # All that sftspec has to say of a GPU, in one go: the speed of packed steps, kernels, the reference, Trainer and TRL in
-# every arithmetic and by every attention that is there. Within ten minutes.
+# every arithmetic and by every attention that is there. Within ten minutes. It has been rehearsed on a CPU, and has not
+# run on a GPU yet.
 #
 #   conformance/gpu/run.sh                         on a machine with Python, torch and transformers, and no network
 #   DEVICE=cpu SIZE=tiny JOBS=1 BUDGET=3600 conformance/gpu/run.sh    the same on a CPU, small: a rehearsal
