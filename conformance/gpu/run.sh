@@ -25,7 +25,8 @@ if [ "${1:-}" = wheels ]; then
     # What torch and transformers bring themselves is left out.
     wanted="hypothesis sortedcontainers rich markdown-it-py mdurl pygments jsonschema jsonschema-specifications
         referencing rpds-py attrs trl==1.16.0 accelerate peft psutil datasets==4.7.0 pyarrow==21.0.0 dill==0.4.0
-        multiprocess==0.70.18 xxhash pandas==3.1.1 python-dateutil six liger-kernel cut-cross-entropy"
+        multiprocess==0.70.18 xxhash pandas==3.1.1 python-dateutil six requests urllib3 charset-normalizer
+        liger-kernel cut-cross-entropy"
     for name in "${@:2}"; do
         wanted=$(printf '%s\n' $wanted | grep -vx "$name\(==.*\)\?")
     done
