@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-TESTED = {"torch": ("2.13", "2.13"), "transformers": ("5.0", "5.23")}  # oldest, newest release
+TESTED = {"torch": ("2.13", "2.13"), "transformers": ("5.3", "5.23")}  # oldest, newest release
 
 
 def untested(installed: dict[str, str]) -> list[str]:
