@@ -355,6 +355,17 @@ def test_a_sigterm_that_python_drops_is_sent_again():
             time.sleep(0.01)
 
 
+def test_a_sigterm_of_which_a_library_makes_another_error_is_an_interrupt():
+    with pytest.raises(KeyboardInterrupt), ended_by_sigterm():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        except BaseException as error:
+            raise ModuleNotFoundError("Could not import module 'GPT2LMHeadModel'") from error
+    with pytest.raises(ModuleNotFoundError), ended_by_sigterm():
+        raise ModuleNotFoundError("Could not import module 'GPT2LMHeadModel'")
+
+
 def test_a_scenario_that_does_not_exist_is_refused(loop, capsys):
     assert main(["check", str(loop), "--scenario", "plan"]) == 2
     assert "--scenario 'plan' is none that this trainer is given; did you mean 'plain'?" in capsys.readouterr().err

@@ -1,7 +1,8 @@
 """A SIGTERM, as a time limit of CI sends it, ends a command as Ctrl-C does: it says where it was.
 
 Python drops an exception that is raised where nobody could catch it, in a destructor or in a callback of the garbage
-collector or of an import (sys.unraisablehook). An interrupt that was dropped there is sent again.
+collector or of an import (sys.unraisablehook). An interrupt that was dropped there is sent again. A library that makes
+another error of it, as transformers does while it imports a model, has been interrupted all the same.
 """
 
 from __future__ import annotations
@@ -23,7 +24,13 @@ def ended_by_sigterm() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handler, hook = signal.signal(signal.SIGTERM, signal.default_int_handler), sys.unraisablehook
+    arrived: list[int] = []
+
+    def interrupt(number: int, frame: Any) -> None:
+        arrived.append(number)
+        raise KeyboardInterrupt
+
+    handler, hook = signal.signal(signal.SIGTERM, interrupt), sys.unraisablehook
 
     def send_again(unraisable: Any) -> None:
         if unraisable.exc_type is KeyboardInterrupt:
@@ -34,6 +41,10 @@ def ended_by_sigterm() -> Iterator[None]:
     sys.unraisablehook = send_again
     try:
         yield
+    except Exception as error:
+        if arrived:
+            raise KeyboardInterrupt from error
+        raise
     finally:
         sys.unraisablehook = hook
         signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)

@@ -124,6 +124,7 @@ LEFT_OUT = {
 def candidates(way):
     """(mutant, its scenarios) in an order that has nothing to do with what they are."""
     matrix, jobs = signatures.load(), {item.name: item for item in SCENARIOS}
+    properties.load()  # a mutant may be killed by a property of any area
     for mutant in sorted(load_mutants(), key=lambda item: hashlib.sha256(item.name.encode()).hexdigest()):
         if mutant.name.partition("/")[0] not in AREAS or not isinstance(mutant.make(), Pipeline):
             continue
