@@ -71,7 +71,7 @@ def test_some_of_the_examples_make_a_batch():
         ([], None, {}, "no examples"),
         (THREE, [], {}, "no examples"),
         (THREE, [[0], []], {}, "bin 1 is empty"),
-        (THREE, [[0], [3]], {}, "index 3, and there are 3 examples"),
+        (THREE, [[0], [3]], {}, "index 3, of 3 examples"),
         (THREE, [[0], [-1]], {}, "index -1"),
         (THREE, [[0, 1], [1]], {}, "example 1 stands 2 times"),
         (THREE, [[1], [0, 2]], {"capacity": 3}, "row 1 holds 4 tokens, the capacity is 3"),
