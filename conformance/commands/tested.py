@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-TESTED = {"torch": ("2.13", "2.13"), "transformers": ("5.3", "5.23")}  # oldest, newest release
+TESTED = {"torch": ("2.6", "2.14"), "transformers": ("5.3", "5.24")}  # oldest, newest release
 
 
 def untested(installed: dict[str, str]) -> list[str]:
     """A sentence for each package outside the releases that were tested.
 
     >>> untested({"torch": "2.13.0+cpu", "transformers": "6.1.0"})
-    ['transformers 6.1.0 is newer than the newest release that sftspec was tested with (5.23)']
+    ['transformers 6.1.0 is newer than the newest release that sftspec was tested with (5.24)']
     """
     said = []
     for name, (oldest, newest) in TESTED.items():
