@@ -124,10 +124,10 @@ def constraints() -> dict[str, str]:
     return dict(line.split("==") for line in lines if "==" in line)
 
 
-def test_what_a_fresh_machine_installs_is_the_newest_that_was_tested():
+def test_what_a_fresh_machine_installs_is_pinned_to_what_was_tested():
     pinned = constraints()
-    for name, (_, newest) in TESTED.items():
-        assert pinned[name].startswith(f"{newest}.") and not untested({name: pinned[name]})
+    for name in TESTED:
+        assert not untested({name: pinned[name]})
     for place in ("README.md", ".ci/run"):
         installs = re.findall(r"pip install .*-e .*", (ROOT / place).read_text(encoding="utf-8"))
         assert installs and all("-c .ci/constraints.txt" in line for line in installs)
@@ -135,7 +135,7 @@ def test_what_a_fresh_machine_installs_is_the_newest_that_was_tested():
 
 @pytest.mark.parametrize(
     ("installed", "said"),
-    [("4.57.6", "older than"), ("5.23.0.dev0", ""), ("5.24.0", "newer than"), ("6.0rc1", "newer than")],
+    [("4.57.6", "older than"), ("5.2.0", "older than"), ("5.24.0.dev0", ""), ("5.25.0", "newer than"), ("6.0rc1", "newer than")],
 )  # fmt: skip
 def test_a_release_that_was_not_tested_is_said_and_not_refused(installed, said):
     assert [said in sentence for sentence in untested({"transformers": installed})] == ([True] if said else [])
