@@ -103,7 +103,7 @@ def every_conversation_with_a_target_is_trained(run):
     for index, copies in run.copies.items():
         for offset in targets[index] if index not in told else ():
             count, times = seen.get((index, offset), 0) + run.lost[index], copies * run.job.epochs
-            note = vanished if index in lost else f"token {offset} was seen {times_of(count, 'time')}"
+            note = vanished if index in lost else f"token {offset} was seen {times_of(count, 'time')}, not {times}"
             yield Token(index, offset), count == times, note, count / times
 
 
