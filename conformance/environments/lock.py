@@ -92,9 +92,9 @@ def parse_lock(name: str, text: str) -> Lock:
             if colon and key.strip() in said:
                 said[key.strip()].append(value.strip())
         elif PIN.fullmatch(line.strip()):
-            name_of, _, version = line.strip().partition("==")
-            if normal(name_of) == "sftspec" or "+" in version:
-                wrong = "sftspec is not its trainer's" if normal(name_of) == "sftspec" else f"no index has {version}"
+            distribution, _, version = line.strip().partition("==")
+            local = f"no index has {version}" if "+" in version else ""
+            if wrong := "sftspec is not its trainer's" if normal(distribution) == "sftspec" else local:
                 raise PinnedError(f"{name}.lock, line {number}: {line.strip()!r}: {wrong}; leave out what is local")
             pins.append(line.strip())
         elif line.strip():
