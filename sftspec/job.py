@@ -94,7 +94,6 @@ class Job:
     world_size: int = 1
     epochs: int = 1
     max_length: int | None = None
-    truncation_side: str = "right"
     packing: bool = False
     optimizer: str = "sgd"
     learning_rate: float = 1e-2
@@ -109,6 +108,7 @@ class Job:
     device: str = "cpu"
     autocast: str = ""
     attention: str = ""
+    truncation_side: str = "right"
 
     def __post_init__(self) -> None:
         if not self.conversations:
