@@ -7,7 +7,7 @@ import json
 import pytest
 
 from sftspec.conformance.commands.cli import main
-from sftspec.conformance.commands.mutants import MutantsError, chosen, kill_line, summary, table_of_rows
+from sftspec.conformance.commands.mutants import MutantsError, chosen, kill_line, summary
 from sftspec.conformance.sensitivity import matrix, matrix_file, signatures
 from sftspec.conformance.sensitivity.html import page, table
 from sftspec.conformance.sensitivity.matrix_file import MatrixFile, MatrixFileError
@@ -36,20 +36,26 @@ def test_a_typo_is_refused_with_what_there_is(name, said):
 def test_one_mutant_is_planted_and_its_kills_are_shown(tmp_path, capsys):
     paths = [tmp_path / "matrix.json", tmp_path / "matrix.html"]
     options = ["--workers", "1", "--json", str(paths[0]), "--html", str(paths[1])]
-    assert main(["mutants", TWICE, *options]) == 0
+    assert main(["mutants", TWICE, "--whole", *options]) == 0
     said, progress = capsys.readouterr()
-    assert progress.startswith("seed 0: 1 of 1 in ") and f"{TWICE}, killed by " in progress
-    assert "✓ one-bos-opens-the-sequence" in said and "1 of 1 mutant killed by all that they name, on seeds 0" in said
+    assert progress.startswith("seed 0: 1 of 1 in ")
+    assert "✓ one-bos-opens-the-sequence (drawn); " in said
+    assert "1 of 1 mutant killed by all that they name, on seeds 0" in said
     assert signatures.load(paths[0]).keys() == {TWICE} and ONE_BOS in signatures.load(paths[0])[TWICE]
     assert "bos-doubled" in paths[1].read_text(encoding="utf-8")
     signatures.load.cache_clear()
 
 
-def test_without_a_file_it_is_planted_until_what_it_names_has_failed(capsys):
-    assert main(["mutants", TWICE, "--workers", "1", "--seeds", "0", "1"]) == 0
+def test_it_is_planted_until_what_it_names_has_failed_and_such_rows_are_kept_apart(tmp_path, capsys):
+    path = tmp_path / "kills.json"
+    assert main(["mutants", TWICE, "--workers", "1", "--seeds", "0", "1", "--json", str(path)]) == 0
     said, progress = capsys.readouterr()
     assert said.count(f"{TWICE}: ✓ one-bos-opens-the-sequence (drawn)") == 2
     assert "seed 1: 1 of 1 in " in progress and "1 of 1 mutant killed by all that they name, on seeds 0, 1" in said
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert not document["whole"] and document["rows"][TWICE].keys() == {ONE_BOS}
+    assert main(["mutants", TWICE, "--whole", "--json", str(path)]) == 2
+    assert "its rows have only what a mutant's entry names: name another file" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_not_there_is_an_error(capsys, tmp_path):
@@ -58,8 +64,7 @@ def test_a_folder_that_is_not_there_is_an_error(capsys, tmp_path):
 
 
 def test_a_survivor_and_an_idle_property_are_said():
-    assert "✗ one-bos-opens-the-sequence" in "\n".join(table_of_rows({TWICE: {}}))
-    assert kill_line(TWICE, {ONE_BOS: ""}) == f"{TWICE}: ✗ {ONE_BOS}"
+    assert kill_line(TWICE, {}) == f"{TWICE}: ✗ {ONE_BOS}"
     said = "\n".join(summary(1, {(TWICE, 1): [ONE_BOS]}, [ONE_BOS], [0, 1]))
     assert "0 of 1 mutant killed" in said
     assert f"SURVIVES {TWICE} on seed 1: not killed by {ONE_BOS}" in said and f"IDLE {ONE_BOS}" in said

@@ -1,8 +1,8 @@
-"""`sftspec mutants`: is every planted bug killed? And, asked for as a file, the kill matrix, as JSON and as a heat map.
+"""`sftspec mutants`: is every planted bug killed? The kill matrix, printed, as JSON and as a heat map.
 
 A mutant has to be killed by the properties that its entry names: scenarios are tried until they are, those that the
-committed matrix knows first. The matrix has all else as well, for the first seed: every property on every scenario.
-Exit code 1 if a mutant survives a property that it names, or if a property kills no mutant.
+committed matrix knows first. A whole row has all else as well: every property on every scenario.
+Exit code 1 if a mutant survives a property that it names, or, in a whole matrix, if a property kills no mutant.
 """
 
 from __future__ import annotations
@@ -14,20 +14,25 @@ import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sftspec.counted import counted
 
+if TYPE_CHECKING:
+    from sftspec.conformance.sensitivity.signatures import Signature
+
 EPILOG = """\
 Each mutant is planted, on each seed, until the properties that its entry names have failed on it; a mutant of a
-function runs no trainer. --json FILE and --html FILE ask for the matrix of the first seed, which takes several times
-as long: a row has every property that fails on the mutant. Each row is kept in the JSON file as soon as it is known,
-beside the rows of other mutants, which stay. A run that is stopped goes on from there when the same command is given
-again, as long as neither code nor seed has changed; --anew makes all rows again.
+function runs no trainer. With --whole a row has every property that fails on the mutant, on the first seed, which
+takes ten times as long: `check` likens a trainer that fails to such rows. --json FILE keeps the rows of the first
+seed, each as soon as it is known, beside the rows of other mutants, which stay. A run that is stopped goes on from
+there when the same command is given again, as long as neither code nor seed has changed; --anew makes all rows again.
 
 examples:
   sftspec mutants best_of_n
   sftspec mutants --seeds 0 1 2
   sftspec mutants --json matrix.json --html matrix.html
+  sftspec mutants masking/header-trained --whole --json conformance/sensitivity/mutants/matrix.json
 """
 
 
@@ -46,6 +51,7 @@ def add_mutants_arguments(command: ArgumentParser) -> None:
         "--workers", metavar="N", type=int, default=os.cpu_count() or 1,
         help="processes, of at most 1 GB each (default: one per processor)",
     )  # fmt: skip
+    command.add_argument("--whole", action="store_true", help="every property that fails, and not only what is named")
     command.add_argument("--json", metavar="FILE", type=Path, help="merge the rows into this file, each as it is known")
     command.add_argument("--anew", action="store_true", help="make the rows again that a stopped run left in the file")
     command.add_argument("--html", metavar="FILE", type=Path, help="write a heat map of the rows there, too")
@@ -75,31 +81,25 @@ def run_mutants(args: Namespace) -> int:
             raise MutantsError(f"{path}: {'it is a folder' if path.is_dir() else f'there is no folder {path.parent}'}")
     if args.workers < 1:
         raise MutantsError(f"--workers {args.workers}: give 1 or more")
-    names, seeds, missed, idle = chosen(args.names), list(args.seeds), {}, []
+    names, idle = chosen(args.names), []
+    missed: dict[tuple[str, int], list[str]] = {}
     try:
-        if args.json is not None or args.html is not None:
-            first = seeds.pop(0)
-            file = MatrixFile(args.json, first, chosen([]), names, args.anew)
+        for seed in args.seeds:
+            is_kept = seed == args.seeds[0]
+            whole, path = args.whole and is_kept, args.json if is_kept else None
+            file = MatrixFile(path, seed, chosen([]), names, args.anew, whole)
             _go_on(file)
-            progress = Progress(first, len(names), len(names) - len(file.left))
-            for name, row in matrix.kill_matrix(file.left, first, args.workers):
+            progress = Progress(seed, len(names), len(names) - len(file.left))
+            for name, row in (matrix.kill_matrix if whole else all_kills)(file.left, seed, args.workers):
                 file.keep(name, row)
-                progress.say(f"{name}, killed by {len(row)}")
+                progress.say(name)
+                print(kill_line(name, row), flush=True)
             progress.end()
             rows = file.finish()
-            missed = {(name, first): ids for name, ids in matrix.survivors(rows).items()}
-            idle = matrix.idle(rows) if not args.names else []
-            print("\n".join(table_of_rows(rows)))
-            if args.html is not None:
-                args.html.write_text(page(rows, first), encoding="utf-8")
-        for seed in seeds:
-            progress = Progress(seed, len(names))
-            for name, killed in all_kills(names, seed, args.workers):
-                progress.say(name)
-                print(kill_line(name, killed))
-                if ids := [identifier for identifier, scenario in killed.items() if not scenario]:
-                    missed[name, seed] = ids
-            progress.end()
+            missed |= {(name, seed): ids for name, ids in matrix.survivors(rows).items()}
+            idle += matrix.idle(rows) if whole and not args.names else []
+            if args.html is not None and is_kept:
+                args.html.write_text(page(rows, seed, whole), encoding="utf-8")
     except (MatrixFileError, matrix.WorkerEnded) as error:
         raise MutantsError(str(error)) from error
     print("\n".join(summary(len(names), missed, idle, args.seeds)))
@@ -132,29 +132,19 @@ class Progress:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def kill_line(name: str, killed: Mapping[str, str]) -> str:
-    """A mutant, and what killed it: the scenario, or "drawn" where a function was given drawn arguments."""
-    area = name.partition("/")[0] + "/"
-    said = (f"✓ {item.removeprefix(area)} ({where})" if where else f"✗ {item}" for item, where in killed.items())
-    return f"{name}: {', '.join(said)}"
-
-
-def table_of_rows(rows: Mapping) -> Iterator[str]:
-    """What each mutant is killed by, those that its entry names first."""
+def kill_line(name: str, row: Signature) -> str:
+    """A mutant, and what kills it where: a scenario, or "drawn" for a function. What its entry names stands first."""
     from sftspec.conformance.sensitivity.mutants import load_mutants
 
-    entries = {item.name: item for item in load_mutants()}
-    width = max((len(name) for name in rows), default=0)
-    yield f"{'mutant':{width}}  kills  named, and others"
-    for name, row in rows.items():
-        named = entries[name].killed_by
-        area = name.partition("/")[0] + "/"
-        said = [("✓ " if item in row else "✗ ") + item.removeprefix(area) for item in named]
-        others = [item.removeprefix(area) for item in row if item not in named]
-        more = f"; {', '.join(others[:3])}{f' and {len(others) - 3} more' if len(others) > 3 else ''}" if others else ""
-        yield f"{name:{width}}  {len(row):5}  {', '.join(said)}{more}"
-    killers = {item for row in rows.values() for item in row}
-    yield f"{counted(len(killers), 'property')} {'kills' if len(killers) == 1 else 'kill'}"
+    named = next(item.killed_by for item in load_mutants() if item.name == name)
+    area = name.partition("/")[0] + "/"
+    said = [
+        f"✓ {item.removeprefix(area)} ({next(iter(row[item].scenarios))})" if item in row else f"✗ {item}"
+        for item in named
+    ]
+    others = [item.removeprefix(area) for item in row if item not in named]
+    more = f"; {', '.join(others[:3])}{f' and {len(others) - 3} more' if len(others) > 3 else ''}" if others else ""
+    return f"{name}: {', '.join(said)}{more}"
 
 
 def summary(planted: int, missed: Mapping[tuple[str, int], list[str]], idle: list[str], seeds: list[int]) -> Iterator:

@@ -43,10 +43,11 @@ def shade(value: float) -> str:
     return f"rgb({round(255 - 35 * depth)},{round(240 - 150 * depth)},{round(220 - 190 * depth)})"
 
 
-def page(rows: Mapping[str, Signature], seed: int) -> str:
-    """The whole page, as text."""
+def page(rows: Mapping[str, Signature], seed: int, whole: bool = True) -> str:
+    """The whole page, as text. whole: a row has every property that fails, and not only what the bug's entry names."""
     killers = {identifier for row in rows.values() for identifier in row}
     head = f"{counted(len(rows), 'planted bug')}; properties that fail on any: {len(killers)}; seed {seed}"
+    head += "" if whole else "; only the properties that a bug's entry names were asked"
     return "\n".join(
         [
             "<!doctype html>",

@@ -1,4 +1,7 @@
-"""Is a planted bug caught? Run a mutant scenario by scenario until the properties that have to kill it have failed."""
+"""Is a planted bug caught? Run a mutant scenario by scenario until the properties that have to kill it have failed.
+
+A row is that of the kill matrix (`matrix`), of those properties alone: each with the first scenario in which it fails.
+"""
 
 from __future__ import annotations
 
@@ -10,29 +13,27 @@ from pathlib import Path
 from sftspec import properties
 from sftspec.conformance.sensitivity import matrix, signatures
 from sftspec.conformance.sensitivity.mutants import Mutant, load_mutants
+from sftspec.conformance.sensitivity.signatures import Signature, fails, mark_of
 from sftspec.conformance.trial.corpora import Writer
 from sftspec.conformance.trial.judge import judge
 from sftspec.conformance.trial.performer import perform
 from sftspec.conformance.trial.scenarios import SCENARIOS, Scenario
 from sftspec.properties import REGISTRY
 
-CAUGHT = ("fail", "ambiguous")
 
+def kills(mutant: Mutant, seed: int = 0, ids: Iterable[str] | None = None) -> Signature:
+    """Which of the properties (default: those that the mutant names) fail, and how. It survives those that are missing.
 
-def kills(mutant: Mutant, seed: int = 0, ids: Iterable[str] | None = None) -> dict[str, str]:
-    """For each property id (default: those that the mutant names), what killed the mutant.
-
-    Returns the name of the scenario, "drawn" for a seam property, or "" where the mutant survived. The scenarios in
-    which the committed matrix saw it killed are tried first, and of those the smallest.
+    The scenarios in which the committed matrix saw it killed are tried first, and of those the smallest.
     """
     identifiers = mutant.killed_by if ids is None else tuple(ids)
     properties.load(*{identifier.split("/")[0] for identifier in identifiers})
     wanted = [REGISTRY[identifier] for identifier in identifiers]
     trainer = mutant.make()
-    killed = {item.id: "" for item in wanted}
+    killed: Signature = {}
     for item in wanted:
-        if item.seam != "run" and judge(item, trainer, []).status in CAUGHT:
-            killed[item.id] = "drawn"
+        if item.seam != "run" and fails(verdict := judge(item, trainer, [])):
+            killed[item.id] = mark_of(verdict)
     left = [item for item in wanted if item.seam == "run"]
     row = signatures.load().get(mutant.name, {})
     seen = [name for item in left if item.id in row for name in row[item.id].scenarios]
@@ -45,8 +46,8 @@ def kills(mutant: Mutant, seed: int = 0, ids: Iterable[str] | None = None) -> di
                 break
             run = perform(trainer, scenario, seed, Path(folder) / str(number), matrix.replays_of(trainer)).read()
             for item in list(left):
-                if judge(item, trainer, [run]).status in CAUGHT:
-                    killed[item.id] = scenario.name
+                if fails(verdict := judge(item, trainer, [run])):
+                    killed[item.id] = mark_of(verdict)
                     left.remove(item)
     return killed
 
@@ -62,10 +63,10 @@ def times(scenario: Scenario) -> int:
     return scenario.settings.get("epochs", 1) * (1 + (scenario.twin is not None)) * (1 + ("dtype" in scenario.model))
 
 
-def all_kills(names: Iterable[str], seed: int, workers: int) -> Iterator[tuple[str, dict[str, str]]]:
-    """(mutant, its kills) of the mutants named, computed in parallel, in the order in which they are done."""
+def all_kills(names: Iterable[str], seed: int, workers: int) -> Iterator[tuple[str, Signature]]:
+    """(mutant, its row) of the mutants named, computed in parallel, in the order in which they are done."""
     return matrix.in_parallel(_named_kills, names, seed, workers)
 
 
-def _named_kills(name: str, seed: int) -> dict[str, str]:
+def _named_kills(name: str, seed: int) -> Signature:
     return kills({item.name: item for item in load_mutants()}[name], seed)

@@ -42,16 +42,23 @@ class MatrixFile:
     known  the mutants that exist
     asked  those whose rows are made now
     anew   make every row again, also those that a stopped run of the same code left
+    whole  a row has every property that fails, and not only those that the mutant's entry names
 
     Afterwards `gone` holds the rows of mutants that exist no more, which the file loses.
 
-    Raises MatrixFileError for a file of something else, or of another seed.
+    Raises MatrixFileError for a file of something else, of another seed, or of the other kind of rows.
     """
 
     def __init__(
-        self, path: Path | None, seed: int, known: Collection[str], asked: Collection[str], anew: bool = False
+        self,
+        path: Path | None,
+        seed: int,
+        known: Collection[str],
+        asked: Collection[str],
+        anew: bool = False,
+        whole: bool = True,
     ):
-        self.path, self.seed, self.asked = path, seed, list(asked)
+        self.path, self.seed, self.asked, self.whole = path, seed, list(asked), whole
         self.code = digest_of_code()
         self.rows: dict[str, Signature] = {}
         self.made: set[str] = set()
@@ -63,6 +70,9 @@ class MatrixFile:
         self.revision = document["spec_revision"]
         if document["seed"] != seed:
             raise MatrixFileError(f"{path}: the matrix of seed {document['seed']}, not of {seed}: name another file")
+        if document.get("whole", True) != whole:
+            rows = "only what a mutant's entry names" if whole else "every property that fails (--whole)"
+            raise MatrixFileError(f"{path}: its rows have {rows}: name another file")
         self.gone = sorted(document["rows"].keys() - set(known))
         self.rows = {name: row for name, row in from_json(document).items() if name in known}
         unfinished = document.get("unfinished", {})
@@ -100,5 +110,7 @@ class MatrixFile:
 
     def _write(self) -> None:
         if self.path is not None:
-            more = {"unfinished": {"code": self.code, "rows": sorted(self.made)}} if self.made else {}
+            more: dict[str, Any] = {} if self.whole else {"whole": False}
+            if self.made:
+                more["unfinished"] = {"code": self.code, "rows": sorted(self.made)}
             save(self.rows, self.seed, self.path, spec_revision=self.revision, **more)
