@@ -19,7 +19,11 @@ AREAS = {
 }
 
 
+LONG = "long: whole trials, one after another: all planted bugs, unknown faults, changes that keep the behaviour"
+
+
 def pytest_configure(config):
+    config.addinivalue_line("markers", LONG)
     for area in AREAS:
         config.addinivalue_line("markers", f"{area}: tests of one area (tests/conftest.py), and its planted bugs")
 

@@ -21,6 +21,7 @@ EXPERIMENTS = breakit.load()
 QUICK = {"packs-leak": (packs, "STEPS", 200), "t-without-t-squared": (temperatures, "TEMPERATURES", (1.0, 4.0))}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_what_is_broken_shows(name, monkeypatch):
     if name in QUICK:

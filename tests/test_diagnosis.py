@@ -52,6 +52,7 @@ def named(trainer, names: list[str] = SEEN, seed: int = 1) -> list[str]:
     return [item.mutant.name for item in diagnose_trial(trial, signatures.load())]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     [
@@ -87,11 +88,13 @@ def both(one: str, other: str):
     return replace(first, **changed)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("one", "other", "scenarios"), PAIRS)
 def test_two_planted_faults_at_once_are_told_apart(one, other, scenarios):
     assert set(named(both(one, other), scenarios.split("; "))[:2]) == {one, other}
 
 
+@pytest.mark.long
 def test_a_fault_that_goes_on_where_its_row_ends_is_not_two():
     """Smoothed labels fail in packs as well, of which their row says nothing, and another bug's row does."""
     found = named(MUTANTS["step/labels-smoothed"].make(), ["plain", "accumulation", "packed"])
@@ -197,11 +200,13 @@ def test_there_are_twenty_unknown_faults():
     assert len(UNKNOWN) == 20
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_an_unknown_fault_is_given_no_name(name):
     assert named(UNKNOWN[name]) == []
 
 
+@pytest.mark.long
 def test_of_the_planted_faults_nineteen_in_twenty_are_named_first():
     """Each row against the whole matrix. Those that are not have a twin, another bug with the same failures, or fail
     one property alone that measures nothing: that would be a guess.
@@ -252,6 +257,7 @@ IN_A_LOOP = {  # planted bug: (code of the README's trainer, the same with the b
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", IN_A_LOOP)
 def test_a_planted_fault_is_named_first_in_a_trainer_of_another_kind(name, tmp_path):
     code, path = readme_trainer(), tmp_path / "my_trainer.py"

@@ -52,6 +52,7 @@ def test_a_reduced_vocabulary_gives_the_ids_of_the_real_one(variant):
         assert (ours.input_ids, ours.labels) == (case.input_ids, case.labels)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("variant", REDUCED)
 def test_a_reduced_vocabulary_is_made_from_the_whole_one(variant):
     try:
@@ -61,6 +62,7 @@ def test_a_reduced_vocabulary_is_made_from_the_whole_one(variant):
     assert made == json.loads((FOLDER / f"{REDUCED[variant].vocabulary}.json").read_text())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("variant", REDUCED)
 @pytest.mark.parametrize(
     "conventions", [Conventions(separator=True), Conventions(end_of_turn=False)], ids=["separator", "no end of turn"]
@@ -88,6 +90,7 @@ def real_trainers():
         yield TRL(assistant_only_loss=False), ["llama3/hf"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("trainer", "variants"), real_trainers(), ids=str)
 def test_real_trainers_render_the_goldens(trainer, variants):
     assert {variant: statuses(trainer, variant) for variant in variants} == dict.fromkeys(variants, ("pass", "pass"))

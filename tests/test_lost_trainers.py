@@ -59,6 +59,7 @@ def documents():
     return {True: put_on_trial(late, seconds=15.0), False: put_on_trial(numbers, seconds=50.0)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", names())
 def test_a_lost_trainer_is_named_and_the_next_scenario_is_judged(name, documents):
     document = documents[name in LATE]

@@ -19,6 +19,7 @@ from sftspec.properties.articles import articles
 MUTANTS = load_mutants()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_the_mutant_is_killed_by_the_properties_it_names(mutant):
     assert set(mutant.killed_by) - kills(mutant).keys() == set()

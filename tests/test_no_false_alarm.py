@@ -22,6 +22,8 @@ from sftspec.masking import Conventions
 from sftspec.step import IGNORE, StepReport, clip_gradients, count_targets, forward_logits, sft_loss, sft_step
 from sftspec.trainer import Pipeline, make_optimizer
 
+pytestmark = pytest.mark.long
+
 AREAS = ("masking", "packing", "step")
 JOBS = {scenario.name: scenario for scenario in SCENARIOS}
 

@@ -80,6 +80,7 @@ def pytest_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, check=False)
 
 
+@pytest.mark.long
 def test_workers_share_one_trial_and_junit_names_each_property(folder):
     trainer = ("--sft-trainer", "packer.py", "--sft-select", SELECT)
     done = pytest_in(folder, *trainer, "-n", "2", "--junitxml", "junit.xml", "--testrunuid", folder.name)
@@ -91,6 +92,7 @@ def test_workers_share_one_trial_and_junit_names_each_property(folder):
     assert f'name="{SELECT}"' in junit and 'name="conclusion"' in junit and 'failures="0"' in junit
 
 
+@pytest.mark.long
 def test_what_fails_is_explained_and_what_is_known_is_expected(folder):
     trainer = ("--sft-trainer", "packer.py", "--sft-set", "pairs=true", "--sft-select", SELECT)
     done = pytest_in(folder, *trainer)
@@ -104,6 +106,7 @@ def test_what_fails_is_explained_and_what_is_known_is_expected(folder):
     assert done.returncode == 0 and "1 passed, 1 xfailed" in done.stdout and "in pairs" in done.stdout
 
 
+@pytest.mark.long
 def test_the_decorator_makes_a_test_of_each_property(folder):
     (folder / "test_packer.py").write_text(f'''
 import sftspec
@@ -124,6 +127,7 @@ def test_a_trainer_that_cannot_be_imported_is_a_sentence_and_no_end_of_pytest(fo
     assert done.returncode == 4 and "dies.py cannot be imported: the trainer ended its process (exit 3)" in done.stderr
 
 
+@pytest.mark.long
 def test_a_trainer_that_ends_its_process_is_a_sentence_and_no_end_of_pytest(folder):
     (folder / "test_own.py").write_text(f"""import os, sftspec
 {DIES}
@@ -136,6 +140,7 @@ def test_own(check): check()
         sftspec.parametrize_with_properties(object(), python="python3")
 
 
+@pytest.mark.long
 def test_what_cannot_be_had_is_refused_before_anything_runs(folder):
     for more in ((), ("-n", "2")):
         done = pytest_in(folder, "--sft-trainer", "nobody", *more)

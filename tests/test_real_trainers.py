@@ -32,6 +32,7 @@ def failing(found: dict[str, str]) -> set[str]:
     return {identifier for identifier, status in found.items() if status in ("fail", "ambiguous", "error")}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "trainer",
     [Pipeline(), TRL(), TRL(packing="bfd"), TransformersTrainer()],
@@ -45,6 +46,7 @@ def test_clean_settings_raise_no_alarm(trainer):
     assert sum(status == "pass" for status in found.values()) >= 30
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "trainer",
     [TRL(padding_free=True), TRL(dataset="prompt-completion"), TransformersTrainer(collator="flattening")],

@@ -42,6 +42,7 @@ def told(trial: Trial, identity: dict, isolation: dict | None = None) -> dict:
     return document
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", ASKED, ids=[place for place, _ in ASKED])
 def test_both_paths_give_one_document(place):
     name, settings = place
