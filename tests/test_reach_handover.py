@@ -153,7 +153,16 @@ def test_a_run_that_trains_nothing_is_a_verdict(trainer, says):
     assert found(trial, "fail") == {"step/gradients-reach-the-hidden-states"}
     (verdict,) = [item for item in trial.verdicts if item.status == "fail"]
     assert says in verdict.counterexample["note"]
-    assert exit_code(make_document(trial, identify(trainer, {}), "sftspec check", 0)) == 1
+    document = make_document(trial, identify(trainer, {}), "sftspec check", 0)
+    assert exit_code(document) == 1 and not document["scenarios"][0]["error"]
+
+
+def test_a_run_that_trains_nothing_is_a_verdict_whichever_properties_were_chosen():
+    chosen = [item for item in properties.load("masking") if item.seam == "run" and item.area == "masking"]
+    trial = put_on_trial(Detached(), chosen, 0, SCENARIOS[:1])
+    assert found(trial, "fail") == {"step/gradients-reach-the-hidden-states"}
+    document = make_document(trial, identify(trial.trainer, {}), "sftspec check", 0)
+    assert exit_code(document) == 1 and not document["scenarios"][0]["error"]
 
 
 class Copying(Loop):

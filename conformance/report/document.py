@@ -19,12 +19,10 @@ from sftspec.conformance.report.json_values import plain, without_paths
 from sftspec.conformance.report.outcome import totals
 from sftspec.conformance.sensitivity import signatures
 from sftspec.conformance.sensitivity.diagnosis import Diagnosis, diagnose_trial
-from sftspec.conformance.trial.judge import Trial, Verdict
+from sftspec.conformance.trial.judge import TRAINED, Trial, Verdict
 from sftspec.conformance.witness import identity
 from sftspec.conformance.witness.identity import environment
 from sftspec.properties.ledger.run import Run
-
-TRAINED = "step/gradients-reach-the-hidden-states"
 
 
 def make_document(

@@ -25,6 +25,7 @@ from sftspec.counted import counted
 from sftspec.properties import NotMeasuredError, Property
 from sftspec.properties.ledger.run import Run
 
+TRAINED = "step/gradients-reach-the-hidden-states"
 MADE_FOR = {scenario.name: scenario.areas for scenario in SCENARIOS}
 
 
@@ -135,6 +136,7 @@ def reach_verdicts(
     for verdict in verdicts:
         progress(verdict.property.id)
         trial.verdicts.append(settle(verdict, trial.trainer, trial.runs, max_examples))
+    judge_untrained(trial)
     block(trial)
     trial.seconds += time.perf_counter() - started
     return trial
@@ -150,6 +152,14 @@ def read_run(verdicts: Iterable[Verdict], run: Run) -> None:
     for verdict in verdicts:
         _read(verdict, run)
     run.__dict__.pop("oracle", None)  # its float64 copies would add up to a gigabyte over all runs
+
+
+def judge_untrained(trial: Trial) -> None:
+    """A run that trained nothing is a verdict on the trainer, and no broken run, whichever properties were chosen."""
+    asked = {verdict.property.id for verdict in trial.verdicts if verdict.property.seam == "run"}
+    if asked and TRAINED not in asked and any(run.error.startswith("untrained: ") for run in trial.runs):
+        properties.load("step")
+        trial.verdicts.append(judge(properties.REGISTRY[TRAINED], trial.trainer, trial.runs))
 
 
 def block(trial: Trial) -> None:

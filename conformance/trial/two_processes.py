@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from sftspec.conformance.adapters import TrainerError, resolve
-from sftspec.conformance.trial.judge import Trial, Verdict, block, open_verdicts, read_run, settle
+from sftspec.conformance.trial.judge import Trial, Verdict, block, judge_untrained, open_verdicts, read_run, settle
 from sftspec.conformance.trial.launch import StartError
 from sftspec.conformance.trial.machine import HERE, Machine, on_machine, require_able, require_asked
 from sftspec.conformance.trial.merging import merged
@@ -185,6 +185,7 @@ def put_on_trial_apart(
     trial.verdicts = [
         item if item.property.seam != "run" else settle(item, trainer, trial.runs, max_examples) for item in verdicts
     ]
+    judge_untrained(trial)
     block(trial)
     trial.seconds = time.perf_counter() - started
     return trial

@@ -297,12 +297,26 @@ class Tap:
         gradient = gradient.detach()
         self._given[name] = self._given[name] + gradient if name in self._given else gradient.clone()
 
-    def _before_step(self, optimizer, args, kwargs) -> None:
+    def _before_step(self, optimizer, args, kwargs):
         named, groups = self.ear.named(), _groups(optimizer)
         mine = {name for name, item in named.items() if id(item) in groups}
         self._depth += bool(mine)
         if not mine or self._depth > 1:  # an optimizer's step may call that of its base class, which is hooked as well
-            return
+            return None
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if not callable(closure):
+            return self._begin_step(optimizer, named, groups, mine)
+
+        def makes_the_gradients():  # as Lightning does it: the model is called within the step, which begins behind it
+            loss = closure()
+            self._begin_step(optimizer, named, groups, mine)
+            return loss
+
+        return (args[0], makes_the_gradients, *args[2:]), {
+            name: item for name, item in kwargs.items() if name != "closure"
+        }
+
+    def _begin_step(self, optimizer, named, groups, mine) -> None:
         # Several optimizers, one for each matrix even, make one step, until a parameter steps again.
         opens = self._stepped is None or bool(self._stepped & mine)
         if opens:
@@ -327,9 +341,11 @@ class Tap:
         self._stepped = (self._stepped or set()) | mine
 
     def _gradients_again(self, named: dict[str, Tensor]) -> dict[str, Tensor]:
-        trained = {call.index for call in self.calls if call.step == len(self.steps) and call.gradient is not None}
+        heard = [call for call in self.calls if call.step == len(self.steps) and call.gradient is not None]
+        trained = {call.index for call in heard}
         made = [(call, arguments) for call, arguments in self._made if call.index in trained]
-        if self.places:  # the copy that makes calls again has the first weights
+        # The copy that makes calls again has the first weights; of calls that a GradScaler left out no step is made.
+        if self.places or any(call.overflowed or not call.gradient.isfinite().all() for call in heard):
             return {}
         return gradients_again(made, named, self._rates) if self._rates and len(made) == len(trained) else {}
 

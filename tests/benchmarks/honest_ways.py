@@ -37,7 +37,7 @@ from sftspec.conformance.trial.judge import put_on_trial
 from sftspec.conformance.trial.scenarios import GOLDENS, scenarios_for
 from sftspec.masking import Conventions, encode
 from sftspec.packing import pack
-from sftspec.step import StepReport, clip_gradients, forward_logits, sft_loss, sft_step
+from sftspec.step import StepReport, forward_logits, sft_loss, sft_step
 from sftspec.tests.sequence_parallel import SequenceParallel
 from sftspec.trainer import Pipeline, make_optimizer
 
@@ -46,7 +46,7 @@ JOBS = ("plain", "packed", "accumulation")
 ALARMS = ("fail", "ambiguous", "error")
 
 
-def scaled_step(model, batches, optimizer, max_grad_norm=None, loss=sft_loss, clip=clip_gradients) -> StepReport:
+def scaled_step(model, batches, optimizer, max_grad_norm=None, loss=sft_loss, clip=None) -> StepReport:
     """float16 and a GradScaler; what overflows is left out."""
     count, total = sum(batch.num_targets for batch in batches), 0.0
     optimizer.zero_grad(set_to_none=True)
@@ -60,6 +60,8 @@ def scaled_step(model, batches, optimizer, max_grad_norm=None, loss=sft_loss, cl
             scaler.scale(part).backward()
             total += float(part.detach())
     scaler.unscale_(optimizer)
+    if max_grad_norm is not None:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
     scaler.step(optimizer)
     scaler.update()
     return StepReport(total, count, 0.0)
@@ -159,18 +161,20 @@ class Ranks(DataParallel):
         examples = [example for example in examples if example.num_targets]
         for _ in range(job.epochs):
             bins = pack([len(example) for example in examples], job.max_length)
-            whole = job.batch_size * ranks.get_world_size()
-            for start in range(0, len(bins), whole):
-                mine = bins[start : start + whole][ranks.get_rank() :: ranks.get_world_size()]
-                batches = [collate(examples, mine, pad_token_id=job.tokenizer.pad_token_id)] if mine else []
-                self.step(model, batches or [empty(job, examples)], optimizer, job)
+            each = job.batch_size * ranks.get_world_size()
+            for start in range(0, len(bins), each * job.accumulation):
+                window = bins[start : start + each * job.accumulation]
+                dealt = [
+                    window[at : at + each][ranks.get_rank() :: ranks.get_world_size()]
+                    for at in range(0, len(window), each)
+                ]
+                self.step(model, [self.row(job, examples, mine) for mine in dealt], optimizer, job)
         ranks.destroy_process_group()
 
-
-def empty(job, examples):
-    """A batch without a target, for a rank for which no pack is left: every rank takes part in every reduction."""
-    batch = collate(examples, [[0]], pad_token_id=job.tokenizer.pad_token_id)
-    return replace(batch, labels=torch.full_like(batch.labels, -100))
+    def row(self, job, examples, packs):
+        """A micro-batch; one without a target where no pack is left: every rank takes part in every reduction."""
+        batch = collate(examples, packs or [[0]], pad_token_id=job.tokenizer.pad_token_id)
+        return batch if packs else replace(batch, labels=torch.full_like(batch.labels, -100))
 
 
 def sharded(model):
@@ -224,8 +228,9 @@ def alarms_of(trial) -> list[str]:
     found = [f"{run.scenario} broke: {run.error}" for run in trial.runs if run.error]
     for verdict in trial.verdicts:
         if verdict.status in ALARMS and (verdict.property.level == "must" or verdict.status == "error"):
-            note = verdict.reason or (verdict.counterexample or {}).get("note", "")
-            found.append(f"{verdict.property.id} {verdict.status}: {note}")
+            shown = verdict.counterexample or {}
+            note = verdict.reason or shown.get("note", "")
+            found.append(f"{verdict.property.id} {verdict.status} in {shown.get('scenario', 'no job')!r}: {note}")
     return found
 
 
