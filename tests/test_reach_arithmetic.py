@@ -161,6 +161,33 @@ def test_masters_take_a_closure_as_every_optimizer_of_torch_does():
     assert torch.allclose(*weights, rtol=1e-6)
 
 
+class Closes(Loop):
+    """The last micro-batch of a step goes back within the step, in a closure, as Lightning does it."""
+
+    rest = None
+
+    def backward(self, loss):
+        if self.rest is not None:
+            self.rest.backward()
+        self.rest = loss
+
+    def step(self, job, model, optimizer):
+        def closure():
+            self.rest.backward()
+            self.rest = None
+
+        optimizer.step(closure)
+
+
+def test_a_step_that_makes_its_gradients_itself_is_heard():
+    assert not_passed(trial_of(Closes(), "accumulation", "step")) == {}
+
+
+def test_what_a_grad_scaler_left_out_is_not_made_again():
+    """With dropout, the gradients of a step's calls are made again: those of calls that overflowed are no number."""
+    assert not_passed(trial_of(Overflowing(), "dropout", "step")) == {}
+
+
 def test_rotary_angles_are_exact_in_float64():
     """Against the formula by numpy in float64, at the last token of a long row; transformers takes them in float32."""
     model, place = make_model(seed=0).double(), torch.tensor([[2875]])

@@ -32,7 +32,7 @@ from sftspec import properties
 from sftspec.attention import NAME as PACKED_ATTENTION
 from sftspec.collation import collate
 from sftspec.conformance.adapters import resolve
-from sftspec.conformance.sensitivity.mutants.data_parallel import DataParallel
+from sftspec.conformance.sensitivity.mutants.data_parallel import DataParallel, sharded
 from sftspec.conformance.trial.judge import put_on_trial
 from sftspec.conformance.trial.scenarios import GOLDENS, scenarios_for
 from sftspec.masking import Conventions, encode
@@ -177,19 +177,11 @@ class Ranks(DataParallel):
         return batch if packs else replace(batch, labels=torch.full_like(batch.labels, -100))
 
 
-def sharded(model):
-    from torch.distributed.fsdp import fully_shard
-
-    for layer in model.model.layers:
-        fully_shard(layer)
-    return fully_shard(model)
-
-
 def sharded_in_16_bits(model):
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    for layer in model.model.layers:
+    for layer in model.model.layers if hasattr(model, "model") else model.transformer.h:
         fully_shard(layer, mp_policy=policy)
     return fully_shard(model, mp_policy=policy)
 
