@@ -345,7 +345,7 @@ class Tap:
         trained = {call.index for call in heard}
         made = [(call, arguments) for call, arguments in self._made if call.index in trained]
         # The copy that makes calls again has the first weights; of calls that a GradScaler left out no step is made.
-        if self.places or any(call.overflowed or not call.gradient.isfinite().all() for call in heard):
+        if self.places or any(call.overflowed or not _is_finite(call.gradient) for call in heard):
             return {}
         return gradients_again(made, named, self._rates) if self._rates and len(made) == len(trained) else {}
 
@@ -366,6 +366,10 @@ def _groups(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
 
 def _gradients(named: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: local(item.grad.detach()).clone() for name, item in named.items() if item.grad is not None}
+
+
+def _is_finite(gradient: Tensor | None) -> bool:
+    return gradient is None or bool(gradient.isfinite().all())
 
 
 def _attended(mask: Any, input_ids: Tensor) -> Tensor:
