@@ -17,6 +17,7 @@ import functools
 import gc
 import hashlib
 import multiprocessing
+import signal
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -260,17 +261,28 @@ def in_parallel(
     if not names:
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(names)), context, prepare) as pool:
-        waiting = {pool.submit(work, name, seed): name for name in names}
-        try:
-            for done in as_completed(waiting):
-                yield waiting.pop(done), done.result()
-        except BrokenProcessPool as error:
-            raise WorkerEnded("a worker was ended from outside: out of memory? give fewer --workers") from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    # Ctrl-C reaches every process of a terminal; only this one answers it.
+    pool = ProcessPoolExecutor(min(workers, len(names)), context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    waiting = {pool.submit(_prepared, work, name, seed): name for name in names}
+    processes = list(pool._processes.values())
+    try:
+        for done in as_completed(waiting):
+            yield waiting.pop(done), done.result()
+    except BrokenProcessPool as error:
+        raise WorkerEnded("a worker was ended from outside: out of memory? give fewer --workers") from error
+    finally:
+        pool.shutdown(wait=not waiting, cancel_futures=True)
+        if waiting:
+            for process in processes:
+                process.terminate()
 
 
+def _prepared(work: Callable[[str, int], Found], name: str, seed: int) -> Found:
+    prepare()
+    return work(name, seed)
+
+
+@functools.cache
 def prepare() -> None:
     """What every mutant needs, once in a process; and no collection of garbage goes through it again."""
     warnings.simplefilter("ignore")  # what is planted makes PyTorch and NumPy warn
