@@ -17,7 +17,15 @@ from sftspec import properties
 from sftspec.collation import collate
 from sftspec.conformance.adapters import resolve
 from sftspec.conformance.sensitivity import signatures
-from sftspec.conformance.sensitivity.diagnosis import compare, diagnose, diagnose_trial, nearness, overlap, ruzicka
+from sftspec.conformance.sensitivity.diagnosis import (
+    compare,
+    diagnose,
+    diagnose_trial,
+    exactly,
+    nearness,
+    overlap,
+    ruzicka,
+)
 from sftspec.conformance.sensitivity.matrix import replays_of
 from sftspec.conformance.sensitivity.mutants import load_mutants
 from sftspec.conformance.sensitivity.mutants.breaking import additive as as_floats
@@ -240,9 +248,23 @@ def test_one_failing_property_without_a_measure_is_never_wholly_alike():
     assert 0.9 < diagnose(drawn, *asked, matrix)[0].likeness < 1.0
 
 
+@pytest.mark.parametrize(("sums", "name"), [(0.889, "step/mean-of-means"), (7.0, "step/not-divided-by-accumulation")])
+def test_micro_batches_that_weigh_the_same_are_a_mean_of_means_unless_their_sum_is_not_divided(sums, name):
+    """A short last window, or a micro-batch without targets, makes the weights of a mean sum to less than 1."""
+    matrix = signatures.load()
+    row = matrix["step/not-divided-by-accumulation"]
+    weights, denominator = (row[f"step/{item}"] for item in ("every-target-of-a-step-weighs-the-same", DENOMINATOR))
+    found = {
+        "step/every-target-of-a-step-weighs-the-same": dataclasses.replace(weights, units=frozenset({"micro-batch"})),
+        f"step/{DENOMINATOR}": dataclasses.replace(denominator, measures=dict.fromkeys(denominator.measures, sums)),
+    }
+    assert [item.mutant.name for item in exactly(found, matrix)] == [name]
+
+
 MASKS = 'labels = [token if on else -100 for token, on in zip(out["input_ids"], out["assistant_masks"])]'
 DIVISION = "(loss / count).backward()"
 CLIPPING = "torch.nn.utils.clip_grad_norm_(job.model.parameters(), job.max_grad_norm)"
+DENOMINATOR = "the-denominator-is-the-number-of-targets"
 IN_A_LOOP = {  # planted bug: (code of the README's trainer, the same with the bug)
     "masking/mask-dropped": (MASKS, 'labels = list(out["input_ids"])'),
     "masking/end-of-turn-masked": (MASKS, MASKS.replace("if on", "if on and token != job.tokenizer.eos_token_id")),

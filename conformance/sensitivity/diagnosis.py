@@ -264,12 +264,13 @@ def exactly(found: Signature, matrix: Mapping[str, Signature]) -> list[Diagnosis
     """
     units = found[WEIGHTS].units if WEIGHTS in found else frozenset()
 
-    def shared(name: str) -> float:
-        return sum(overlap(found[item], mark)[0] for item, mark in matrix.get(name, {}).items() if item in found)
+    def agreeing(name: str) -> int:
+        pairs = (overlap(found[item], mark) for item, mark in matrix.get(name, {}).items() if item in found)
+        return sum(common >= AGREES * whole for common, whole in pairs)
 
     for unit, names in OF_UNIT.items():  # where a micro-batch is a row, the larger unit is said
         if unit in units:
-            name = max(names, key=shared)
+            name = max(names, key=agreeing)  # of as many the first: sums that are short are not undivided ones
             (mutant,) = (item for item in load_mutants() if item.name == name)
             explained = len(found.keys() & {WEIGHTS, *matrix.get(name, {})})
             return [Diagnosis(mutant, explained, len(found), explained / len(found))]
