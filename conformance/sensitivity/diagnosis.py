@@ -265,7 +265,12 @@ def exactly(found: Signature, matrix: Mapping[str, Signature]) -> list[Diagnosis
     units = found[WEIGHTS].units if WEIGHTS in found else frozenset()
 
     def agreeing(name: str) -> int:
-        pairs = (overlap(found[item], mark) for item, mark in matrix.get(name, {}).items() if item in found)
+        rows = {
+            key: within(matrix.get(name, {}), [key], mark.scenarios)
+            for key, mark in found.items()
+            if key in matrix.get(name, {})
+        }
+        pairs = [overlap(found[key], row[key]) for key, row in rows.items() if row]
         return sum(common >= AGREES * whole for common, whole in pairs)
 
     for unit, names in OF_UNIT.items():  # where a micro-batch is a row, the larger unit is said
