@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,13 @@ class MsSwift:
     loss_scale           "default": all answers; "last_round": the last one; "all": every token
     truncation_strategy  what is cut of a sample over max_length; "delete" leaves it out (ms-swift's default)
     tuner_type           "full" or "lora" (rank 8, alpha 16, on all linear layers)
+    runs_of_a_role       hand over also conversations in which messages of one role follow each other: it joins them
     """
 
     loss_scale: str = "default"
     truncation_strategy: str = "right"
     tuner_type: str = "full"
+    runs_of_a_role: bool = False
 
     def __post_init__(self) -> None:
         for key, choices in CHOICES.items():
@@ -65,6 +68,8 @@ class MsSwift:
             return False
         roles = [message["role"] for message in conversation]
         roles = roles[1:] if roles[:1] == ["system"] else roles
+        if self.runs_of_a_role:
+            roles = [role for role, _ in groupby(roles)]
         return bool(roles) and roles == ["user", "assistant"] * (len(roles) // 2)
 
     def train(self, job: Job) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from sftspec.conventions import Conventions
 from sftspec.job import Job
 
-WIDTH = 64  # rows are filled up to a multiple of it: XLA compiles once for each shape
+WIDTH = 64  # the rows of a job are filled up to one multiple of it: XLA compiles once for each shape
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Tunix:
         from flax import nnx
         from tunix.sft.peft_trainer import PeftTrainer, TrainingConfig
 
+        jax.config.update("jax_disable_most_optimizations", True)  # to compile a step takes longer than all its runs
         model = llama(job)
         adamw = optax.adamw(job.learning_rate, weight_decay=job.weight_decay)
         inner = adamw if job.optimizer == "adamw" else optax.sgd(job.learning_rate)
@@ -163,11 +164,12 @@ def batches(job: Job) -> Iterator[dict[str, Any]]:
     for talk in job.conversations:
         out = job.tokenizer.apply_chat_template(list(talk), return_dict=True, return_assistant_tokens_mask=True)
         rows.append((out["input_ids"][: job.max_length], out["assistant_masks"][: job.max_length]))
+    width = -(-max(len(ids) for ids, _ in rows) // WIDTH) * WIDTH
     for _ in range(job.epochs):
         shuffled = [rows[index] for index in order.permutation(len(rows))]
         for at in range(0, len(rows), job.batch_size):
             chosen = shuffled[at : at + job.batch_size]
-            shape = len(chosen), -(-max(len(ids) for ids, _ in chosen) // WIDTH) * WIDTH
+            shape = len(chosen), width
             ids, mask = np.full(shape, job.tokenizer.pad_token_id, np.int32), np.zeros(shape, bool)
             real = np.zeros(shape, bool)
             for line, (tokens, targets) in enumerate(chosen):
