@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,10 +53,12 @@ class Axolotl:
         return "contents" if self.train_on_inputs else "all"
 
     def train(self, job: Job) -> None:
+        os.environ["AXOLOTL_DATASET_NUM_PROC"] = "0"  # its own variable: no processes for a dozen rows
         from axolotl.cli.config import load_cfg
         from axolotl.common.datasets import load_datasets
         from axolotl.train import train
 
+        gc.freeze()  # to count packs it collects garbage nine times, and would walk all that was imported
         job.listen_to(type(job.model))
         cfg = load_cfg(str(self.configuration(job)))
         _, _, trainer = train(cfg=cfg, dataset_meta=load_datasets(cfg=cfg))
@@ -76,7 +80,7 @@ class Axolotl:
                 }
             ],
             "dataset_prepared_path": str(job.workdir / "prepared"),
-            "dataset_num_proc": 1,
+            "dataset_num_proc": 0,
             "output_dir": str(job.workdir / "output"),
             "sequence_len": job.max_length or 4096,
             "excess_length_strategy": "truncate",

@@ -70,16 +70,16 @@ def nemo(lengths: list, capacity: int) -> Packs:
 
 
 def verl(lengths: list, capacity: int) -> Packs:
-    """`rearrange_micro_batches` of nested rows."""
+    """`rearrange_micro_batches` of a batch with an attention mask, which has the rows' lengths."""
     import torch
     from tensordict import TensorDict
     from verl.utils.seqlen_balancing import rearrange_micro_batches
 
     if not lengths:
         return []
-    zeros = [torch.zeros(length, dtype=torch.long) for length in lengths]
-    rows = torch.nested.as_nested_tensor(zeros, layout=torch.jagged)
-    _, packs = rearrange_micro_batches(TensorDict({"input_ids": rows}, batch_size=[len(lengths)]), capacity)
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+    rows = TensorDict({"input_ids": mask, "attention_mask": mask}, batch_size=[len(lengths)])
+    _, packs = rearrange_micro_batches(rows, capacity)
     return [[int(index) for index in one] for one in packs]
 
 
