@@ -20,11 +20,12 @@ class Setting:
 
 
 WRAPPED = "packs are cut wherever a row is full, and its documentation says so"
+SPLIT = "an example longer than a row is split, and its documentation says so"
+BY_PROBABILITY = "each target weighs by its own probability, which is what the loss is for"
 SECOND_END = "a text gets an end-of-sequence token, also where its template wrote one"
 LEAKS = "examples of a row see each other, and its documentation says so"
 
 LEFT_OUT = "samples over max_length are left out, and its documentation says so"
-FROM_THE_LEFT = "samples over max_length lose their beginning, and its documentation says so"
 
 SETTINGS: dict[str, tuple[Setting, ...]] = {
     "reference": (Setting(),),
@@ -36,12 +37,12 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
     "trl": (
         Setting(),
         Setting({"packing": "bfd"}),
-        Setting({"packing": "bfd_split"}),
+        Setting({"packing": "bfd_split"}, SPLIT),
         Setting({"padding_free": "true"}),
         Setting({"packing": "wrapped"}, WRAPPED),
         Setting({"dataset": "prompt-completion"}),
         Setting({"assistant_only_loss": "false"}),
-        Setting({"loss_type": "dft"}),
+        Setting({"loss_type": "dft"}, BY_PROBABILITY),
         Setting({"peft": "lora"}),
         Setting({"peft": "rslora"}),
         Setting({"peft": "dora"}),
@@ -68,7 +69,7 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
         Setting({"loss_scale": "last_round"}),
         Setting({"loss_scale": "all"}),
         Setting({"truncation_strategy": "delete"}, LEFT_OUT),
-        Setting({"truncation_strategy": "left"}, FROM_THE_LEFT),
+        Setting({"truncation_strategy": "left"}),
         Setting({"tuner_type": "lora"}),
         Setting({"runs_of_a_role": "true"}),
     ),

@@ -42,7 +42,11 @@ class MsSwift:
                 raise ValueError(f"{key}={getattr(self, key)!r}; known: {', '.join(choices)}")
 
     name = "ms-swift"
-    claims = frozenset({"padding", "truncation", "accumulation", "clipping", "adamw", "log", "no-learned-positions"})
+
+    @property
+    def claims(self) -> frozenset[str]:
+        cut = "left-truncation" if self.truncation_strategy == "left" else "truncation"
+        return frozenset({"padding", cut, "accumulation", "clipping", "adamw", "log", "no-learned-positions"})
 
     @property
     def version(self) -> str:
