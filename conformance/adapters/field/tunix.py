@@ -13,7 +13,7 @@ from typing import Any
 from sftspec.conventions import Conventions
 from sftspec.job import Job
 
-WIDTH = 64  # the rows of a job are filled up to one multiple of it: XLA compiles once for each shape
+WIDTH = 256  # rows are filled up to a multiple of it: XLA compiles once for each shape
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,9 @@ class Tunix:
         from flax import nnx
         from tunix.sft.peft_trainer import PeftTrainer, TrainingConfig
 
-        jax.config.update("jax_disable_most_optimizations", True)  # to compile a step takes longer than all its runs
+        rows = rendered(job)
+        # To compile a step takes longer than all its runs, unless a row is long.
+        jax.config.update("jax_disable_most_optimizations", max(len(ids) for ids, _ in rows) <= WIDTH)
         model = llama(job)
         adamw = optax.adamw(job.learning_rate, weight_decay=job.weight_decay)
         inner = adamw if job.optimizer == "adamw" else optax.sgd(job.learning_rate)
@@ -55,7 +57,7 @@ class Tunix:
             TrainingConfig(eval_every_n_steps=10**9, gradient_accumulation_steps=job.accumulation),
             metrics_logger=losses,
         ).with_gen_model_input_fn(model_input)
-        trainer.train(batches(job))
+        trainer.train(batches(job, rows))
         jax.effects_barrier()
         job.recorder.trained(nnx.to_pure_dict(nnx.state(model, nnx.Param)))  # type: ignore[attr-defined]
         job.report(losses=losses.told)
@@ -155,21 +157,25 @@ def model_input(batch: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def batches(job: Job) -> Iterator[dict[str, Any]]:
+def rendered(job: Job) -> list[tuple[list[int], list[int]]]:
+    """Of each conversation its ids, and which of them are targets."""
+    found = []
+    for talk in job.conversations:
+        out = job.tokenizer.apply_chat_template(list(talk), return_dict=True, return_assistant_tokens_mask=True)
+        found.append((out["input_ids"][: job.max_length], out["assistant_masks"][: job.max_length]))
+    return found
+
+
+def batches(job: Job, rows: list[tuple[list[int], list[int]]]) -> Iterator[dict[str, Any]]:
     """Micro-batches of (B, T) arrays: ids, which of them are targets, and which are no padding."""
     import numpy as np
 
     order = np.random.default_rng(job.seed)
-    rows = []
-    for talk in job.conversations:
-        out = job.tokenizer.apply_chat_template(list(talk), return_dict=True, return_assistant_tokens_mask=True)
-        rows.append((out["input_ids"][: job.max_length], out["assistant_masks"][: job.max_length]))
-    width = -(-max(len(ids) for ids, _ in rows) // WIDTH) * WIDTH
     for _ in range(job.epochs):
         shuffled = [rows[index] for index in order.permutation(len(rows))]
         for at in range(0, len(rows), job.batch_size):
             chosen = shuffled[at : at + job.batch_size]
-            shape = len(chosen), width
+            shape = len(chosen), -(-max(len(ids) for ids, _ in chosen) // WIDTH) * WIDTH
             ids, mask = np.full(shape, job.tokenizer.pad_token_id, np.int32), np.zeros(shape, bool)
             real = np.zeros(shape, bool)
             for line, (tokens, targets) in enumerate(chosen):
