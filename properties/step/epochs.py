@@ -137,7 +137,8 @@ def steps_hold_the_examples_asked_for(run):
         ends, count = least == most, len(times) if run.job.packing else sum(max(1, begun) for begun in times)
         # An epoch that is over within a step, and not with it, goes on into the next.
         whole = (count == size or (0 < count < size and ends)) and least - finished <= ends
-        yield run, whole, f"step {index} holds {counted(count, what)}, {size} of one epoch were asked for", count / size
+        held_there = counted(count, what) + (" of two epochs" if count == size else "")
+        yield run, whole, f"step {index} holds {held_there}, {size} of one epoch were asked for", count / size
         finished = least
 
 
