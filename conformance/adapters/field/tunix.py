@@ -57,6 +57,8 @@ class Tunix:
             TrainingConfig(eval_every_n_steps=10**9, gradient_accumulation_steps=job.accumulation),
             metrics_logger=losses,
         ).with_gen_model_input_fn(model_input)
+        for part in (trainer.model, trainer.optimizer):  # else its step is compiled again when they come out of it
+            nnx.update(part, jax.device_put(nnx.state(part), jax.devices()[0]))
         trainer.train(batches(job, rows))
         jax.effects_barrier()
         job.recorder.trained(nnx.to_pure_dict(nnx.state(model, nnx.Param)))  # type: ignore[attr-defined]
@@ -167,7 +169,10 @@ def rendered(job: Job) -> list[tuple[list[int], list[int]]]:
 
 
 def batches(job: Job, rows: list[tuple[list[int], list[int]]]) -> Iterator[dict[str, Any]]:
-    """Micro-batches of (B, T) arrays: ids, which of them are targets, and which are no padding."""
+    """Micro-batches of (B, T) arrays: ids, which of them are targets, and which are no padding.
+
+    The last is filled up with rows of padding: another number of rows would be compiled anew.
+    """
     import numpy as np
 
     order = np.random.default_rng(job.seed)
@@ -175,7 +180,7 @@ def batches(job: Job, rows: list[tuple[list[int], list[int]]]) -> Iterator[dict[
         shuffled = [rows[index] for index in order.permutation(len(rows))]
         for at in range(0, len(rows), job.batch_size):
             chosen = shuffled[at : at + job.batch_size]
-            shape = len(chosen), -(-max(len(ids) for ids, _ in chosen) // WIDTH) * WIDTH
+            shape = job.batch_size, -(-max(len(ids) for ids, _ in chosen) // WIDTH) * WIDTH
             ids, mask = np.full(shape, job.tokenizer.pad_token_id, np.int32), np.zeros(shape, bool)
             real = np.zeros(shape, bool)
             for line, (tokens, targets) in enumerate(chosen):
