@@ -105,6 +105,11 @@ NOT_HERE = (
     ("litgpt", "clipping", "its fine-tuning refuses train.max_norm"),
     ("axolotl", "0.21 and later", "they want Python 3.12"),
     ("packers", "of=verl", "it makes nested tensors of rows: 30 minutes on a busy machine were not enough"),
+    (
+        "axolotl, torchtune, tunix",
+        "distillation",
+        "the suite gives a teacher to TRL's trainers alone: scripts of FINDINGS show theirs",
+    ),
     ("llamafactory", "cutoff_len", "no line of its own: each setting is asked for it where a job has a max_length"),
 )
 
