@@ -122,11 +122,15 @@ def compiled(job):
 
 
 def loaded(job):
-    from transformers import AutoModelForCausalLM, LlamaForCausalLM
+    """A folder does not say what is frozen: the job does."""
+    from transformers import AutoModelForCausalLM
 
     folder = job.save_model()
-    job.listen_to(LlamaForCausalLM)
-    return AutoModelForCausalLM.from_pretrained(folder)
+    job.listen_to(type(job.model))
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    for name in job.frozen:
+        model.get_parameter(name).requires_grad_(False)
+    return model
 
 
 def with_an_average(job):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import gc
 import hashlib
+import itertools
 import os
 import sys
 import warnings
@@ -168,6 +169,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ways", default=",".join(WAYS))
     parser.add_argument("--count", type=int, default=60, help="bugs that can occur, of each way")
+    parser.add_argument("--skip", type=int, default=0, help="so many bugs of each way, which were tried before")
     parser.add_argument("--bugs", default="", help="these alone, by name, with commas between them")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
@@ -176,7 +178,7 @@ def main() -> int:
     survived = 0
     for way in arguments.ways.split(","):
         began, own, other, cannot, left = cpu(), 0, 0, [], []
-        for mutant, scenarios in candidates(way):
+        for mutant, scenarios in itertools.islice(candidates(way), arguments.skip, None):
             if own + other + len(left) == arguments.count:
                 break
             if arguments.bugs and mutant.name not in arguments.bugs.split(","):
