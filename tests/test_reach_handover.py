@@ -124,6 +124,15 @@ class Detached(Loop):
         return model.get_output_embeddings()(hidden.detach())
 
 
+class Muted(Detached):
+    """The body under no_grad by mistake."""
+
+    def logits(self, job, model, ids, mask):
+        with torch.no_grad():
+            hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        return model.get_output_embeddings()(hidden)
+
+
 class Frozen(Loop):
     def parameters(self, job, model):
         return model.parameters()
@@ -141,10 +150,11 @@ class Idle(Loop):
     ("trainer", "says"),
     [
         (Detached(), "no gradient reaches the hidden states: only the head learns"),
+        (Muted(), "wants one (no_grad?)"),
         (Frozen(), "nothing in it wants a gradient"),
         (Idle(), "nothing was trained"),
     ],
-    ids=["detached", "frozen", "no backward pass"],
+    ids=["detached", "no_grad", "frozen", "no backward pass"],
 )
 def test_a_run_that_trains_nothing_is_a_verdict(trainer, says):
     scenario = next(item for item in SCENARIOS if item.name == "two epochs")

@@ -118,6 +118,7 @@ class Tap:
         self.places: dict[str, Place] = {}  # of parameters of which only a part is here
         self.bare = BareEar(job.model) if job.world_size > 1 else None
         self.silent = 0  # calls, with gradients on, whose hidden states want none
+        self.muted = 0  # calls in training mode under no_grad
         self.calls: list[Call] = []
         self.steps: list[StepRecord] = []
         self._rates = dropout_rates(job.model) if has_dropout(job.model.config) else []
@@ -182,8 +183,11 @@ class Tap:
         return StandInEar(self.job.model, stand_in, model) if stand_in.hidden else LoadedEar(self.job.model, model)
 
     def silence(self) -> str:
-        """Why no call of the model wanted a gradient: nothing in it trains, only the head does, or there was none."""
-        if not self.silent:
+        """Why no call of the model wanted a gradient: nothing in it trains, only the head does, or there was none.
+
+        Under no_grad a frozen reference is called as well: it is no training call, unless an optimizer steps the model.
+        """
+        if not self.silent and not (self.muted and self.steps):
             return UNHEARD
         trains = [name for name, item in self.ear.named().items() if item.requires_grad]
         if not trains:
@@ -212,6 +216,7 @@ class Tap:
             )
         if not hidden.requires_grad or not torch.is_grad_enabled():
             self.silent += torch.is_grad_enabled() and module.training
+            self.muted += not torch.is_grad_enabled() and module.training
             return  # an evaluation, or one of our own replays
         named = self.ear.called_with(args, kwargs)
         input_ids = named.get("input_ids")

@@ -32,7 +32,7 @@ from sftspec import properties
 from sftspec.attention import NAME as PACKED_ATTENTION
 from sftspec.collation import collate
 from sftspec.conformance.adapters import resolve
-from sftspec.conformance.sensitivity.mutants.data_parallel import DataParallel, sharded
+from sftspec.conformance.sensitivity.mutants.data_parallel import DataParallel, order, sharded
 from sftspec.conformance.trial.judge import put_on_trial
 from sftspec.conformance.trial.scenarios import GOLDENS, scenarios_for
 from sftspec.masking import Conventions, encode
@@ -154,31 +154,36 @@ class Ranks(DataParallel):
     claims = frozenset({"padding", "packing", "accumulation", "processes"})
 
     def train(self, job):
-        if not job.packing:
-            return super().train(job)
         ranks.init_process_group("gloo")
-        job.model.set_attn_implementation(PACKED_ATTENTION)
+        if job.packing:
+            job.model.set_attn_implementation(PACKED_ATTENTION)
         model, optimizer = self.wrap(job.model), make_optimizer(job)
         model.train()
         given = {"tokenizer": job.tokenizer, "template": job.template, "max_length": job.max_length}
         examples = [encode(talk, policy=job.policy, **given) for talk in job.conversations]
-        examples = [example for example in examples if example.num_targets]
-        for _ in range(job.epochs):
-            bins = pack([len(example) for example in examples], job.max_length)
+        for epoch in range(job.epochs):
+            rows = [[index] for index in order(job, epoch) if examples[index].num_targets or not job.packing]
+            if job.packing:
+                bins = pack([len(examples[index]) for (index,) in rows], job.max_length)
+                rows = [[rows[place][0] for place in bin] for bin in bins]
             each = job.batch_size * ranks.get_world_size()
-            for start in range(0, len(bins), each * job.accumulation):
-                window = bins[start : start + each * job.accumulation]
+            for start in range(0, len(rows), each * job.accumulation):
+                window = rows[start : start + each * job.accumulation]
                 dealt = [
                     window[at : at + each][ranks.get_rank() :: ranks.get_world_size()]
                     for at in range(0, len(window), each)
                 ]
-                self.step(model, [self.row(job, examples, mine) for mine in dealt], optimizer, job)
+                self.step(model, [self.batch(job, examples, mine) for mine in dealt], optimizer, job)
         ranks.destroy_process_group()
 
-    def row(self, job, examples, packs):
-        """A micro-batch; one without a target where no pack is left: every rank takes part in every reduction."""
-        batch = collate(examples, packs or [[0]], pad_token_id=job.tokenizer.pad_token_id)
-        return batch if packs else replace(batch, labels=torch.full_like(batch.labels, -100))
+    def batch(self, job, examples, rows):
+        """A micro-batch; one without a target where no row is left: every rank takes part in every reduction."""
+        given = {"pad_token_id": job.tokenizer.pad_token_id}
+        if not job.packing:
+            batch = collate([examples[index] for (index,) in rows or [[0]]], **given)
+        else:
+            batch = collate(examples, rows or [[0]], **given)
+        return batch if rows else replace(batch, labels=torch.full_like(batch.labels, -100))
 
 
 def sharded_in_16_bits(model):
@@ -233,7 +238,7 @@ def alarms_of(trial) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ways", default=",".join(WAYS))
-    parser.add_argument("--jobs", default=",".join(JOBS))
+    parser.add_argument("--jobs", default=";".join(JOBS), help='names with ; between them, or "whole"')
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first", type=int, default=1)
     arguments = parser.parse_args()
@@ -241,7 +246,7 @@ def main() -> int:
     chosen = [item for item in properties.load("masking", "packing", "step") if item.seam == "run"]
     table, total = [], 0
     for way in arguments.ways.split(","):
-        for job in arguments.jobs.split(","):
+        for job in arguments.jobs.split(";"):
             if not (scenarios := jobs_of(way, job)):
                 continue
             began, alarms, passed = cpu(), 0, 0
