@@ -25,7 +25,8 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, pairwise, takewhile
+from functools import cached_property
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -219,7 +220,7 @@ class ChatTemplate:
         marked = _by_blocks(runs, messages) if self.has_marks else self._by_prompts(runs, messages, call)
         yield from self.named(marked, messages, add_generation_prompt, call)
 
-    @property
+    @cached_property
     def has_marks(self) -> bool:
         """It says itself what is trained."""
         return GENERATION.search(self.source) is not None
@@ -294,16 +295,15 @@ def _text(runs: list[Run]) -> str:
 
 def _placed(runs: list[Run], *cuts: int) -> Iterator[tuple[int, Run]]:
     """The runs with their positions, cut where asked."""
-    position = 0
+    position, left = 0, sorted(cuts, reverse=True)
     for run in runs:
-        length = len(run.text)
-        inside = [cut - position for cut in cuts if position < cut < position + length]
-        if not inside:
-            yield position, run
-        else:
-            for left, right in pairwise([0, *sorted(inside), length]):
-                yield position + left, run._replace(text=run.text[left:right])
-        position += length
+        stop = position + len(run.text)
+        while left and left[-1] < stop:
+            if (cut := left.pop()) > position:
+                yield position, run._replace(text=run.text[: cut - position])
+                run, position = run._replace(text=run.text[cut - position :]), cut
+        yield position, run
+        position = stop
 
 
 def _answer(runs: list[Run], index: int, prompt: str) -> tuple[int, int]:

@@ -42,6 +42,7 @@ from sftspec.tracked import (
 
 MEMORY_BYTES = 2**30
 RUNS, RUNS_PER_MESSAGE = 1000, 100  # real templates print under 20 pieces a message
+MOST_JUDGED = 1000  # attributes
 PINNED_DATE = datetime(2024, 7, 26)  # the default of Llama-3.1's own template
 
 NOWHERE = Origin("", -1)
@@ -111,6 +112,16 @@ class Environment(ImmutableSandboxedEnvironment):
         self.globals["raise_exception"] = _raise
         self.globals["dict"] = Dict()
         self.globals["strftime_now"] = PINNED_DATE.strftime
+        self.judged: dict[tuple[type, str], bool] = {}
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """As Jinja's, which looks at the type of an object and at the name: asked once of both."""
+        key = type(obj), attr
+        if key not in self.judged:
+            if len(self.judged) >= MOST_JUDGED:
+                self.judged.clear()
+            self.judged[key] = super().is_safe_attribute(obj, attr, value)
+        return self.judged[key]
 
     def call(self, context: Any, function: Any, *arguments: Any, **options: Any) -> Any:
         if getattr(function, "__name__", "") == "join" and isinstance(getattr(function, "__self__", None), str):

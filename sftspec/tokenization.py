@@ -27,8 +27,6 @@ from sftspec.spans import DATA_KINDS, WRITTEN_KINDS, Rendered
 from sftspec.templates import Template
 from sftspec.vocabulary import Tokens, vocabulary_of
 
-ONE = np.ones(1, dtype=np.int64)
-
 AXES = {"special_tokens": ("parse", "literal"), "tokenization": ("whole", "answers", "segmented")}
 
 
@@ -137,13 +135,14 @@ def _edges(rendered: Rendered, tokenization: str) -> Collection[int]:
 def _stretches(rendered: Rendered, control: frozenset[str], edges: Collection[int]) -> Iterator[Stretch]:
     """Cut the text at control tokens of the structure, and where the spans of `edges` begin."""
     growing: list[tuple[str, int]] = []  # parts (text, span) of the stretch that the next part may still join
-    for index, (start, end, kind, _) in enumerate(rendered.spans):
-        text = rendered.text[start:end]
+    start = 0
+    for index, (kind, end) in enumerate(zip(rendered.kinds, rendered.ends, strict=True)):
+        text, is_data, start = rendered.text[start:end], kind in DATA_KINDS, end
         if growing and index in edges:
             yield _stretch(growing)
             growing = []
-        for part in (text,) if kind in DATA_KINDS else _cut(text, control):
-            is_control = part in control and kind not in DATA_KINDS
+        for part in (text,) if is_data else _cut(text, control):
+            is_control = part in control and not is_data
             if growing and is_control:
                 yield _stretch(growing)
                 growing = []
@@ -175,21 +174,33 @@ def _cut(text: str, control: frozenset[str]) -> tuple[str, ...]:
 def _join(row: list[Stretch], tokens: dict, control_ids: dict[str, int], spans: int) -> Tokens:
     """The tokens of all stretches, and of each span those that carry its parts."""
     ids: list[int] = []
-    ranges: list[list[int]] = []
+    starts: list[int] = []
+    stops: list[int] = []
+
+    def add(owner: int, start: int, stop: int) -> None:
+        if owner < len(starts):
+            stops[owner] = stop
+            return
+        _pad(starts, stops, owner)
+        starts.append(start)
+        stops.append(stop)
+
     for text, ends, owners, control in row:
-        of_text = Tokens([control_ids[text]], ONE - 1, ONE) if control else tokens[text, ends]
-        for owner, start, stop in zip(owners, of_text.starts.tolist(), of_text.stops.tolist(), strict=True):
-            _pad(ranges, owner)
-            if owner == len(ranges):
-                ranges.append([len(ids) + start, len(ids) + stop])
-            ranges[owner][1] = len(ids) + stop
-        ids += of_text.ids
-    _pad(ranges, spans)
-    return Tokens(ids, *np.array(ranges, dtype=np.int64).reshape(-1, 2).T)
+        at = len(ids)
+        if control:
+            ids.append(control_ids[text])
+            add(owners[0], at, at + 1)
+        else:
+            of_text = tokens[text, ends]
+            ids += of_text.ids
+            for owner, start, stop in zip(owners, of_text.starts.tolist(), of_text.stops.tolist(), strict=True):
+                add(owner, at + start, at + stop)
+    _pad(starts, stops, spans)
+    return Tokens(ids, np.array(starts, dtype=np.int64), np.array(stops, dtype=np.int64))
 
 
-def _pad(ranges: list[list[int]], count: int) -> None:
+def _pad(starts: list[int], stops: list[int], count: int) -> None:
     """Spans without text have no tokens, at the place where they stand."""
-    while len(ranges) < count:
-        place = ranges[-1][1] if ranges else 0
-        ranges.append([place, place])
+    missing = [stops[-1] if stops else 0] * (count - len(starts))
+    starts += missing
+    stops += missing

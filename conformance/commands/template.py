@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import gc
 import hashlib
 import json
 import os
@@ -43,6 +44,8 @@ from sftspec.conformance.trial.template_traits import variant_of, why_nothing_ca
 from sftspec.counted import counted
 from sftspec.properties.cases.template import Vocabulary
 from sftspec.templates import TEMPLATES, Template
+
+OBJECTS_BETWEEN_COLLECTIONS = 50_000  # a template makes many small objects, and hardly a cycle
 
 # Options that say where a trainer runs, and on what.
 OF_TRAINERS = ("device", "dtype", "autocast", "attention", "model", "scenario")
@@ -115,6 +118,7 @@ def contents_of(tokenizer: str | None) -> str:
 def judge_place(item: Place, asked: Question, begin: Callable[[str], None] = lambda text: None) -> list[dict[str, Any]]:
     """The documents of what is at a place: one, or one for each renderer of a library."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # short texts, which threads only slow down
+    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
     chosen = read_functions(select(asked.select))
     documents = []
     for candidate, setting in candidates_at(item, asked):

@@ -105,7 +105,7 @@ class Key(NamedTuple):
 
 
 def _key(messages: Sequence[dict], prompt: bool, plain: bool, tools: list | None) -> Key:
-    return Key(repr(messages), prompt, plain, repr(tools) if tools else None)
+    return Key(getattr(messages, "spelt", "") or repr(messages), prompt, plain, repr(tools) if tools else None)
 
 
 def _is_told_by(key: Key, asked: Collection[Key]) -> bool:

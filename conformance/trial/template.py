@@ -53,6 +53,7 @@ from sftspec.properties import Property
 from sftspec.properties.cases.template import CALL_KEYS, SMALL, Vocabulary
 from sftspec.spans import Rendered, TemplateError
 from sftspec.templates import TEMPLATES, Template, render_checked
+from sftspec.tokenization import AXES, tokenize
 
 Result = TypeVar("Result")
 
@@ -61,6 +62,7 @@ DRAWS_OF_FLOORS = 100  # a property's floor is written for so many
 STAND_IN = "chatml/openai"  # the name that is passed where a property does not look at it
 TAKES_FIELDS = "chatml/qwen3"  # and where it asks which fields there are
 OF_CALLS = ("template/a-call-needs-no-content", "template/no-argument-is-written-as-python-prints-it")
+OF_IDS = {*AXES, "add_generation_prompt", "policy"}  # what `encode` is given beside, where ids are all that is read
 TEXT_ONLY = "\ufdd0"  # a noncharacter before a control token's name: no text is ever that token
 
 # What a property reads of the variant that the template is declared to be.
@@ -219,9 +221,14 @@ class TemplateOnTrial:
             example = self._once(("labels", *key), messages, lambda: work(self.as_labelled))
             return without_separators(example) if TRAINS_SEPARATOR in self.habits else example
 
-        if not self.has_prompts or options.get("tokenization") not in (None, "whole"):
+        def ids() -> tuple[list[int], Rendered]:
+            prompt, axes = options.get("add_generation_prompt", False), (options.get(name) for name in AXES)
+            text = render_checked(checked(key[0], messages, tools), self.as_ids, prompt)
+            return tokenize(text, self.as_ids, tokenizer, *axes).ids, text
+
+        if not self.has_prompts or options.get("tokenization") not in (None, "whole") or not options.keys() <= OF_IDS:
             return whole()
-        return LazyEncoded(self._once(("ids", *key), messages, lambda: work(self.as_ids)), whole)
+        return LazyEncoded(*self._once(("ids", *key), messages, ids), whole)
 
     @cached_property
     def as_text(self) -> Template:
@@ -274,6 +281,7 @@ def checked(spelt: str, messages: list[dict], tools: list[dict] | None = None) -
         if len(_checked) >= MOST_CHECKED:
             _checked.clear()
         _checked[spelt] = check_conversation(messages, tools=tools)
+        _checked[spelt].spelt = repr(_checked[spelt])
     return _checked[spelt]
 
 

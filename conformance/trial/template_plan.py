@@ -28,8 +28,8 @@ REFERENCE = "chatml/qwen3"
 class LazyEncoded:
     """An encoded conversation, whose labels are made when they are read."""
 
-    def __init__(self, ids: Encoded, whole: Callable[[], Encoded]):
-        self.input_ids, self.rendered = ids.input_ids, ids.rendered
+    def __init__(self, input_ids: list[int], rendered: Rendered, whole: Callable[[], Encoded]):
+        self.input_ids, self.rendered = input_ids, rendered
         self._whole = whole
 
     def __len__(self) -> int:
@@ -69,7 +69,7 @@ class Listener:
             self.hear(messages, prompt, "labels")
             return example
 
-        return LazyEncoded(example, whole)
+        return LazyEncoded(example.input_ids, example.rendered, whole)
 
 
 _plans: dict[tuple, list[Asked]] = {}
