@@ -328,6 +328,16 @@ def test_calls_are_asked_of_a_template_that_writes_them(content, argument, statu
     assert [found[name].status for name in names] == statuses
 
 
+def test_a_call_that_is_python_may_say_none():
+    source = CALLING.replace("CONTENT", "m.content or ''").replace("ARGUMENT", "v")
+    source = source.replace(" {{ k", "{{ ', ' if not loop.first }}{{ k")
+    as_python = source.replace("{{ c.function.name }}", "{{ c.function.name }}(").replace("</call>", ")</call>")
+    name = OF_CALLS[1].split("/")[1]
+    verdicts = [trial(each, [name], "", max_examples=5)[name] for each in (source, as_python)]
+    assert [verdict.status for verdict in verdicts] == ["fail", "not-measured"]
+    assert "Python's" in verdicts[1].reason
+
+
 @pytest.mark.parametrize(
     ("source", "fields"),
     [(CHATML, ("results",)), (CALLING.replace("CONTENT", "m.content").replace("ARGUMENT", "v"),

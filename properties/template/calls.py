@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from hypothesis import strategies as st
 
-from sftspec.properties import must, should, takes
+from sftspec.properties import NotMeasuredError, must, should, takes
 from sftspec.properties.cases.conversations import HELLO
 from sftspec.properties.cases.template import (
     CALL_KEYS,
@@ -125,11 +125,14 @@ def a_call_needs_no_content(render, template, count):
 def no_argument_is_written_as_python_prints_it(render, template, count):
     """Nulls, booleans, lists and objects in the arguments of a call are not written as Python prints them.
 
-    The model learns to write None, which its parser takes for a word.
+    The model learns to write None, which its parser takes for a word. Raises NotMeasuredError where a call is itself
+    Python (LFM2, Llama-4), which None belongs to.
     """
     arguments = dict(zip("pqrs", PYTHONS.values(), strict=True))
     harmless = called(render, dict.fromkeys(arguments, "x"), template, count)
     if harmless is not None:
+        if "(p=" in harmless:
+            raise NotMeasuredError("its calls are written as Python's, f(p=1), where None and True are right")
         text, refusal = text_or_refusal(render, [*HELLO, answer_with_calls(arguments, count)], template)
         for printed in PYTHONS:
             is_harmless = text is not None and text.count(printed) == harmless.count(printed)
