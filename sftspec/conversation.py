@@ -125,9 +125,11 @@ def _check_message(message: Any, place: str, remarks: dict[str, None]) -> Mappin
         hint = "; a record holds one conversation" if isinstance(message, list) and _has_roles(message) else ""
         raise refuse(f"expected an object with role and content, found {shown(message)}{hint}")
     role = message.get("role")
+    if role is None and "from" in message:
+        raise refuse("from and value are ShareGPT's; write role and content, or name the list conversations")
     if role not in ROLES:
         known = f"known roles are {', '.join(ROLES)}"
-        named = role.lower() if isinstance(role, str) else ""
+        named = role.strip().lower() if isinstance(role, str) else ""
         hint = named if named in ROLES else fields.OTHER_ROLES.get(named, "")
         raise refuse(f"unknown role {shown(role)}; {f'write {hint}; ' if hint else ''}{known}")
     content = message.get("content")
@@ -184,7 +186,7 @@ def _check_optional(message: Mapping, place: str, refuse: fields.Refuse, remarks
     if thought:
         check_text(thought, place)
     if message.get("tool_calls"):
-        _check_tool_calls(message, place)
+        _check_tool_calls(message, place, remarks)
     return message
 
 
@@ -222,7 +224,7 @@ def check_text(text: str, place: str) -> None:
         ) from None
 
 
-def _check_tool_calls(message: Mapping, place: str) -> None:
+def _check_tool_calls(message: Mapping, place: str, remarks: dict[str, None]) -> None:
     if message["role"] != "assistant":
         raise ConversationError(
             f"{place}: tool_calls in a message from {message['role']}; only an assistant calls tools"
@@ -240,6 +242,15 @@ def _check_tool_calls(message: Mapping, place: str) -> None:
         if not isinstance(function.get("arguments"), (Mapping, str)):
             raise ConversationError(f"{here}: arguments is {shown(function.get('arguments'))}; write an object")
         _check_json(function, here)
+        if isinstance(function["arguments"], str) and not _is_object(function["arguments"]):
+            remarks["the arguments of a call are a text that is no JSON object, and are written as they are"] = None
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _check_tools(tools: Any, source: str) -> list:

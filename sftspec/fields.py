@@ -160,11 +160,12 @@ def refuse_media(fields: Mapping[str, Any], refuse: Refuse) -> None:
 def unread(fields: Mapping[str, Any], read: Iterable[str]) -> list[str]:
     """Fields that nothing here reads, where they say anything.
 
-    >>> unread({"content": "Hi", "mood": "good"}, {"content"})
-    ['mood']
+    >>> unread({"content": "Hi", "mood": "good", "is_target": False, "turn": 3}, {"content"})
+    ['mood', 'is_target']
     """
     known = {*read, *FLAGS, *THOUGHTS, *SPANS}
-    return [str(key) for key, value in fields.items() if key not in known and (carries_text(value) or value is True)]
+    says = ((key, carries_text(value) or isinstance(value, bool)) for key, value in fields.items() if key not in known)
+    return [str(key) for key, says_anything in says if says_anything]
 
 
 def carries_text(value: Any) -> bool:

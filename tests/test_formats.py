@@ -166,10 +166,23 @@ def test_functions_are_tools():
 def test_what_is_not_read_is_remarked_and_metadata_is_not():
     found = read(record({**ASK, "mood": "grim", "id": "7"}, ANSWER, notes="see below", id=7, score=0.3, extra=None))
     assert found.remarks == ("notes of a record is not read", "mood of a message is not read, unless the template does")
-    for field in ({"name": "Bob"}, {"prefix": True}):
+    for field in ({"name": "Bob"}, {"prefix": True}, {"is_target": False}):
         said = f"{next(iter(field))} of a message is not read, unless the template does"
         assert read(record({**ASK, **field}, ANSWER)).remarks == (said,)
     assert read(record({**ASK, "train": True}, ANSWER)).remarks[0].startswith("train is true on a message from user")
+
+
+@pytest.mark.parametrize(("arguments", "remarked"), [('{"a": 1}', False), ('{"a": 1', True), ("", True), ("[1]", True)])
+def test_arguments_that_are_no_json_are_trained_as_they_are_and_remarked(arguments, remarked):
+    calling = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}
+    found = read(record(ASK, calling))
+    assert any("no JSON object" in remark for remark in found.remarks) == remarked
+    assert f'"arguments": {arguments}}}' in render(found, "chatml/qwen3").text
+
+
+def test_shares_keys_under_another_name_are_told_what_to_do():
+    with pytest.raises(ConversationError, match="from and value are ShareGPT's; write role and content"):
+        read({"messages": [{"from": "human", "value": "Hi"}]})
 
 
 def test_template_arguments_choose_what_is_rendered():
