@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, NoReturn
 
+from sftspec.conversation import Conversation
 from sftspec.jinja_templates import (
     AFTERWARDS,
     BATCH,
@@ -35,6 +36,18 @@ class Asked(NamedTuple):
     messages: list[dict]
     prompt: bool
     reads: str
+
+
+class SpeltConversation(Conversation):
+    """A conversation that is asked of many templates, with its repr, which is its key."""
+
+    spelt = ""
+
+    @classmethod
+    def of(cls, found: Conversation) -> SpeltConversation:
+        self = cls(found, found.source, found.tools, found.template_arguments, found.remarks)
+        self.spelt = repr(found)
+        return self
 
 
 @dataclass(frozen=True)
@@ -105,7 +118,8 @@ class Key(NamedTuple):
 
 
 def _key(messages: Sequence[dict], prompt: bool, plain: bool, tools: list | None) -> Key:
-    return Key(getattr(messages, "spelt", "") or repr(messages), prompt, plain, repr(tools) if tools else None)
+    spelt = messages.spelt if isinstance(messages, SpeltConversation) else repr(messages)
+    return Key(spelt, prompt, plain, repr(tools) if tools else None)
 
 
 def _is_told_by(key: Key, asked: Collection[Key]) -> bool:

@@ -30,7 +30,7 @@ from hypothesis.errors import UnsatisfiedAssumption
 
 from sftspec import encode_batch, render
 from sftspec.conformance.trial.judge import Trial, Verdict, reach_verdicts
-from sftspec.conformance.trial.remembered import Asked, RememberedTemplate
+from sftspec.conformance.trial.remembered import Asked, RememberedTemplate, SpeltConversation
 from sftspec.conformance.trial.remembered_vocabulary import remembered_vocabulary
 from sftspec.conformance.trial.template_ends import TurnEnd, turn_end_of, what_changes, with_token
 from sftspec.conformance.trial.template_plan import LazyEncoded, merged, plan_of
@@ -280,8 +280,7 @@ def checked(spelt: str, messages: list[dict], tools: list[dict] | None = None) -
     if spelt not in _checked:
         if len(_checked) >= MOST_CHECKED:
             _checked.clear()
-        _checked[spelt] = check_conversation(messages, tools=tools)
-        _checked[spelt].spelt = repr(_checked[spelt])
+        _checked[spelt] = SpeltConversation.of(check_conversation(messages, tools=tools))
     return _checked[spelt]
 
 
