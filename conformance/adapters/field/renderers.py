@@ -35,8 +35,8 @@ class TinkerCookbook(Loop):
     conventions = Conventions(special_tokens="literal", tokenization="segmented")
 
     def accepts(self, conversation: list[Any]) -> bool:
-        """The form of tools is Qwen's own, and not the template's."""
-        return asks_and_answers(conversation)
+        """The forms of tools and of reasoning are Qwen's own, and not the template's."""
+        return asks_and_answers(conversation) and not any("<think>" in item["content"] for item in conversation)
 
     def row(self, job: Job, messages: list[dict]) -> tuple[list[int], list[int]]:
         from tinker_cookbook import renderers
