@@ -5,7 +5,9 @@ import os
 import tempfile
 from pathlib import Path
 
-os.environ.update({"AXOLOTL_DO_NOT_TRACK": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"})
+os.environ.update(
+    {"AXOLOTL_DO_NOT_TRACK": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "AXOLOTL_DATASET_NUM_PROC": "0"}
+)
 
 import torch
 from axolotl.cli.config import load_cfg
@@ -30,7 +32,7 @@ def configured(conversations, **more):
         "datasets": [{"path": str(HERE / "data.jsonl"), "ds_type": "json", "type": "chat_template"}],
         "chat_template": "tokenizer_default",
         "dataset_prepared_path": str(HERE / "prepared"),
-        "dataset_num_proc": 1,
+        "dataset_num_proc": 0,
         "output_dir": str(HERE / "output"),
         "sequence_len": 256,
         "attn_implementation": "sdpa",
