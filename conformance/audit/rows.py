@@ -15,6 +15,7 @@ TRL also writes completion_mask and assistant_masks at once: a token has to be o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -160,9 +161,11 @@ def _row(place: str, record: Any) -> tuple[str, PreparedRow]:
     if not isinstance(record, Mapping):
         raise ValueError(f"expected an object with {IDS[0]}, found {record!r:.60}")
     record = {key: value for key, value in record.items() if value is not None}
-    ids = _numbers(record, next((key for key in IDS if key in record), ""), None)
+    key = next((key for key in IDS if key in record), "")
+    ids = _numbers(record, key, None)
     if not ids:
-        raise ValueError(f"it has no {IDS[0]}; it has {', '.join(map(str, record))[:120]}")
+        has = f"{key} is empty" if key else f"it has no {IDS[0]}; it has {', '.join(map(str, record))[:120]}"
+        raise ValueError(has)
     column, marks = _marks(record, len(ids))
     beside = next((key for key in WEIGHTS if key in record), None) if column in LABELS else None
     weights = _numbers(record, beside, len(ids), floats=True) if beside else None
@@ -192,15 +195,19 @@ def _numbers(record: Mapping[str, Any], key: str, length: int | None, floats: bo
     values = record.get(key)
     if values is None:
         return []
+    if not isinstance(values, (list, tuple)):
+        raise ValueError(f"{key} is {values!r:.40}, not a list of numbers")
     if len(values) == 1 and isinstance(values[0], (list, tuple)):
         values = values[0]  # a batch of one row
-    kinds = (int, float, bool) if floats else (int, bool)
-    wrong = next((value for value in values if not isinstance(value, kinds)), None)
-    if wrong is not None or not isinstance(values, (list, tuple)):
-        raise ValueError(f"{key} holds {wrong!r:.40}, which is no number of a row")
+    if wrong := [value for value in values if not _is_number(value, floats)]:
+        raise ValueError(f"{key} holds {wrong[0]!r:.40}, which is no number of a row")
     if length is not None and len(values) != length:
         raise ValueError(f"{key} has {counted(len(values), 'entry')} for {counted(length, 'token')}")
     return list(values)
+
+
+def _is_number(value: Any, floats: bool) -> bool:
+    return isinstance(value, int) or (floats and isinstance(value, float) and math.isfinite(value))
 
 
 def _starts(key: str, values: list[int], length: int) -> list[int]:
