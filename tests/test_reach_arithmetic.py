@@ -72,6 +72,19 @@ def test_a_step_that_overflowed_is_no_lost_data():
     assert any(run.lost for run in trial.runs)
 
 
+def test_where_every_step_overflowed_nothing_is_judged():
+    class Lost(Overflowing):
+        def prepare(self, job):
+            model = super().prepare(job)
+            self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100)
+            return model
+
+    trial = trial_of(Lost(), "plain", "step")
+    assert not any(run.error or run.steps for run in trial.runs) and found(trial, "fail") == set()
+    (verdict,) = [item for item in trial.verdicts if item.property.id == "step/the-gradient-is-that-of-the-step"]
+    assert verdict.status == "not-measured" and "no step was made" in verdict.reason
+
+
 def test_windows_erased_in_float16_are_no_overflow():
     class Erased(Scaled):
         def backward(self, loss):

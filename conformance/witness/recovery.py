@@ -185,7 +185,8 @@ def build_run(job: Job, tap: Heard, run: Run, provenance: Provenance) -> Run:
             else "untrained: the model was called, and no backward pass was made: nothing was trained"
         )
         return run
-    if not tap.steps:
+    # A GradScaler may leave every step of a short job out: then no step was made, and the examples are lost.
+    if not tap.steps and not any(call.overflowed for call in tap.calls):
         run.error = run.error or (
             "no torch optimizer stepped job.model's output head: give job.model's own parameters to one (what is"
             " written by hand, or copied from float32 masters outside an optimizer's state, cannot be heard)"
@@ -200,8 +201,9 @@ def build_run(job: Job, tap: Heard, run: Run, provenance: Provenance) -> Run:
     lost: set[int] = set()
     squash = squash_of(job.model.config)
     run.adapters, run.saved, run.unread = tap.adapters, tap.saved, tap.unread
+    run.unread = run.unread if tap.steps else "no step was made: all gradients overflowed in float16"
     name = tap.head_name
-    given, resized = len(run.initial[name]), len(tap.steps[0].before[name])
+    given, resized = len(run.initial[name]), len(tap.steps[0].before[name]) if tap.steps else 0
     if resized > given:
         run.error = run.error or (
             f"the vocabulary was resized from {given} to {resized} tokens, and cannot be read: the head has more rows"
