@@ -83,6 +83,7 @@ def test_the_navigation_holds_every_page_once(book):
     assert sorted(paths(navigation(book.values()))) == sorted(book)
 
 
+@pytest.mark.long
 def test_the_markdown_is_the_same_in_another_process(book, tmp_path):
     write(tmp_path / "here", book.values())
     code = (

@@ -279,6 +279,7 @@ def test_a_trainer_that_ends_the_process_gets_no_verdict(tmp_path, capsys):
     assert all("ended its process (exit 0)" in item["error"] for item in document["scenarios"])
 
 
+@pytest.mark.long
 def test_a_trial_is_recorded_and_judged_elsewhere(loop, tmp_path, capsys):
     folder = tmp_path / "recorded"
     assert main(["record", str(loop), "--set", "forget=true", "--out", str(folder)]) == 0

@@ -38,6 +38,7 @@ def teacher():
     return write
 
 
+@pytest.mark.long
 def test_the_student_learns_the_teachers_text_in_its_own_template(teacher):
     lessons = list(lessons_of(QUESTIONS, teacher, "llama3/hf", system=None))
     assert [lesson.index for lesson in lessons] == list(range(26)) and not any(lesson.skipped for lesson in lessons)

@@ -185,6 +185,7 @@ def test_who_encodes_by_segments_is_not_measured():
     assert set(statuses(segmented, "llama3/hf")) == {"not-measured"}
 
 
+@pytest.mark.long
 def test_other_areas_do_not_read_the_goldens_and_these_read_nothing_else():
     chosen = [*ASKED, *properties.load("masking")]
     trial = put_on_trial(Pipeline(), chosen, scenarios=[BY_NAME[name] for name in (*GOLDENS, "one by one")])

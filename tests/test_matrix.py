@@ -31,6 +31,7 @@ def written(trainer: str, setting: Setting, target: Path) -> str:
     return ""
 
 
+@pytest.mark.long
 def test_the_reference_is_judged_in_a_process_and_then_kept(tmp_path, monkeypatch):
     """On one scenario; a second run tries nothing, `again` tries it."""
     tried = []

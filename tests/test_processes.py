@@ -73,6 +73,7 @@ def failed_in(trial, name: str) -> set[str]:
     return {item.property.id for item in trial[0].verdicts if item.failed_in.get(name)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", RIGHT)
 def test_a_right_trainer_passes_on_two_ranks(trial, name):
     assert failed_in(trial, name) == set()
@@ -84,11 +85,13 @@ def test_a_right_trainer_passes_on_two_ranks(trial, name):
     assert evidence["masking/every-conversation-with-a-target-is-trained"] > 50
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", WRONG)
 def test_a_bug_between_ranks_fails_the_property_that_names_it(trial, name):
     assert WRONG[name][1] <= failed_in(trial, name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", LOST)
 def test_a_rank_that_is_lost_is_named(trial, name):
     errors = {run.scenario: run.error for run in trial[0].runs}
@@ -96,6 +99,7 @@ def test_a_rank_that_is_lost_is_named(trial, name):
     assert said in errors[name] if said else errors[name] == ""
 
 
+@pytest.mark.long
 def test_the_setting_says_how_many_ranks_there_were(trial):
     identity = trial[1]
     assert identity["setting"]["processes"] == 2

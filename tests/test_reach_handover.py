@@ -201,6 +201,7 @@ def count_of(model) -> int:
     return sum(item.numel() for item in model.parameters())
 
 
+@pytest.mark.long
 def test_copies_of_the_model_neither_break_nor_are_heard():
     trial = trial_of(Copying(), "two epochs", "step", "masking")
     assert not_passed(trial) == {}

@@ -29,6 +29,7 @@ def trial_on(kind: str, trainer, names: str, *areas: str):
     return trial
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["gemma2", "qwen3_next", "mixtral"])
 def test_a_right_loop_passes_on_another_architecture(kind):
     trial = trial_on(kind, Loop(), "two epochs", "step", "masking")

@@ -12,6 +12,7 @@ from sftspec.conformance.trial.scenarios import SCENARIOS
 from sftspec.trainer import Pipeline
 
 pytest.importorskip("trl")
+pytestmark = pytest.mark.long
 
 AREAS = ("masking", "packing", "step")
 
@@ -32,7 +33,6 @@ def failing(found: dict[str, str]) -> set[str]:
     return {identifier for identifier, status in found.items() if status in ("fail", "ambiguous", "error")}
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     "trainer",
     [Pipeline(), TRL(), TRL(packing="bfd"), TransformersTrainer()],
@@ -46,7 +46,6 @@ def test_clean_settings_raise_no_alarm(trainer):
     assert sum(status == "pass" for status in found.values()) >= 30
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     "trainer",
     [TRL(padding_free=True), TRL(dataset="prompt-completion"), TransformersTrainer(collator="flattening")],

@@ -96,6 +96,7 @@ def test_an_environment_sees_torch_and_nothing_else_of_this_one(tmp_path):
     assert said.strip() == "[True, False, False]"
 
 
+@pytest.mark.long
 def test_two_releases_of_trl_are_installed_and_judged_now(tmp_path):
     """The smallest case, whole: two wheels of half a megabyte, which run beside the transformers that is here."""
     (case,) = [item for item in CASES if item.name == "trl-bfd-segment-tree"]

@@ -130,6 +130,7 @@ def _rank_main(rank: int, world: int, store: str, results: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.long
 def test_two_processes_make_the_step_of_one(tmp_path):
     """Real ranks over gloo, with unequal target counts, against one process."""
     torch.multiprocessing.spawn(_rank_main, (2, str(tmp_path / "store"), str(tmp_path / "result")), nprocs=2)

@@ -95,6 +95,7 @@ def needed(*names: str) -> set[str]:
     return found
 
 
+@pytest.mark.long
 def test_a_trainer_runs_in_another_interpreter(other_interpreter, tmp_path, capsys):
     path = tmp_path / "my_trainer.py"
     refuse = "import importlib.util as u\n" + "".join(f"assert u.find_spec({name!r}) is None\n" for name in ABSENT)
