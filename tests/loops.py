@@ -26,6 +26,10 @@ class Loop:
         ids, marks = out["input_ids"][: job.max_length], out["assistant_masks"][: job.max_length]
         return ids, [token if mark else IGNORE for token, mark in zip(ids, marks, strict=True)]
 
+    def rows(self, job, examples):
+        """What stands in a row: an example."""
+        return examples
+
     def pad(self, job, rows):
         width = max(len(ids) for ids, _ in rows)
 
@@ -67,7 +71,7 @@ class Loop:
         order, losses = torch.Generator().manual_seed(job.seed), []
         model.train()
         for _ in range(job.epochs):
-            rows = [examples[index] for index in torch.randperm(len(examples), generator=order)]
+            rows = self.rows(job, [examples[index] for index in torch.randperm(len(examples), generator=order)])
             batches = [self.pad(job, rows[at : at + job.batch_size]) for at in range(0, len(rows), job.batch_size)]
             for at in range(0, len(batches), job.accumulation):
                 window = batches[at : at + job.accumulation]

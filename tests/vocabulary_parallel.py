@@ -45,6 +45,7 @@ class VocabularyParallel(SequenceParallel):
 
     def logits(self, job, model, ids, places):
         """Of the whole row, and of this rank's part of the vocabulary."""
+        places = self.place(model, places)
         stretch = model.model(input_ids=ids, position_ids=places, use_cache=False).last_hidden_state
         head = model.get_output_embeddings().weight.chunk(ranks.get_world_size())[ranks.get_rank()]
         return Stretches.apply(stretch, self.wrong != "not summed") @ head.T
