@@ -6,6 +6,7 @@ A row is that of the kill matrix (`matrix`), of those properties alone: each wit
 from __future__ import annotations
 
 import functools
+import gc
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -49,6 +50,8 @@ def kills(mutant: Mutant, seed: int = 0, ids: Iterable[str] | None = None) -> Si
                 if fails(verdict := judge(item, trainer, [run])):
                     killed[item.id] = mark_of(verdict)
                     left.remove(item)
+            del run
+            gc.collect()  # runs, jobs and models refer to one another
     return killed
 
 

@@ -201,7 +201,7 @@ def other_runs(mutant: Mutant, trainer: Any, seed: int, joins: bool) -> Iterator
             if run is not None:
                 yield run
                 del run
-                collect()
+                gc.collect()  # runs, jobs and models refer to one another
 
 
 def kill_row(mutant: Mutant, seed: int = 0) -> Signature:
@@ -289,11 +289,6 @@ def prepare() -> None:
     one_thread()
     properties.load()
     load_mutants()
-    collect()
-
-
-def collect() -> None:
-    """Take away what refers to itself, as runs, jobs and models do; what is left is not looked through again."""
     gc.collect()
     gc.freeze()
 
