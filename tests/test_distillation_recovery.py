@@ -258,6 +258,7 @@ BROKEN = {
 PROPERTIES = {item.id.partition("/")[2]: item for item in properties_of("distillation", "distil")}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_a_property_holds_for_the_reference_and_fails_for_what_it_is_about(name):
     assert judge(PROPERTIES[name], Ours(), []).status == "pass"
@@ -338,6 +339,7 @@ def test_a_jsd_of_any_beta_is_known(tmp_path):
     assert seen.divergence == "JSD(0.3)" and seen.runner_up >= 1000 * seen.residual
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", ["GKD", "Distillation"])
 def test_the_trainers_of_trl_pass(adapters, make, monkeypatch):
     monkeypatch.setattr(adapters, "distil", once)
