@@ -200,8 +200,8 @@ def build_run(job: Job, tap: Heard, run: Run, provenance: Provenance) -> Run:
     origins = {call.index: [next(found) for _ in call.input_ids] for call in tap.calls}
     lost: set[int] = set()
     squash = squash_of(job.model.config)
-    run.adapters, run.saved, run.unread = tap.adapters, tap.saved, tap.unread
-    run.unread = run.unread if tap.steps else "no step was made: all gradients overflowed in float16"
+    run.adapters, run.saved = tap.adapters, tap.saved
+    run.unread = tap.unread if tap.steps else "no step was made: all gradients overflowed in float16"
     name = tap.head_name
     given, resized = len(run.initial[name]), len(tap.steps[0].before[name]) if tap.steps else 0
     if resized > given:
