@@ -64,7 +64,7 @@ def test_a_folder_that_is_not_there_is_an_error(capsys, tmp_path):
 
 
 def test_a_survivor_and_an_idle_property_are_said():
-    assert kill_line(TWICE, {}) == f"{TWICE}: ✗ {ONE_BOS}"
+    assert kill_line(TWICE, [ONE_BOS], {}) == f"{TWICE}: ✗ {ONE_BOS}"
     said = "\n".join(summary(1, {(TWICE, 1): [ONE_BOS]}, [ONE_BOS], [0, 1]))
     assert "0 of 1 mutant killed" in said
     assert f"SURVIVES {TWICE} on seed 1: not killed by {ONE_BOS}" in said and f"IDLE {ONE_BOS}" in said

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,6 +75,7 @@ def run_mutants(args: Namespace) -> int:
     from sftspec.conformance.sensitivity.html import page
     from sftspec.conformance.sensitivity.kill_checks import all_kills
     from sftspec.conformance.sensitivity.matrix_file import MatrixFile, MatrixFileError
+    from sftspec.conformance.sensitivity.mutants import load_mutants
 
     for path in (args.json, args.html):
         if path is not None and (path.is_dir() or not path.parent.is_dir()):
@@ -82,6 +83,7 @@ def run_mutants(args: Namespace) -> int:
     if args.workers < 1:
         raise MutantsError(f"--workers {args.workers}: give 1 or more")
     names, idle = chosen(args.names), []
+    entries = {item.name: item.killed_by for item in load_mutants()}
     missed: dict[tuple[str, int], list[str]] = {}
     try:
         for seed in args.seeds:
@@ -93,7 +95,7 @@ def run_mutants(args: Namespace) -> int:
             for name, row in (matrix.kill_matrix if whole else all_kills)(file.left, seed, args.workers):
                 file.keep(name, row)
                 progress.say(name)
-                print(kill_line(name, row), flush=True)
+                print(kill_line(name, entries[name], row), flush=True)
             progress.end()
             rows = file.finish()
             missed |= {(name, seed): ids for name, ids in matrix.survivors(rows).items()}
@@ -132,11 +134,8 @@ class Progress:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def kill_line(name: str, row: Signature) -> str:
+def kill_line(name: str, named: Sequence[str], row: Signature) -> str:
     """A mutant, and what kills it where: a scenario, or "drawn" for a function. What its entry names stands first."""
-    from sftspec.conformance.sensitivity.mutants import load_mutants
-
-    named = next(item.killed_by for item in load_mutants() if item.name == name)
     area = name.partition("/")[0] + "/"
     said = [
         f"✓ {item.removeprefix(area)} ({next(iter(row[item].scenarios))})" if item in row else f"✗ {item}"

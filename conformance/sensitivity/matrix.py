@@ -16,12 +16,10 @@ import dataclasses
 import functools
 import gc
 import hashlib
-import multiprocessing
-import signal
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,6 +34,7 @@ from sftspec.conformance.trial.functions import part_of
 from sftspec.conformance.trial.judge import Trial, Verdict, reach_verdicts
 from sftspec.conformance.trial.performer import Performance, perform
 from sftspec.conformance.trial.scenarios import Scenario, make_job, scenarios_for
+from sftspec.conformance.trial.workers import pool_of
 from sftspec.conformance.witness.identity import claims_of
 from sftspec.properties import Property
 from sftspec.properties.ledger.run import Run
@@ -260,21 +259,13 @@ def in_parallel(
     names = list(names)
     if not names:
         return
-    context = multiprocessing.get_context("spawn")
-    # Ctrl-C reaches every process of a terminal; only this one answers it.
-    pool = ProcessPoolExecutor(min(workers, len(names)), context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
-    waiting = {pool.submit(_prepared, work, name, seed): name for name in names}
-    processes = list(pool._processes.values())
     try:
-        for done in as_completed(waiting):
-            yield waiting.pop(done), done.result()
+        with pool_of(min(workers, len(names))) as pool:
+            waiting = {pool.submit(_prepared, work, name, seed): name for name in names}
+            for done in as_completed(waiting):
+                yield waiting.pop(done), done.result()
     except BrokenProcessPool as error:
         raise WorkerEnded("a worker was ended from outside: out of memory? give fewer --workers") from error
-    finally:
-        pool.shutdown(wait=not waiting, cancel_futures=True)
-        if waiting:
-            for process in processes:
-                process.terminate()
 
 
 def _prepared(work: Callable[[str, int], Found], name: str, seed: int) -> Found:

@@ -59,7 +59,7 @@ class MatrixFile:
         whole: bool = True,
     ):
         self.path, self.seed, self.asked, self.whole = path, seed, list(asked), whole
-        self.code = digest_of_code()
+        self.code = digest_of_code() if path else ""
         self.rows: dict[str, Signature] = {}
         self.made: set[str] = set()
         self.gone: list[str] = []

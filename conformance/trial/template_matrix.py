@@ -7,19 +7,17 @@ processes and leaves what is known.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from sftspec import SPEC_REVISION
+from sftspec.conformance.trial.workers import pool_of
 
 AT_ONCE = 4  # places that wait for each process: enough that none is idle, few enough to leave at once
 
@@ -96,11 +94,9 @@ def _apart(
     items: Iterable[Place], judge: Callable[[Place], list[dict]], workers: int
 ) -> Iterator[tuple[Place, list[dict]]]:
     """The same in processes. A template that ends its process ends the matrix, and says which it was."""
-    # Ctrl-C reaches every process of a terminal; only this one answers it.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN))
     coming = iter(items)
     waiting: dict[Any, Place] = {}
-    try:
+    with pool_of(workers) as pool:
         while True:
             while len(waiting) < AT_ONCE * workers and (item := next(coming, None)) is not None:
                 waiting[pool.submit(judge, item)] = item
@@ -109,10 +105,3 @@ def _apart(
             done, _ = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:
                 yield waiting.pop(future), future.result()
-    finally:
-        processes = list((getattr(pool, "_processes", None) or {}).values())
-        pool.shutdown(wait=False, cancel_futures=True)
-        if waiting:
-            for process in processes:
-                with contextlib.suppress(OSError):
-                    process.terminate()
