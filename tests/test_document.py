@@ -7,6 +7,7 @@ import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -22,6 +23,7 @@ from sftspec.conformance.trial.scenarios import SCENARIOS
 from sftspec.masking import encode
 from sftspec.packing import pack
 from sftspec.properties import Property
+from sftspec.selection import best_of_n
 from sftspec.trainer import Pipeline
 
 
@@ -253,3 +255,10 @@ def test_a_function_that_raises_is_a_counterexample():
     assert verdict.status == "fail"
     record = counterexample_record(verdict, verdict.counterexample)
     assert "pack raised RuntimeError: no room" in record["note"] and record["tokens"] == []
+
+
+def test_an_answer_that_cannot_be_read_is_not_told_as_an_error_of_the_function():
+    short = SimpleNamespace(parts={"best_of_n": lambda rewards, on_unranked="error": best_of_n(rewards)[:-1]})
+    trial = put_on_trial(short, chosen("best_of_n/the-winner-has-the-largest-reward"), scenarios=[])
+    note = trial.verdicts[0].counterexample["note"]
+    assert note.startswith("what best_of_n returned cannot be read, ValueError: zip() argument 2 is shorter")

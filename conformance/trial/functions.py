@@ -124,9 +124,19 @@ def draw(item: Property, function: Any, max_examples: int) -> Drawn:
     except Exception as error:
         if smallest:
             return Drawn(held, smallest)
-        raised = under(way, f"{item.seam} raised {type(error).__name__}: {error}")
+        raised = under(way, f"{what_failed(item.seam, error)} {type(error).__name__}: {error}")
         return Drawn(held, {"scenario": "drawn", "subject": None, "note": raised}, raised)
     return Drawn(held)
+
+
+def what_failed(seam: str, error: Exception) -> str:
+    """The function itself, or the reading of what it returned: an answer too short, or of another type."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    module = place.tb_frame.f_globals.get("__name__", "") if place is not None else ""
+    in_property = module.startswith("sftspec.properties.")
+    return f"what {seam} returned cannot be read," if in_property else f"{seam} raised"
 
 
 def copied(value: Any) -> Any:
