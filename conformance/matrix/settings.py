@@ -55,10 +55,16 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
         ),
     ),
     "litgpt": (Setting(), Setting({"mask_prompt": "false"})),
-    "torchtune": (Setting(), Setting({"packed": "true"}), Setting({"train_on_input": "true"})),
+    "torchtune": (
+        Setting(),
+        Setting({"packed": "true"}),
+        Setting({"train_on_input": "true"}),
+        Setting({"packed": "true", "train_on_input": "true"}),
+    ),
     "llamafactory": (
         Setting(),
         Setting({"neat_packing": "true"}),
+        Setting({"neat_packing": "true", "train_on_prompt": "true"}),
         Setting({"packing": "true"}, LEAKS),
         Setting({"mask_history": "true"}),
         Setting({"train_on_prompt": "true"}),
@@ -78,7 +84,12 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
     "axolotl": (Setting(), Setting({"sample_packing": "true"}), Setting({"train_on_inputs": "true"})),
     "tunix": (Setting(),),
     "mlx-lm": (Setting({"mask_prompt": "true"}), Setting()),
-    "trl-0.19.1": (Setting(),),
+    "trl-0.19.1": (
+        Setting(),
+        Setting({"packing": "ffd"}),
+        Setting({"packing": "ffd", "assistant_only_loss": "false"}),
+        Setting({"dataset": "prompt-completion"}),
+    ),
     "trl-0.25.1": (Setting(),),
     # Parts of trainers, in a plain loop:
     "instructlab-training": (Setting(),),
