@@ -45,14 +45,40 @@ LLAMA3 = (
     "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
 )
 
+# Thoughts are kept after the last question alone, where the last answer has a think block, empty or not. What the model
+# is to write is a target, the think block too.
+QWEN3 = (
+    "{% set last = namespace(question=messages | length - 1) %}"
+    "{% for message in messages %}{% if message['role'] == 'user' and not (message['content'].startswith("
+    "'<tool_response>') and message['content'].endswith('</tool_response>')) %}"
+    "{% set last.question = loop.index0 %}{% endif %}{% endfor %}"
+    "{% for message in messages %}{% set content = message['content'] %}"
+    "{% if message['role'] == 'assistant' %}{% set thoughts = message['reasoning_content'] %}"
+    "{% if thoughts is not string %}{% set thoughts = '' %}{% if '</think>' in content %}"
+    "{% set thoughts = content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') %}"
+    "{% set content = content.split('</think>')[-1].lstrip('\\n') %}{% endif %}{% endif %}"
+    "{{ '<|im_start|>assistant\\n' }}{% generation %}"
+    "{% if loop.index0 > last.question and (loop.last or thoughts) %}"
+    "{{ '<think>\\n' + thoughts.strip('\\n') + '\\n</think>\\n\\n' + content.lstrip('\\n') }}"
+    "{% else %}{{ content }}{% endif %}{{ '<|im_end|>' }}{% endgeneration %}{{ '\\n' }}"
+    "{% elif message['role'] == 'tool' %}"
+    "{% if loop.first or loop.previtem['role'] != 'tool' %}{{ '<|im_start|>user' }}{% endif %}"
+    "{{ '\\n<tool_response>\\n' + content + '\\n</tool_response>' }}"
+    "{% if loop.last or loop.nextitem['role'] != 'tool' %}{{ '<|im_end|>\\n' }}{% endif %}"
+    "{% else %}{{ '<|im_start|>' + message['role'] + '\\n' + content + '<|im_end|>\\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
 
 @dataclass(frozen=True)
 class Reduced:
     """What a trainer is given for the goldens of a variant.
 
-    vocabulary     name in vocabularies.SOURCES, and of the file
+    vocabulary     name in vocabularies.SOURCES
     chat_template  Jinja, with {% generation %} around what the goldens train
     bos, eos, pad  special tokens ("": none)
+    file           name of the reduced vocabulary's file
+    only_ascii     the goldens within ASCII alone: on this vocabulary another variant's show the others
     """
 
     vocabulary: str
@@ -60,6 +86,8 @@ class Reduced:
     bos: str
     eos: str
     pad: str
+    file: str
+    only_ascii: bool = False
 
     @property
     def special(self) -> frozenset[str]:
@@ -67,8 +95,9 @@ class Reduced:
 
 
 REDUCED = {
-    "chatml/qwen2.5": Reduced("qwen", QWEN25, "", "<|im_end|>", "<|endoftext|>"),
-    "llama3/hf": Reduced("llama3", LLAMA3, "<|begin_of_text|>", "<|eot_id|>", "<|end_of_text|>"),
+    "chatml/qwen2.5": Reduced("qwen", QWEN25, "", "<|im_end|>", "<|endoftext|>", "qwen"),
+    "chatml/qwen3": Reduced("qwen", QWEN3, "", "<|im_end|>", "<|endoftext|>", "qwen3", only_ascii=True),
+    "llama3/hf": Reduced("llama3", LLAMA3, "<|begin_of_text|>", "<|eot_id|>", "<|end_of_text|>", "llama3"),
 }
 
 
@@ -81,6 +110,7 @@ def whole_cases(variant: str) -> list[GoldenCase]:
         and len(case.input_ids or ()) <= LONGEST
         and not (case.add_generation_prompt or case.tools)
         and {message["role"] for message in case.messages} <= {"system", "user", "assistant"}
+        and (not REDUCED[variant].only_ascii or (case.text or "").isascii())
     ]
 
 
@@ -89,7 +119,7 @@ def goldens(variant: str) -> list[GoldenCase]:
     """The same, in the ids of the reduced vocabulary; none for a variant without one."""
     if variant not in REDUCED:
         return []
-    number = {token: place for place, token in enumerate(_read(REDUCED[variant].vocabulary)["ids"])}
+    number = {token: place for place, token in enumerate(_read(REDUCED[variant].file)["ids"])}
     return [
         dataclasses.replace(case, input_ids=[number[token] for token in case.input_ids or ()])
         for case in whole_cases(variant)
@@ -103,7 +133,7 @@ def hugging_face_tokenizer(variant: str) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     reduced = REDUCED[variant]
-    inner = Tokenizer.from_str(json.dumps(_read(reduced.vocabulary)["tokenizer"]))
+    inner = Tokenizer.from_str(json.dumps(_read(reduced.file)["tokenizer"]))
     if reduced.bos:  # as the model's own tokenizer does: encoded like any text, a rendered one gets a second BOS
         bos = (reduced.bos, inner.token_to_id(reduced.bos))
         inner.post_processor = TemplateProcessing(single=f"{reduced.bos} $A", special_tokens=[bos])
@@ -119,8 +149,8 @@ def hugging_face_tokenizer(variant: str) -> Any:
 
 
 @cache
-def _read(vocabulary: str) -> dict[str, Any]:
-    return json.loads((FOLDER / f"{vocabulary}.json").read_text(encoding="utf-8"))
+def _read(file: str) -> dict[str, Any]:
+    return json.loads((FOLDER / f"{file}.json").read_text(encoding="utf-8"))
 
 
 def reduce(state: dict[str, Any], texts: Iterable[str], special: frozenset[str]) -> dict[str, Any]:
@@ -189,5 +219,5 @@ if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     for name, item in REDUCED.items():
         made = make(name)
-        (FOLDER / f"{item.vocabulary}.json").write_text(json.dumps(made, indent=None) + "\n", encoding="utf-8")
-        print(f"{item.vocabulary}.json: {len(made['ids'])} of the tokens of {made['source']}")
+        (FOLDER / f"{item.file}.json").write_text(json.dumps(made, indent=None) + "\n", encoding="utf-8")
+        print(f"{item.file}.json: {len(made['ids'])} of the tokens of {made['source']}")

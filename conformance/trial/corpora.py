@@ -240,6 +240,37 @@ def flagged_conversations(writer: Writer) -> list[Conversation]:
     return [*talks, called, twice, asked, kept, beside, spoken, silent]
 
 
+def thoughtful_conversations(writer: Writer) -> list[Conversation]:
+    """Answers with thoughts in a field, in their content, or without any: of a last question and of earlier ones, on
+    the way over a tool's result, before a question without an answer; and what looks like thoughts and is none.
+    """
+
+    def user(content: str = "") -> dict[str, str]:
+        return {"role": "user", "content": content or writer.word()}
+
+    def answer(field: str | None = None, inside: str = "", content: str = "") -> dict[str, str]:
+        said = f"<think>\n{inside}\n</think>\n\n" * bool(inside) + (content or writer.word())
+        return {"role": "assistant", "content": said} | ({} if field is None else {"reasoning_content": field})
+
+    def result() -> dict[str, str]:
+        return {"role": "tool", "content": writer.word()}
+
+    word, words = writer.word, writer.words
+    talks = [
+        [user(), answer()],
+        [user(), answer(words(2))],
+        [user(), answer(inside=words(2))],
+        [user(), answer(""), user(), answer(f"\n{word()}\n", content=f"\n\n{word()}\n")],
+        [user(), answer(words(3)), user(), answer(word())],
+        [user(), answer(inside=word()), user(), answer(inside=words(2)), user(), answer(inside=word())],
+        [user(), answer(word()), user(), answer(inside=word()), user(), answer()],
+        [{"role": "system", "content": word()}, user(), answer(inside=word()), user(), answer(words(2)), user()],
+        [user(), answer(word()), result(), answer(), result(), answer(inside=word())],
+        [user(f"<think>{word()}</think>{word()}"), answer(word(), content=f"{word()}<think>{word()}")],
+    ]
+    return [Conversation(talk) for talk in talks]
+
+
 def weighted_conversations(writer: Writer) -> list[Conversation]:
     """Conversations whose messages weigh unlike: fractions, 0, 1 or nothing said; in one all weigh the same, in two
     only the last answer weighs anything.

@@ -27,6 +27,7 @@ from sftspec.conformance.trial.corpora import (
     odd_conversations,
     one_long_conversation,
     seven_packs,
+    thoughtful_conversations,
     unequal_conversations,
     weighted_conversations,
 )
@@ -162,6 +163,8 @@ SCENARIOS = (
               ("ranks", "frozen", "policy", "clipping", "resume", "padding"), few_conversations, {"dropout": 0.1},
               {"resume_at": None}, frozen=FROZEN, policy="last", max_grad_norm=0.25, batch_size=1, world_size=2,
               resume_at=3, epochs=2, joins=True),
+    _scenario("thoughts", "masking", ("chat-template",), thoughtful_conversations, template="chatml/qwen3",
+              batch_size=4),
     _scenario("turns that weigh", "masking step", ("weights",), weighted_conversations, batch_size=3),
     _scenario("turns that weigh, accumulation", "step", ("weights", "accumulation"), weighted_conversations,
               batch_size=1, accumulation=5),
@@ -209,7 +212,7 @@ def scenarios_for(claims: frozenset[str], areas: Iterable[str] = ()) -> list[Sce
         scenario
         for scenario in SCENARIOS
         if scenario.claims <= claims
-        and not ("processes" in claims and scenario.name in GOLDENS)  # a template is the same on every rank
+        and not ("processes" in claims and "template" in scenario.settings)  # a template is the same on every rank
         and ("padding" in claims or not scenario.name.startswith("truncation"))
         and not claims & {name for key, name in WITHOUT.items() if key in scenario.model}
         and (not areas or scenario.areas.intersection(areas))

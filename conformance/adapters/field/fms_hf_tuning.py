@@ -112,7 +112,7 @@ def data_config(job: Job, chosen: str) -> Path:
 
 
 def messages(job: Job, talk: Conversation) -> dict[str, Any]:
-    return {"messages": [{"role": item["role"], "content": item["content"]} for item in talk]}
+    return {"messages": list(talk)}
 
 
 def two_texts(job: Job, talk: Conversation) -> dict[str, Any]:

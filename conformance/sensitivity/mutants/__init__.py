@@ -17,7 +17,7 @@ from sftspec.properties import Property
 
 # The modules of each area, in the order of the matrix. A mutant's area is the folder it stands in.
 MODULES = {
-    "masking": ("masks", "turns", "examples", "shapes", "texts", "options", "roles", "agents", "cuts"),
+    "masking": ("masks", "turns", "examples", "shapes", "texts", "options", "roles", "agents", "cuts", "thoughts"),
     "packing": ("packs", "packers", "attention", "batches", "limits", "arithmetic"),
     "step": (
         "steps", "losses", "updates", "adapters", "orders", "corners", "jobs", "settings", "runs", "defaults",
