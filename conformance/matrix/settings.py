@@ -112,6 +112,11 @@ NOT_HERE = (
     ("cut-cross-entropy", "its Triton kernels", "they ask for CUDA: its compiled way is on trial"),
     ("openrlhf", "all", "it imports flash_attn, which needs CUDA"),
     ("tinker-cookbook", "a trainer", "it has none: its renderer is on trial; training is a service"),
+    (
+        "tinker-cookbook",
+        "contents with <think>",
+        "its tags become tokens while other control strings stay text, which no convention here says",
+    ),
     ("tunix", "accumulation", "a micro-batch of optax.MultiSteps would be heard as a step; a script shows it"),
     ("litgpt", "clipping", "its fine-tuning refuses train.max_norm"),
     ("axolotl", "0.21 and later", "they want Python 3.12"),

@@ -35,7 +35,9 @@ class TinkerCookbook(Loop):
     conventions = Conventions(special_tokens="literal", tokenization="segmented")
 
     def accepts(self, conversation: list[Any]) -> bool:
-        """The forms of tools and of reasoning are Qwen's own, and not the template's."""
+        """The form of tools is Qwen's own, and not the template's. Reasoning it takes as it stands in the content, and
+        makes tokens of its tags while other control strings stay text: no convention of sftspec says that.
+        """
         return asks_and_answers(conversation) and not any("<think>" in item["content"] for item in conversation)
 
     def row(self, job: Job, messages: list[dict]) -> tuple[list[int], list[int]]:

@@ -14,6 +14,7 @@ from sftspec.conventions import Conventions
 from sftspec.job import Job
 
 WIDTH = 256  # rows are filled up to a multiple of it: XLA compiles once for each shape
+MANY = 1024  # tokens of a micro-batch: its runs then take longer than to compile it with care
 
 
 @dataclass(frozen=True)
@@ -33,36 +34,48 @@ class Tunix:
 
     def train(self, job: Job) -> None:
         import jax
-        import optax
         from flax import nnx
-        from tunix.sft.peft_trainer import PeftTrainer, TrainingConfig
 
-        rows = rendered(job)
-        # To compile a step takes longer than all its runs, unless a row is long.
-        jax.config.update("jax_disable_most_optimizations", max(len(ids) for ids, _ in rows) <= WIDTH)
-        model = llama(job)
-        adamw = optax.adamw(job.learning_rate, weight_decay=job.weight_decay)
-        inner = adamw if job.optimizer == "adamw" else optax.sgd(job.learning_rate)
-
-        def named(params: Any) -> dict[str, Any]:
-            return to_hugging_face(job.model.config, params)
-
-        optimizer = job.recorder.optimizer(inner, named, job.learning_rate)  # type: ignore[attr-defined]
-        if job.max_grad_norm is not None:
-            optimizer = optax.chain(optax.clip_by_global_norm(job.max_grad_norm), optimizer)
-        losses = Losses()
-        trainer = PeftTrainer(
-            model,
-            optimizer,
-            TrainingConfig(eval_every_n_steps=10**9, gradient_accumulation_steps=job.accumulation),
-            metrics_logger=losses,
-        ).with_gen_model_input_fn(model_input)
-        for part in (trainer.model, trainer.optimizer):  # else its step is compiled again when they come out of it
-            nnx.update(part, jax.device_put(nnx.state(part), jax.devices()[0]))
-        trainer.train(batches(job, rows))
+        kept = (job.optimizer, job.max_grad_norm, str(job.model.config))
+        fresh = made(job)
+        trainer = KEPT.pop(kept, fresh)
+        for part, given in ((trainer.model, fresh.model), (trainer.optimizer, fresh.optimizer)):
+            # On a device that is named: else its step is compiled again when they come out of it.
+            nnx.update(part, jax.device_put(nnx.state(given), jax.devices()[0]))
+        trainer.metrics_logger, RATE[0] = Losses(), job.learning_rate
+        trainer.train(batches(job, rendered(job)))
+        trainer.close()  # it tells the last loss
         jax.effects_barrier()
-        job.recorder.trained(nnx.to_pure_dict(nnx.state(model, nnx.Param)))  # type: ignore[attr-defined]
-        job.report(losses=losses.told)
+        job.recorder.trained(nnx.to_pure_dict(nnx.state(trainer.model, nnx.Param)))  # type: ignore[attr-defined]
+        job.report(losses=trainer.metrics_logger.told)
+        KEPT[kept] = trainer
+
+
+KEPT: dict[tuple, Any] = {}  # trainers of earlier jobs, whose steps are compiled: they get this job's weights and state
+RATE = [0.0]  # the job's, which a step that was compiled for an earlier job looks up
+
+
+def made(job: Job) -> Any:
+    """A trainer with the job's weights and rates. It may be given several jobs: it is managed by its caller."""
+    import optax
+    from tunix.sft.peft_trainer import PeftTrainer, TrainingConfig
+
+    # Rates stand in the optimizer's state: the compiled step holds none.
+    adamw = optax.inject_hyperparams(optax.adamw, static_args=("b1", "b2", "eps", "eps_root"))
+    sgd = optax.inject_hyperparams(optax.sgd)
+    is_adamw = job.optimizer == "adamw"
+    inner = adamw(job.learning_rate, weight_decay=job.weight_decay) if is_adamw else sgd(job.learning_rate)
+
+    def named(params: Any) -> dict[str, Any]:
+        return to_hugging_face(job.model.config, params)
+
+    optimizer = job.recorder.optimizer(inner, named, lambda steps: RATE[0])  # type: ignore[attr-defined]
+    if job.max_grad_norm is not None:
+        optimizer = optax.chain(optax.clip_by_global_norm(job.max_grad_norm), optimizer)
+    config = TrainingConfig(eval_every_n_steps=10**9, gradient_accumulation_steps=job.accumulation)
+    trainer = PeftTrainer(llama(job), optimizer, config, metrics_logger=Losses())
+    trainer.is_managed_externally = True  # else it leaves out as many batches as it has trained
+    return trainer.with_gen_model_input_fn(model_input)
 
 
 class Losses:
@@ -173,6 +186,7 @@ def batches(job: Job, rows: list[tuple[list[int], list[int]]]) -> Iterator[dict[
 
     The last is filled up with rows of padding: another number of rows would be compiled anew.
     """
+    import jax
     import numpy as np
 
     order = np.random.default_rng(job.seed)
@@ -185,4 +199,5 @@ def batches(job: Job, rows: list[tuple[list[int], list[int]]]) -> Iterator[dict[
             real = np.zeros(shape, bool)
             for line, (tokens, targets) in enumerate(chosen):
                 ids[line, : len(tokens)], mask[line, : len(tokens)], real[line, : len(tokens)] = tokens, targets, True
+            jax.config.update("jax_disable_most_optimizations", ids.size < MANY)  # when this shape is compiled
             yield {"input_tokens": ids, "input_mask": mask, "real": real}
