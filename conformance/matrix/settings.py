@@ -120,7 +120,6 @@ NOT_HERE = (
     ("tunix", "accumulation", "a micro-batch of optax.MultiSteps would be heard as a step; a script shows it"),
     ("litgpt", "clipping", "its fine-tuning refuses train.max_norm"),
     ("axolotl", "0.21 and later", "they want Python 3.12"),
-    ("packers", "of=verl", "it makes nested tensors of rows: 30 minutes on a busy machine were not enough"),
     (
         "axolotl, torchtune, tunix",
         "distillation",
