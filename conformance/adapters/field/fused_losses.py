@@ -19,9 +19,11 @@ class LigerKernel(Loop):
     def loss(self, job: Job, batch: dict[str, Tensor], count: int) -> Tensor:
         from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
 
-        hidden = job.model.model(**given(batch), use_cache=False).last_hidden_state[:, :-1].flatten(0, 1).contiguous()
+        hidden = job.model.base_model(**given(batch), use_cache=False).last_hidden_state[:, :-1]
         fused = LigerFusedLinearCrossEntropyLoss(ignore_index=IGNORE, reduction="sum")
-        return fused(job.model.lm_head.weight, hidden, batch["labels"][:, 1:].flatten()) / count
+        return (
+            fused(job.model.lm_head.weight, hidden.flatten(0, 1).contiguous(), batch["labels"][:, 1:].flatten()) / count
+        )
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class CutCrossEntropy(Loop):
     def loss(self, job: Job, batch: dict[str, Tensor], count: int) -> Tensor:
         from cut_cross_entropy import linear_cross_entropy
 
-        hidden = job.model.model(**given(batch), use_cache=False).last_hidden_state
+        hidden = job.model.base_model(**given(batch), use_cache=False).last_hidden_state
         summed = linear_cross_entropy(
             hidden, job.model.lm_head.weight, batch["labels"], ignore_index=IGNORE, shift=1, reduction="sum",
             impl=self.impl,
