@@ -74,6 +74,18 @@ def test_what_a_trainer_declares_is_what_it_is_held_to(variant, conventions):
     assert statuses(undeclared, variant) == ("pass", "pass" if has_none else "fail")
 
 
+def test_a_conversation_may_end_with_its_end_of_turn():
+    ends = Conventions(final_separator=False)
+    assert statuses(Pipeline(conventions=ends), "chatml/qwen3") == ("pass", "pass")
+    undeclared = Pipeline(encode=lambda talk, **options: encode(talk, **options | {"conventions": ends}))
+    assert statuses(undeclared, "chatml/qwen3") == ("fail", "blocked")
+
+
+def test_no_published_mask_says_whether_headers_are_trained():
+    """The tokens are the published ones all the same."""
+    assert statuses(Pipeline(conventions=Conventions(header=True)), "chatml/qwen3") == ("pass", "not-measured")
+
+
 def real_trainers():
     if importlib.util.find_spec("transformers") is not None:
         from sftspec.conformance.adapters.transformers_trainer import TransformersTrainer

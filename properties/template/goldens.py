@@ -10,7 +10,7 @@ the tokenizer it is given, and that parses control strings and encodes whole tex
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from sftspec.counted import counted
@@ -32,7 +32,7 @@ class Line:
 def lines_of(run: Run) -> Iterator[Line]:
     """The rows that the model was trained on, taken apart into goldens and padding."""
     convention = run.conventions.special_tokens, run.conventions.tokenization
-    cases = goldens(run.job.template) if convention == ("parse", "whole") else []
+    cases = published(run) if convention == ("parse", "whole") else []
     longest_first = sorted(cases, key=lambda case: -len(case.input_ids or ()))
     for rows in run.lines.values() if _is_asked(run, cases) else ():
         tokens = [row.token for row in rows]
@@ -45,6 +45,19 @@ def lines_of(run: Run) -> Iterator[Line]:
                 rest.append(place)
             place += 1 if case is None else len(case.input_ids or ())
         yield Line(rows, found, _without_parts(cases, tokens, found, rest) if run.job.packing else rest)
+
+
+def published(run: Run) -> list[GoldenCase]:
+    """The goldens of the job's template, without the newline at their end where the conventions say so."""
+    cases = goldens(run.job.template)
+    if run.conventions.final_separator:
+        return cases
+    ids = [case.input_ids or [] for case in cases]
+    ends = [run.job.tokenizer.decode(tokens[-1:]).isspace() for tokens in ids]  # Llama-3 has none
+    return [
+        replace(case, input_ids=tokens[: -is_space or None])
+        for case, tokens, is_space in zip(cases, ids, ends, strict=True)
+    ]
 
 
 def _without_parts(
@@ -89,7 +102,7 @@ def _difference(run: Run, line: Line) -> str:
     """Where a row stops to be the golden that it is most like, both from there on."""
     start = line.rest[0]
     found = [row.token for row in line.rows[start:]]
-    cases = [case.input_ids or [] for case in goldens(run.job.template)]
+    cases = [case.input_ids or [] for case in published(run)]
     alike = max(cases, key=lambda ids: _common(ids, found))
     place = _common(alike, found)
     said, wanted = (run.job.tokenizer.decode(ids[place : place + 6]) for ids in (found, alike))
@@ -112,7 +125,7 @@ def the_published_targets_are_trained(run):
     The mask by which others say what an assistant writes: its content and its end of turn, or as the conventions say. A
     header that is trained, an end of turn that is not (trl#976, axolotl#3756), a mask that is a token off.
     """
-    if run.job.policy == "contents":  # no published mask says what users wrote
+    if run.job.policy == "contents" or run.conventions.header:  # no published mask says what users wrote, or headers
         return
     for line in lines_of(run):
         for start, case in line.found:
