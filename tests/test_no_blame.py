@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
+import torch
 
 from sftspec.conformance.sensitivity import signatures
 from sftspec.conformance.sensitivity.diagnosis import diagnose, diagnose_trial
@@ -49,6 +50,19 @@ def test_of_conversations_that_have_nothing_in_common_nothing_is_said():
     found = failing(tried(Choosy(lambda talk: not next(gone)), "odd turns", "masking"))
     assert "the whole conversation is lost" in found[SEEN]
     assert "all of them" not in found[SEEN]
+
+
+class HeadLost(Loop):
+    """No gradient of the head reaches the optimizer."""
+
+    def step(self, job, model, optimizer):
+        model.get_output_embeddings().weight.grad = torch.zeros_like(model.get_output_embeddings().weight)
+        super().step(job, model, optimizer)
+
+
+def test_targets_of_which_nothing_arrives_do_not_weigh_unlike():
+    found = failing(tried(HeadLost(), "plain", "step"))
+    assert list(found) == ["step/the-denominator-is-the-number-of-targets"]
 
 
 class MeanOfMeans(Loop):

@@ -71,6 +71,21 @@ def test_a_model_loaded_by_path_is_heard():
     assert "step/every-parameter-gets-its-gradient" in found(trial, "pass")
 
 
+def test_a_matrix_that_was_not_loaded_is_told():
+    """What a fresh model begins with is not what job.model has: the random state is not the model's."""
+
+    class Forgets(ByPath):
+        def prepare(self, job):
+            kind, folder = type(job.model), job.save_model()
+            job.listen_to(kind)
+            model = kind(job.model.config)
+            loaded = kind.from_pretrained(folder).state_dict()
+            model.load_state_dict({name: item for name, item in loaded.items() if "0.mlp" not in name}, strict=False)
+            return model
+
+    assert "does not begin with job.model's weights: model.layers.0.mlp" in error_of(Forgets())
+
+
 def test_a_model_that_is_not_named_is_told_how():
     class Silent(ByPath):
         tells = False

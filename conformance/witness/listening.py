@@ -62,6 +62,9 @@ class Heard:
     ended: float = 0.0
 
 
+OTHER = 2**31  # torch's generator on a CPU reads 32 bits of a seed
+
+
 def listen(trainer: Any, job: Job, provenance: Provenance, max_replays: int, seed: int) -> Heard:
     """Let a trainer do a job.
 
@@ -69,7 +72,8 @@ def listen(trainer: Any, job: Job, provenance: Provenance, max_replays: int, see
     """
     torch.set_num_threads(1)  # tensors are tiny: a second thread only waits, and may reorder sums
     heard = Heard()
-    torch.manual_seed(seed)
+    # Not the model's own seed: from that, a model made anew and never loaded would have the very weights of job.model.
+    torch.manual_seed(OTHER + seed)
     try:
         place(job)
     except PlaceError as error:
