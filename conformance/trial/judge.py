@@ -7,14 +7,17 @@ what the runs did not show is `not-measured`, and neither is a pass.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from sftspec import properties
 from sftspec.conformance.trial.functions import draw, part_of
@@ -147,6 +150,18 @@ def open_verdicts(chosen: Iterable[Property], trainer: Any) -> list[Verdict]:
     return [_open(item, trainer) for item in chosen]
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Tensors are tiny: a second thread only waits, and while others work it waits at four times the price."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@one_thread()
 def read_run(verdicts: Iterable[Verdict], run: Run) -> None:
     """Add the evidence of one run to the verdicts."""
     for verdict in verdicts:
@@ -229,6 +244,7 @@ def _broke(error: Exception) -> str:
     return f"the property itself broke: {type(error).__name__}: {error}"
 
 
+@one_thread()
 def settle(verdict: Verdict, trainer: Any, runs: list[Run], max_examples: int) -> Verdict:
     """The status that the evidence gives."""
     if verdict.status in ("not-claimed", "error"):
