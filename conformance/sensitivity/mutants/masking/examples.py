@@ -94,10 +94,10 @@ def left_labels_cut():
 @seen_in("huggingface/trl#2400")
 @effect("long answers are never learned", fix="no default that nobody asked for")
 def silent_default_length():
-    """Examples are cut at 1,024 tokens although no max_length was given."""
+    """Examples are cut at 2,048 tokens although no max_length was given."""
 
     def broken(messages, **options) -> Encoded:
-        return encode(messages, **{**options, "max_length": options.get("max_length") or 1024})
+        return encode(messages, **{**options, "max_length": options.get("max_length") or 2048})
 
     return Pipeline(encode=broken)
 
