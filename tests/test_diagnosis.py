@@ -18,6 +18,7 @@ from sftspec.collation import collate
 from sftspec.conformance.adapters import resolve
 from sftspec.conformance.sensitivity import signatures
 from sftspec.conformance.sensitivity.diagnosis import (
+    WORDS,
     compare,
     diagnose,
     diagnose_trial,
@@ -216,8 +217,8 @@ def test_an_unknown_fault_is_given_no_name(name):
 
 @pytest.mark.long
 def test_of_the_planted_faults_nineteen_in_twenty_are_named_first():
-    """Each row against the whole matrix. Those that are not have a twin, another bug with the same failures, or fail
-    one property alone that measures nothing: that would be a guess.
+    """Each row against the whole matrix. Those that are not have a twin, another bug with the same failures but for the
+    figures of its counterexamples, or fail one property alone that measures nothing: that would be a guess.
     """
     matrix = signatures.load()
     everything = [item.id for item in properties.load()], [*JOBS]
@@ -225,13 +226,17 @@ def test_of_the_planted_faults_nineteen_in_twenty_are_named_first():
     silent = {name for name, named in found.items() if not named}
     other = {name for name, named in found.items() if named and named[0].mutant.name != name}
     assert len(silent) + len(other) <= len(matrix) / 10 and len(other) <= len(matrix) / 20
-    assert all(matrix[name] == matrix[found[name][0].mutant.name] for name in other)
+    assert all(in_words(matrix[name]) == in_words(matrix[found[name][0].mutant.name]) for name in other)
     assert all(len(matrix[name]) == 1 and not measures(matrix[name]) for name in silent)
     assert not any(
         named[0].likeness == 1 and len(matrix[name]) == 1 and not measures(matrix[name])
         for name, named in found.items()
         if named
     )
+
+
+def in_words(row):
+    return {key: replace(mark, note=" ".join(WORDS.findall(mark.note))) for key, mark in row.items()}
 
 
 def measures(row) -> bool:
