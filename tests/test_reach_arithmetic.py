@@ -10,6 +10,7 @@ from sftspec.conformance.ledger.recording import load_run, save_run
 from sftspec.conformance.sensitivity.mutants import load_mutants
 from sftspec.conformance.sensitivity.mutants.step.arithmetic import in_float16
 from sftspec.conformance.witness.model import make_model
+from sftspec.conformance.witness.recovery import examples_of
 from sftspec.masters import MasterAdamW
 from sftspec.properties.ledger.rotary import with_exact_angles
 from sftspec.trainer import Pipeline
@@ -70,6 +71,11 @@ def test_a_step_that_overflowed_is_no_lost_data():
     trial = trial_of(Overflowing(), "plain; accumulation", "masking", "step")
     assert not_passed(trial) == {}
     assert any(run.lost for run in trial.runs)
+
+
+def test_two_copies_in_a_lost_batch_are_lost_twice():
+    """Both are resolved to the first of them, 3; its second copy is cut, and a row of padding has no origin."""
+    assert examples_of([[(3, 0), (3, 1), (3, 2)], [(3, 0), (3, 1)], [(5, 0)], [(-1, -1), (-1, -1)]]) == (3, 3, 5)
 
 
 def test_where_every_step_overflowed_nothing_is_judged():

@@ -14,6 +14,7 @@ with what the backward passes of the step gave it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -234,17 +235,26 @@ def build_run(job: Job, tap: Heard, run: Run, provenance: Provenance) -> Run:
     after = [call for call in tap.calls if call.step == len(tap.steps)]
     lost |= {call.index for call in after} if any(call.overflowed for call in after) else set()
     for call in tap.calls:
-        examples = {example for row in origins[call.index] for example, _ in row if example >= 0}
         run.forwards.append(
             Forward(
                 call.index, call.step, call.rank, call.input_ids.tolist(), call.arguments,
                 call.gradient is not None, call.hidden, call.random, call.drew,
-                str(call.autocast or "").removeprefix("torch."), tuple(sorted(examples)) if call.index in lost else (),
+                str(call.autocast or "").removeprefix("torch."),
+                examples_of(origins[call.index]) if call.index in lost else (),
             )
         )  # fmt: skip
     for replay in tap.replays:
         run.replays.append(Replay(replay.call, _places(replay.changed), _places(replay.moved)))
     return run
+
+
+def examples_of(origins: list[list[tuple[int, int]]]) -> tuple[int, ...]:
+    """The examples that stand in a call's rows, each as often as it does: copies are all resolved to the first."""
+    times = Counter(place for row in origins for place in row)
+    often: dict[int, int] = {}
+    for (example, _), count in times.items():
+        often[example] = max(count, often.get(example, 0))
+    return tuple(example for example in sorted(often) if example >= 0 for _ in range(often[example]))
 
 
 def _read(call: Call, head: Head, beside: bool) -> Reading:
