@@ -63,6 +63,18 @@ def test_one_that_fails_is_kept_with_its_reason_and_tried_again(tmp_path):
     assert run_matrix(names, tmp_path, written) == total - len(SETTINGS["torchtune"])
 
 
+def test_what_was_interrupted_is_not_kept(tmp_path):
+    def judge(trainer, setting, target):
+        said = written(trainer, setting, target)
+        document = json.loads(target.read_text(encoding="utf-8"))
+        document["scenarios"][0]["error"] = "interrupted: in 'rate zero', 2 s after it began"
+        target.write_text(json.dumps(document), encoding="utf-8")
+        return said
+
+    assert run_matrix(["reference"], tmp_path, judge) == 1 and results.all_results(tmp_path) == []
+    assert run_matrix(["reference"], tmp_path, written) == 1
+
+
 def test_a_process_without_a_document_says_why(tmp_path, monkeypatch):
     monkeypatch.setenv("SFTSPEC_ENVS", str(tmp_path))
     said = in_a_process()("litgpt", Setting(), tmp_path / "out.json")

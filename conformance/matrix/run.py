@@ -80,6 +80,9 @@ def run_matrix(
                     entry["cpu_seconds"] = round(cpu_seconds() - before)
             except Exception as problem:  # it is said, and the next setting is tried
                 entry = entry_of_error(f"{type(problem).__name__}: {problem}", setting, line)
+        if any(reason.startswith("interrupted: ") for reason in entry.get("broken", {}).values()):
+            tell(f"{line}: interrupted, and not kept")
+            return
         with lock:
             add(path_of(folder, trainer), entry)
             failed = sum(item["status"] == "fail" for item in entry.get("verdicts", ()))
