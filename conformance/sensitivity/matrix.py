@@ -277,15 +277,11 @@ def _prepared(work: Callable[[str, int], Found], name: str, seed: int) -> Found:
 def prepare() -> None:
     """What every mutant needs, once in a process; and no collection of garbage goes through it again."""
     warnings.simplefilter("ignore")  # what is planted makes PyTorch and NumPy warn
-    one_thread()
+    torch.set_num_threads(1)
     properties.load()
     load_mutants()
     gc.collect()
     gc.freeze()
-
-
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def survivors(matrix: dict[str, Signature]) -> dict[str, list[str]]:

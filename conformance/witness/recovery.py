@@ -250,11 +250,10 @@ def build_run(job: Job, tap: Heard, run: Run, provenance: Provenance) -> Run:
 
 def examples_of(origins: list[list[tuple[int, int]]]) -> tuple[int, ...]:
     """The examples that stand in a call's rows, each as often as it does: copies are all resolved to the first."""
-    times = Counter(place for row in origins for place in row)
-    often: dict[int, int] = {}
-    for (example, _), count in times.items():
-        often[example] = max(count, often.get(example, 0))
-    return tuple(example for example in sorted(often) if example >= 0 for _ in range(often[example]))
+    often = Counter[int]()
+    for (example, _), count in Counter(place for row in origins for place in row if place[0] >= 0).items():
+        often[example] = max(count, often[example])
+    return tuple(sorted(often.elements()))
 
 
 def _read(call: Call, head: Head, beside: bool) -> Reading:

@@ -28,13 +28,12 @@ def lines() -> dict[str, str]:
 
 def run(name: str, line: str) -> tuple[str, str]:
     """What came of it, and the end of what it printed."""
-    python = line.split()[-2]
+    *settings, python, _ = line.split()
     if "/" in python and not Path(python).expanduser().exists():
         return "not run", f"no {python}"
-    words = [line.split("=")[0] + "=" + line.split("=")[1].split()[0]] if "=" in line else []
     interpreter = str(Path(python).expanduser()) if "/" in python else sys.executable
     done = subprocess.run(
-        ["env", *words, interpreter, name],
+        ["env", *settings, interpreter, name],
         cwd=ROOT / "conformance/results/findings", env=os.environ | {"HF_HUB_OFFLINE": "1"},
         capture_output=True, text=True, errors="replace", timeout=LIMIT, check=False,
     )  # fmt: skip

@@ -18,9 +18,7 @@ def where_thoughts_are(change: Callable[[list[dict], dict], Encoded]) -> Pipelin
     """The reference with other examples where the template handles thoughts: change(messages, options)."""
 
     def broken(messages, **options) -> Encoded:
-        return (change if options["template"] == "chatml/qwen3" else lambda talk, given: encode(talk, **given))(
-            messages, options
-        )
+        return change(messages, options) if options["template"] == "chatml/qwen3" else encode(messages, **options)
 
     return Pipeline(encode=broken)
 
