@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sftspec.adapters import Adapter
+
 
 @dataclass(frozen=True)
 class StandIn:
@@ -22,12 +24,14 @@ class StandIn:
     weights    its state by name -> the same numbers under job.model's names and shapes. It may rename, split, join and
                reorder, as the export function of every trainer does: gradients go through it as well
     arguments  names of its forward's arguments, by what they are: input_ids, position_ids, attention_mask
+    adapters   the low-rank adapters beside its matrices, by the names that `weights` gives matrices and factors
     """
 
     model: Any
     hidden: str = ""
     weights: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None
     arguments: Mapping[str, str] = field(default_factory=dict)
+    adapters: tuple[Adapter, ...] = ()
 
 
 @dataclass

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sftspec.adapters import Adapter
 from sftspec.conversation import Conversation, load_conversations
 from sftspec.handover import Handover, StandIn
 
@@ -150,11 +151,12 @@ class Job:
         hidden: str = "",
         weights: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None,
         arguments: Mapping[str, str] | None = None,
+        adapters: Iterable[Adapter] = (),
     ) -> None:
         """Say which model is trained in place of `job.model`, before it is called; it has to begin with its weights.
 
         model: the module, or its class (then the first instance that is called for training is meant).
-        hidden, weights, arguments: of a class that is not Hugging Face's, see `sftspec.handover.StandIn`.
+        hidden, weights, arguments, adapters: of a class that is not Hugging Face's, see `sftspec.handover.StandIn`.
 
         Raises JobError where one of hidden and weights is missing.
 
@@ -164,7 +166,7 @@ class Job:
         if bool(hidden) != (weights is not None):
             missing = "weights, which gives its state under job.model's names" if hidden else "hidden, the submodule"
             raise JobError(f"listen_to a model of your own class needs hidden and weights: give {missing}")
-        stand_in = StandIn(model, hidden, weights, dict(arguments or {}))
+        stand_in = StandIn(model, hidden, weights, dict(arguments or {}), tuple(adapters))
         for listen in self.handover.listeners:
             listen(stand_in)
 

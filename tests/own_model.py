@@ -66,6 +66,19 @@ class OwnModel(nn.Module):
         return self.unembed(self.last(x))
 
 
+class LowRank(nn.Module):
+    """A linear layer, and beside it a factor down and a factor up, which begins at zero."""
+
+    def __init__(self, base, rank, scale):
+        super().__init__()
+        self.weight, self.scale = base.weight, scale
+        self.down = nn.Parameter(torch.randn(rank, base.in_features, generator=torch.Generator().manual_seed(0)) / 16)
+        self.up = nn.Parameter(torch.zeros(base.out_features, rank))
+
+    def forward(self, x):
+        return x @ self.weight.T + self.scale * (x @ self.down.T @ self.up.T)
+
+
 NAMES = {
     "before.gain": "input_layernorm.weight",
     "between.gain": "post_attention_layernorm.weight",

@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from sftspec import properties
+from sftspec.adapters import Adapter
 from sftspec.conformance.report.document import identify, make_document
 from sftspec.conformance.report.outcome import exit_code
 from sftspec.conformance.trial.judge import put_on_trial
 from sftspec.conformance.trial.scenarios import SCENARIOS
 from tests.loops import Loop
 from tests.on_trial import found, not_passed, trial_of
-from tests.own_model import OwnModel, load, to_hugging_face
+from tests.own_model import LowRank, OwnModel, load, to_hugging_face
 
 
 def error_of(trainer, name: str = "two epochs") -> str:
@@ -111,6 +112,87 @@ def test_attention_that_looks_ahead_is_seen_in_a_model_of_its_own_class():
     trial = trial_of(Ahead(), "plain", "masking", "packing")
     assert "masking/no-position-sees-what-follows-it" in found(trial, "fail", "blocked")
     assert "packing/hidden-states-equal-those-alone" in found(trial, "fail")
+
+
+class OwnLowRank(Own):
+    """Its own class, with low-rank adapters of its own beside the last matrix of each block."""
+
+    name, scale = "own adapters", 2.0
+
+    def build(self, job):
+        model = super().build(job).requires_grad_(False)
+        for block in model.blocks:
+            block.narrow = LowRank(block.narrow, rank=8, scale=self.scale)
+        return model
+
+    def prepare(self, job):
+        model, base = self.build(job), to_hugging_face(job.model.config)
+        factors = [name for name, _ in model.named_parameters() if name.endswith((".down", ".up"))]
+        job.listen_to(
+            model, hidden=self.hidden, arguments=self.arguments,
+            weights=lambda state: base(state) | {name: state[name] for name in factors},
+            adapters=[
+                Adapter(f"model.layers.{layer}.mlp.down_proj.weight", f"blocks.{layer}.narrow.down",
+                        f"blocks.{layer}.narrow.up", rank=8, alpha=16, scaling=2.0)
+                for layer in range(len(model.blocks))
+            ],
+        )  # fmt: skip
+        return model
+
+
+def test_adapters_of_a_model_of_its_own_class_are_judged():
+    trial = trial_of(OwnLowRank(), "two epochs; AdamW", "step", "masking")
+    assert not_passed(trial) == {}
+    passed = found(trial, "pass")
+    assert passed >= {f"step/{name}" for name in (
+        "adapters-learn", "adapters-are-scaled-as-declared", "new-adapters-change-nothing",
+        "only-adapters-and-saved-modules-move", "every-parameter-gets-its-gradient", "sgd-subtracts-rate-times-gradient",
+    )}  # fmt: skip
+
+
+def base_trains_too(self, job):
+    model = OwnLowRank.build(self, job)
+    return model.requires_grad_(True)
+
+
+def merged_after_each_step(self, job, model, optimizer):
+    Loop.step(self, job, model, optimizer)
+    with torch.no_grad():
+        for block in model.blocks:
+            block.narrow.weight += self.scale * block.narrow.up @ block.narrow.down
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"scale": 4.0}, "step/every-parameter-gets-its-gradient"),
+        ({"build": base_trains_too}, "step/only-adapters-and-saved-modules-move"),
+        ({"step": merged_after_each_step}, "step/parameters-change-in-the-step-alone"),
+    ],
+    ids=["another scale", "the base trains", "merged while it trains"],
+)
+def test_adapters_of_a_model_of_its_own_class_that_are_wrong_are_told(changes, names):
+    trial = trial_of(type("Wrongly", (OwnLowRank,), changes)(), "two epochs", "step", "masking")
+    assert names in found(trial, "fail")
+
+
+def test_what_follows_a_step_that_wrote_nan_is_not_read_where_the_head_is_frozen():
+    """Nothing can be read off a model of NaN, whichever of its parameters hold it."""
+
+    class Divides(OwnLowRank):
+        def count(self, labels):
+            self.targets = sum(int((one[:, 1:] != -100).sum()) for one in labels)
+            return 1
+
+        def step(self, job, model, optimizer):
+            for item in self.parameters(job, model):
+                item.grad /= self.targets
+            super().step(job, model, optimizer)
+
+    trial = trial_of(Divides(), "one by one", "step", "masking", "packing")
+    assert found(trial, "fail") == {
+        "masking/parameters-stay-finite", "masking/a-step-without-targets-changes-nothing"
+    }  # fmt: skip
 
 
 def wrongly(**changes):

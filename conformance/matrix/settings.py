@@ -60,6 +60,7 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
         Setting({"packed": "true"}),
         Setting({"train_on_input": "true"}),
         Setting({"packed": "true", "train_on_input": "true"}),
+        Setting({"lora": "true"}),
     ),
     "llamafactory": (
         Setting(),
@@ -105,7 +106,6 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
 
 # What has no result, or none but of parts: the trainer, what of it, and why.
 NOT_HERE = (
-    ("torchtune", "LoRA", "its LoRALinear stands in a decoder of its own: adapters are read of PEFT's classes alone"),
     ("verl", "its engines", "they ask CUDA for its memory: its dataset and its loss are on trial, in a plain loop"),
     ("instructlab-training", "its main", "it calls .cuda(): its data, its loader and its loss are on trial"),
     ("nemo-automodel", "its recipes", "they ask for CUDA: its dataset, its collator and its loss are on trial"),

@@ -173,6 +173,7 @@ class StandInEar(Ear):
         assert stand_in.weights is not None  # job.listen_to refuses it without them
         self.export = stand_in.weights
         self.given = {name: item.shape for name, item in given.named_parameters()}
+        self.factors = {name for adapter in stand_in.adapters for name in adapter.parameters}
         self.head_name = Ear(given).head_name
         self.signature = inspect.signature(type(model).forward)
         self.names = {"input_ids": "input_ids", **stand_in.arguments}
@@ -232,7 +233,8 @@ class StandInEar(Ear):
         full = {
             name: tensors[name].detach() if name in tensors else torch.zeros_like(item) for name, item in named.items()
         }
-        found = {name: item for name, item in self.export(full).items() if name in self.given}
+        told = self.given.keys() | self.factors
+        found = {name: item for name, item in self.export(full).items() if name in told}
         if gaps:
             marks = {name: torch.full_like(item, float(name in gaps)).detach() for name, item in named.items()}
             missing = {name for name, item in self.export(marks).items() if bool(item.any())}
@@ -246,7 +248,7 @@ class StandInEar(Ear):
         return False
 
     def adapters(self) -> tuple[Adapter, ...]:
-        return ()
+        return self.stand_in.adapters
 
     def saved(self) -> tuple[str, ...]:
         return ()

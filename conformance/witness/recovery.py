@@ -216,8 +216,10 @@ def build_run(job: Job, tap: Heard, run: Run, provenance: Provenance) -> Run:
                   record.apart)  # fmt: skip
         head = computing([item for item in tap.adapters if item.target == name], record.before)[name]
         # Nothing can be read off a model of NaN, or of another vocabulary; its parameters say what happened.
-        if not head.isfinite().all() or head.shape != run.initial[name].shape:
+        is_finite = all(bool(item.isfinite().all()) for item in record.before.values())
+        if not is_finite or head.shape != run.initial[name].shape:
             run.steps.append(Step(index, record.learning_rate, 0.0, 0.0, *states))
+            lost |= {call.index for call in tap.calls if call.step == index} if not is_finite else set()
             continue
         known = Head(head, squash)
         # What no backward pass reached was looked at (an evaluation with gradients on) and not trained on.

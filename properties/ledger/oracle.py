@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 import math
 import random
-import re
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
@@ -230,11 +229,14 @@ class Oracle:
         for name, size in self._sizes[step.index, torch.float64].items():
             of_module[_module(name)] = math.hypot(of_module.get(_module(name), 0.0), size)
         gains = gains_of(self.run.adapters, step.before)
+        beside = {name: adapter.target for adapter in self.run.adapters for name in adapter.parameters}
         weights = self.weight_error(self.run.targets[step.index])
         own = {name: float((same[name] - exact[name]).norm()) for name in sizes}
         times = 2 if self.is_coarse else 4
         return {
-            name: (times * own[name] + self.slack * of_module[_module(name)] * gains.get(name, 1.0)) / size + weights
+            name: (times * own[name] + self.slack * of_module[_module(beside.get(name, name))] * gains.get(name, 1.0))
+            / size
+            + weights
             for name, size in sizes.items()
         }
 
@@ -347,10 +349,8 @@ def correction_error(count: int) -> float:
 
 
 def _module(parameter: str) -> str:
-    """The block that a parameter, or an adapter's, belongs to: `layers.0.self_attn` of
-    `layers.0.self_attn.q_proj.weight`.
-    """
-    return re.sub(r"\.lora_\w+\..*", ".weight", parameter).rsplit(".", 2)[0]
+    """The block that a parameter belongs to: `layers.0.self_attn` of `layers.0.self_attn.q_proj.weight`."""
+    return parameter.rsplit(".", 2)[0]
 
 
 def _states(model: Any, pieces: list[Piece]) -> Tensor:

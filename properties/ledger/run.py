@@ -128,7 +128,8 @@ class Forward:
     random  a digest of torch's random state as the call began: equal states draw equal dropout masks
     drew    it was another state when the call ended
     autocast  the dtype of torch.autocast around the call ("" where it was off)
-    lost    the examples of the call, if its gradients overflowed and no step was made of them (a GradScaler's rule)
+    lost    the examples of the call, if it cannot be read: its gradients overflowed and no step was made of them (a
+            GradScaler's rule), or a parameter was not finite
     """
 
     index: int
@@ -213,7 +214,7 @@ class Run:
 
     @cached_property
     def lost(self) -> Counter[int]:
-        """How often each example was lost with a step that a GradScaler left out, its gradients having overflowed."""
+        """How often each example stood in a call that cannot be read (see Forward.lost)."""
         return Counter(example for call in self.forwards for example in call.lost)
 
     @cached_property

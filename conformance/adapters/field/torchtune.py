@@ -1,6 +1,7 @@
-"""torchtune's recipe `full_finetune_single_device`, with its Qwen2 tokenizer (ChatML) and its chat dataset.
+"""torchtune's recipes `full_finetune_single_device` and `lora_finetune_single_device`, with its Qwen2 tokenizer and its
+chat dataset.
 
-The recipe's class is loaded from the file that `tune run` runs; config, dataset, tokenizer, loss, collator and
+A recipe's class is loaded from the file that `tune run` runs; config, dataset, tokenizer, loss, collator and
 checkpointer are torchtune's own components. Its model builders derive the heads' width from the model's, which is not
 so in the model that is handed over: `decoder` puts torchtune's modules together as they do.
 """
@@ -15,9 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sftspec.adapters import Adapter
 from sftspec.conventions import Conventions
 from sftspec.conversation import Conversation
 from sftspec.job import Job
+
+FULL = ("full_finetune_single_device", "FullFinetuneRecipeSingleDevice")
+LORA = ("lora_finetune_single_device", "LoRAFinetuneRecipeSingleDevice")
+RANK, ALPHA = 8, 16
+ADAPTED = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+           "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -26,10 +34,12 @@ class Torchtune:
 
     packed          fill rows of max_length tokens (`dataset.packed`)
     train_on_input  train every message, not the assistant's alone
+    lora            `LoRAFinetuneRecipeSingleDevice`: adapters of rank 8, alpha 16, on all linear layers but the head
     """
 
     packed: bool = False
     train_on_input: bool = False
+    lora: bool = False
 
     name = "torchtune"
 
@@ -78,24 +88,18 @@ class Torchtune:
         return True
 
     def train(self, job: Job) -> None:
-        from torchtune.models.convert_weights import tune_to_hf
         from torchtune.modules import TransformerDecoder
 
-        given, log = job.model.config, job.workdir / "log" / "log.txt"
-        sizes = {
-            "num_heads": given.num_attention_heads,
-            "num_kv_heads": given.num_key_value_heads,
-            "dim": given.hidden_size,
-            "head_dim": given.head_dim,
-        }
+        log = job.workdir / "log" / "log.txt"
         job.listen_to(
             TransformerDecoder,
             hidden="norm",
-            weights=lambda own: tune_to_hf(own, **sizes),
+            weights=lambda own: to_hugging_face(own, job.model.config),
             arguments={"input_ids": "tokens", "attention_mask": "mask", "position_ids": "input_pos"},
+            adapters=adapters(job.model.config) if self.lora else (),
         )
         config = self.config(job)
-        recipe = recipe_class("full_finetune_single_device", "FullFinetuneRecipeSingleDevice")(config)
+        recipe = recipe_class(*(LORA if self.lora else FULL))(config)
         recipe.setup(config)
         recipe.train()
         recipe.cleanup()
@@ -120,6 +124,12 @@ class Torchtune:
             "eps": given.rms_norm_eps,
             "longest": given.max_position_embeddings,
         }
+        beside = {
+            "lora_attn_modules": ["q_proj", "k_proj", "v_proj", "output_proj"],
+            "apply_lora_to_mlp": True,
+            "lora_rank": RANK,
+            "lora_alpha": ALPHA,
+        }
         return OmegaConf.create(
             {
                 "device": "cpu",
@@ -138,7 +148,8 @@ class Torchtune:
                 "enable_activation_checkpointing": False,
                 "enable_activation_offloading": False,
                 "log_every_n_steps": 1,
-                "model": {"_component_": f"{__name__}.decoder", **sizes},
+                "model": {"_component_": f"{__name__}.decoder", **sizes, **(beside if self.lora else {})},
+                "lr_scheduler": {"_component_": f"{__name__}.constant"} if self.lora else None,
                 "tokenizer": {
                     "_component_": "torchtune.models.qwen2.qwen2_tokenizer",
                     "path": str(vocabulary / "vocab.json"),
@@ -192,6 +203,40 @@ def recipe_class(module: str, name: str) -> Any:
     return getattr(loaded, name)
 
 
+def to_hugging_face(own: dict[str, Any], config: Any) -> dict[str, Any]:
+    """torchtune's two exports together, of the decoder and of what lora_finetune writes beside it."""
+    from torchtune.models.convert_weights import tune_to_hf, tune_to_peft_adapter_weights
+
+    sizes = {
+        "num_heads": config.num_attention_heads,
+        "num_kv_heads": config.num_key_value_heads,
+        "dim": config.hidden_size,
+        "head_dim": config.head_dim,
+    }
+    factors = {name: item for name, item in own.items() if ".lora_" in name}
+    base = {name: item for name, item in own.items() if name not in factors}
+    return tune_to_hf(base, **sizes) | tune_to_peft_adapter_weights(factors, **sizes)
+
+
+def adapters(config: Any) -> list[Adapter]:
+    """By the names that torchtune's export gives their factors; `LoRALinear.forward` multiplies by alpha / rank."""
+    return [
+        Adapter(
+            f"{place}.weight", f"base_model.model.{place}.lora_A.weight", f"base_model.model.{place}.lora_B.weight",
+            RANK, ALPHA, ALPHA / RANK,
+        )
+        for layer in range(config.num_hidden_layers)
+        for place in (f"model.layers.{layer}.{name}" for name in ADAPTED)
+    ]  # fmt: skip
+
+
+def constant(optimizer: Any, num_training_steps: int, last_epoch: int) -> Any:
+    """A rate that stays: the recipe asks for a schedule, and torchtune's own has a warm-up and a cosine."""
+    from torch.optim.lr_scheduler import LambdaLR
+
+    return LambdaLR(optimizer, lambda step: 1.0, last_epoch)
+
+
 def decoder(
     vocab_size: int,
     layers: int,
@@ -202,8 +247,9 @@ def decoder(
     inner: int,
     eps: float,
     longest: int,
+    **lora: Any,
 ) -> Any:
-    """torchtune's Llama decoder, with heads of any width."""
+    """torchtune's Llama decoder, with heads of any width; with lora, adapters on all that it has of linear layers."""
     from torch import nn
     from torchtune.modules import (
         FeedForward,
@@ -213,8 +259,11 @@ def decoder(
         TransformerDecoder,
         TransformerSelfAttentionLayer,
     )
+    from torchtune.modules.peft import LoRALinear
 
-    def linear(source: int, target: int) -> nn.Linear:
+    def linear(source: int, target: int) -> nn.Module:
+        if lora:
+            return LoRALinear(source, target, lora["lora_rank"], lora["lora_alpha"])
         return nn.Linear(source, target, bias=False)
 
     rope = RotaryPositionalEmbeddings(dim=head_dim, max_seq_len=longest, base=10000)
@@ -248,7 +297,7 @@ def decoder(
         num_heads=heads,
         head_dim=head_dim,
         norm=RMSNorm(width, eps=eps),
-        output=linear(width, vocab_size),
+        output=nn.Linear(width, vocab_size, bias=False),
     )
 
 
