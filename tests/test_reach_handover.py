@@ -146,7 +146,8 @@ def test_adapters_of_a_model_of_its_own_class_are_judged():
     passed = found(trial, "pass")
     assert passed >= {f"step/{name}" for name in (
         "adapters-learn", "adapters-are-scaled-as-declared", "new-adapters-change-nothing",
-        "only-adapters-and-saved-modules-move", "every-parameter-gets-its-gradient", "sgd-subtracts-rate-times-gradient",
+        "only-adapters-and-saved-modules-move", "every-parameter-gets-its-gradient",
+        "sgd-subtracts-rate-times-gradient",
     )}  # fmt: skip
 
 

@@ -41,7 +41,7 @@ class Untaken:
 
 
 def gone(run: Any) -> list[int]:
-    """The conversations of which no row holds a target, though they keep some; those of calls that cannot be read aside."""
+    """The conversations that keep targets of which no row holds one; not those of calls that cannot be read."""
     seen = {row.example for piece in run.pieces for row in piece.rows if is_target(run, piece.example, row.offset)}
     return [index for index in run.copies if not (index in seen or index in run.empty or run.lost[index])]
 
