@@ -174,8 +174,12 @@ class Provenance:
             if one == other and behind > before + 1:
                 place = stop  # it stands in place of that example's own tokens, and is of no other
                 continue
+            # What goes on from another row stands at the beginning of this one, or behind what has an end.
+            goes_behind = place == 0 or origins[place - 1] != NOWHERE or row[place - 1] == self.pad
             best: tuple[int, Origin] = (0, NOWHERE)
             for example, offset in candidates.get(row[place], ()):
+                if offset > 0 and not goes_behind:
+                    continue
                 stream = self.streams[example]
                 length = min(stop - place, len(stream) - offset)
                 if row[place : place + length] != stream[offset : offset + length]:

@@ -13,7 +13,11 @@ from sftspec.conventions import Conventions
 from sftspec.conversation import Conversation
 from sftspec.job import Job
 
-CHOICES = {"finetuning_type": ("full", "lora"), "template": ("chatml", "qwen")}
+CHOICES = {
+    "finetuning_type": ("full", "lora"),
+    "template": ("chatml", "qwen"),
+    "formatting": ("sharegpt", "openai"),
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class LLaMAFactory:
     train_on_prompt  train every token
     finetuning_type  "full" or "lora" (rank 8, alpha 16, on all linear layers)
     template         "chatml", or "qwen": the same with a system prompt where the conversation has none
+    formatting       "sharegpt" with the tags of OpenAI's messages, or "openai"
     """
 
     packing: bool = False
@@ -34,6 +39,7 @@ class LLaMAFactory:
     train_on_prompt: bool = False
     finetuning_type: str = "full"
     template: str = "chatml"
+    formatting: str = "sharegpt"
 
     def __post_init__(self) -> None:
         for key, choices in CHOICES.items():
@@ -84,7 +90,7 @@ class LLaMAFactory:
             "lora_target": "all",
             "lora_rank": 8,
             "lora_alpha": 16,
-            "dataset_dir": str(data(job)),
+            "dataset_dir": str(data(job, self.formatting)),
             "dataset": "corpus",
             "template": self.template,
             "cutoff_len": job.max_length or 4096,
@@ -102,13 +108,13 @@ class LLaMAFactory:
         }
 
 
-def data(job: Job) -> Path:
+def data(job: Job, formatting: str) -> Path:
     """A dataset folder as LLaMA-Factory reads it: dataset_info.json, and the corpus in the form of OpenAI."""
     folder = job.workdir / "data"
     folder.mkdir(parents=True, exist_ok=True)
     form = {
         "file_name": "corpus.json",
-        "formatting": "sharegpt",
+        "formatting": formatting,
         "columns": {"messages": "messages"},
         "tags": {
             "role_tag": "role",

@@ -28,6 +28,7 @@ class MsSwift:
     loss_scale           "default": all answers; "last_round": the last one; "all": every token
     truncation_strategy  what is cut of a sample over max_length; "delete" leaves it out (ms-swift's default)
     tuner_type           "full" or "lora" (rank 8, alpha 16, on all linear layers)
+    lazy_tokenize        encode a sample when its batch is made
     runs_of_a_role       hand over also conversations in which messages of one role follow each other: it joins them
     """
 
@@ -35,6 +36,7 @@ class MsSwift:
     truncation_strategy: str = "right"
     tuner_type: str = "full"
     runs_of_a_role: bool = False
+    lazy_tokenize: bool = False
 
     def __post_init__(self) -> None:
         for key, choices in CHOICES.items():
@@ -114,6 +116,7 @@ class MsSwift:
             "data_seed": job.seed,  # it orders by this one alone
             "add_version": False,
             "split_dataset_ratio": 0,
+            "lazy_tokenize": self.lazy_tokenize,
         }
         del given["disable_tqdm"]
         return [

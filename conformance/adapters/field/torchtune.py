@@ -32,14 +32,16 @@ ADAPTED = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_att
 class Torchtune:
     """`FullFinetuneRecipeSingleDevice` on `torchtune.datasets.chat_dataset`.
 
-    packed          fill rows of max_length tokens (`dataset.packed`)
-    train_on_input  train every message, not the assistant's alone
-    lora            `LoRAFinetuneRecipeSingleDevice`: adapters of rank 8, alpha 16, on all linear layers but the head
+    packed            fill rows of max_length tokens (`dataset.packed`)
+    train_on_input    train every message, not the assistant's alone
+    lora              `LoRAFinetuneRecipeSingleDevice`: adapters of rank 8, alpha 16, on all linear layers but the head
+    optimizer_in_bwd  step each parameter as soon as its gradient is there; it refuses accumulation and clipping then
     """
 
     packed: bool = False
     train_on_input: bool = False
     lora: bool = False
+    optimizer_in_bwd: bool = False
 
     name = "torchtune"
 
@@ -65,7 +67,7 @@ class Torchtune:
     @property
     def claims(self) -> frozenset[str]:
         layout = {"packing"} if self.packed else {"padding", "truncation"}
-        does = {"accumulation", "clipping", "adamw", "bf16", "log"}
+        does = {"adamw", "bf16", "log"} | (set() if self.optimizer_in_bwd else {"accumulation", "clipping"})
         return frozenset(layout | does | {"no-learned-positions", "no-dropout"})
 
     @property
@@ -142,7 +144,7 @@ class Torchtune:
                 "batch_size": job.batch_size,
                 "gradient_accumulation_steps": job.accumulation,
                 "clip_grad_norm": job.max_grad_norm,
-                "optimizer_in_bwd": False,
+                "optimizer_in_bwd": self.optimizer_in_bwd,
                 "compile": False,
                 "resume_from_checkpoint": False,
                 "enable_activation_checkpointing": False,
