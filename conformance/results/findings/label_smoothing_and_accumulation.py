@@ -1,4 +1,4 @@
-"""transformers before 5.15 (LLaMA-Factory 0.9.5 pins 5.6.0, fms-hf-tuning 3.2.2 has 4.55.4): with
+"""transformers before 5.15 (LLaMA-Factory 0.9.5 allows up to 5.6.0, fms-hf-tuning 3.2.2 has 4.55.4): with
 label_smoothing_factor the gradient of a step is the sum of its micro-batches' means.
 
 Run in an environment of one of these. Eight samples that are alike, in one batch and as gradient_accumulation_steps of

@@ -1,5 +1,5 @@
 """LLaMA-Factory 0.9.5: a template with efficient_eos (glm4, gemma2, falcon, solar and others) trains an end-of-sequence
-token after an answer that cutoff_len cut, and with mask_history after answers that are not to be trained.
+token after an answer that cutoff_len cut, and with mask_history after an answer that is not to be trained.
 
 Run in an environment with llamafactory 0.9.5 (DISABLE_VERSION_CHECK=1). Prints what is trained in brackets; exits 1 if
 the cut answer ends, or an earlier one is trained.
@@ -27,7 +27,7 @@ def trained(messages, **settings):
 
 
 def text(labels):
-    return tokenizer.decode([label for label in labels if label != -100])
+    return tokenizer.decode([label for label in labels[1:] if label != -100])  # the first token is no target
 
 
 _, whole = trained(["Count.", "one two three four five six seven eight nine ten"])

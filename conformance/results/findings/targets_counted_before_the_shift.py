@@ -1,5 +1,5 @@
-"""transformers 5.6.0 (which LLaMA-Factory 0.9.5 pins) counts a step's targets before the shift: a first token with a
-label is counted, and it is no target.
+"""transformers 5.6.0 (the newest that LLaMA-Factory 0.9.5 allows) counts a step's targets before the shift: a first
+token with a label is counted, and it is no target.
 
 Run in an environment with llamafactory 0.9.5, or with fms-hf-tuning 3.2.2 (transformers 4.55.4). Two rows of three
 tokens, all labelled: prints what the loss of a step is divided by; exits 1 if it is not their four targets.

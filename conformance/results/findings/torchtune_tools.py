@@ -1,7 +1,7 @@
-"""torchtune 0.6.1: `OpenAIToMessages` drops the calls of an answer, and Qwen's tokenizer writes a tool's result (role
-"ipython") with no header and no end, as if the assistant had said it.
+"""torchtune 0.6.1: `OpenAIToMessages` drops the calls of an answer, and where its content is null puts the text of the
+message before in; and Qwen2's tokenizer writes a tool's result (role "ipython") with no header and no end.
 
-Run in an environment with torchtune 0.6.1. Prints what is left of an answer with a call, and a conversation with a
+Run in an environment with torchtune 0.6.1. Prints what is left of two answers with a call, and a conversation with a
 tool's result; exits 1 if the call is gone or the result has no header.
 """
 
@@ -23,6 +23,8 @@ call = {"type": "function", "id": "1", "function": {"name": "look_up", "argument
 answer = {"role": "assistant", "content": "Let me see.", "tool_calls": [call]}
 kept = OpenAIToMessages()({"messages": [{"role": "user", "content": "A"}, answer]})["messages"][1]
 print(f"of an answer with a call is left: {kept.text_content!r}, ipython={kept.ipython}")
+null = OpenAIToMessages()({"messages": [{"role": "user", "content": "A"}, answer | {"content": None}]})["messages"][1]
+print(f"where its content is null, after the user's 'A': {null.text_content!r}, masked={null.masked}")
 talk = [
     Message(role="user", content="A"),
     Message(role="assistant", content="look_up()", ipython=True, eot=False),
