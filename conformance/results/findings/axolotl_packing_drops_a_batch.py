@@ -1,4 +1,5 @@
-"""axolotl 0.19.0: with sample_packing the last batch is dropped where it is not full, whatever is set.
+"""axolotl 0.19.0: with sample_packing in real batches (under sdpa, or multipack_real_batches) the last batch is dropped
+where it is not full, whatever is set.
 
 Run in an environment with axolotl 0.19.0. Three samples, of which each fills a row, in batches of two rows, by the
 sampler with the `drop_last` that `AxolotlTrainer._create_multipack_sampler` gives it: prints the batches; exits 1 if
