@@ -61,6 +61,7 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
         Setting({"train_on_input": "true"}),
         Setting({"packed": "true", "train_on_input": "true"}),
         Setting({"lora": "true"}),
+        Setting({"optimizer_in_bwd": "true"}),
     ),
     "llamafactory": (
         Setting(),
@@ -70,12 +71,14 @@ SETTINGS: dict[str, tuple[Setting, ...]] = {
         Setting({"mask_history": "true"}),
         Setting({"train_on_prompt": "true"}),
         Setting({"finetuning_type": "lora"}),
+        Setting({"formatting": "openai"}),
     ),
     "ms-swift": (
         Setting(),
         Setting({"loss_scale": "last_round"}),
         Setting({"loss_scale": "all"}),
         Setting({"truncation_strategy": "delete"}, LEFT_OUT),
+        Setting({"truncation_strategy": "delete", "lazy_tokenize": "true"}, LEFT_OUT),
         Setting({"truncation_strategy": "left"}),
         Setting({"tuner_type": "lora"}),
         Setting({"runs_of_a_role": "true"}),
