@@ -1,7 +1,7 @@
 """LitGPT 0.5.13: where an epoch is no multiple of the accumulation, the learning rate is back up before the end.
 
-Run in an environment with litgpt 0.5.13. Three samples, two a step, in six epochs: prints the learning rate of each step;
-exits 1 if it rises after the warm-up.
+Run in an environment with litgpt 0.5.13. Three samples, two a step, in six epochs: prints the learning rate of each
+step; exits 1 if it rises after the warm-up.
 """
 
 import json

@@ -1,8 +1,8 @@
 """LLaMA-Factory 0.9.5: of several tool calls in one answer the first is trained as the last.
 
-Run in an environment with llamafactory 0.9.5 (DISABLE_VERSION_CHECK=1). An answer with two calls between their tags, as a
-model writes it and as its templates take it with one call, in the form of sharegpt: prints what is trained; exits 1 if
-the order is another one.
+Run in an environment with llamafactory 0.9.5 (DISABLE_VERSION_CHECK=1). An answer with two calls between their tags, as
+a model writes it and as its templates take it with one call, in the form of sharegpt: prints what is trained; exits 1
+if the order is another one.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""LLaMA-Factory 0.9.5: with formatting openai two results of tools are joined with Qwen's tags, whatever the template is.
+"""LLaMA-Factory 0.9.5: with formatting openai two results of tools are joined with Qwen's tags, whatever the template.
 
 Run in an environment with llamafactory 0.9.5 (DISABLE_VERSION_CHECK=1). Two results in a row in templates that do not
 know these tags: prints what the model is shown; exits 1 if the tags are there.
@@ -16,7 +16,8 @@ from newline_tokenizer import make
 tokenizer = make()
 tags = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
 attributes = DatasetAttr("file", "data", formatting="openai", messages="messages", observation_tag="tool", **tags)
-calls = [{"type": "function", "function": {"name": "weather", "arguments": {"city": name}}} for name in ("Rome", "Oslo")]
+cities = [{"city": "Rome"}, {"city": "Oslo"}]
+calls = [{"type": "function", "function": {"name": "weather", "arguments": city}} for city in cities]
 row = {
     "messages": [
         {"role": "user", "content": "Where is it warmer?"},

@@ -1,8 +1,8 @@
 """tinker-cookbook 0.6.1: a resumed run repeats the steps that its checkpoint holds.
 
-Run in an environment with tinker-cookbook 0.6.1. Its supervised loop on six batches, against a service that only writes
-down what it is asked for; then once more from the checkpoint that was made behind batch 2. Prints the batches that are in
-the checkpoint and those of the resumed run; exits 1 if one is in both.
+Run in an environment with tinker-cookbook 0.6.1. Its supervised loop on six batches, against a service that only
+writes down what it is asked for; then once more from the checkpoint that was made behind batch 2. Prints the batches
+that are in the checkpoint and those of the resumed run; exits 1 if one is in both.
 """
 
 import asyncio
@@ -16,10 +16,10 @@ from unittest.mock import MagicMock
 for unused in ("blobfile", "datasets"):  # the samples are made here, and these want more packages
     sys.modules[unused] = MagicMock()
 
-import chz
-import tinker
-from tinker_cookbook.supervised import train
-from tinker_cookbook.supervised.types import SupervisedDataset, SupervisedDatasetBuilder
+import chz  # noqa: E402
+import tinker  # noqa: E402
+from tinker_cookbook.supervised import train  # noqa: E402
+from tinker_cookbook.supervised.types import SupervisedDataset, SupervisedDatasetBuilder  # noqa: E402
 
 asked = []
 
@@ -43,7 +43,8 @@ class Client:
         asked.append(name)
         return come(path=f"tinker://{name}")
 
-    save_weights_for_sampler = lambda self, name, ttl_seconds: come(path=f"tinker://{name}")  # noqa: E731
+    def save_weights_for_sampler(self, name, ttl_seconds):
+        return come(path=f"tinker://{name}")
 
 
 class Service:
@@ -55,9 +56,6 @@ class Service:
 
     def __exit__(self, *error):
         pass
-
-    def create_rest_client(self):
-        return self
 
     async def create_lora_training_client(self, **given):
         return Client()

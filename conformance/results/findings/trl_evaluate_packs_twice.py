@@ -1,7 +1,7 @@
 """TRL 1.16.0: with packing, `evaluate` of a dict of datasets packs each of them twice, and its examples run together.
 
-Run in an environment with TRL 1.16.0. The same four samples, handed to `evaluate` as a dataset and in a dict: prints how
-many examples begin in what is evaluated, its targets and the loss; exits 1 if they differ.
+Run in an environment with TRL 1.16.0. The same four samples, handed to `evaluate` as a dataset and in a dict: prints
+how many examples begin in what is evaluated, its targets and the loss; exits 1 if they differ.
 """
 
 import sys
