@@ -14,7 +14,8 @@ os.environ.update({"AXOLOTL_DO_NOT_TRACK": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFF
 import newline_tokenizer
 from axolotl.prompt_strategies.chat_template import ChatTemplatePrompter, ChatTemplateStrategy
 
-TEMPLATE = (  # of Qwen3's what stands after the last question: a block in the last turn, and where there is reasoning
+# Of Qwen3's template what stands after the last question: a block in the last turn, and where there is reasoning.
+TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and (loop.last or m.reasoning_content)"
     " %}<think>\n{{ m.reasoning_content }}\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -7,6 +7,7 @@ step; exits 1 if it rises after the warm-up.
 import json
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -52,4 +53,4 @@ setup(
     optimizer={"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}},
 )  # fmt: skip
 print("learning rates of the steps:", ", ".join(f"{rate:.4f}" for rate in rates))
-sys.exit(any(after > before for before, after in zip(rates[1:], rates[2:], strict=False)))
+sys.exit(any(after > before for before, after in pairwise(rates[1:])))

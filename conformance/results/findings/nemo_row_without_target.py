@@ -14,7 +14,6 @@ from nemo_automodel.components.datasets.llm.column_mapped_text_instruction_datas
 )
 from newline_tokenizer import make
 
-
 if __name__ == "__main__":
     rows = [{"q": "A" * 40, "a": "one"}, {"q": "B", "a": "two"}, {"q": "C", "a": "three"}]
     tokenizer = make()
