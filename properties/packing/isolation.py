@@ -92,10 +92,14 @@ def positions_restart_with_each_example(run):
     """position_ids count 0, 1, 2 … from the first token of every example.
 
     Counted on over the pack, learned positions go astray, and rotary models hide it (LLaMA-Factory#7318, trap H2).
-    Left padding may begin later; what counts is read off padded rows too.
+    Left padding may begin later; what counts is read off padded rows too. Behind text that was put in before an example
+    nothing is read: it is masking/every-position-has-an-origin's.
     """
     for pieces in run.appearances:
         first = pieces[0].rows[0].column
+        before = run.lines[pieces[0].rows[0].forward, pieces[0].rows[0].row][first - 1] if first else None
+        if before and before.example < 0 and before.attended and before.token != run.pad:
+            continue
         for row in (row for piece in pieces for row in piece.rows):
             place = row.column - first
             note = f"expected position {place}, saw {row.position_id}"
