@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,22 @@ def test_an_environment_of_another_lock_is_not_used(tmp_path):
     with pytest.raises(PinnedError, match=r"of another lock file.*--again"):
         build.find_python("litgpt", tmp_path)
     (tmp_path / "litgpt" / build.MADE_FROM).write_text(lock.locks()["litgpt"].read_text())
+    torch = tmp_path / f"torch-{read_lock('litgpt').torch}"
+    torch.mkdir()
+    (torch / "torch").symlink_to(tmp_path / "gone")
+    with pytest.raises(PinnedError, match=r"lost the torch .*--again"):
+        build.find_python("litgpt", tmp_path)
+    (tmp_path / "gone").mkdir()
     assert build.find_python("litgpt", tmp_path) == build.python_in(tmp_path / "litgpt")
+
+
+def test_a_torch_whose_links_are_broken_is_made_anew(tmp_path):
+    version = distribution("torch").version.partition("+")[0]
+    folder = tmp_path / f"torch-{version}"
+    folder.mkdir()
+    (folder / "torch").symlink_to(tmp_path / "gone")
+    assert build.shared_torch(version, tmp_path, print) == folder
+    assert (folder / "torch" / "__init__.py").exists() and build.is_whole(folder)
 
 
 def test_another_python_is_refused_before_anything_is_made(tmp_path):

@@ -41,14 +41,19 @@ def python_in(folder: Path) -> Path:
 
 
 def state_of(name: str, place: Path) -> str:
-    """ "ready", "missing", "unfinished", or "another lock": it was made from another version of the lock file."""
+    """ "ready", "missing", "unfinished", "another lock" (it was made from another version of the lock file), or "no torch"
+    (what is shared was linked from an environment that is no longer there).
+    """
     folder = place / name
     if not folder.exists():
         return "missing"
     if not (folder / MADE_FROM).exists() or not python_in(folder).exists():
         return "unfinished"
     same = (folder / MADE_FROM).read_text(encoding="utf-8") == locks()[name].read_text(encoding="utf-8")
-    return "ready" if same else "another lock"
+    if not same:
+        return "another lock"
+    torch = read_lock(name).torch
+    return "ready" if not torch or is_whole(place / f"torch-{torch}") else "no torch"
 
 
 def find_python(name: str, place: Path | None = None) -> Path:
@@ -57,7 +62,12 @@ def find_python(name: str, place: Path | None = None) -> Path:
     read_lock(name)
     state = state_of(name, place)
     if state != "ready":
-        says = {"missing": "is not there", "unfinished": "is not finished", "another lock": "is of another lock file"}
+        says = {
+            "missing": "is not there",
+            "unfinished": "is not finished",
+            "another lock": "is of another lock file",
+            "no torch": "has lost the torch that it shares, which was linked from an environment that is gone",
+        }
         again = "" if state == "missing" else " --again"
         raise PinnedError(f"the environment {name!r} {says[state]}: make it with: sftspec env create {name}{again}")
     return python_in(place / name)
@@ -125,8 +135,9 @@ def site_of(folder: Path) -> Path:
 def shared_torch(version: str, place: Path, tell: Callable[[str], None]) -> Path:
     """The folder of a torch that environments share: links to the judge's own if it is that one, else installed."""
     folder = place / f"torch-{version}"
-    if folder.is_dir():
+    if is_whole(folder):
         return folder
+    shutil.rmtree(folder, ignore_errors=True)
     unfinished = place / f"torch-{version}.part"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -141,6 +152,11 @@ def shared_torch(version: str, place: Path, tell: Callable[[str], None]) -> Path
         pip(Path(sys.executable), "--target", str(unfinished), f"torch=={version}")
     unfinished.rename(folder)
     return folder
+
+
+def is_whole(folder: Path) -> bool:
+    """Is it there, with all that it links to?"""
+    return folder.is_dir() and all(item.exists() for item in folder.iterdir())
 
 
 def link(name: str, folder: Path) -> None:
