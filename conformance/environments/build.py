@@ -41,8 +41,8 @@ def python_in(folder: Path) -> Path:
 
 
 def state_of(name: str, place: Path) -> str:
-    """ "ready", "missing", "unfinished", "another lock" (it was made from another version of the lock file), or "no torch"
-    (what is shared was linked from an environment that is no longer there).
+    """ "ready", "missing", "unfinished", "another lock": it was made from another version of the lock file; "no torch":
+    what is shared was linked from an environment that is no longer there.
     """
     folder = place / name
     if not folder.exists():
