@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -48,7 +49,8 @@ class MsSwift:
     @property
     def claims(self) -> frozenset[str]:
         cut = "left-truncation" if self.truncation_strategy == "left" else "truncation"
-        return frozenset({"padding", cut, "accumulation", "clipping", "adamw", "log", "no-learned-positions"})
+        flag = {"train-flag"} if self.loss_scale == "default" else set()  # the others say themselves what is trained
+        return frozenset({"padding", cut, "accumulation", "clipping", "adamw", "log", "no-learned-positions"} | flag)
 
     @property
     def version(self) -> str:
@@ -66,11 +68,12 @@ class MsSwift:
         return {"default": "all", "last_round": "last", "all": "every-token"}[self.loss_scale]
 
     def accepts(self, conversation: Conversation) -> bool:
-        """User and assistant in turn, after one message of the system at most. Under "last_round" an earlier answer is
-        encoded with what stands around it: one that begins with a newline would be cut otherwise than as an answer.
+        """User and assistant in turn, after one message of the system at most. An answer that is not trained is encoded
+        with what stands around it: one that begins with a newline would be cut otherwise than as an answer.
         """
-        earlier = (item["content"] for item in conversation[:-1] if item["role"] == "assistant")
-        if self.loss_scale == "last_round" and any(text.startswith("\n") for text in earlier):
+        answers = [item for item in conversation if item["role"] == "assistant"]
+        untrained = answers[:-1] if self.loss_scale == "last_round" else [*filter(is_masked, answers)]
+        if any(item["content"].startswith("\n") for item in untrained):
             return False
         roles = [message["role"] for message in conversation]
         roles = roles[1:] if roles[:1] == ["system"] else roles
@@ -128,6 +131,16 @@ class MsSwift:
 
 def data(job: Job) -> Path:
     path = job.workdir / "data.jsonl"
-    talks = [[{"role": item["role"], "content": item["content"]} for item in talk] for talk in job.conversations]
+    talks = [[message(item) for item in talk] for talk in job.conversations]
     path.write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks), encoding="utf-8")
     return path
+
+
+def message(item: Mapping[str, Any]) -> dict[str, Any]:
+    """A message in the form of ms-swift, in which `loss` says that it is not trained."""
+    form = {"role": item["role"], "content": item["content"]}
+    return form | ({"loss": False} if is_masked(item) else {})
+
+
+def is_masked(item: Mapping[str, Any]) -> bool:
+    return not item.get("train", True)
