@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,14 +151,14 @@ class Job:
         hidden: str = "",
         weights: Callable[[dict[str, Any]], Mapping[str, Any]] | None = None,
         arguments: Mapping[str, str] | None = None,
-        adapters: Iterable[Adapter] = (),
+        adapters: Sequence[Adapter] = (),
     ) -> None:
         """Say which model is trained in place of `job.model`, before it is called; it has to begin with its weights.
 
         model: the module, or its class (then the first instance that is called for training is meant).
         hidden, weights, arguments, adapters: of a class that is not Hugging Face's, see `sftspec.handover.StandIn`.
 
-        Raises JobError where one of hidden and weights is missing.
+        Raises JobError where one of hidden and weights is missing, or adapters are given without them.
 
         >>> job.listen_to(LlamaForCausalLM)  # doctest: +SKIP
         >>> job.listen_to(GPT, hidden="ln_f", weights=to_hf, arguments={"input_ids": "idx"})  # doctest: +SKIP
@@ -166,6 +166,8 @@ class Job:
         if bool(hidden) != (weights is not None):
             missing = "weights, which gives its state under job.model's names" if hidden else "hidden, the submodule"
             raise JobError(f"listen_to a model of your own class needs hidden and weights: give {missing}")
+        if adapters and not hidden:
+            raise JobError("adapters beside a Hugging Face model are PEFT's, and are read off it: leave them out")
         stand_in = StandIn(model, hidden, weights, dict(arguments or {}), tuple(adapters))
         for listen in self.handover.listeners:
             listen(stand_in)

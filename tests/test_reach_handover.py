@@ -200,6 +200,31 @@ def wrongly(**changes):
     return type("Wrongly", (Own,), changes)()
 
 
+def misnamed(factor):
+    """A trainer that names a factor which its export does not give."""
+
+    class Misnamed(Own):
+        def prepare(self, job):
+            adapter = Adapter("model.layers.0.mlp.down_proj.weight", "down", factor, rank=8, alpha=16, scaling=2.0)
+            export = self.weights(job)
+            model = self.build(job)
+            job.listen_to(
+                model,
+                self.hidden,
+                lambda state: export(state) | {"down": state["last.gain"]},
+                self.arguments,
+                [adapter],
+            )
+            return model
+
+    return Misnamed()
+
+
+class Unheard(ByPath):
+    def prepare(self, job):
+        job.listen_to(type(job.model), adapters=[Adapter("w", "a", "b", rank=1, alpha=1, scaling=1.0)])
+
+
 @pytest.mark.parametrize(
     ("trainer", "says"),
     [
@@ -209,8 +234,19 @@ def wrongly(**changes):
         (wrongly(arguments={"input_ids": "tokens"}), "OwnModel.forward has no argument 'tokens'"),
         (wrongly(build=lambda self, job: OwnModel(job.model.config)), "does not begin with job.model's weights"),
         (wrongly(weights=lambda self, job: lambda state: {}), "has no model.embed_tokens.weight"),
+        (misnamed("up"), "an adapter names up, which weights() does not give"),
+        (Unheard(), "adapters beside a Hugging Face model are PEFT's"),
     ],
-    ids=["no submodule", "wrong submodule", "behind the head", "no argument", "other weights", "no export"],
+    ids=[
+        "no submodule",
+        "wrong submodule",
+        "behind the head",
+        "no argument",
+        "other weights",
+        "no export",
+        "no factor",
+        "no class",
+    ],
 )
 def test_a_model_that_is_handed_over_wrongly_is_refused(trainer, says):
     assert says in error_of(trainer)

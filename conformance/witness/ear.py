@@ -2,8 +2,8 @@
 
 A trainer may wrap what it was given. Adapters (PEFT's) move a matrix to `base_layer` and stand beside it; a module that
 is trained whole stands beside its original. All of it is told by the names that job.model came with, and by the
-adapters' own. How an adapter enters its matrix is read off the module that holds it (`Adapter`); what trains and cannot
-be told so is named in `unread`, and nothing is computed on a guess.
+adapters' own. How an adapter enters its matrix is read off PEFT's module (`Adapter`), or told with a class of the
+trainer's own; what trains and cannot be told so is named in `unread`, and nothing is computed on a guess.
 """
 
 from __future__ import annotations
@@ -189,9 +189,11 @@ class StandInEar(Ear):
             ) from None
         self._last: Tensor | None = None
         self.handle = place.register_forward_hook(Hook(self._remember))
-        require_same_weights(
-            self.translated(self.named()), given, "load what job.save_model wrote, and check weights()"
-        )
+        own = self.translated(self.named())
+        require_same_weights(own, given, "load what job.save_model wrote, and check weights()")
+        for adapter in stand_in.adapters:
+            if lost := [name for name in (adapter.target, *adapter.parameters) if name not in own]:
+                raise HandoverError(f"an adapter names {lost[0]}, which weights() does not give")
         self._head = self._find_head()
 
     def _remember(self, module, args, output) -> None:
