@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import re
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from sftspec.conformance.commands.cli import main
 from sftspec.conformance.environments.lock import read_lock
 from sftspec.conformance.matrix import results
 from sftspec.conformance.matrix.page import markdown, page
-from sftspec.conformance.matrix.run import command_of, in_a_process, run_matrix
+from sftspec.conformance.matrix.run import command_of, in_a_process, run, run_matrix
 from sftspec.conformance.matrix.settings import NOT_HERE, SETTINGS, Setting
 
 DOCUMENT = Path(__file__).parent / "documents" / "verdicts-2.json"
@@ -46,7 +47,16 @@ def test_the_reference_is_judged_in_a_process_and_then_kept(tmp_path, monkeypatc
     (kept,) = results.all_results(tmp_path)
     assert tried == ["reference"] and kept["version"] == results.version_of("reference")
     assert [item["id"] for item in kept["settings"][0]["verdicts"]] == ["step/rate-zero-changes-nothing"]
+    assert kept["settings"][0]["cpu_seconds"] > 0
     assert run_matrix(["reference"], tmp_path, written, again=True) == 1
+
+
+def test_a_command_is_measured_by_itself_and_ended_at_its_limit(tmp_path):
+    with open(tmp_path / "said", "wb") as said:
+        code, spent = run([sys.executable, "-c", "import time\nwhile time.process_time() < 1: pass"], said, 60)
+        assert code == 0 and 1 <= spent < 2
+        code, spent = run([sys.executable, "-c", "import time; time.sleep(60)"], said, 0.5)
+        assert code is None and spent < 1
 
 
 def test_one_that_fails_is_kept_with_its_reason_and_tried_again(tmp_path):

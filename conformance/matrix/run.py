@@ -7,7 +7,7 @@ specification. Whatever a trainer, an environment or a trial does, the next one 
 from __future__ import annotations
 
 import json
-import resource
+import os
 import shlex
 import subprocess
 import sys
@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 from sftspec.conformance.matrix.results import add, entry_from, entry_of, entry_of_error, path_of, read
 from sftspec.conformance.matrix.settings import Setting, settings_of
@@ -36,16 +37,31 @@ def in_a_process(more: Sequence[str] = (), limit: float = 1800.0) -> Judge:
     def judge(trainer: str, setting: Setting, target: Path) -> str:
         words = [*command_of(trainer, setting), "--json", str(target), *more]
         words = [sys.executable, "-m", "sftspec.conformance.commands.cli", *words]
-        try:
-            done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=limit)
-        except subprocess.TimeoutExpired:
-            return f"not judged within {limit:g} s"
-        if target.exists():
-            return ""
-        lines = done.stderr.strip().splitlines()
-        return without_paths("\n".join(lines[-3:]) or f"sftspec ended with exit {done.returncode} and no document")
+        with tempfile.TemporaryFile() as said:
+            code, cpu_seconds = run(words, said, limit)
+            if code is None:
+                return f"not judged within {limit:g} s"
+            if target.exists():
+                document = json.loads(target.read_text(encoding="utf-8"))
+                target.write_text(json.dumps(document | {"cpu_seconds": round(cpu_seconds)}), encoding="utf-8")
+                return ""
+            said.seek(0)
+            lines = said.read().decode(errors="replace").strip().splitlines()
+        return without_paths("\n".join(lines[-3:]) or f"sftspec ended with exit {code} and no document")
 
     return judge
+
+
+def run(words: Sequence[str], stderr: IO[bytes], limit: float) -> tuple[int | None, float]:
+    """The exit code of a command (None: it was ended at its limit), and its CPU seconds, with those of all it ran."""
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=stderr)
+    ended = threading.Event()
+    timer = threading.Timer(limit, lambda: (ended.set(), process.kill()))
+    timer.start()
+    _, status, used = os.wait4(process.pid, 0)
+    timer.cancel()
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return None if ended.is_set() else process.returncode, used.ru_utime + used.ru_stime
 
 
 def run_matrix(
@@ -71,13 +87,11 @@ def run_matrix(
         trainer, setting = job
         line = shlex.join(["sftspec", *command_of(trainer, setting)])
         with tempfile.TemporaryDirectory(prefix="sftspec-") as place:
-            target, before = Path(place) / "verdicts.json", cpu_seconds()
+            target = Path(place) / "verdicts.json"
             try:
                 error = judge(trainer, setting, target)
                 text = "" if error else target.read_text(encoding="utf-8")
                 entry = entry_of_error(error, setting, line) if error else entry_from(json.loads(text), setting, quick)
-                if workers == 1 and not error:  # else others' seconds are among them
-                    entry["cpu_seconds"] = round(cpu_seconds() - before)
             except Exception as problem:  # it is said, and the next setting is tried
                 entry = entry_of_error(f"{type(problem).__name__}: {problem}", setting, line)
         if any(reason.startswith("interrupted: ") for reason in entry.get("broken", {}).values()):
@@ -91,12 +105,6 @@ def run_matrix(
     with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
         list(pool.map(attempt, open_ones))
     return len(open_ones)
-
-
-def cpu_seconds() -> float:
-    """Of the processor, by all processes that were started here and have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def is_kept(folder: Path, trainer: str, setting: Setting, quick: bool = False) -> bool:
