@@ -65,6 +65,16 @@ def test_a_token_put_in_resolves_to_nothing(streams):
     assert provenance.resolve([row])[0][8] == NOWHERE
 
 
+def test_the_end_of_a_text_put_in_is_not_what_was_cut_off_another_conversation(streams):
+    """Both end with the token of an end of turn and a newline."""
+    provenance = Provenance(streams, LETTERS)
+    cut, whole = streams[:2]
+    put_in = encode([{"role": "system", "content": "thinking off"}], tokenizer=TOKENIZER).input_ids
+    assert put_in[-2:] == cut[-2:]
+    _, origins = provenance.resolve([cut[:-2], [*put_in, *whole]])
+    assert origins == [NOWHERE] * len(put_in) + [(1, offset) for offset in range(len(whole))]
+
+
 def test_replays_tell_every_ordered_pair_of_examples_apart(streams):
     provenance = Provenance(streams, LETTERS)
     row = [token for stream in streams[:7] for token in stream]
