@@ -52,6 +52,24 @@ def test_of_conversations_that_have_nothing_in_common_nothing_is_said():
     assert "all of them" not in found[SEEN]
 
 
+class PutIn(Loop):
+    """A system prompt that nobody wrote stands before each conversation, and is not trained."""
+
+    def tokenize(self, job, conversation):
+        ids, labels = super().tokenize(job, conversation)
+        before = job.tokenizer("<|im_start|>system\nthinking off<|im_end|>\n").input_ids
+        return before + ids, [-100] * len(before) + labels
+
+
+@pytest.mark.parametrize("job", ["plain", "odd turns"])
+def test_a_system_prompt_that_was_put_in_is_one_failure(job):
+    """Its last tokens are no cut conversation's, and positions behind it are not counted anew."""
+    found = failing(tried(PutIn(), job, "masking packing step"))
+    assert [name for name, said in found.items() if not said.startswith("needs ")] == [
+        "masking/every-position-has-an-origin"
+    ]
+
+
 class HeadLost(Loop):
     """No gradient of the head reaches the optimizer."""
 
