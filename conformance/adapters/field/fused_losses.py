@@ -12,9 +12,13 @@ from sftspec.job import Job
 
 @dataclass(frozen=True)
 class LigerKernel(Loop):
-    """`LigerFusedLinearCrossEntropyLoss`, its Triton kernels run by Triton's interpreter."""
+    """`LigerFusedLinearCrossEntropyLoss`, its Triton kernels run by Triton's interpreter.
+
+    Each row of a gradient takes the interpreter milliseconds, and AdamW is the loop's own: those jobs are left out.
+    """
 
     package = "liger-kernel"
+    claims = Loop.claims - {"adamw"}
 
     def loss(self, job: Job, batch: dict[str, Tensor], count: int) -> Tensor:
         from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
