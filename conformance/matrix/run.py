@@ -55,13 +55,13 @@ def in_a_process(more: Sequence[str] = (), limit: float = 1800.0) -> Judge:
 def run(words: Sequence[str], stderr: IO[bytes], limit: float) -> tuple[int | None, float]:
     """The exit code of a command (None: it was ended at its limit), and its CPU seconds, with those of all it ran."""
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=stderr)
-    ended = threading.Event()
-    timer = threading.Timer(limit, lambda: (ended.set(), process.kill()))
+    timer = threading.Timer(limit, process.kill)
     timer.start()
     _, status, used = os.wait4(process.pid, 0)
+    in_time = timer.is_alive()
     timer.cancel()
     process.returncode = os.waitstatus_to_exitcode(status)
-    return None if ended.is_set() else process.returncode, used.ru_utime + used.ru_stime
+    return process.returncode if in_time else None, used.ru_utime + used.ru_stime
 
 
 def run_matrix(

@@ -189,10 +189,10 @@ class StandInEar(Ear):
             ) from None
         self._last: Tensor | None = None
         self.handle = place.register_forward_hook(Hook(self._remember))
-        own = self.translated(self.named())
-        require_same_weights(own, given, "load what job.save_model wrote, and check weights()")
+        found = self.translated(self.named())
+        require_same_weights(found, given, "load what job.save_model wrote, and check weights()")
         for adapter in stand_in.adapters:
-            if lost := [name for name in (adapter.target, *adapter.parameters) if name not in own]:
+            if lost := [name for name in (adapter.target, *adapter.parameters) if name not in found]:
                 raise HandoverError(f"an adapter names {lost[0]}, which weights() does not give")
         self._head = self._find_head()
 
