@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -55,13 +56,12 @@ def in_a_process(more: Sequence[str] = (), limit: float = 1800.0) -> Judge:
 def run(words: Sequence[str], stderr: IO[bytes], limit: float) -> tuple[int | None, float]:
     """The exit code of a command (None: it was ended at its limit), and its CPU seconds, with those of all it ran."""
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=stderr)
-    timer = threading.Timer(limit, process.kill)
+    began, timer = time.monotonic(), threading.Timer(limit, process.kill)
     timer.start()
     _, status, used = os.wait4(process.pid, 0)
-    in_time = timer.is_alive()
     timer.cancel()
     process.returncode = os.waitstatus_to_exitcode(status)
-    return process.returncode if in_time else None, used.ru_utime + used.ru_stime
+    return process.returncode if time.monotonic() - began < limit else None, used.ru_utime + used.ru_stime
 
 
 def run_matrix(
