@@ -14,11 +14,11 @@ from sftspec.job import Job
 class LigerKernel(Loop):
     """`LigerFusedLinearCrossEntropyLoss`, its Triton kernels run by Triton's interpreter.
 
-    Each row of a gradient takes the interpreter milliseconds, and AdamW is the loop's own: those jobs are left out.
+    Each row of a gradient takes the interpreter milliseconds. AdamW and accumulation are the loop's own: left out.
     """
 
     package = "liger-kernel"
-    claims = Loop.claims - {"adamw"}
+    claims = Loop.claims - {"adamw", "accumulation"}
 
     def loss(self, job: Job, batch: dict[str, Tensor], count: int) -> Tensor:
         from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
