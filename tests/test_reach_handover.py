@@ -200,24 +200,16 @@ def wrongly(**changes):
     return type("Wrongly", (Own,), changes)()
 
 
-def misnamed(factor):
-    """A trainer that names a factor which its export does not give."""
+class Misnamed(Own):
+    """Names a factor that its export does not give."""
 
-    class Misnamed(Own):
-        def prepare(self, job):
-            adapter = Adapter("model.layers.0.mlp.down_proj.weight", "down", factor, rank=8, alpha=16, scaling=2.0)
-            export = self.weights(job)
-            model = self.build(job)
-            job.listen_to(
-                model,
-                self.hidden,
-                lambda state: export(state) | {"down": state["last.gain"]},
-                self.arguments,
-                [adapter],
-            )
-            return model
-
-    return Misnamed()
+    def prepare(self, job):
+        adapter = Adapter("model.layers.0.mlp.down_proj.weight", "down", "up", rank=8, alpha=16, scaling=2.0)
+        model, export = self.build(job), self.weights(job)
+        job.listen_to(
+            model, self.hidden, lambda state: export(state) | {"down": state["last.gain"]}, self.arguments, [adapter]
+        )
+        return model
 
 
 class Unheard(ByPath):
@@ -234,7 +226,7 @@ class Unheard(ByPath):
         (wrongly(arguments={"input_ids": "tokens"}), "OwnModel.forward has no argument 'tokens'"),
         (wrongly(build=lambda self, job: OwnModel(job.model.config)), "does not begin with job.model's weights"),
         (wrongly(weights=lambda self, job: lambda state: {}), "has no model.embed_tokens.weight"),
-        (misnamed("up"), "an adapter names up, which weights() does not give"),
+        (Misnamed(), "an adapter names up, which weights() does not give"),
         (Unheard(), "adapters beside a Hugging Face model are PEFT's"),
     ],
     ids=[

@@ -88,7 +88,7 @@ def entry_from(document: Mapping[str, Any], setting: Setting, quick: bool = Fals
         "scenarios": len(scenarios),
         "areas": dict(areas(document["verdicts"])),
         "verdicts": [verdict(item) for item in document["verdicts"] if item["status"] != "not-claimed"],
-        **{name: document[name] for name in ("cpu_seconds",) if name in document},
+        **({"cpu_seconds": document["cpu_seconds"]} if "cpu_seconds" in document else {}),
     }
 
 

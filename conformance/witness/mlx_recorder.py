@@ -89,9 +89,9 @@ class Recorder:
         model = stand_in.model
         if isinstance(model, type) or not stand_in.hidden:
             raise RecorderError("listen_to takes the model itself in MLX, with hidden=… and weights=…")
-        there = dict(model.named_modules())
         if stand_in.adapters:
             raise RecorderError("adapters are not heard in MLX yet: leave them out, and train the whole model")
+        there = dict(model.named_modules())
         if stand_in.hidden not in there:
             known = ", ".join(filter(None, there))
             raise RecorderError(f"the model has no submodule {stand_in.hidden!r}; it has {known}")

@@ -219,7 +219,8 @@ def build_run(job: Job, tap: Heard, run: Run, provenance: Provenance) -> Run:
         is_finite = all(bool(item.isfinite().all()) for item in record.before.values())
         if not is_finite or head.shape != run.initial[name].shape:
             run.steps.append(Step(index, record.learning_rate, 0.0, 0.0, *states))
-            lost |= {call.index for call in tap.calls if call.step == index} if not is_finite else set()
+            if not is_finite:
+                lost |= {call.index for call in tap.calls if call.step == index}
             continue
         known = Head(head, squash)
         # What no backward pass reached was looked at (an evaluation with gradients on) and not trained on.

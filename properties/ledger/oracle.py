@@ -233,12 +233,8 @@ class Oracle:
         weights = self.weight_error(self.run.targets[step.index])
         own = {name: float((same[name] - exact[name]).norm()) for name in sizes}
         times = 2 if self.is_coarse else 4
-        return {
-            name: (times * own[name] + self.slack * of_module[_module(beside.get(name, name))] * gains.get(name, 1.0))
-            / size
-            + weights
-            for name, size in sizes.items()
-        }
+        whole = {name: of_module[_module(beside.get(name, name))] * gains.get(name, 1.0) for name in sizes}
+        return {name: (times * own[name] + self.slack * whole[name]) / size + weights for name, size in sizes.items()}
 
     def compare_gradients(self) -> Iterator[tuple[Step, str, float, float]]:
         """(step, parameter, relative difference of its gradient from float64, bound)."""
